@@ -1,0 +1,132 @@
+"""Rotary embedding by real-valued positions: q and k of position z turn by z * w_i in their i-th pair of dimensions.
+
+Pairs are (i, i + D/2), as in GPT-NeoX and OLMo-2. A RoPE layer's positions are 0, 1, 2, ...; a RePo layer's come from
+the model, one per token and key-value head, and take a gradient (arXiv 2512.14391, section 3).
+
+Angles are formed as turns in float64 and brought within half a turn before they become float32, so cosines are as good
+at position 1,000,000 as at 1. Only z and the rotated q, k are kept for the backward pass (attention keeps those two
+anyway). With y the rotated pair, g its gradient:
+
+    dL/dangle_i = g2 y1 - g1 y2        dL/dz = sum_i w_i dL/dangle_i
+
+which needs neither cosines nor the input.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from model.config import ModelConfig, PositionPrecision, PositionsConfig, YarnConfig
+
+
+class Frequencies:
+    """How fast each pair of head dimensions turns.
+
+    Deliberately no module, parameter or buffer: `.bfloat16()`, `.to_empty()` and the meta device never reach it.
+    """
+
+    def __init__(self, model: ModelConfig, positions: PositionsConfig) -> None:
+        pairs = np.arange(0, model.head_dim, 2, dtype=np.float64)
+        radians = model.rope_theta ** -(pairs / model.head_dim)
+        self.attention_factor = 1.0  # YaRN's scale of cosine and sine
+        if positions.yarn is not None:
+            radians = _stretch(radians, model.rope_theta, positions.yarn)
+            self.attention_factor = 0.1 * math.log(positions.yarn.factor) + 1.0
+        self.round_to_input = positions.precision is PositionPrecision.reference
+        self._turns = torch.from_numpy(radians / (2 * math.pi))
+        self._per_device = {self._turns.device: self._turns}
+
+    def turns(self, device: torch.device) -> Tensor:
+        """Turns per position of each pair, [D/2] float64, on `device`."""
+        if device not in self._per_device:
+            self._per_device[device] = self._turns.to(device)
+        return self._per_device[device]
+
+
+def _stretch(radians: np.ndarray, theta: float, yarn: YarnConfig) -> np.ndarray:
+    """YaRN: keep fast pairs, divide slow ones by the factor, blend linearly between (arXiv 2309.00071, section 3.2)."""
+    num_pairs = len(radians)
+
+    def pair_that_turns(times: float) -> float:
+        turns_per_radian = yarn.original_max_position / (2 * math.pi * times)
+        return num_pairs * math.log(turns_per_radian) / math.log(theta)
+
+    low = max(math.floor(pair_that_turns(yarn.beta_fast)), 0)
+    high = min(math.ceil(pair_that_turns(yarn.beta_slow)), 2 * num_pairs - 1)
+    slowed = np.clip((np.arange(num_pairs) - low) / max(high - low, 1e-3), 0, 1)
+    return radians * (1 - slowed) + radians / yarn.factor * slowed
+
+
+def rotate(q_bthd: Tensor, k_bthd: Tensor, positions: Tensor, frequencies: Frequencies) -> tuple[Tensor, Tensor]:
+    """Turns q [B, T, H, D] and k [B, T, H_kv, D] by their positions; dtypes and shapes stay, arithmetic is float32.
+
+    `positions` is [T], one for all heads, or [B, T, H_kv], one per key-value head: the query heads that share a key
+    head share its position, since only differences of positions enter attention. Integer or float.
+    """
+    return _Rotate.apply(
+        q_bthd,
+        k_bthd,
+        positions,
+        frequencies.turns(q_bthd.device),
+        frequencies.attention_factor,
+        frequencies.round_to_input,
+    )
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, positions: Tensor, turns: Tensor, factor: float, round_to_input: bool
+    ) -> tuple[Tensor, Tensor]:
+        cos, sin = _cos_sin(positions, turns, factor, q.dtype, round_to_input)
+        q_turned, k_turned = _turn(q, cos, sin), _turn(k, cos, sin)
+        ctx.save_for_backward(q_turned, k_turned, positions, turns)
+        ctx.factor, ctx.round_to_input = factor, round_to_input
+        return q_turned, k_turned
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_q: Tensor, grad_k: Tensor) -> tuple[Tensor | None, ...]:
+        q_turned, k_turned, positions, turns = ctx.saved_tensors
+        cos, sin = _cos_sin(positions, turns, ctx.factor, grad_q.dtype, ctx.round_to_input)
+        grad_z = None
+        if ctx.needs_input_grad[2]:
+            num_kv_heads = k_turned.shape[2]
+            slope = _slope(grad_q, q_turned).unflatten(2, (num_kv_heads, -1)).sum(3) + _slope(grad_k, k_turned)
+            grad_z = (slope * (turns * 2 * math.pi).to(slope.dtype)).sum(-1).to(positions.dtype)
+        return _turn(grad_q, cos, -sin), _turn(grad_k, cos, -sin), grad_z, None, None, None
+
+
+def _cos_sin(
+    positions: Tensor, turns: Tensor, factor: float, dtype: torch.dtype, round_to_input: bool
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every angle, [1, T, 1, D/2] or [B, T, H_kv, D/2], float32 or wider."""
+    wide = torch.promote_types(dtype, torch.float32)
+    angle = positions.double().unsqueeze(-1) * turns
+    angle -= angle.round()
+    angle = angle.to(wide) * (2 * math.pi)
+    if positions.ndim == 1:
+        angle = angle[None, :, None]
+    cos, sin = angle.cos() * factor, angle.sin() * factor
+    if round_to_input:
+        cos, sin = cos.to(dtype).to(wide), sin.to(dtype).to(wide)
+    return cos, sin
+
+
+def _turn(x_bthd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns each pair of x; heads of x beyond those of the angles come in groups that share one."""
+    x1, x2 = x_bthd.unflatten(2, (cos.shape[2], -1)).chunk(2, dim=-1)
+    cos, sin = cos.unsqueeze(3), sin.unsqueeze(3)
+    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1).flatten(2, 3).to(x_bthd.dtype)
+
+
+def _slope(grad_bthd: Tensor, turned_bthd: Tensor) -> Tensor:
+    """dL/dangle of each pair, [B, T, H, D/2], float32 or wider."""
+    wide = torch.promote_types(grad_bthd.dtype, torch.float32)
+    g1, g2 = grad_bthd.to(wide).chunk(2, dim=-1)
+    y1, y2 = turned_bthd.to(wide).chunk(2, dim=-1)
+    return g2 * y1 - g1 * y2

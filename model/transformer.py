@@ -1,0 +1,129 @@
+"""OLMo-2 (arXiv 2501.00656) with positions as modules.
+
+A pre-norm transformer moved its norms: each block adds norm(attention(h)) and norm(mlp(h)) to the residual stream, and
+q and k are normalised over their full width before they are cut into heads. What is ours is one line of `Block`: the
+positions of a layer are a module that reads the block's input.
+"""
+
+from collections.abc import Iterator
+from typing import overload
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from model.attention import Documents, attention, resolve_backend
+from model.config import ModelConfig, PositionsConfig, layer_kinds
+from model.loss import LMHead, LossSums
+from model.positions import LearnedPositions, build_positions
+from model.rotary import Frequencies, rotate
+
+
+class RMSNorm(nn.RMSNorm):
+    """x / rms(x) * weight over the last dimension; float32 inside, whatever comes in."""
+
+    def __init__(self, width: int, config: ModelConfig) -> None:
+        super().__init__(width, eps=config.rms_norm_eps)
+
+
+class MLP(nn.Module):
+    """SwiGLU: down(silu(gate(h)) * up(h))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, h_btd: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(h_btd)) * self.up_proj(h_btd))
+
+
+class Attention(nn.Module):
+    """Causal self-attention; q and k are normalised, cut into heads, and turned by their positions if there are any."""
+
+    def __init__(self, config: ModelConfig, frequencies: Frequencies) -> None:
+        super().__init__()
+        kv_width = config.key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.q_norm = RMSNorm(config.hidden_size, config)
+        self.k_norm = RMSNorm(kv_width, config)
+        self.head_dim = config.head_dim
+        self.frequencies = frequencies
+        self.backend = resolve_backend(config.attention)
+
+    def forward(self, h_btd: Tensor, positions: Tensor | None, documents: Documents | None) -> Tensor:
+        q_bthd = self._heads(self.q_norm(self.q_proj(h_btd)))
+        k_bthd = self._heads(self.k_norm(self.k_proj(h_btd)))
+        v_bthd = self._heads(self.v_proj(h_btd))
+        if positions is not None:
+            q_bthd, k_bthd = rotate(q_bthd, k_bthd, positions, self.frequencies)
+        out_bthd = attention(q_bthd, k_bthd, v_bthd, backend=self.backend, documents=documents)
+        return self.o_proj(out_bthd.flatten(2))
+
+    def _heads(self, x_btd: Tensor) -> Tensor:
+        return x_btd.unflatten(-1, (-1, self.head_dim))
+
+
+class Block(nn.Module):
+    """One layer: h + norm(attention(h)), then h + norm(mlp(h)). `positions` sees h before any norm."""
+
+    def __init__(self, config: ModelConfig, positions: nn.Module, frequencies: Frequencies) -> None:
+        super().__init__()
+        self.positions = positions
+        self.attention = Attention(config, frequencies)
+        self.post_attention_norm = RMSNorm(config.hidden_size, config)
+        self.mlp = MLP(config)
+        self.post_feedforward_norm = RMSNorm(config.hidden_size, config)
+
+    def forward(self, h_btd: Tensor, documents: Documents | None) -> Tensor:
+        positions = self.positions(h_btd)
+        h_btd = h_btd + self.post_attention_norm(self.attention(h_btd, positions, documents))
+        return h_btd + self.post_feedforward_norm(self.mlp(h_btd))
+
+
+class Olmo2(nn.Module):
+    """The language model. Build it anywhere, the meta device included, and fill it with `weights.initialise`.
+
+    Raises ModelError if a config does not hold together or a back end is absent.
+    """
+
+    def __init__(self, config: ModelConfig, positions: PositionsConfig, z_loss_weight: float = 1e-4) -> None:
+        super().__init__()
+        config.validate()
+        frequencies = Frequencies(config, positions)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            Block(config, build_positions(kind, config, positions), frequencies)
+            for kind in layer_kinds(positions, config.num_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config)
+        self.lm_head = LMHead(config.hidden_size, config.vocab_size, z_loss_weight, config.loss_chunk_rows)
+        self.activation_checkpointing = config.activation_checkpointing
+
+    @overload
+    def forward(self, tokens_bt: Tensor, labels: None = None, documents: Documents | None = None) -> Tensor: ...
+
+    @overload
+    def forward(self, tokens_bt: Tensor, labels: Tensor, documents: Documents | None = None) -> LossSums: ...
+
+    def forward(
+        self, tokens_bt: Tensor, labels: Tensor | None = None, documents: Documents | None = None
+    ) -> Tensor | LossSums:
+        """Tokens [B, T] int64 to logits [B, T, V]; with labels [B, T] (already shifted, -100 ignored), to LossSums."""
+        h_btd = self.embed_tokens(tokens_bt)
+        for block in self.layers:
+            if self.activation_checkpointing:
+                h_btd = checkpoint(block, h_btd, documents, use_reentrant=False)
+            else:
+                h_btd = block(h_btd, documents)
+        return self.lm_head(self.norm(h_btd), labels)
+
+    def learned_positions(self) -> Iterator[tuple[int, LearnedPositions]]:
+        """(layer index, module) of every RePo layer, bottom first."""
+        for index, block in enumerate(self.layers):
+            if isinstance(block.positions, LearnedPositions):
+                yield index, block.positions
