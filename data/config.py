@@ -1,0 +1,116 @@
+"""Every knob of the data stream, as plain dataclasses that a Hydra config can be checked against."""
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+
+from data.errors import DataError
+
+
+class DataKind(Enum):
+    """What the files hold."""
+
+    text = "text"  # documents as JSON lines; tokenised, packed and mixed on the fly
+    tokens = "tokens"  # the published, already tokenised .npy files, in the published order
+
+
+@dataclass
+class SourceConfig:
+    """One ingredient of the mix."""
+
+    files: list[str] = field(default_factory=list)
+    """Glob patterns below `data.root`."""
+    weight: float = 0.0
+    """Share of the tokens; normalised over all sources; 0 leaves the source out."""
+
+
+@dataclass
+class RepetitionFilterConfig:
+    """Rows that repeat a short pattern many times keep their place but train nothing (see data/filters.py)."""
+
+    enabled: bool = True
+    """Whether such rows are masked out of the loss."""
+    min_period: int = 1
+    """Shortest pattern looked for, in tokens."""
+    max_period: int = 13
+    """Longest pattern looked for, in tokens."""
+    max_count: int = 32
+    """A row with this many repetitions, or more, is masked."""
+
+
+@dataclass
+class DataConfig:
+    """What to read and in which order; together with the step it determines every batch."""
+
+    kind: DataKind = DataKind.text
+    """Text to tokenise on the fly, or token files."""
+    root: str = ""
+    """Folder that all patterns and listed paths are relative to."""
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    """The ingredients by name (text)."""
+    file_list: str | None = None
+    """Text file that lists the .npy paths below `root`, one a line, in order (tokens)."""
+    tokenizer: str | None = None
+    """Path of a tokenizer.json, relative to `root` unless absolute."""
+    eos_token: str = "<|endoftext|>"
+    """The special token that ends every document."""
+    eos_token_id: int | None = None
+    """Its id (tokens); None: looked up in the tokenizer."""
+    seed: int = 42
+    """Determines the order of files and documents."""
+    num_streams: int = 64
+    """Logical streams that make up a batch (text): a multiple of the world size that divides the global batch size."""
+    num_workers: int = 0
+    """Processes per rank that prepare rows ahead of the trainer, without effect on any batch; 0: none."""
+    prefetch: int = 2
+    """Steps that each worker prepares ahead."""
+    cache_dir: str | None = None
+    """Folder for ingested documents (text); None: `.frames` below `root`."""
+    frame_bytes: int = 262144
+    """Text per independently compressed frame of the cache: the unit that is shuffled."""
+    files_per_group: int = 8
+    """Files of a source that are ingested and shuffled together."""
+    max_bad_share: float = 0.001
+    """Share of unreadable records in a file above which the file is refused (text)."""
+    repetition_filter: RepetitionFilterConfig = field(default_factory=RepetitionFilterConfig)
+    """Which rows are too repetitive to learn from."""
+
+    def validate(self) -> None:
+        """Raise DataError, naming the key and the remedy, for values that no stream can be built from."""
+        _require(bool(self.root), "root", "is not set; name the folder that holds the data")
+        _require(self.seed >= 0, "seed", f"must be 0 or more, not {self.seed}")
+        _require(self.num_workers >= 0, "num_workers", f"must be 0 or more, not {self.num_workers}")
+        for key in ("num_streams", "prefetch", "frame_bytes", "files_per_group"):
+            _require(getattr(self, key) >= 1, key, f"must be 1 or more, not {getattr(self, key)}")
+        _require(0.0 <= self.max_bad_share <= 1.0, "max_bad_share", f"must lie in [0, 1], not {self.max_bad_share}")
+        rule = self.repetition_filter
+        _require(
+            1 <= rule.min_period <= rule.max_period,
+            "repetition_filter.min_period",
+            f"must lie between 1 and max_period ({rule.max_period}), not {rule.min_period}",
+        )
+        _require(rule.max_count >= 2, "repetition_filter.max_count", f"must be 2 or more, not {rule.max_count}")
+        if self.kind is DataKind.text:
+            self._validate_text()
+        else:
+            self._validate_tokens()
+
+    def _validate_text(self) -> None:
+        _require(bool(self.sources), "sources", "is empty; name at least one source with files and a weight")
+        for name, source in self.sources.items():
+            sound = math.isfinite(source.weight) and source.weight >= 0.0
+            _require(sound, f"sources.{name}.weight", f"must be 0 or more, not {source.weight}")
+            _require(bool(source.files), f"sources.{name}.files", "is empty; give at least one glob pattern")
+        total = sum(source.weight for source in self.sources.values())
+        _require(total > 0.0, "sources", "have no weight above 0; give at least one of them a share")
+        _require(self.tokenizer is not None, "tokenizer", "is not set; name the tokenizer.json that encodes the text")
+
+    def _validate_tokens(self) -> None:
+        _require(self.file_list is not None, "file_list", "is not set; name the text file that lists the .npy paths")
+        known = self.eos_token_id is not None or self.tokenizer is not None
+        _require(known, "eos_token_id", "is not set; give it, or set data.tokenizer to look it up in")
+
+
+def _require(holds: bool, key: str, complaint: str) -> None:
+    if not holds:
+        raise DataError(f"data.{key} {complaint}")

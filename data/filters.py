@@ -1,0 +1,26 @@
+"""The repetition filter of the published run: rows that repeat a short pattern over and over train nothing.
+
+The published rule (OLMo's `instance_filter`) rejects a row in which some run of period p, min_period <= p <=
+max_period, holds `max_count` or more whole repetitions. A run of n repetitions of period p is a stretch of n * p
+tokens in which each equals the one p before it, first period aside: (n - 1) * p equalities in a row. That is what is
+searched for here.
+"""
+
+import numpy as np
+
+from data.config import RepetitionFilterConfig
+
+
+def is_repetitive(row: np.ndarray, rule: RepetitionFilterConfig) -> bool:
+    """Whether the rule masks this row of tokens `[T]`."""
+    return rule.enabled and any(
+        _longest_run(row[period:] == row[:-period]) >= (rule.max_count - 1) * period
+        for period in range(rule.min_period, min(rule.max_period, len(row) - 1) + 1)
+    )
+
+
+def _longest_run(matches: np.ndarray) -> int:
+    breaks = np.flatnonzero(~matches)
+    if not len(breaks):
+        return len(matches)
+    return int(max(breaks[0], np.diff(breaks).max(initial=1) - 1, len(matches) - 1 - breaks[-1]))

@@ -1,0 +1,110 @@
+"""The order of a source's documents: a pure function of the seed, the same for every process that asks.
+
+Files come in a seeded order and in groups; the frames of a group are the units that are shuffled. Stream s of S reads
+every S-th unit, so the streams share out each epoch's documents between them. A source too small to give every stream
+a unit has its frames cut into slices. The shuffle is across a group, not within a frame: documents of a frame stay in
+order.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from data.errors import DataError
+from data.files import DataFile
+from data.frames import FrameFile
+from data.ingest import FrameCache
+
+UNITS_PER_STREAM = 2  # wanted of each group, as far as there are documents
+KEPT_GROUPS = 4  # streams of one process are in the same group, or at the turn to the next
+
+
+class Unit(NamedTuple):
+    """Every `step`-th document of a frame, from `start` on."""
+
+    file: int
+    frame: int
+    start: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """A few ingested files and their units in reading order: int64 `[num_units, 4]`, columns as in `Unit`."""
+
+    files: list[FrameFile]
+    units: np.ndarray
+    shift: int
+
+    def share(self, stream: int, num_streams: int) -> np.ndarray:
+        """The units of one stream; the seeded shift lets every stream have its turn at a handful of units."""
+        return self.units[(stream + self.shift) % num_streams :: num_streams]
+
+
+@dataclass
+class Source:
+    """One source of the mix, as endless epochs of groups."""
+
+    name: str
+    files: list[DataFile]
+    cache: FrameCache
+    seed: int
+    num_streams: int
+    files_per_group: int
+    _groups: dict[tuple[int, int], Group] = field(default_factory=dict, repr=False)
+
+    @property
+    def num_groups(self) -> int:
+        return math.ceil(len(self.files) / self.files_per_group)
+
+    def check(self) -> None:
+        """Ingest groups of the first epoch until one has a document; DataError if none has, or a file is refused."""
+        if not any(len(self.group(0, number).units) for number in range(self.num_groups)):
+            raise DataError(
+                f"data.sources.{self.name}: its files hold no documents; correct the files or give it weight 0"
+            )
+
+    def group(self, epoch: int, number: int) -> Group:
+        """The `number`-th group of an epoch, ingested if it is not yet."""
+        key = (epoch, number)
+        if key not in self._groups:
+            order = permutation(len(self.files), self.seed, self.name, "files", epoch)
+            chosen = order[number * self.files_per_group : (number + 1) * self.files_per_group]
+            files = self.cache.open([self.files[index] for index in chosen])
+            units = _cut_units(files, UNITS_PER_STREAM * self.num_streams)
+            units = units[permutation(len(units), self.seed, self.name, "units", epoch, number)]
+            shift = int(permutation(self.num_streams, self.seed, self.name, "shift", epoch, number)[0])
+            if len(self._groups) == KEPT_GROUPS:
+                self._groups.pop(next(iter(self._groups)))
+            self._groups[key] = Group(files, units, shift)
+        return self._groups[key]
+
+
+def permutation(size: int, *key: str | int) -> np.ndarray:
+    """A permutation of `range(size)` that depends on the key alone.
+
+    Sorts raw Philox output: numpy keeps bit streams stable between versions, but not what `Generator` makes of them.
+    """
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+    random = np.random.Philox(key=np.frombuffer(digest, "<u8").astype(np.uint64)).random_raw(size)
+    return np.argsort(random, kind="stable")
+
+
+def _cut_units(files: list[FrameFile], num_wanted: int) -> np.ndarray:
+    """All documents of the files as units, in order: at least `num_wanted` where there are as many documents."""
+    num_documents = np.concatenate([file.num_documents for file in files])
+    file_index = np.repeat(np.arange(len(files)), [len(file.num_documents) for file in files])
+    frame_index = np.concatenate([np.arange(len(file.num_documents)) for file in files])
+    num_slices = np.minimum(num_documents, math.ceil(num_wanted / max(1, len(num_documents))))
+    first = np.cumsum(num_slices) - num_slices
+    start = np.arange(num_slices.sum()) - np.repeat(first, num_slices)
+    columns = (
+        np.repeat(file_index, num_slices),
+        np.repeat(frame_index, num_slices),
+        start,
+        np.repeat(num_slices, num_slices),
+    )
+    return np.stack(columns, axis=1)

@@ -1,0 +1,183 @@
+"""The stream of batches: what the trainer sees of the data.
+
+The global batch of a step is the same rows in the same order for every world size, worker count and micro-batch size.
+A rank gets its slice. The state is small, holds no trace of the topology, and describes the position after the last
+batch handed out, however far workers have read ahead; merge the ranks' parts, save them, and load them into any
+number of ranks.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from data.config import DataConfig, DataKind
+from data.errors import DataError
+from data.rows import Backend, Rows, document_boundaries, split_evenly
+from data.text import TextBackend, divisors
+from data.tokens import TokenBackend
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rank's rows of one step, R of them, in global order."""
+
+    tokens: np.ndarray
+    """uint32 `[R, T]`."""
+    loss_mask: np.ndarray
+    """bool `[R]`; False: the repetition filter takes the whole row out of the loss."""
+    sources: np.ndarray
+    """int16 `[R]`, index into the stream's `source_names`."""
+    boundaries: list[np.ndarray]
+    """Per row, cumulative document lengths: int32 `[0, cuts after each EOS ..., T]`."""
+
+
+class BatchStream(Protocol):
+    """Batches without end, from any position."""
+
+    source_names: tuple[str, ...]
+    fingerprint: dict[str, str]
+    """What order and content depend on, as name -> short value; see `check_resume`."""
+    max_token_id: int | None
+    """Largest id that can occur; None: token files without a tokenizer, nobody knows."""
+    eos_token_id: int
+
+    def next_batch(self) -> Batch:
+        """This rank's rows of the next step; DataError when a file turns out to be damaged."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's part of the position after the last batch; JSON-serialisable, see `merge_states`."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a merged state, whatever topology wrote it; DataError when it does not fit."""
+        ...
+
+    def close(self) -> None:
+        """End worker processes."""
+        ...
+
+
+class RankStream:
+    """The one BatchStream: a rank's range of a backend's slots, read here or by workers."""
+
+    def __init__(self, backend: Backend, slots: range, num_workers: int, prefetch: int) -> None:
+        self.source_names = backend.source_names
+        self.fingerprint = backend.fingerprint
+        self.max_token_id = backend.max_token_id
+        self.eos_token_id = backend.eos_token_id
+        self._backend = backend
+        self._slots = slots
+        self._num_workers = num_workers
+        self._prefetch = prefetch
+        self._num_batches = 0
+        self._positions = backend.start(slots)
+        self._steps: Iterator[list[Rows]] | None = None
+        self._pool: Any = None
+
+    def next_batch(self) -> Batch:
+        if self._steps is None:
+            self._steps = self._open_steps()
+        parts = next(self._steps)
+        self._num_batches += 1
+        self._positions = {name: position for part in parts for name, position in part.positions.items()}
+        tokens = np.concatenate([part.tokens for part in parts])
+        return Batch(
+            tokens=tokens,
+            loss_mask=np.concatenate([part.loss_mask for part in parts]),
+            sources=np.concatenate([part.sources for part in parts]),
+            boundaries=[document_boundaries(row, self.eos_token_id) for row in tokens],
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "kind": self._backend.kind,
+            "batches": self._num_batches,
+            "num_streams": self._backend.num_streams,
+            "streams": dict(self._positions),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        _check_complete(state)
+        for key, current in (("kind", self._backend.kind), ("num_streams", self._backend.num_streams)):
+            if state[key] != current:
+                raise DataError(f"the saved data state has {key} {state[key]}, this run {current}; restore data.{key}")
+        self.close()
+        self._num_batches = state["batches"]
+        self._positions = {name: state["streams"][name] for name in self._positions}
+
+    def close(self) -> None:
+        self._steps = None
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _open_steps(self) -> Iterator[list[Rows]]:
+        if not self._num_workers:
+            return ([rows] for rows in self._backend.read(self._slots, self._positions))
+        from data.workers import WorkerPool  # torch, which nothing else in this room needs
+
+        self._pool = WorkerPool(self._backend, self._slots, self._positions, self._num_workers, self._prefetch)
+        return iter(self._pool)
+
+
+def build_stream(
+    config: DataConfig, *, sequence_length: int, global_batch_size: int, rank: int = 0, world_size: int = 1
+) -> BatchStream:
+    """The stream of one rank, at its beginning; `global_batch_size` counts rows of `sequence_length` tokens.
+
+    Raises DataError, with the remedy, for anything wrong with the configuration or the files.
+    """
+    config.validate()
+    if global_batch_size % world_size:
+        raise DataError(
+            f"the global batch size of {global_batch_size} rows cannot be shared by {world_size} ranks; "
+            f"make it a multiple of {world_size}"
+        )
+    if config.kind is DataKind.text and config.num_streams % world_size:
+        fitting = [number for number in divisors(global_batch_size) if number % world_size == 0]
+        raise DataError(
+            f"data.num_streams = {config.num_streams} cannot be shared by {world_size} ranks; set it to one of "
+            f"{fitting}"
+        )
+    make: type[TextBackend | TokenBackend] = TextBackend if config.kind is DataKind.text else TokenBackend
+    backend = make(config, sequence_length, global_batch_size)
+    slots = split_evenly(backend.num_slots, rank, world_size)
+    return RankStream(backend, slots, config.num_workers, config.prefetch)
+
+
+def merge_states(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The global state from every rank's part, in any order.
+
+    Raises DataError when parts are of different runs or steps, contradict each other, or leave streams out.
+    """
+    merged = {**parts[0], "streams": {}}
+    for part in parts:
+        for key in ("kind", "batches", "num_streams"):
+            if part[key] != merged[key]:
+                raise DataError(f"data states of one step must agree in {key}, not {merged[key]} and {part[key]}")
+        for name, position in part["streams"].items():
+            if merged["streams"].setdefault(name, position) != position:
+                raise DataError(
+                    f"two ranks report different positions of data stream {name}; save all ranks at one step"
+                )
+    _check_complete(merged)
+    return merged
+
+
+def check_resume(saved: Mapping[str, str], current: Mapping[str, str]) -> None:
+    """Raise DataError, naming what changed, unless a run with fingerprint `saved` can go on with `current`."""
+    names = [name for name in {**saved, **current} if saved.get(name) != current.get(name)]
+    if names:
+        changes = "; ".join(f"{name} was {saved.get(name)}, is {current.get(name)}" for name in names)
+        raise DataError(f"the data is not that of the checkpoint: {changes}; restore it, or start a new run")
+
+
+def _check_complete(state: Mapping[str, Any]) -> None:
+    if len(state["streams"]) != state["num_streams"]:
+        raise DataError(
+            f"the data state has {len(state['streams'])} of {state['num_streams']} streams; merge the parts of all "
+            "ranks"
+        )

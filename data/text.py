@@ -1,0 +1,149 @@
+"""Text to rows, as S logical streams: the batch is a pure function of the step, for every topology.
+
+    files -> frames (ingest.py, once) -> units in seeded order (order.py) -> tokens -> rows (packing.py)
+                                                                     one packer per (stream, source) |
+                         global batch = rows of stream 0, rows of stream 1, ...  <- mixed (mixing.py)
+
+A stream owns its share of every source's documents and mixes them by itself; it never looks at another. Processes take
+whole streams: any number of ranks and workers that divides them up produces the same global batch, and a stream's state
+(row counts and cursors) means the same wherever it is loaded.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.config import DataConfig, DataKind, RepetitionFilterConfig
+from data.errors import DataError
+from data.files import digest_files, find_files, open_root, read_manifest
+from data.filters import is_repetitive
+from data.ingest import FrameCache
+from data.mixing import next_source, stream_phases
+from data.order import Source
+from data.packing import Cursor, RowPacker
+from data.rows import Rows
+from data.tokenizer import DocumentEncoder
+
+
+class LogicalStream:
+    """One of the S streams: rows from all sources, mixed by weight."""
+
+    def __init__(self, packers: list[RowPacker], weights: list[float], phases: list[float], counts: list[int]) -> None:
+        self._packers = packers
+        self._weights = weights
+        self._phases = phases
+        self._counts = counts
+
+    def next_row(self) -> tuple[np.ndarray, int]:
+        """Tokens, uint32 `[T]`, and the index of their source."""
+        source = next_source(self._counts, self._phases, self._weights)
+        self._counts[source] += 1
+        return self._packers[source].next_row(), source
+
+    def position(self) -> dict[str, Any]:
+        """Rows so far and cursor, per source."""
+        return {"rows": list(self._counts), "cursors": [list(packer.cursor) for packer in self._packers]}
+
+
+class TextBackend:
+    """Rows of text; one slot per logical stream."""
+
+    kind = DataKind.text.value
+
+    def __init__(self, config: DataConfig, sequence_length: int, global_batch_size: int) -> None:
+        """Resolves and ingests enough of the files to start; raises DataError for whatever is wrong with them."""
+        if global_batch_size % config.num_streams:
+            raise DataError(
+                f"data.num_streams = {config.num_streams} does not divide the global batch size of "
+                f"{global_batch_size} rows; set it to one of {divisors(global_batch_size)}"
+            )
+        root = open_root(config.root)
+        self.encoder = DocumentEncoder(root / str(config.tokenizer), config.eos_token)
+        self.sources = _open_sources(config, root)
+        self.source_names = tuple(source.name for source in self.sources)
+        self.weights = [config.sources[name].weight for name in self.source_names]
+        self.phases = stream_phases(config.num_streams, len(self.sources), config.seed)
+        self.max_token_id: int | None = self.encoder.max_token_id
+        self.eos_token_id = self.encoder.eos_token_id
+        self.num_slots = self.num_streams = config.num_streams
+        self.sequence_length = sequence_length
+        self.rows_per_stream = global_batch_size // config.num_streams
+        self.rule: RepetitionFilterConfig = config.repetition_filter
+        self.fingerprint = _fingerprint(config, self)
+        for source in self.sources:
+            source.check()
+
+    def start(self, slots: range) -> dict[str, Any]:
+        """No rows yet, all cursors at the beginning."""
+        fresh = {"rows": [0] * len(self.sources), "cursors": [list(Cursor())] * len(self.sources)}
+        return {str(stream): fresh for stream in slots}
+
+    def read(self, slots: range, positions: Mapping[str, Any]) -> Iterator[Rows]:
+        """`rows_per_stream` rows of each stream per step."""
+        streams = {str(stream): self._open_stream(stream, positions[str(stream)]) for stream in slots}
+        num_rows = len(streams) * self.rows_per_stream
+        while True:
+            tokens = np.empty((num_rows, self.sequence_length), np.uint32)
+            sources = np.empty(num_rows, np.int16)
+            row = 0
+            for stream in streams.values():
+                for _ in range(self.rows_per_stream):
+                    tokens[row], sources[row] = stream.next_row()
+                    row += 1
+            loss_mask = np.array([not is_repetitive(row_tokens, self.rule) for row_tokens in tokens], bool)
+            yield Rows(tokens, loss_mask, sources, {name: stream.position() for name, stream in streams.items()})
+
+    def _open_stream(self, stream: int, position: Mapping[str, Any]) -> LogicalStream:
+        packers = [
+            RowPacker(source, self.encoder, stream, self.sequence_length, Cursor(*cursor))
+            for source, cursor in zip(self.sources, position["cursors"], strict=True)
+        ]
+        return LogicalStream(packers, self.weights, self.phases[stream].tolist(), list(position["rows"]))
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, ascending."""
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+def _open_sources(config: DataConfig, root: Path) -> list[Source]:
+    """The sources with a weight above 0, in the order of the config."""
+    folder = Path(config.cache_dir).expanduser() if config.cache_dir else root / ".frames"
+    cache = FrameCache(folder, config.frame_bytes, config.max_bad_share)
+    manifest = read_manifest(root)
+    return [
+        Source(
+            name=name,
+            files=find_files(root, source.files, f"data.sources.{name}.files", manifest),
+            cache=cache,
+            seed=config.seed,
+            num_streams=config.num_streams,
+            files_per_group=config.files_per_group,
+        )
+        for name, source in config.sources.items()
+        if source.weight > 0.0
+    ]
+
+
+def _fingerprint(config: DataConfig, backend: TextBackend) -> dict[str, str]:
+    """What order and content depend on. Not the batch size: a stream can go on with more or fewer rows a step."""
+    rule = config.repetition_filter
+    total = sum(backend.weights)
+    values = {
+        "data.kind": backend.kind,
+        "data.sources": " ".join(backend.source_names),
+        "data.tokenizer": backend.encoder.sha256[:12],
+        "data.eos_token": config.eos_token,
+        "data.seed": config.seed,
+        "data.num_streams": config.num_streams,
+        "data.frame_bytes": config.frame_bytes,
+        "data.files_per_group": config.files_per_group,
+        "data.repetition_filter": str(rule),
+        "sequence_length": backend.sequence_length,
+    }
+    for source, weight in zip(backend.sources, backend.weights, strict=True):
+        values[f"data.sources.{source.name}.weight"] = f"{weight / total:.12g}"
+        values[f"data.sources.{source.name}.files"] = f"{len(source.files)} files {digest_files(source.files)}"
+    return {name: str(value) for name, value in values.items()}
