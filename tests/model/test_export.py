@@ -1,0 +1,89 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Olmo2ForCausalLM
+
+from model.config import PositionKind, PositionsConfig, Scheme, YarnConfig
+from model.errors import ModelError
+from model.export import hf_config, save_hf
+from model.transformer import Olmo2
+from model.weights import hf_weights, initialise
+from tests.model.small import REPO, ROPE, built, small
+
+
+@pytest.mark.parametrize("max_shard_bytes", [10**9, 40_000])
+@pytest.mark.parametrize("num_kv_heads", [None, 2])
+def test_transformers_loads_a_rope_export_unchanged(
+    tmp_path: Path, max_shard_bytes: int, num_kv_heads: int | None
+) -> None:
+    config = small(num_kv_heads=num_kv_heads)
+    model, tokens = built(config, ROPE), torch.randint(96, (1, 9))
+    save_hf(tmp_path / "out", config, ROPE, model.named_parameters(), max_shard_bytes)
+    assert (len(list((tmp_path / "out").glob("*.safetensors"))) > 1) == (max_shard_bytes < 10**9)
+    theirs, found = Olmo2ForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(found.values())
+    assert theirs.dtype == torch.float32
+    torch.testing.assert_close(theirs(tokens).logits, model(tokens), atol=1e-5, rtol=0)
+
+
+def test_yarn_survives_the_export(tmp_path: Path) -> None:
+    yarn = PositionsConfig(scheme=Scheme.rope, yarn=YarnConfig(factor=4.0, original_max_position=64))
+    model, tokens = built(small(), yarn), torch.randint(96, (1, 200))
+    save_hf(tmp_path / "out", small(), yarn, model.named_parameters())
+    theirs = Olmo2ForCausalLM.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(theirs(tokens).logits, model(tokens), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("max_shard_bytes", [10**9, 40_000])
+def test_a_repo_model_comes_back_bit_for_bit(tmp_path: Path, max_shard_bytes: int) -> None:
+    model, tokens = built(small(), REPO), torch.randint(96, (1, 9))
+    save_hf(tmp_path / "out", small(), REPO, model.named_parameters(), max_shard_bytes)
+    again = Olmo2(small(), REPO)
+    initialise(again, hf_weights(tmp_path / "out", small(), REPO, seed=99), "cpu")
+    assert torch.equal(again(tokens), model(tokens))
+
+
+def test_both_spellings_say_where_learned_positions_start() -> None:
+    assert hf_config(small(), REPO, "float32")["pe_config"] == {
+        "dynamic_pe_mode": "swigluex_multihead",
+        "dynamic_pe_start_layer": 1,
+        "dynamic_pe_layer_ids": "",
+        "dynmaic_pe_start_layer": 1,
+        "dynmaic_pe_layer_ids": "",
+    }
+    hybrid = hf_config(small(num_layers=7), PositionsConfig(scheme=Scheme.r2n1), "float32")
+    assert hybrid["pe_config"]["dynamic_pe_mode"] == "nope"
+    assert hybrid["pe_config"]["dynmaic_pe_layer_ids"] == "2,5"
+    assert hybrid["layer_positions"] == ["rope", "rope", "nope", "rope", "rope", "nope", "rope"]
+
+
+def test_what_the_published_vocabulary_cannot_say_is_not_said_wrongly() -> None:
+    mixed = PositionsConfig(scheme=Scheme.list, layers=[PositionKind.nope, PositionKind.repo, PositionKind.rope])
+    description = hf_config(small(), mixed, "float32")
+    assert description["layer_positions"] == ["nope", "repo", "rope"]
+    assert "pe_config" not in description and "pe_config" not in hf_config(small(), ROPE, "float32")
+
+
+def test_an_export_is_whole_or_absent(tmp_path: Path) -> None:
+    parameters = list(built(small(), REPO).named_parameters())
+    for wrong, said in (
+        (parameters[:-1], "1 parameters were not given, lm_head.weight"),
+        ([*parameters, parameters[0]], "embed_tokens.weight .* came twice"),
+        ([("norm.weight", torch.ones(3))], r"norm.weight \[3\] is no parameter"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            save_hf(tmp_path / "out", small(), REPO, wrong, max_shard_bytes=40_000)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_never_overwrites(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ModelError, match="exists; remove it or choose another folder"):
+        save_hf(tmp_path / "out", small(), ROPE, [])
+
+
+def test_the_dtype_of_the_weights_is_stated(tmp_path: Path) -> None:
+    save_hf(tmp_path / "out", small(), ROPE, built(small(), ROPE).bfloat16().named_parameters())
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "bfloat16"
