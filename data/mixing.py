@@ -1,26 +1,34 @@
-"""Which source the next row comes from: stride scheduling, with no random numbers and so nothing to save but counts.
+"""Which source a row comes from: a pure function of (stream, row), so nothing of it needs saving.
 
-Source i is due its n-th row (from 0) at time (n + phase) / weight, and whoever is due first goes next. All rows are
-equally long, so shares of rows are shares of tokens. Per stream, the count of source i is off its exact share by less
-than 1 + weight_i * max(sum of phases, num_sources - sum of phases). Phases differ between streams such that each
-source's are spread evenly over them: one batch, across all streams, is then close to the shares already.
+The sources are laid side by side on [0, 1), each as wide as its share. Row r of stream s takes the source at the
+point frac(r * golden + s' / S), s' being the stream's place in a seeded order of the S streams. The points of one row
+over all streams are evenly spaced: every S rows of the global batch hold each source to within one row of its exact
+share. The points of one stream are the most even sequence there is of their kind: its error grows with the logarithm
+of the row (at most 4 rows were seen in 25,000). All rows are equally long, so shares of rows are shares of tokens.
 
-Source: Waldspurger and Weihl, "Stride scheduling" (MIT, 1995).
+Points are 64-bit integers, exact on every machine. Source: Kuipers and Niederreiter, "Uniform Distribution of
+Sequences", chapter 2.3.
 """
 
+import bisect
+import itertools
 from collections.abc import Sequence
-
-import numpy as np
 
 from data.order import permutation
 
-
-def stream_phases(num_streams: int, num_sources: int, seed: int) -> np.ndarray:
-    """Phases in (0, 1): float64 `[num_streams, num_sources]`; each column holds (s + 1/2) / S once for every s."""
-    columns = [permutation(num_streams, seed, "phase", source) for source in range(num_sources)]
-    return (np.stack(columns, axis=1) + 0.5) / num_streams
+ONE = 1 << 64
+GOLDEN = 0x9E3779B97F4A7C15  # the fraction of the golden ratio, in units of 2 ** -64
 
 
-def next_source(counts: Sequence[int], phases: Sequence[float], weights: Sequence[float]) -> int:
-    """The source that is due first, given the rows each has had; ties go to the first."""
-    return min(range(len(counts)), key=lambda i: (counts[i] + phases[i]) / weights[i])
+class Mixer:
+    """The sources of all rows of all streams, for given weights (positive, of any sum)."""
+
+    def __init__(self, weights: Sequence[float], num_streams: int, seed: int) -> None:
+        *limits, total = itertools.accumulate(weights)
+        self._limits = [int(limit / total * ONE) for limit in limits]
+        self._offsets = [int(place) * ONE // num_streams for place in permutation(num_streams, seed, "streams")]
+
+    def source(self, stream: int, row: int) -> int:
+        """The index of the source that this row, counted from 0, of this stream comes from."""
+        point = (self._offsets[stream] + row * GOLDEN) % ONE
+        return bisect.bisect_right(self._limits, point)

@@ -6,7 +6,7 @@
 
 A stream owns its share of every source's documents and mixes them by itself; it never looks at another. Processes take
 whole streams: any number of ranks and workers that divides them up produces the same global batch, and a stream's state
-(row counts and cursors) means the same wherever it is loaded.
+(a row number and cursors) means the same wherever it is loaded.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from data.errors import DataError
 from data.files import digest_files, find_files, open_root, read_manifest
 from data.filters import is_repetitive
 from data.ingest import FrameCache
-from data.mixing import next_source, stream_phases
+from data.mixing import Mixer
 from data.order import Source
 from data.packing import Cursor, RowPacker
 from data.rows import Rows
@@ -30,21 +30,21 @@ from data.tokenizer import DocumentEncoder
 class LogicalStream:
     """One of the S streams: rows from all sources, mixed by weight."""
 
-    def __init__(self, packers: list[RowPacker], weights: list[float], phases: list[float], counts: list[int]) -> None:
+    def __init__(self, number: int, mixer: Mixer, packers: list[RowPacker], row: int) -> None:
+        self._number = number
+        self._mixer = mixer
         self._packers = packers
-        self._weights = weights
-        self._phases = phases
-        self._counts = counts
+        self._row = row
 
     def next_row(self) -> tuple[np.ndarray, int]:
         """Tokens, uint32 `[T]`, and the index of their source."""
-        source = next_source(self._counts, self._phases, self._weights)
-        self._counts[source] += 1
+        source = self._mixer.source(self._number, self._row)
+        self._row += 1
         return self._packers[source].next_row(), source
 
     def position(self) -> dict[str, Any]:
-        """Rows so far and cursor, per source."""
-        return {"rows": list(self._counts), "cursors": [list(packer.cursor) for packer in self._packers]}
+        """Rows so far, and the cursor in each source."""
+        return {"row": self._row, "cursors": [list(packer.cursor) for packer in self._packers]}
 
 
 class TextBackend:
@@ -64,7 +64,7 @@ class TextBackend:
         self.sources = _open_sources(config, root)
         self.source_names = tuple(source.name for source in self.sources)
         self.weights = [config.sources[name].weight for name in self.source_names]
-        self.phases = stream_phases(config.num_streams, len(self.sources), config.seed)
+        self.mixer = Mixer(self.weights, config.num_streams, config.seed)
         self.max_token_id: int | None = self.encoder.max_token_id
         self.eos_token_id = self.encoder.eos_token_id
         self.num_slots = self.num_streams = config.num_streams
@@ -77,7 +77,7 @@ class TextBackend:
 
     def start(self, slots: range) -> dict[str, Any]:
         """No rows yet, all cursors at the beginning."""
-        fresh = {"rows": [0] * len(self.sources), "cursors": [list(Cursor())] * len(self.sources)}
+        fresh = {"row": 0, "cursors": [list(Cursor())] * len(self.sources)}
         return {str(stream): fresh for stream in slots}
 
     def read(self, slots: range, positions: Mapping[str, Any]) -> Iterator[Rows]:
@@ -100,7 +100,7 @@ class TextBackend:
             RowPacker(source, self.encoder, stream, self.sequence_length, Cursor(*cursor))
             for source, cursor in zip(self.sources, position["cursors"], strict=True)
         ]
-        return LogicalStream(packers, self.weights, self.phases[stream].tolist(), list(position["rows"]))
+        return LogicalStream(stream, self.mixer, packers, position["row"])
 
 
 def divisors(number: int) -> list[int]:
