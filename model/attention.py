@@ -46,9 +46,9 @@ class Documents:
         segments = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths).reshape(len(rows), length)
         starts = np.concatenate(([0], lengths.cumsum())).astype(np.int32)
         return cls(
-            torch.from_numpy(starts).to(device),
-            int(lengths.max()),
-            torch.from_numpy(np.ascontiguousarray(segments)).to(device),
+            cu_seqlens=torch.from_numpy(starts).to(device),
+            max_seqlen=int(lengths.max()),
+            segments_bt=torch.from_numpy(segments).to(device),
         )
 
     @cached_property

@@ -7,6 +7,9 @@ RePo (arXiv 2512.14391, section 3): each token is given one real-valued position
 where h is the input of the block, before any norm. Causality is untouched: z only changes the rotation of q and k.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,7 +42,7 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, hidden_size: int, width: int, num_kv_heads: int, exact: bool = True) -> None:
         super().__init__()
-        linear = ExactLinear if exact else _Linear
+        linear: Callable[[int, int], nn.Linear] = ExactLinear if exact else partial(nn.Linear, bias=False)
         self.gate = linear(hidden_size, width)
         self.content = linear(hidden_size, width)
         self.final = linear(width, num_kv_heads)
@@ -48,11 +51,6 @@ class LearnedPositions(nn.Module):
         """Returns z [B, T, H_kv] in float32, float64 from float64."""
         z: Tensor = self.final(F.silu(self.gate(h_btd)) * self.content(h_btd))
         return z.to(torch.promote_types(z.dtype, torch.float32))
-
-
-class _Linear(nn.Linear):
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, bias=False)
 
 
 def build_positions(kind: PositionKind, model: ModelConfig, positions: PositionsConfig) -> nn.Module:

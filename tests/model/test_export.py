@@ -34,6 +34,7 @@ def test_yarn_survives_the_export(tmp_path: Path) -> None:
     save_hf(tmp_path / "out", small(), yarn, model.named_parameters())
     theirs = Olmo2ForCausalLM.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(theirs(tokens).logits, model(tokens), atol=1e-4, rtol=0)
+    assert theirs.config.max_position_embeddings == 256  # some readers infer the factor from this
 
 
 @pytest.mark.parametrize("max_shard_bytes", [10**9, 40_000])
