@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import os
+import pickle
 import signal
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +16,8 @@ import torch
 from data.config import DataConfig, DataKind
 from data.errors import DataError
 from data.stream import build_stream, check_resume, merge_states
+from data.text import TextBackend
+from data.tokens import TokenBackend
 from tests.data.reading import assert_same, read_global
 
 
@@ -50,6 +53,16 @@ def test_resume_is_exact_on_any_topology(any_config: DataConfig, seed: int) -> N
         )
         assert_same(expected[step : step + num_steps], batches)
         step += num_steps
+
+
+def test_backends_can_be_sent_to_a_fresh_process(any_config: DataConfig) -> None:
+    make = TextBackend if any_config.kind is DataKind.text else TokenBackend
+    backend = make(any_config, 64, 16)
+    num_bytes = len(pickle.dumps(backend))
+    expected = next(backend.read(range(4), backend.start(range(4))))
+    copy = pickle.loads(pickle.dumps(backend))
+    np.testing.assert_array_equal(next(copy.read(range(4), copy.start(range(4)))).tokens, expected.tokens)
+    assert len(pickle.dumps(backend)) < num_bytes + 10_000  # no file that was read goes with it
 
 
 def test_state_before_the_first_batch_is_the_beginning(any_config: DataConfig) -> None:

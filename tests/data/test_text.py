@@ -1,5 +1,6 @@
 """Rows are the documents: every token of them, an EOS after each, one source a row, and nothing special inside."""
 
+import pickle
 from contextlib import closing
 from pathlib import Path
 
@@ -85,8 +86,6 @@ def test_empty_files_are_fine_beside_others_and_refused_alone(tmp_path: Path, sa
 
 
 def test_an_encoder_keeps_specials_as_text_after_pickling(sample: Path) -> None:
-    import pickle
-
     encoder = DocumentEncoder(sample / "tokenizer.json", "<|endoftext|>")
     copy = pickle.loads(pickle.dumps(encoder))
     texts = ["a <|endoftext|> b", "", "c"]
