@@ -42,6 +42,8 @@ class WorkerPool:
         self, backend: Backend, slots: range, positions: Mapping[str, Any], num_workers: int, prefetch: int
     ) -> None:
         self._num_workers = min(num_workers, len(slots))
+        # Workers are the parallelism; a tokenizer's own threads do not survive the fork, and it complains of that.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         loader = DataLoader(
             _SlotReader(backend, slots, positions),
             batch_size=None,
@@ -70,7 +72,6 @@ def _unchanged(part: Any) -> Any:
 
 
 def _prepare_worker(worker: int) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # workers are the parallelism, and forks of a thread pool hang
     # Ctrl-C and a scheduler's notice reach every process of the job; what follows from them is the trainer's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
