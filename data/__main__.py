@@ -16,7 +16,7 @@ from data.sample import EOS_TOKEN, TOKENIZER_NAME, build_sample
 from data.summary import summarise
 from data.tokenizer import DocumentEncoder
 
-COLUMNS = ("files", "documents", "unreadable", "text bytes", "tokens", "share")
+COLUMNS = ("files", "documents", "bad", "bytes", "tokens", "share")
 EXAMPLES = """examples:
   python -m data sample datasets/sample                  real text from this Python installation, as a small mix
   python -m data sample datasets/tiny --megabytes 2      a smaller one

@@ -3,7 +3,7 @@
 web           docstrings of the standard library, one document per module  (DCLM: prose at large)
 instructions  "write this function", and the function                       (FLAN: a task and its solution)
 encyclopedia  the language reference, and pages of the Unicode tables       (Wikipedia)
-papers        docstrings with LaTeX (SymPy, if it is installed) or long     (peS2o)
+papers        docstrings with LaTeX (SymPy, if installed) or very long    (peS2o)
 qa            doctests: what does this session print?                       (StackExchange)
 code          modules as they are                                           (CodeSearchNet)
 math          made-up arithmetic with worked answers                        (basic_math, TinyGSM)
@@ -25,7 +25,7 @@ from typing import NamedTuple
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 LATEX_MARKS = (".. math::", "\\frac", "\\sum", "\\int", "\\mathbb")
 MIN_PROSE_CHARACTERS = 200
-MIN_PAPER_CHARACTERS = 12_000
+MIN_PAPER_CHARACTERS = 40_000
 CHARACTERS_PER_PAGE = 48
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
