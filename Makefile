@@ -19,8 +19,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: setup ## the main job, small: RoPE backbone, then RePo, on real text (about five minutes)
-	@$(BIN)/python -m launch.demo
+demo: setup ## the main job, small: a RoPE backbone, then RePo, on real text (about five minutes)
+	$(BIN)/python -m data sample datasets/sample
+	$(BIN)/python -m launch experiment=demo-backbone
+	$(BIN)/python -m launch experiment=demo
 
 test: setup ## the tests (under ten minutes on two cores)
 	$(BIN)/python -m pytest

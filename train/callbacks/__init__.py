@@ -1,0 +1,25 @@
+"""Everything periodic. `build_callbacks` is the list of what a run has, in the order in which they are called."""
+
+from train.callbacks.callback import Callback
+from train.callbacks.checkpointer import Checkpointer
+from train.callbacks.console import ConsoleReport
+from train.callbacks.garbage import GarbageCollector
+from train.callbacks.metrics_file import EventLog, MetricsFile
+from train.callbacks.position_stats import PositionStats
+from train.callbacks.throughput import Throughput
+from train.callbacks.weights_and_biases import WeightsAndBiases
+from train.config import RunConfig
+
+
+def build_callbacks(config: RunConfig) -> list[Callback]:
+    """What measures comes first, then what reports, then what acts."""
+    return [
+        Throughput(config),
+        PositionStats(config.position_stats),
+        MetricsFile(),
+        WeightsAndBiases(config),
+        ConsoleReport(config),
+        EventLog(),
+        Checkpointer(config),
+        GarbageCollector(config.logging.gc_interval),
+    ]

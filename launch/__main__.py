@@ -1,0 +1,56 @@
+"""python -m launch: start a job on this machine, or a sweep of jobs in turn.
+
+  python -m launch experiment=demo                                 one job; the same command again continues it
+  python -m launch experiment=repo-1b-50b launch.processes=8       the real job on eight GPUs
+  python -m launch experiment=demo wandb.mode=online name=mine     any key can be set
+  python -m launch -m experiment=demo optimizer.lr=1e-3,3e-3       a sweep: one run folder per combination
+  python -m launch experiment=repo-1b-50b --cfg job                print the whole recipe and start nothing
+
+The run folder is runs/NAME. Exit codes: 0 finished, 2 a mistake that one line explains, 75 stopped by a signal after saving
+(run the same command again), anything else a crash.
+"""
+
+import sys
+
+from launch.local import launch_local
+from train.compose import EXIT_OK, EXIT_STOPPED, hydra_app, save_run_config, swept_overrides
+from train.config import RunConfig
+from train.run_folder import FINISHED, RunFolder
+
+LAUNCHERS = {"local": launch_local}
+
+
+def launch(config: RunConfig) -> int:
+    """Write the composed config into the run folder, run the job, and say what came of it."""
+    if swept := swept_overrides():
+        config.name = ",".join([config.name, *swept]).replace("/", "_")
+    folder = RunFolder.of(config)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    save_run_config(config, folder.config)
+    code = LAUNCHERS["local"](config)
+    event = folder.last_event() or {}
+    if code == EXIT_OK and event.get("reason") == FINISHED:
+        print(f"\n{config.name} is finished after {event['step']} steps: {folder.path}")
+        print(next_steps(config, folder))
+    elif code == EXIT_STOPPED:
+        print(
+            f"\n{config.name} is stopped after step {event.get('step')}; the same command continues it: {folder.path}"
+        )
+    return code
+
+
+def next_steps(config: RunConfig, folder: RunFolder) -> str:
+    """What a person may want to do with a finished run."""
+    lines = [
+        ("every metric of every step", f"{folder.metrics}"),
+        ("look at it in W&B", f"wandb sync {folder.wandb}/offline-run-*"),
+        ("train longer", f"python -m launch ... max_steps={2 * config.max_steps}"),
+    ]
+    if config.checkpoint.export_hf:
+        lines.insert(1, ("weights, Hugging Face layout", f"{folder.hf}"))
+        lines.append(("go on from these weights", f"python -m launch experiment=NAME init_from={folder.path}"))
+    return "\n".join(f"  {what:<30}{how}" for what, how in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(hydra_app(launch, __doc__ or ""))

@@ -1,0 +1,46 @@
+"""The whole extension surface: what a callback may do, and when it is called.
+
+To add something periodic, write a subclass in a file of its own in this folder and list it in `build_callbacks`. A callback
+sees the trainer and calls `trainer.record(name, value)`; it never changes the loop. Methods run on every rank, in the order
+of the list, so a callback may use `trainer.ranks`; one that writes or prints asks `trainer.ranks.is_main`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from train.trainer import Trainer
+
+
+class Callback:
+    """Does nothing; override what you need."""
+
+    name: str | None = None
+    """Under this name `state_dict` goes into checkpoints; None: nothing to save."""
+
+    def on_start(self, trainer: "Trainer") -> None:
+        """Once, before the first step, after a checkpoint is restored."""
+
+    def on_step_start(self, trainer: "Trainer") -> None:
+        """Before the batch of `trainer.step` is read."""
+
+    def on_update(self, trainer: "Trainer") -> None:
+        """After the update: time to `record` metrics."""
+
+    def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
+        """At every logged step, with all metrics of the step: numbers, or lists of numbers (one per head)."""
+
+    def on_step_end(self, trainer: "Trainer") -> None:
+        """When all has been said about the step: time to save, or to evaluate."""
+
+    def on_checkpoint(self, trainer: "Trainer", folder: str) -> None:
+        """After a checkpoint is published."""
+
+    def on_stop(self, trainer: "Trainer", reason: str) -> None:
+        """Once, when the loop ends: `finished`, or what stopped it. Not called after a crash."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-serialisable state for the checkpoint; the main rank's is kept."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse; called before `on_start` when a run resumes."""

@@ -1,0 +1,30 @@
+"""Python's garbage collector, off between chosen steps: left alone it stops one rank, and so all, at any moment."""
+
+import gc
+from typing import TYPE_CHECKING
+
+from train.callbacks.callback import Callback
+
+if TYPE_CHECKING:
+    from train.trainer import Trainer
+
+
+class GarbageCollector(Callback):
+    """Collects generation 1 every `interval` steps, on all ranks at once."""
+
+    def __init__(self, interval: int) -> None:
+        self._interval = interval
+        self._was_enabled = True
+
+    def on_start(self, trainer: "Trainer") -> None:
+        self._was_enabled = gc.isenabled()
+        gc.collect()
+        gc.disable()
+
+    def on_step_end(self, trainer: "Trainer") -> None:
+        if trainer.step % self._interval == 0:
+            gc.collect(1)
+
+    def on_stop(self, trainer: "Trainer", reason: str) -> None:
+        if self._was_enabled:
+            gc.enable()

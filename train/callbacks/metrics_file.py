@@ -1,0 +1,56 @@
+"""metrics.jsonl and events.jsonl: the truth about a run. Every other sink can be rebuilt from them."""
+
+import json
+from typing import IO, TYPE_CHECKING, Any
+
+from train.callbacks.callback import Callback
+from train.run_folder import read_json_lines
+
+if TYPE_CHECKING:
+    from train.trainer import Trainer
+
+
+class MetricsFile(Callback):
+    """One line per logged step, flushed at once."""
+
+    def __init__(self) -> None:
+        self._file: IO[str] | None = None
+
+    def on_start(self, trainer: "Trainer") -> None:
+        if not trainer.ranks.is_main:
+            return
+        path = trainer.folder.metrics
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A run that was killed had gone on past its last checkpoint; those steps are about to be done again.
+        kept = [row for row in read_json_lines(path) if row["step"] <= trainer.step]
+        part = path.with_suffix(".part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        part.replace(path)
+        self._file = path.open("a")
+
+    def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(metrics) + "\n")
+            self._file.flush()
+
+    def on_stop(self, trainer: "Trainer", reason: str) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class EventLog(Callback):
+    """start, resume, checkpoint and stop, with time and step."""
+
+    def on_start(self, trainer: "Trainer") -> None:
+        kind = "resume" if trainer.step else "start"
+        self._log(trainer, kind, world_size=trainer.ranks.world_size, zero_stage=trainer.engine.zero_stage)
+
+    def on_checkpoint(self, trainer: "Trainer", folder: str) -> None:
+        self._log(trainer, "checkpoint", folder=folder)
+
+    def on_stop(self, trainer: "Trainer", reason: str) -> None:
+        self._log(trainer, "stop", reason=reason)
+
+    def _log(self, trainer: "Trainer", kind: str, **fields: Any) -> None:
+        if trainer.ranks.is_main:
+            trainer.folder.log_event(kind, step=trainer.step, **fields)

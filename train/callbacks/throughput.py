@@ -1,0 +1,78 @@
+"""Tokens per second, model FLOPs utilisation, the wait for data, and the peak of device memory.
+
+MFU counts the model's own work (model/accounting.py; never recomputation) over the device's dense bf16 peak by datasheet,
+in the two conventions in use: `mfu` takes attention in full (PaLM, OLMo-core, torchtitan), `mfu_causal` only the half that a
+causal kernel must do. A device that is not in the table gets no MFU and one warning, never a guess.
+"""
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+
+from model.accounting import flops_per_token
+from train.callbacks.callback import Callback
+from train.config import RunConfig
+
+if TYPE_CHECKING:
+    from train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+# Dense bf16 FLOP/s by datasheet. The first name that the device's own name contains counts.
+BF16_PEAK = {
+    "H200": 989.5e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989.5e12,
+    "GH200": 989.5e12,
+    "H800": 989.5e12,
+    "H20": 148e12,
+    "GB200": 2500e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "A40": 149.7e12,
+    "A10G": 70e12,
+    "RTX 4090": 165.2e12,
+    "RTX 3090": 71e12,
+}
+
+
+def bf16_peak(device_name: str) -> float | None:
+    """Dense bf16 FLOP/s of a device by its name, or None if the table does not know it."""
+    return next((peak for name, peak in BF16_PEAK.items() if name in device_name), None)
+
+
+class Throughput(Callback):
+    """Records throughput/* and memory/* at every step."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._tokens = config.global_batch_size * config.sequence_length
+        self._flops = {
+            name: flops_per_token(config.model, config.positions, config.sequence_length, causal=causal)
+            for name, causal in (("throughput/mfu", False), ("throughput/mfu_causal", True))
+        }
+        self._peak: float | None = None
+
+    def on_start(self, trainer: "Trainer") -> None:
+        if trainer.engine.device.type != "cuda":
+            return
+        name = torch.cuda.get_device_name(trainer.engine.device)
+        self._peak = bf16_peak(name)
+        if self._peak is None and trainer.ranks.is_main:
+            logger.warning("the peak of %r is not known (train/callbacks/throughput.py): no MFU is reported", name)
+
+    def on_update(self, trainer: "Trainer") -> None:
+        rate = self._tokens / trainer.step_seconds
+        trainer.record("throughput/tokens_per_second", rate)
+        trainer.record("throughput/step_seconds", trainer.step_seconds)
+        trainer.record("throughput/data_seconds", trainer.data_seconds)
+        if self._peak is not None:
+            for name, flops in self._flops.items():
+                trainer.record(name, rate * flops / (self._peak * trainer.ranks.world_size))
+        if trainer.engine.device.type == "cuda":
+            trainer.record("memory/peak_gib", torch.cuda.max_memory_allocated(trainer.engine.device) / 2**30)

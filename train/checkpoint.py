@@ -1,0 +1,193 @@
+"""Checkpoints that are whole or absent, and the one decision of what a run starts from.
+
+    checkpoints/step-0000100/   DeepSpeed's files, rng-rank-NNNNN.pt, trainer.json, manifest.json (sizes; written last)
+    checkpoints/latest          the name of the newest one
+
+DeepSpeed writes in place and names `latest` before all ranks are done. Here everything is written to a folder aside,
+flushed to disk, listed in the manifest, and published by one rename; `latest` is replaced after that.
+"""
+
+import json
+import os
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from train.distributed import Ranks
+from train.engine import Engine
+from train.errors import TrainError
+from train.run_folder import RunFolder
+
+PREFIX = "step-"
+MANIFEST = "manifest.json"
+TRAINER = "trainer.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint on disk."""
+
+    folder: Path
+    step: int
+    world_size: int
+    zero_stage: int
+    precision: str
+
+    def trainer_state(self) -> dict[str, Any]:
+        """What the trainer, the data stream and the callbacks saved."""
+        state: dict[str, Any] = json.loads((self.folder / TRAINER).read_text())
+        return state
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from: exactly one of the fields, or neither for random weights."""
+
+    resume: Checkpoint | None = None
+    import_from: Path | None = None
+
+
+def choose_start(own: Checkpoint | None, init_from: str | None) -> Start:
+    """Resume outranks init: own checkpoint, then `init_from`, then random weights.
+
+    So the same command, run again, continues. `init_from` is a Hugging Face folder, or the folder of a run of ours,
+    whose final weights are then meant. Raises TrainError if it is neither.
+    """
+    if own is not None:
+        return Start(resume=own)
+    if init_from is None:
+        return Start()
+    folder = Path(init_from).expanduser()
+    if not folder.is_dir():
+        raise TrainError(
+            f"init_from={init_from} is absent: download the checkpoint there, or set init_from to its folder"
+        )
+    if (folder / "config.json").is_file():
+        return Start(import_from=folder)
+    if RunFolder(folder).config.is_file():
+        if not RunFolder(folder).hf.is_dir():
+            raise TrainError(
+                f"init_from={init_from} is a run that has not finished: it has no {RunFolder(folder).hf.name}/"
+            )
+        return Start(import_from=RunFolder(folder).hf)
+    raise TrainError(f"init_from={init_from} holds neither a config.json (Hugging Face) nor a finished run of ours")
+
+
+def newest_checkpoint(root: Path) -> Checkpoint | None:
+    """The whole checkpoint with the highest step below `root`; torn and foreign folders are passed over."""
+    whole = [checkpoint for folder in root.glob(f"{PREFIX}*") if (checkpoint := read_checkpoint(folder))]
+    return max(whole, key=lambda checkpoint: checkpoint.step, default=None)
+
+
+def read_checkpoint(folder: Path) -> Checkpoint | None:
+    """The checkpoint in `folder`, or None unless every file has the size that its manifest states."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        for name, size in manifest["files"].items():
+            if (folder / name).stat().st_size != size:
+                return None
+        return Checkpoint(
+            folder, manifest["step"], manifest["world_size"], manifest["zero_stage"], manifest["precision"]
+        )
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def save_checkpoint(root: Path, step: int, engine: Engine, ranks: Ranks, state: dict[str, Any], keep: int) -> Path:
+    """Publish step `step` below `root` and drop all but the newest `keep`; all ranks call it. Returns its folder."""
+    final, aside = root / f"{PREFIX}{step:07d}", root / f".part-{step:07d}"
+    if ranks.is_main:
+        root.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+    ranks.barrier()
+    engine.save(aside)
+    torch.save(_rng_state(), _rng_file(aside, ranks.rank))
+    ranks.barrier()
+    if ranks.is_main:
+        (aside / TRAINER).write_text(json.dumps(state))
+        files = sorted(path for path in aside.iterdir() if path.is_file())
+        manifest = {
+            "step": step,
+            "world_size": ranks.world_size,
+            "zero_stage": engine.zero_stage,
+            "precision": engine.precision.value,
+            "files": {path.name: path.stat().st_size for path in files},
+        }
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=2))
+        for path in [*files, aside / MANIFEST, aside]:
+            _fsync(path)
+        shutil.rmtree(final, ignore_errors=True)
+        aside.rename(final)
+        _fsync(root)
+        _write_latest(root, final.name)
+        _drop_old(root, keep)
+    ranks.barrier()
+    return final
+
+
+def load_checkpoint(checkpoint: Checkpoint, engine: Engine, ranks: Ranks) -> dict[str, Any]:
+    """Restore the engine and this rank's generators; returns the trainer's state. All ranks call it.
+
+    Raises TrainError if the checkpoint was written by another world size, ZeRO stage or precision.
+    """
+    for what, saved, current, key in (
+        ("processes", checkpoint.world_size, ranks.world_size, "launch.processes"),
+        ("ZeRO stage", checkpoint.zero_stage, engine.zero_stage, "engine.zero_stage"),
+        ("precision", checkpoint.precision, engine.precision.value, "engine.precision"),
+    ):
+        if saved != current:
+            raise TrainError(
+                f"{checkpoint.folder} was written with {what} {saved}, this launch has {current}: "
+                f"resume with {key}={saved}"
+            )
+    engine.load(checkpoint.folder)
+    _set_rng_state(torch.load(_rng_file(checkpoint.folder, ranks.rank), weights_only=False))
+    return checkpoint.trainer_state()
+
+
+def _rng_file(folder: Path, rank: int) -> Path:
+    return folder / f"rng-rank-{rank:05d}.pt"
+
+
+def _rng_state() -> dict[str, Any]:
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def _set_rng_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_latest(root: Path, name: str) -> None:
+    part = root / ".latest.part"
+    part.write_text(name + "\n")
+    _fsync(part)
+    part.replace(root / "latest")
+    _fsync(root)
+
+
+def _drop_old(root: Path, keep: int) -> None:
+    whole = [checkpoint for folder in root.glob(f"{PREFIX}*") if (checkpoint := read_checkpoint(folder))]
+    for checkpoint in sorted(whole, key=lambda checkpoint: checkpoint.step)[:-keep]:
+        shutil.rmtree(checkpoint.folder, ignore_errors=True)

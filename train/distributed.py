@@ -1,0 +1,79 @@
+"""Ranks: joining them, small exchanges on the CPU, and leaving without an abort.
+
+What is exchanged here is small and needed on the host at once (token counts, stop flags, states), so it goes through gloo
+beside the engine's own backend and never waits for a GPU.
+"""
+
+import os
+import sys
+import warnings
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """This process among its peers. One process without a launcher is a world of one."""
+
+    def __init__(self) -> None:
+        self.rank = int(os.environ.get("RANK", 0))
+        self.world_size = int(os.environ.get("WORLD_SIZE", 1))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        self.device = torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        self._host_group: dist.ProcessGroup | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that writes and prints."""
+        return self.rank == 0
+
+    def join(self) -> None:
+        """Start the process groups: DeepSpeed's (nccl or gloo), and gloo for the host."""
+        if self.device.type == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        else:
+            torch.cuda.set_device(self.device)
+        import deepspeed
+
+        deepspeed.utils.logger.setLevel("WARNING")
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+        if self.device.type == "cpu":
+            # DeepSpeed would compile this op at start (a minute, and for ever after a build that was killed); it serves
+            # inference only.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
+            os.environ.setdefault(name, value)
+        if "MASTER_PORT" not in os.environ:
+            os.environ["MASTER_PORT"] = "0" if self.world_size == 1 else "29500"
+        deepspeed.init_distributed("gloo" if self.device.type == "cpu" else "nccl", verbose=False)
+        self._host_group = None if self.device.type == "cpu" else dist.new_group(backend="gloo")
+
+    def sum(self, values: list[int]) -> list[int]:
+        """Element-wise sum over ranks of small integers, on the host."""
+        tensor = torch.tensor(values, dtype=torch.int64)
+        if self.world_size > 1:
+            dist.all_reduce(tensor, group=self._host_group)
+        return [int(value) for value in tensor]
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's picklable `value`, in rank order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self._host_group)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for all ranks, on the host."""
+        if self.world_size > 1:
+            dist.barrier(group=self._host_group)
+
+
+def leave(code: int) -> None:
+    """End the process at once. Gloo's worker threads can abort an interpreter that shuts down the ordinary way."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,58 @@
+"""The folder of one run, `runs/NAME/`, and its names: the only place that spells them.
+
+config.yaml      as composed              checkpoints/   step-NNNNNNN/ and `latest`
+metrics.jsonl    a line per logged step   wandb/         offline files, and the run's id
+events.jsonl     start, resume, stop ...  hf/            final weights, Hugging Face layout
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from train.config import RunConfig
+
+FINISHED = "finished"  # the reason in the stop event of a run that reached its last step
+
+
+class RunFolder:
+    """Paths of a run, and its event log. Creates nothing until something is written."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.events = self.path / "events.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.wandb = self.path / "wandb"
+        self.hf = self.path / "hf"
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "RunFolder":
+        """The folder that `config` names."""
+        return cls(Path(config.run_root) / config.name)
+
+    def log_event(self, kind: str, **fields: Any) -> None:
+        """Append one event with the time; call it on rank 0 only."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"event": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields})
+        with self.events.open("a") as file:
+            file.write(line + "\n")
+
+    def last_event(self) -> dict[str, Any] | None:
+        """The newest event, or None."""
+        lines = read_json_lines(self.events)
+        return lines[-1] if lines else None
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a JSON-lines file; a last line torn by a kill is left out. Empty if there is no file."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
