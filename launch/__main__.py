@@ -6,8 +6,8 @@
   python -m launch -m experiment=demo optimizer.lr=1e-3,3e-3       a sweep: one run folder per combination
   python -m launch experiment=repo-1b-50b --cfg job                print the whole recipe and start nothing
 
-The run folder is runs/NAME. Exit codes: 0 finished, 2 a mistake that one line explains, 75 stopped by a signal after saving
-(run the same command again), anything else a crash.
+The run folder is runs/NAME. Exit codes: 0 finished, 2 a mistake that one line explains, 75 stopped by a signal after
+saving (run the same command again), anything else a crash.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """One torchrun on this machine, and the signals that reach it.
 
-The seam for other ways to launch is `LAUNCHERS` in launch/__main__.py: a launcher takes a composed config, whose file the
-workers read, and returns an exit code.
+The seam for other ways to launch is `LAUNCHERS` in launch/__main__.py: a launcher takes a composed config, whose file
+the workers read, and returns an exit code.
 """
 
 import os
@@ -31,7 +31,7 @@ def count_gpus() -> int:
 
 
 def launch_local(config: RunConfig) -> int:
-    """Run `config`, whose run folder holds its config.yaml, to its end; returns the exit code of its first failing rank.
+    """Run `config`, whose run folder holds its config.yaml, to its end; returns the first failing rank's exit code.
 
     Raises TrainError if the batch does not divide over the processes.
     """

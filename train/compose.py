@@ -1,7 +1,7 @@
-"""From the command line to a checked `RunConfig`: Hydra composes the YAML, the dataclasses check it, errors are one line.
+"""From the command line to a checked `RunConfig`: Hydra composes the YAML, the dataclasses check it, errors are a line.
 
-Hydra reports a mistake over several lines and without a suggestion; `hydra_app` runs the same application and turns what
-it raises into one sentence that names the key and the closest one that exists.
+Hydra reports a mistake over several lines and without a suggestion; `hydra_app` runs the same application and turns
+what it raises into one sentence that names the key and the closest one that exists.
 """
 
 import difflib
@@ -133,9 +133,9 @@ def _groups() -> list[str]:
 def _keys() -> list[str]:
     def walk(node: DictConfig, prefix: str) -> Iterator[str]:
         for key in node:
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key!s}"
             child = node._get_node(key)
             if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-                yield from walk(child, f"{prefix}{key}.")
+                yield from walk(child, f"{prefix}{key!s}.")
 
     return list(walk(OmegaConf.structured(RunConfig), ""))

@@ -1,8 +1,8 @@
 """Every knob of a run, as dataclasses.
 
-Hydra composes the YAML files under `configs/` into one `RunConfig`: a key that is not here, or a value of the wrong type,
-is an error. The default values are the published recipe (SakanaAI/repo, OLMo2-1B-stage2-seed42-SEXMH-L5). No torch here,
-so that a launcher can read a config in milliseconds.
+Hydra composes the YAML files under `configs/` into one `RunConfig`: a key that is not here, or a value of the wrong
+type, is an error. The default values are the published recipe (SakanaAI/repo, OLMo2-1B-stage2-seed42-SEXMH-L5). No
+torch here, so that a launcher can read a config in a fraction of a second.
 """
 
 from dataclasses import dataclass, field
@@ -197,14 +197,14 @@ class RunConfig:
 
 
 def rows_per_rank(config: RunConfig, world_size: int) -> tuple[int, int]:
-    """(micro-batch size, micro-batches per update) of each of `world_size` ranks; raises TrainError if they don't divide."""
+    """(micro-batch size, micro-batches per update) of each rank. Raises TrainError where they don't divide."""
     batch = config.global_batch_size
     if batch % world_size:
         fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n <= 4 * world_size]
         raise TrainError(
             f"global_batch_size={batch} cannot be split over {world_size} ranks: "
-            f"use launch.processes={max(n for n in fitting if n <= world_size)} or a global_batch_size that is a multiple of "
-            f"{world_size}"
+            f"use launch.processes={max(n for n in fitting if n <= world_size)}, or a global_batch_size that is a "
+            f"multiple of {world_size}"
         )
     share = batch // world_size
     micro = config.micro_batch_size or share

@@ -1,7 +1,7 @@
 """Ranks: joining them, small exchanges on the CPU, and leaving without an abort.
 
-What is exchanged here is small and needed on the host at once (token counts, stop flags, states), so it goes through gloo
-beside the engine's own backend and never waits for a GPU.
+What is exchanged here is small and needed on the host at once (token counts, stop flags, states), so it goes through
+gloo beside the engine's own backend and never waits for a GPU.
 """
 
 import os

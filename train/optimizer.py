@@ -1,8 +1,8 @@
 """AdamW with the published parameter groups.
 
-Published (OLMo's `decay_norm_and_bias: true`, `decay_embeddings: false`): weight decay on everything, norms and RePo's maps
-included, except the input embedding. RePo's parameters are a group of their own so that they can have their own rate; with
-the recipe's values that changes nothing.
+Published (OLMo's `decay_norm_and_bias: true`, `decay_embeddings: false`): weight decay on everything, norms and RePo's
+maps included, except the input embedding. RePo's parameters are a group of their own so that they can have their own
+rate; with the recipe's values that changes nothing.
 """
 
 from collections.abc import Iterable

@@ -156,8 +156,8 @@ class Trainer:
         self.num_skipped += not applied
         if self._skipped_in_a_row >= self.config.engine.max_skipped_updates:
             raise TrainError(
-                f"the gradients of {self._skipped_in_a_row} updates in a row, up to step {self.step}, were not finite; no "
-                "weight was touched by them: resume from the last checkpoint with a lower optimizer.lr, or look at the data"
+                f"the gradients of {self._skipped_in_a_row} updates in a row, up to step {self.step}, were not finite "
+                "and were dropped: resume from the last checkpoint with a lower optimizer.lr, or look at the data"
             )
 
     def _check_tokens(self, batch: Batch) -> None:

@@ -1,11 +1,11 @@
 """Statistics of RePo's learned positions, to see collapse when it starts.
 
-At an interval, for each RePo layer and head, with z [B, T, H] the positions of a step and every mean taken over all rows of
-the global batch (so the figures do not depend on ranks and micro-batches):
+At an interval, for each RePo layer and head, with z [B, T, H] the positions of a step, and every mean taken over all
+rows of the global batch, so that no figure depends on ranks or micro-batches:
 
     mean    the mean over rows of  mean_t z
-    std     the mean over rows of  std_t z         within a row; near zero means that the head has no positions: collapse
-    range   the mean over rows of  max_t z - min_t z                                        (the paper's d)
+    std     the mean over rows of  std_t z               near zero: the head tells no position from another, collapse
+    range   the mean over rows of  max_t z - min_t z     the paper's d
     collapsed_share   of a layer, the share of heads whose std is below `position_stats.collapse_std`
 
 A fresh module starts with small z (it begins as NoPE): a low std in the first steps is no collapse.

@@ -1,8 +1,8 @@
 """Tokens per second, model FLOPs utilisation, the wait for data, and the peak of device memory.
 
-MFU counts the model's own work (model/accounting.py; never recomputation) over the device's dense bf16 peak by datasheet,
-in the two conventions in use: `mfu` takes attention in full (PaLM, OLMo-core, torchtitan), `mfu_causal` only the half that a
-causal kernel must do. A device that is not in the table gets no MFU and one warning, never a guess.
+MFU counts the model's own work (model/accounting.py; never recomputation) over the device's dense bf16 peak by
+datasheet, in the two conventions in use: `mfu` takes attention in full (PaLM, OLMo-core, torchtitan), `mfu_causal` only
+the half that a causal kernel must do. A device that is not in the table gets no MFU and one warning, never a guess.
 """
 
 import logging

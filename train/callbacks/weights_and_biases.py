@@ -1,8 +1,9 @@
 """Weights & Biases: a view of metrics.jsonl that can be rebuilt from it.
 
-The run id is in the run folder before `wandb.init`, and every row carries its step: a resumed run goes on as the same W&B
-run, online and, once synced, offline, where each launch leaves a part of its own. Rows of steps that were done again after a
-kill are the same to the bit, so it does not matter which of them W&B keeps. Trouble with W&B never ends a run.
+The run id is in the run folder before `wandb.init`, and every row carries its step: a resumed run goes on as the same
+W&B run, online and, once synced, offline, where each launch leaves a part of its own. Rows of steps that were done
+again after a kill are the same to the bit, so it does not matter which of them W&B keeps. Trouble with W&B never ends a
+run.
 
 `python -m train.callbacks.weights_and_biases RUN_FOLDER` logs a whole run anew, from its metrics.jsonl.
 """
@@ -47,6 +48,13 @@ def scalars(metrics: dict[str, Any]) -> dict[str, float]:
     return flat
 
 
+def as_plain(config: RunConfig) -> dict[str, Any]:
+    """The config as dicts, lists and scalars."""
+    plain = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
 def open_run(config: RunConfig, folder: RunFolder, identity: str, mode: WandbMode) -> Any:
     """A W&B run that continues `identity` if the server has it."""
     import wandb
@@ -61,7 +69,7 @@ def open_run(config: RunConfig, folder: RunFolder, identity: str, mode: WandbMod
         entity=config.wandb.entity,
         group=config.wandb.group,
         tags=list(config.wandb.tags),
-        config=OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True),
+        config=as_plain(config),
         settings=wandb.Settings(silent=True, console="off"),
     )
 

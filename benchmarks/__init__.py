@@ -1,0 +1,1 @@
+"""Measurements behind the claims in the README and docs: each file is a command."""

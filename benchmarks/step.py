@@ -1,0 +1,80 @@
+"""Whole training steps, RePo against RoPE, in one process and in turn: what RePo costs, and tokens per second.
+
+    python -m benchmarks.step                                            the demo's model, on whatever device there is
+    python -m benchmarks.step --experiment repo-1b-50b global_batch_size=32 micro_batch_size=8      the real shape, one GPU
+
+On a shared machine only the ratio means something: steps of the two models alternate, and the median counts.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from model.accounting import flops_per_token
+from model.weights import random_weights
+from train.callbacks.throughput import bf16_peak
+from train.compose import CONFIG_FOLDER, to_run_config
+from train.config import RunConfig
+from train.distributed import Ranks, leave
+from train.engine import Engine, MicroBatch
+
+
+def configured(experiment: str, positions: str, overrides: list[str]) -> RunConfig:
+    """The experiment with other positions."""
+    extra = [] if positions == "repo" else ["positions.start_layer=null"]
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        return to_run_config(
+            compose("config", [f"experiment={experiment}", f"positions={positions}", *extra, *overrides])
+        )
+
+
+def one_step(engine: Engine, config: RunConfig, tokens: torch.Tensor) -> float:
+    """Seconds of one update on random tokens `[B, T]`."""
+    start = time.perf_counter()
+    for first in range(0, config.global_batch_size, engine.micro_batch_size):
+        rows = tokens[first : first + engine.micro_batch_size]
+        engine.accumulate(MicroBatch(rows, rows.roll(-1, 1)), tokens.numel())
+    engine.update(1e-6, 1.0)
+    if engine.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print a table: seconds per step, tokens/s and MFU of each, and the ratio."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--experiment", default="demo")
+    parser.add_argument("--steps", type=int, default=8, help="timed steps of each, after two that warm up")
+    parser.add_argument("overrides", nargs="*", help="key=value of the config")
+    arguments = parser.parse_args()
+    ranks = Ranks()
+    ranks.join()
+    configs = {name: configured(arguments.experiment, name, arguments.overrides) for name in ("rope", "repo")}
+    engines = {
+        name: Engine(config, ranks, random_weights(config.model, config.positions, config.seed))
+        for name, config in configs.items()
+    }
+    shape = (configs["repo"].global_batch_size, configs["repo"].sequence_length)
+    tokens = torch.randint(configs["repo"].model.vocab_size, shape, device=ranks.device)
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(arguments.steps + 2):
+        for name, engine in engines.items():
+            seconds[name].append(one_step(engine, configs[name], tokens))
+    device = torch.cuda.get_device_name() if ranks.device.type == "cuda" else "CPU"
+    peak = bf16_peak(device)
+    print(f"{arguments.experiment} on {device}, torch {torch.__version__}, {shape[0]} x {shape[1]} tokens a step")
+    medians = {name: statistics.median(values[2:]) for name, values in seconds.items()}
+    for name, median in medians.items():
+        rate = tokens.numel() / median
+        flops = flops_per_token(configs[name].model, configs[name].positions, shape[1], causal=False)
+        mfu = f"{rate * flops / peak:.1%}" if peak else "-"
+        print(f"{name}  {median:.3f} s/step  {rate:,.0f} tokens/s  MFU {mfu}")
+    print(f"RePo's cost: {medians['repo'] / medians['rope'] - 1:+.1%} of a RoPE step")
+
+
+if __name__ == "__main__":
+    main()
+    leave(0)
