@@ -1,7 +1,7 @@
 """Whole training steps, RePo against RoPE, in one process and in turn: what RePo costs, and tokens per second.
 
-    python -m benchmarks.step                                            the demo's model, on whatever device there is
-    python -m benchmarks.step --experiment repo-1b-50b global_batch_size=32 micro_batch_size=8      the real shape, one GPU
+    python -m benchmarks.step                 the demo's model, on whatever device there is
+    python -m benchmarks.step --experiment repo-1b-50b global_batch_size=32 micro_batch_size=8      the real shape
 
 On a shared machine only the ratio means something: steps of the two models alternate, and the median counts.
 """

@@ -10,12 +10,13 @@ The run folder is runs/NAME. Exit codes: 0 finished, 2 a mistake that one line e
 saving (run the same command again), anything else a crash.
 """
 
+import shlex
 import sys
 
 from launch.local import launch_local
 from train.compose import EXIT_OK, EXIT_STOPPED, hydra_app, save_run_config, swept_overrides
 from train.config import RunConfig
-from train.run_folder import FINISHED, RunFolder
+from train.run_folder import FINISHED, RunFolder, read_json_lines
 
 LAUNCHERS = {"local": launch_local}
 
@@ -30,7 +31,7 @@ def launch(config: RunConfig) -> int:
     code = LAUNCHERS["local"](config)
     event = folder.last_event() or {}
     if code == EXIT_OK and event.get("reason") == FINISHED:
-        print(f"\n{config.name} is finished after {event['step']} steps: {folder.path}")
+        print(f"\n{config.name} is finished after {event['step']} steps{loss_change(folder)}: {folder.path}")
         print(next_steps(config, folder))
     elif code == EXIT_STOPPED:
         print(
@@ -39,12 +40,21 @@ def launch(config: RunConfig) -> int:
     return code
 
 
+def loss_change(folder: RunFolder, window: int = 10) -> str:
+    """The mean loss of the first and of the last logged steps, in words."""
+    losses = [row["train/ce_loss"] for row in read_json_lines(folder.metrics)]
+    if len(losses) < 2 * window:
+        return ""
+    first, last = sum(losses[:window]) / window, sum(losses[-window:]) / window
+    return f", loss {first:.2f} -> {last:.2f} (means of {window})"
+
+
 def next_steps(config: RunConfig, folder: RunFolder) -> str:
     """What a person may want to do with a finished run."""
     lines = [
         ("every metric of every step", f"{folder.metrics}"),
         ("look at it in W&B", f"wandb sync {folder.wandb}/offline-run-*"),
-        ("train longer", f"python -m launch ... max_steps={2 * config.max_steps}"),
+        ("train longer", f"python -m launch {shlex.join(sys.argv[1:])} max_steps={2 * config.max_steps}"),
     ]
     if config.checkpoint.export_hf:
         lines.insert(1, ("weights, Hugging Face layout", f"{folder.hf}"))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from model.weights import Weights, hf_weights, random_weights
 from train.callbacks import build_callbacks
-from train.checkpoint import Start, choose_start, newest_checkpoint
+from train.checkpoint import Checkpoint, Start, check_resumable, choose_start, newest_checkpoint
 from train.compose import (
     EXIT_CRASHED,
     EXIT_OK,
@@ -39,6 +39,10 @@ def train(config: RunConfig, ranks: Ranks) -> int:
 
     folder = RunFolder.of(config)
     start = choose_start(newest_checkpoint(folder.checkpoints), config.init_from)
+    if start.resume is not None:
+        check_resumable(start.resume, config)
+        if is_finished(start.resume, config, folder):
+            return EXIT_OK
     weights = initial_weights(config, start)
     stream = build_stream(
         config.data,
@@ -51,6 +55,12 @@ def train(config: RunConfig, ranks: Ranks) -> int:
     trainer = Trainer(config, ranks, folder, engine, stream, build_callbacks(config))
     reason = trainer.fit(start.resume)
     return EXIT_OK if reason == FINISHED else EXIT_STOPPED
+
+
+def is_finished(checkpoint: Checkpoint, config: RunConfig, folder: RunFolder) -> bool:
+    """Whether nothing is left to do: the last step is done, and the export too if there is to be one."""
+    exported = folder.hf.is_dir() or not config.checkpoint.export_hf
+    return checkpoint.step >= config.max_steps and exported
 
 
 def initial_weights(config: RunConfig, start: Start) -> Weights | None:

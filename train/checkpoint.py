@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine import Engine
 from train.errors import TrainError
@@ -26,6 +27,10 @@ from train.run_folder import RunFolder
 PREFIX = "step-"
 MANIFEST = "manifest.json"
 TRAINER = "trainer.json"
+
+# What may not change over a resume, and what of it may all the same: it changes speed, not results.
+FIXED = ("model.", "positions.", "sequence_length", "global_batch_size", "mask_documents")
+FREE = ("model.attention", "model.activation_checkpointing", "model.loss_chunk_rows")
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,21 @@ def choose_start(own: Checkpoint | None, init_from: str | None) -> Start:
             )
         return Start(import_from=RunFolder(folder).hf)
     raise TrainError(f"init_from={init_from} holds neither a config.json (Hugging Face) nor a finished run of ours")
+
+
+def check_resumable(checkpoint: Checkpoint, config: RunConfig) -> None:
+    """Raise TrainError, naming both values, if `config` has another model or other batches than the checkpoint."""
+    saved, current = (_flat(plain) for plain in (checkpoint.trainer_state()["config"], config.as_plain()))
+    changed = [
+        f"{key} was {saved.get(key)} and is {current.get(key)}"
+        for key in {**saved, **current}
+        if key.startswith(FIXED) and not key.startswith(FREE) and saved.get(key) != current.get(key)
+    ]
+    if changed:
+        raise TrainError(
+            f"{checkpoint.folder} belongs to another run: {'; '.join(changed)}. Restore this to continue, or give the "
+            "new run a name of its own"
+        )
 
 
 def newest_checkpoint(root: Path) -> Checkpoint | None:
@@ -135,19 +155,26 @@ def load_checkpoint(checkpoint: Checkpoint, engine: Engine, ranks: Ranks) -> dic
 
     Raises TrainError if the checkpoint was written by another world size, ZeRO stage or precision.
     """
-    for what, saved, current, key in (
-        ("processes", checkpoint.world_size, ranks.world_size, "launch.processes"),
-        ("ZeRO stage", checkpoint.zero_stage, engine.zero_stage, "engine.zero_stage"),
-        ("precision", checkpoint.precision, engine.precision.value, "engine.precision"),
+    for key, saved, current in (
+        ("launch.processes", checkpoint.world_size, ranks.world_size),
+        ("engine.zero_stage", checkpoint.zero_stage, engine.zero_stage),
+        ("engine.precision", checkpoint.precision, engine.precision.value),
     ):
         if saved != current:
             raise TrainError(
-                f"{checkpoint.folder} was written with {what} {saved}, this launch has {current}: "
+                f"{checkpoint.folder} was written with {key}={saved}, but this launch has {current}: "
                 f"resume with {key}={saved}"
             )
     engine.load(checkpoint.folder)
     _set_rng_state(torch.load(_rng_file(checkpoint.folder, ranks.rank), weights_only=False))
     return checkpoint.trainer_state()
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
 
 
 def _rng_file(folder: Path, rank: int) -> Path:

@@ -91,6 +91,8 @@ def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
     try:
         hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.3")(run)()
+    except SystemExit as stopped:
+        return int(stopped.code or EXIT_OK)
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR

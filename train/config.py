@@ -7,8 +7,9 @@ torch here, so that a launcher can read a config in a fraction of a second.
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from data.config import DataConfig
 from model.config import ModelConfig, PositionsConfig, layer_kinds, map_width
@@ -194,6 +195,12 @@ class RunConfig:
         layer_kinds(self.positions, self.model.num_layers)
         map_width(self.positions, self.model.hidden_size)
         self.data.validate()
+
+    def as_plain(self) -> dict[str, Any]:
+        """The same as dicts, lists, strings and numbers."""
+        plain = OmegaConf.to_container(OmegaConf.structured(self), resolve=True, enum_to_str=True)
+        assert isinstance(plain, dict)
+        return {str(key): value for key, value in plain.items()}
 
 
 def rows_per_rank(config: RunConfig, world_size: int) -> tuple[int, int]:

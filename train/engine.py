@@ -6,7 +6,7 @@ DeepSpeed 0.19.8 has faults that a trainer must know of. Each is refused or reme
 - Gradients accumulate and reduce in the model's dtype by default: set to fp32.
 - Master weights are born from the rounded bf16 weights: written again in full precision.
 - A non-finite gradient skips the update without a word (ZeRO 1-3), or destroys every parameter (ZeRO 0): `update`
-  reports it, and under ZeRO 0 withholds the gradients.
+  reports it, and under ZeRO 0 clips by itself and withholds the gradients (DeepSpeed's clipping fails without any).
 - An optimizer named in its config compiles CUDA code at start, on CPUs too: it is given torch's AdamW instead.
 """
 
@@ -65,7 +65,7 @@ def deepspeed_config(config: RunConfig, world_size: int, precision: Precision) -
         "train_batch_size": config.global_batch_size,
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": num_micro_batches,
-        "gradient_clipping": config.optimizer.max_grad_norm,
+        "gradient_clipping": config.optimizer.max_grad_norm if config.engine.zero_stage else 0.0,
         "steps_per_print": 10**9,
         "zero_optimization": {
             "stage": config.engine.zero_stage,
@@ -99,6 +99,7 @@ class Engine:
         self.zero_stage = config.engine.zero_stage
         self.precision = resolve_precision(config.engine.precision, ranks.device, self.zero_stage)
         self._world_size = ranks.world_size
+        self._max_grad_norm = config.optimizer.max_grad_norm
         settings = deepspeed_config(config, ranks.world_size, self.precision)
         self.micro_batch_size = int(settings["train_micro_batch_size_per_gpu"])
         self.num_micro_batches = int(settings["gradient_accumulation_steps"])
@@ -133,11 +134,8 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate * (repo_factor if group["name"] == REPO_GROUP else 1.0)
         if self.zero_stage == 0:
-            grad_norm = self._plain_grad_norm()
+            grad_norm = self._clip_plain()
             applied = math.isfinite(grad_norm)
-            if not applied:
-                for parameter in self._engine.module.parameters():
-                    parameter.grad = None  # an optimizer leaves a parameter without gradient alone
             self._engine.step()
         else:
             self._engine.step()
@@ -173,9 +171,16 @@ class Engine:
         for name, parameter in self._engine.module.named_parameters():
             safe_set_full_fp32_param(parameter, weights(name).to(self.device))
 
-    def _plain_grad_norm(self) -> float:
-        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients))
+    def _clip_plain(self) -> float:
+        """The global norm of plain gradients, which are then clipped, or taken away if it is not finite."""
+        parameters = [parameter for parameter in self._engine.module.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+        if not norm.isfinite():
+            for parameter in parameters:
+                parameter.grad = None  # an optimizer leaves a parameter without gradient alone
+        elif self._max_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self._max_grad_norm, norm)
+        return float(norm)
 
 
 def _placeholder(name: str) -> Tensor:

@@ -96,7 +96,8 @@ class Trainer:
             "num_skipped": self.num_skipped,
             "skipped_in_a_row": self._skipped_in_a_row,
             "stream": merge_states(self.ranks.gather(self.stream.state_dict())),
-            "fingerprint": self._fingerprint(),
+            "fingerprint": self.stream.fingerprint,
+            "config": self.config.as_plain(),
             "callbacks": {callback.name: callback.state_dict() for callback in self.callbacks if callback.name},
         }
         keep = self.config.checkpoint.keep
@@ -176,7 +177,7 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = load_checkpoint(checkpoint, self.engine, self.ranks)
-        check_resume(state["fingerprint"], self._fingerprint())
+        check_resume(state["fingerprint"], self.stream.fingerprint)
         self.step = self._saved_step = state["step"]
         self.tokens = state["tokens"]
         self.num_skipped = state["num_skipped"]
@@ -185,10 +186,6 @@ class Trainer:
         for callback in self.callbacks:
             if callback.name in state["callbacks"]:
                 callback.load_state_dict(state["callbacks"][callback.name])
-
-    def _fingerprint(self) -> dict[str, str]:
-        """What may not change over a resume as far as the batches are concerned."""
-        return {**self.stream.fingerprint, "global_batch_size": str(self.config.global_batch_size)}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal = signal.Signals(number).name

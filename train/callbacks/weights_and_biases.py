@@ -14,8 +14,6 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
 from train.callbacks.callback import Callback
 from train.config import RunConfig, WandbMode
 from train.run_folder import RunFolder, read_json_lines
@@ -48,13 +46,6 @@ def scalars(metrics: dict[str, Any]) -> dict[str, float]:
     return flat
 
 
-def as_plain(config: RunConfig) -> dict[str, Any]:
-    """The config as dicts, lists and scalars."""
-    plain = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
 def open_run(config: RunConfig, folder: RunFolder, identity: str, mode: WandbMode) -> Any:
     """A W&B run that continues `identity` if the server has it."""
     import wandb
@@ -69,7 +60,7 @@ def open_run(config: RunConfig, folder: RunFolder, identity: str, mode: WandbMod
         entity=config.wandb.entity,
         group=config.wandb.group,
         tags=list(config.wandb.tags),
-        config=as_plain(config),
+        config=config.as_plain(),
         settings=wandb.Settings(silent=True, console="off"),
     )
 
