@@ -26,8 +26,7 @@ def launch(config: RunConfig) -> int:
     if swept := swept_overrides():
         config.name = ",".join([config.name, *swept]).replace("/", "_")
     folder = RunFolder.of(config)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    save_run_config(config, folder.config)
+    save_run_config(config, folder.launch)
     code = LAUNCHERS["local"](config)
     event = folder.last_event() or {}
     if code == EXIT_OK and event.get("reason") == FINISHED:

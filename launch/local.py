@@ -31,7 +31,7 @@ def count_gpus() -> int:
 
 
 def launch_local(config: RunConfig) -> int:
-    """Run `config`, whose run folder holds its config.yaml, to its end; returns the first failing rank's exit code.
+    """Run `config`, whose run folder holds its launch.yaml, to its end; returns the first failing rank's exit code.
 
     Raises TrainError if the batch does not divide over the processes.
     """
@@ -39,7 +39,7 @@ def launch_local(config: RunConfig) -> int:
     num_processes = config.launch.processes or num_gpus or config.launch.cpu_processes
     rows_per_rank(config, num_processes)
     command = [sys.executable, "-m", "launch.torchrun", "--standalone", f"--nproc-per-node={num_processes}"]
-    command += ["--module", "train", "--config", str(RunFolder.of(config).config)]
+    command += ["--module", "train", "--config", str(RunFolder.of(config).launch)]
     environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
     environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_processes)))

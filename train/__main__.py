@@ -2,7 +2,7 @@
 
   python -m train experiment=repo-1b-50b --cfg job      print the whole recipe and do nothing
   python -m train experiment=demo max_steps=20          train in this one process
-  python -m train --config runs/demo/config.yaml        what a launcher runs, on every rank
+  python -m train --config runs/demo/launch.yaml        what a launcher runs, on every rank
   torchrun --nproc-per-node 8 -m train experiment=repo-1b-50b      the same without our launcher
 
 Any key of the recipe can be set as key=value. The same command, run again, continues the run.
@@ -43,6 +43,8 @@ def train(config: RunConfig, ranks: Ranks) -> int:
         check_resumable(start.resume, config)
         if is_finished(start.resume, config, folder):
             return EXIT_OK
+    if ranks.is_main:
+        save_run_config(config, folder.config)
     weights = initial_weights(config, start)
     stream = build_stream(
         config.data,
@@ -88,15 +90,6 @@ def work(config: RunConfig) -> int:
         return EXIT_CRASHED
 
 
-def compose_and_work(config: RunConfig) -> int:
-    """Start without a launcher: this process writes the composed config itself."""
-    folder = RunFolder.of(config)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    if Ranks().is_main:
-        save_run_config(config, folder.config)
-    return work(config)
-
-
 def main() -> int:
     """Entry point."""
     if sys.argv[1:2] == ["--config"] and len(sys.argv) == 3:
@@ -106,7 +99,7 @@ def main() -> int:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_USER_ERROR
         return work(config)
-    return hydra_app(compose_and_work, __doc__ or "")
+    return hydra_app(work, __doc__ or "")
 
 
 if __name__ == "__main__":

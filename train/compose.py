@@ -15,7 +15,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -34,7 +34,8 @@ ConfigStore.instance().store(name="schema", node=RunConfig)
 
 def to_run_config(composed: DictConfig) -> RunConfig:
     """The dataclass instance of a composed config, validated. Raises the rooms' own errors."""
-    config = OmegaConf.to_object(composed)
+    schema = OmegaConf.structured(RunConfig)
+    config = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.to_container(composed)))  # `+key` is checked too
     assert isinstance(config, RunConfig)
     config.validate()
     return config
@@ -52,6 +53,7 @@ def load_run_config(path: Path) -> RunConfig:
 
 def save_run_config(config: RunConfig, path: Path) -> None:
     """Write the whole config as YAML, in place of what was there, in one rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
     part.replace(path)
@@ -80,26 +82,35 @@ def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
     if not sys.argv[1:] or set(sys.argv[1:]) & {"-h", "--help"}:
         print(usage.strip())
         return EXIT_OK if sys.argv[1:] else EXIT_USER_ERROR
+    # Hydra's parser wants options first: allow `experiment=demo -m optimizer.lr=1e-3,2e-3` too.
+    overrides = command_line_overrides(sys.argv[1:])
+    sys.argv[1:] = [*(argument for argument in sys.argv[1:] if argument not in overrides), *overrides]
     codes = [EXIT_OK]
 
     def run(composed: DictConfig) -> None:
-        code = task(to_run_config(composed))
+        code = _reported(lambda: task(to_run_config(composed)))
         if code == EXIT_STOPPED:
             raise SystemExit(code)  # a person or a scheduler asked to stop: the rest of a sweep has to wait as well
         codes.append(code)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
+    app = hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.3")(run)
     try:
-        hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.3")(run)()
+        codes.append(_reported(app))
     except SystemExit as stopped:
         return int(stopped.code or EXIT_OK)
+    return max(codes)
+
+
+def _reported(job: Callable[[], int | None]) -> int:
+    """The exit code of `job`; a user's mistake becomes one line on standard error."""
+    try:
+        return job() or EXIT_OK
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    return max(codes)
+    return EXIT_USER_ERROR
 
 
 def explain(error: Exception) -> str:
@@ -119,8 +130,10 @@ def explain(error: Exception) -> str:
     if unknown:
         key = full_key[1] if full_key else unknown[1]
         return f"there is no config key {key!r}{_did_you_mean(key, [*_keys(), *_groups()])}"
-    first = next(line.strip() for line in f"{error}".splitlines() if line.strip())
-    return f"{full_key[1]}: {first}" if full_key else first.rstrip(".")
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} is not of the form key=value: {error.__cause__ or error}".splitlines()[0]
+    lines = [line.strip() for line in f"{error.__cause__ or error}".splitlines() if line.strip()]
+    return f"{full_key[1]}: {lines[0]}" if full_key else lines[0].rstrip(".")
 
 
 def _did_you_mean(key: str, valid: list[str]) -> str:

@@ -1,6 +1,6 @@
 """The folder of one run, `runs/NAME/`, and its names: the only place that spells them.
 
-config.yaml      as composed              checkpoints/   step-NNNNNNN/ and `latest`
+config.yaml      of the last start         checkpoints/   step-NNNNNNN/ and `latest`
 metrics.jsonl    a line per logged step   wandb/         offline files, and the run's id
 events.jsonl     start, resume, stop ...  hf/            final weights, Hugging Face layout
 """
@@ -21,6 +21,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
+        self.launch = self.path / "launch.yaml"  # what a launcher composed, for its workers; not yet accepted by them
         self.metrics = self.path / "metrics.jsonl"
         self.events = self.path / "events.jsonl"
         self.checkpoints = self.path / "checkpoints"
