@@ -85,6 +85,8 @@ def work(config: RunConfig) -> int:
             time.sleep(3)  # the main rank most likely says the same, and its end ends this process before it speaks
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except KeyboardInterrupt:  # before the trainer listens to signals
+        return EXIT_STOPPED
     except Exception:
         traceback.print_exc()
         return EXIT_CRASHED

@@ -25,6 +25,7 @@ from train.errors import TrainError
 from train.run_folder import RunFolder
 
 PREFIX = "step-"
+ASIDE = ".part-"
 MANIFEST = "manifest.json"
 TRAINER = "trainer.json"
 
@@ -120,10 +121,11 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
 
 def save_checkpoint(root: Path, step: int, engine: Engine, ranks: Ranks, state: dict[str, Any], keep: int) -> Path:
     """Publish step `step` below `root` and drop all but the newest `keep`; all ranks call it. Returns its folder."""
-    final, aside = root / f"{PREFIX}{step:07d}", root / f".part-{step:07d}"
+    final, aside = root / f"{PREFIX}{step:07d}", root / f"{ASIDE}{step:07d}"
     if ranks.is_main:
         root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
+        for leftover in root.glob(f"{ASIDE}*"):  # of a save that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
     ranks.barrier()
     engine.save(aside)
     torch.save(_rng_state(), _rng_file(aside, ranks.rank))
