@@ -33,9 +33,8 @@ def launch(config: RunConfig) -> int:
         print(f"\n{config.name} is finished after {event['step']} steps{loss_change(folder)}: {folder.path}")
         print(next_steps(config, folder))
     elif code == EXIT_STOPPED:
-        print(
-            f"\n{config.name} is stopped after step {event.get('step')}; the same command continues it: {folder.path}"
-        )
+        where = f"after step {event['step']}" if event.get("event") == "stop" else "before its first step"
+        print(f"\n{config.name} is stopped {where}; the same command continues it: {folder.path}")
     return code
 
 
