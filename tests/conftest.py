@@ -1,0 +1,19 @@
+"""What every room may use: one small sample mix, built once."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from data.sample import build_sample
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two ranks share a laptop's two cores
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sample mix of a megabyte, with a tokenizer of 512 tokens."""
+    folder = tmp_path_factory.mktemp("sample")
+    build_sample(folder, vocab_size=512, megabytes=1.0, report=lambda message: None)
+    return folder
