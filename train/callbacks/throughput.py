@@ -6,6 +6,7 @@ the half that a causal kernel must do. A device that is not in the table gets no
 """
 
 import logging
+import re
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Dense bf16 FLOP/s by datasheet. The first name that the device's own name contains counts.
+# Dense bf16 FLOP/s by datasheet. The first name that the device's own name contains, as whole words, counts.
 BF16_PEAK = {
     "H200": 989.5e12,
     "H100 PCIe": 756e12,
@@ -44,7 +45,7 @@ BF16_PEAK = {
 
 def bf16_peak(device_name: str) -> float | None:
     """Dense bf16 FLOP/s of a device by its name, or None if the table does not know it."""
-    return next((peak for name, peak in BF16_PEAK.items() if name in device_name), None)
+    return next((peak for name, peak in BF16_PEAK.items() if re.search(rf"\b{name}\b", device_name)), None)
 
 
 class Throughput(Callback):
