@@ -49,10 +49,11 @@ def loss_change(folder: RunFolder, window: int = 10) -> str:
 
 def next_steps(config: RunConfig, folder: RunFolder) -> str:
     """What a person may want to do with a finished run."""
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("max_steps=")]
     lines = [
         ("every metric of every step", f"{folder.metrics}"),
         ("look at it in W&B", f"wandb sync {folder.wandb}/offline-run-*"),
-        ("train longer", f"python -m launch {shlex.join(sys.argv[1:])} max_steps={2 * config.max_steps}"),
+        ("train longer", f"python -m launch {shlex.join([*arguments, f'max_steps={2 * config.max_steps}'])}"),
     ]
     if config.checkpoint.export_hf:
         lines.insert(1, ("weights, Hugging Face layout", f"{folder.hf}"))
