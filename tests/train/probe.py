@@ -1,0 +1,121 @@
+"""Runs that a test can look into, stop and break at a chosen step."""
+
+import gc
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.stream import build_stream
+from train.__main__ import initial_weights
+from train.callbacks import build_callbacks
+from train.callbacks.callback import Callback
+from train.checkpoint import choose_start, newest_checkpoint
+from train.compose import save_run_config
+from train.config import RunConfig
+from train.distributed import Ranks
+from train.engine import Engine
+from train.run_folder import RunFolder, read_json_lines
+from train.trainer import Trainer
+
+
+class Crash(Exception):
+    """What a test breaks a run with."""
+
+
+@dataclass
+class Outcome:
+    """What one rank saw of one start of a run."""
+
+    reason: str = ""  # what `Trainer.fit` returned, or the message of what it raised
+    rows: list[np.ndarray] = field(default_factory=list)  # per step, the tokens that the model read: [R, T]
+    draws: list[float] = field(default_factory=list)  # per step, a random number of torch's default generator
+    collects: list[bool] = field(default_factory=list)  # per step, and after the run, whether Python collects garbage
+    steps: int = 0  # counted in the checkpoint: over all starts of the run
+
+
+class Probe(Callback):
+    """Records, and ends the run after a step: by a signal to one rank, or by an exception."""
+
+    name = "probe"
+
+    def __init__(self, outcome: Outcome, *, stop_rank: int | None, stop_step: int, crash_step: int) -> None:
+        self._outcome = outcome
+        self._stop = (stop_rank, stop_step)
+        self._crash_step = crash_step
+
+    def on_start(self, trainer: Trainer) -> None:
+        trainer.engine.model.register_forward_pre_hook(self._listen)
+        if trainer.step == 0:
+            torch.manual_seed(trainer.ranks.rank)
+
+    def on_step_start(self, trainer: Trainer) -> None:
+        self._outcome.rows.append(np.empty((0, trainer.config.sequence_length), np.int64))
+
+    def on_update(self, trainer: Trainer) -> None:
+        self._outcome.steps += 1
+        self._outcome.draws.append(float(torch.rand(())))
+        self._outcome.collects.append(gc.isenabled())
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        if self._stop == (trainer.ranks.rank, trainer.step):
+            os.kill(os.getpid(), signal.SIGTERM)
+        if trainer.step == self._crash_step:
+            raise Crash(f"broken after step {trainer.step}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self._outcome.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._outcome.steps = state["steps"]
+
+    def _listen(self, module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._outcome.rows[-1] = np.concatenate([self._outcome.rows[-1], inputs[0].numpy()])
+
+
+def start(
+    config: RunConfig, ranks: Ranks, *, stop_rank: int | None = None, stop_step: int = 0, crash_step: int = 0
+) -> Outcome:
+    """The recipe of `train.__main__.train`, with a probe among the callbacks; errors become the outcome's reason."""
+    outcome = Outcome()
+    folder = RunFolder.of(config)
+    begin = choose_start(newest_checkpoint(folder.checkpoints), config.init_from)
+    if ranks.is_main:
+        save_run_config(config, folder.config)
+    engine = Engine(config, ranks, initial_weights(config, begin))
+    stream = build_stream(
+        config.data,
+        sequence_length=config.sequence_length,
+        global_batch_size=config.global_batch_size,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
+    probe = Probe(outcome, stop_rank=stop_rank, stop_step=stop_step, crash_step=crash_step)
+    trainer = Trainer(config, ranks, folder, engine, stream, [*build_callbacks(config), probe])
+    gc.enable()
+    try:
+        outcome.reason = trainer.fit(begin.resume)
+        outcome.collects.append(gc.isenabled())
+    except (Crash, ValueError) as error:
+        outcome.reason = str(error)
+        ranks.barrier()
+    engine.close()
+    return outcome
+
+
+def metrics(root: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl without what a clock says."""
+    rows = read_json_lines(root / "runs" / name / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if not key.startswith("throughput/")} for row in rows]
+
+
+def events(root: Path, name: str) -> list[dict[str, Any]]:
+    """The events of a run without their times."""
+    rows = read_json_lines(root / "runs" / name / "events.jsonl")
+    return [{key: value for key, value in row.items() if key != "time"} for row in rows]
+
+
