@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from model.config import PositionsConfig, Scheme
 from tests.distributed import run_ranks
 from tests.train.probe import Outcome, start
 from tests.train.tiny import tiny, write_tokens
 from train.config import LossDenominator, Precision, WandbMode
 from train.distributed import Ranks
+from train.run_folder import RunFolder
 
 NUM_STEPS, STOP_STEP = 8, 3
 RESUMED: dict[str, dict[str, Any]] = {
@@ -20,6 +22,7 @@ RESUMED: dict[str, dict[str, Any]] = {
     for stage in (1, 2, 3)
 }
 WORKERS = {"data__num_workers": 2}
+COLLAPSE_STD = 0.15  # between the heads of a fresh model
 SAVING = {"checkpoint__interval": 2, "checkpoint__keep": 2}
 
 
@@ -50,6 +53,11 @@ def on_two_ranks(ranks: Ranks, root: Path) -> dict[str, Outcome]:
     seen["crashed/again"] = start(crashing, ranks)
     seen["documents"] = start(tiny(root, name="documents", mask_documents=True), ranks)
     seen["all-tokens"] = start(tiny(root, name="all-tokens", loss__denominator=LossDenominator.all_tokens), ranks)
+    backbone = {"positions": PositionsConfig(scheme=Scheme.rope), **RESUMED["zero3-bf16"]}
+    exported = tiny(root, name="exported", max_steps=2, checkpoint__export_hf=True, **backbone)
+    seen["exported"] = start(exported, ranks)
+    still = {"max_steps": 1, "optimizer__lr": 0.0, "checkpoint__export_hf": True}
+    seen["imported"] = start(tiny(root, name="imported", init_from=str(RunFolder.of(exported).path), **still), ranks)
     diverging = {"optimizer__lr": 1e30, "engine__max_skipped_updates": 3}
     seen["diverging"] = start(tiny(root, name="diverging", **diverging), ranks)
     seen["vocabulary"] = start(tiny(root, name="vocabulary", model__vocab_size=64), ranks)
@@ -63,6 +71,9 @@ def on_one_rank(ranks: Ranks, root: Path) -> dict[str, Outcome]:
     return {
         "zero2-fp32": start(tiny(root, name="one-rank", micro_batch_size=4), ranks),
         "documents": start(tiny(root, name="one-rank-documents", micro_batch_size=None, mask_documents=True), ranks),
+        "collapsing": start(
+            tiny(root, name="collapsing", max_steps=1, position_stats__collapse_std=COLLAPSE_STD), ranks
+        ),
         "other-size": start(tiny(root, name="other-launch"), ranks),
     }
 

@@ -23,7 +23,7 @@ from train.run_folder import RunFolder, read_json_lines
 from train.trainer import Trainer
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """What a test breaks a run with."""
 
 
@@ -65,7 +65,7 @@ class Probe(Callback):
         if self._stop == (trainer.ranks.rank, trainer.step):
             os.kill(os.getpid(), signal.SIGTERM)
         if trainer.step == self._crash_step:
-            raise Crash(f"broken after step {trainer.step}")
+            raise CrashError(f"broken after step {trainer.step}")
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self._outcome.steps}
@@ -100,9 +100,9 @@ def start(
     try:
         outcome.reason = trainer.fit(begin.resume)
         outcome.collects.append(gc.isenabled())
-    except (Crash, ValueError) as error:
+    except (CrashError, ValueError) as error:
         outcome.reason = str(error)
-        ranks.barrier()
+    ranks.barrier()  # the main rank exports after the others have left the loop
     engine.close()
     return outcome
 
@@ -117,5 +117,3 @@ def events(root: Path, name: str) -> list[dict[str, Any]]:
     """The events of a run without their times."""
     rows = read_json_lines(root / "runs" / name / "events.jsonl")
     return [{key: value for key, value in row.items() if key != "time"} for row in rows]
-
-

@@ -1,0 +1,30 @@
+"""The line that a person follows a run by."""
+
+import pytest
+
+from train.callbacks.console import human, summary
+
+METRICS = {
+    "train/ce_loss": 2.34567,
+    "optim/lr": 7.4487e-5,
+    "optim/grad_norm": 0.456,
+    "optim/skipped": 0,
+    "throughput/tokens_per_second": 123_456.0,
+}
+
+
+def test_the_summary_says_what_is_there_and_nothing_else() -> None:
+    assert summary(METRICS) == "loss 2.3457  lr 7.45e-05  grad 0.46  123.5k tok/s"
+
+
+def test_the_summary_warns_of_skipped_updates_and_collapsed_heads() -> None:
+    line = summary({**METRICS, "throughput/mfu": 0.4567, "positions/collapsed_share": 0.25, "optim/skipped": 3})
+    assert line.endswith("MFU 45.7%  collapsed heads 25%  skipped 3")
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (999, "999"), (1000, "1.0k"), (12_345, "12.3k"), (1.5e6, "1.5M"), (2e9, "2.0G"), (5e12, "5000.0G")],
+)
+def test_numbers_are_short(number: float, text: str) -> None:
+    assert human(number) == text

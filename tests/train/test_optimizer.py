@@ -1,0 +1,61 @@
+"""Parameter groups: what decays, and what has a rate of its own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.config import PositionsConfig, Scheme
+from model.transformer import Olmo2
+from tests.train.tiny import tiny
+from train.config import OptimizerConfig
+from train.optimizer import build_optimizer, group_name, parameter_groups
+
+
+def built(scheme: Scheme = Scheme.repo) -> Olmo2:
+    with torch.device("meta"):
+        return Olmo2(tiny(Path()).model, PositionsConfig(scheme=scheme))
+
+
+def decays(config: OptimizerConfig) -> dict[str, float]:
+    model = built()
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model.named_parameters(), config)
+    return {names[parameter]: group["weight_decay"] for group in groups for parameter in group["params"]}
+
+
+def test_as_published_everything_decays_but_the_input_embedding() -> None:
+    assert {name for name, decay in decays(OptimizerConfig()).items() if decay != 0.1} == {"embed_tokens.weight"}
+
+
+@pytest.mark.parametrize("scheme", [Scheme.repo, Scheme.rope])
+def test_every_parameter_is_in_exactly_one_group(scheme: Scheme) -> None:
+    model = built(scheme)
+    members = [p for group in parameter_groups(model.named_parameters(), OptimizerConfig()) for p in group["params"]]
+    assert len(members) == len(set(members)) == len(list(model.parameters()))
+
+
+def test_repo_is_a_group_of_its_own_and_absent_without_repo() -> None:
+    [group] = [g for g in parameter_groups(built().named_parameters(), OptimizerConfig()) if g["name"] == "repo"]
+    assert len(group["params"]) == 3 * 2
+    groups = parameter_groups(built(Scheme.rope).named_parameters(), OptimizerConfig())
+    assert [group["name"] for group in groups] == ["decay", "no_decay"]
+
+
+def test_norms_and_embeddings_decay_as_the_config_says() -> None:
+    without_norms = decays(OptimizerConfig(decay_norms=False, decay_embeddings=True))
+    undecayed = {name for name, decay in without_norms.items() if decay == 0}
+    assert undecayed == {name for name in without_norms if "norm" in name}
+    assert len(undecayed) == 4 * 3 + 1
+
+
+def test_the_head_is_no_embedding_and_repos_maps_are_no_norms() -> None:
+    config = OptimizerConfig(decay_norms=False)
+    assert group_name("lm_head.weight", config) == "decay"
+    assert group_name("layers.5.positions.gate.weight", config) == "repo"
+    assert group_name("norm.weight", config) == "no_decay"
+
+
+def test_adamw_has_the_betas_and_epsilon_of_the_config() -> None:
+    optimizer = build_optimizer(built().named_parameters(), OptimizerConfig(betas=[0.8, 0.99], eps=1e-7), fused=False)
+    assert all(group["betas"] == (0.8, 0.99) and group["eps"] == 1e-7 for group in optimizer.param_groups)
