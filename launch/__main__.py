@@ -15,7 +15,7 @@ import sys
 
 from launch.local import launch_local
 from train.compose import EXIT_OK, EXIT_STOPPED, hydra_app, save_run_config, swept_overrides
-from train.config import RunConfig
+from train.config import RunConfig, WandbMode
 from train.run_folder import FINISHED, RunFolder, read_json_lines
 
 LAUNCHERS = {"local": launch_local}
@@ -52,9 +52,10 @@ def next_steps(config: RunConfig, folder: RunFolder) -> str:
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("max_steps=")]
     lines = [
         ("every metric of every step", f"{folder.metrics}"),
-        ("look at it in W&B", f"wandb sync {folder.wandb}/offline-run-*"),
         ("train longer", f"python -m launch {shlex.join([*arguments, f'max_steps={2 * config.max_steps}'])}"),
     ]
+    if config.wandb.mode is WandbMode.offline:
+        lines.append(("look at it in W&B", f"wandb sync {folder.wandb}/offline-run-*"))
     if config.checkpoint.export_hf:
         lines.insert(1, ("weights, Hugging Face layout", f"{folder.hf}"))
         lines.append(("go on from these weights", f"python -m launch experiment=NAME init_from={folder.path}"))

@@ -32,6 +32,8 @@ from train.engine import Engine
 from train.run_folder import FINISHED, RunFolder
 from train.trainer import Trainer
 
+PATIENCE = 3  # seconds in which the end of another rank ends this one, before it says what is known already
+
 
 def train(config: RunConfig, ranks: Ranks) -> int:
     """The recipe. Returns the exit code: EXIT_OK, or EXIT_STOPPED if a signal ended it after a checkpoint."""
@@ -82,12 +84,14 @@ def work(config: RunConfig) -> int:
         return train(config, ranks)
     except USER_ERRORS as error:
         if not ranks.is_main:
-            time.sleep(3)  # the main rank most likely says the same, and its end ends this process before it speaks
+            time.sleep(PATIENCE)  # the main rank most likely says the same
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:  # before the trainer listens to signals
         return EXIT_STOPPED
     except Exception:
+        if ranks.world_size > 1:
+            time.sleep(PATIENCE)  # a lost connection is most likely the end of a rank that has said why
         traceback.print_exc()
         return EXIT_CRASHED
 

@@ -110,6 +110,8 @@ def _reported(job: Callable[[], int | None]) -> int:
         print(f"error: {error}", file=sys.stderr)
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
+    except OSError as error:  # a folder that cannot be written, say
+        print(f"error: {error}", file=sys.stderr)
     return EXIT_USER_ERROR
 
 
