@@ -179,3 +179,13 @@ def test_every_option_of_a_group_states_every_knob(group: str) -> None:
             stated = stated[group]
         assert set(OmegaConf.to_container(stated)) <= knobs, option
         assert knobs - HIDDEN.get(group, set()) <= set(stated), option
+
+
+def test_the_options_of_the_root_config_state_the_defaults_of_the_dataclasses() -> None:
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        root = compose("config", ["experiment=repo-1b-50b"], return_hydra_config=True).hydra.runtime.choices
+    assert {group for group in root if "/" not in group} == {*GROUPS, "experiment"}
+    defaults = RunConfig(name="x").as_plain()
+    for group in GROUPS.keys() - {"data"}:  # which has no default worth the name
+        stated = OmegaConf.load(CONFIG_FOLDER / group / f"{root[group]}.yaml")
+        assert stated == defaults[group], group

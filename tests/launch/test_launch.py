@@ -1,0 +1,169 @@
+"""A job from one command, through a kill and a Ctrl-C, to its end: on two real processes, on real text."""
+
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.tokens import published_order
+from tests.launch.launching import SMALL, end, launch, ranks_of, read, start, wait_for
+from train.compose import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
+from train.run_folder import RunFolder
+
+NUM_STEPS, INTERVAL = 40, 10
+
+
+@dataclass
+class Job:
+    """A run folder, and how each of its launches ended."""
+
+    folder: RunFolder
+    launches: list[subprocess.CompletedProcess[str]]
+
+    @property
+    def codes(self) -> list[int]:
+        return [ended.returncode for ended in self.launches]
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Without what a clock says."""
+        return [
+            {name: value for name, value in row.items() if not name.startswith("throughput/")}
+            for row in read(self.folder.metrics)
+        ]
+
+
+def arguments(root: Path, sample: Path, name: str, *extra: str) -> list[str]:
+    lengths = [f"max_steps={NUM_STEPS}", f"checkpoint.interval={INTERVAL}"]
+    return [*SMALL, *lengths, f"run_root={root}", f"data.root={sample}", f"name={name}", *extra]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def straight(root: Path, sample: Path) -> Job:
+    """From start to end, and once more."""
+    command = arguments(root, sample, "straight")
+    return Job(RunFolder(root / "straight"), [launch(*command), launch(*command)])
+
+
+@pytest.fixture(scope="module")
+def survivor(root: Path, sample: Path) -> Job:
+    """The same command three times: one rank is killed, then Ctrl-C, then the end."""
+    command, folder = arguments(root, sample, "survivor"), RunFolder(root / "survivor")
+
+    killed = start(*command)
+    wait_for(lambda: len(read(folder.metrics)) >= INTERVAL + 3, killed)
+    ranks_of(killed)[1].kill()
+    launches = [end(killed)]
+
+    interrupted = start(*command)
+    wait_for(lambda: [event["event"] for event in read(folder.events)].count("resume") == 1, interrupted)
+    wait_for(lambda: read(folder.metrics)[-1]["step"] >= 2 * INTERVAL + 3, interrupted)
+    interrupted.send_signal(signal.SIGINT)
+    launches.append(end(interrupted))
+
+    return Job(folder, [*launches, launch(*command)])
+
+
+def test_a_job_runs_to_its_end_and_says_what_there_is(straight: Job) -> None:
+    first, folder = straight.launches[0], straight.folder
+    assert first.returncode == EXIT_OK and first.stderr == ""
+    assert f"straight is finished after {NUM_STEPS} steps, loss " in first.stdout
+    assert f"max_steps={2 * NUM_STEPS}" in first.stdout and str(folder.hf) in first.stdout
+    assert [row["step"] for row in straight.metrics()] == list(range(1, NUM_STEPS + 1))
+    losses = [row["train/ce_loss"] for row in straight.metrics()]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
+    assert {path.name for path in folder.checkpoints.glob("step-*")} == {"step-0000030", "step-0000040"}
+    assert (folder.hf / "model.safetensors").is_file()
+
+
+def test_a_finished_job_says_so_at_once(straight: Job) -> None:
+    again = straight.launches[1]
+    assert again.returncode == EXIT_OK
+    assert f"straight is finished after {NUM_STEPS} steps" in again.stdout
+    assert "starting" not in again.stdout and "resuming" not in again.stdout
+    assert [event["event"] for event in read(straight.folder.events)].count("stop") == 1
+
+
+def test_a_killed_rank_ends_the_job_with_its_signal(survivor: Job) -> None:
+    killed = survivor.launches[0]
+    assert killed.returncode == 128 + signal.SIGKILL
+    assert killed.stderr == "error: rank 1 was ended by SIGKILL; if that was not you, look for a lack of memory\n"
+
+
+def test_ctrl_c_saves_and_stops_with_a_code_that_says_run_it_again(survivor: Job) -> None:
+    interrupted = survivor.launches[1]
+    assert interrupted.returncode == EXIT_STOPPED
+    [stop] = [event for event in read(survivor.folder.events) if event.get("reason") == "SIGINT"]
+    assert 2 * INTERVAL < stop["step"] < NUM_STEPS
+    assert {"event": "checkpoint", "folder": f"step-{stop['step']:07d}"}.items() <= events_before(
+        survivor, stop
+    ).items()
+    assert f"survivor is stopped after step {stop['step']}; the same command continues it" in interrupted.stdout
+    assert "saving a checkpoint, then stopping" in interrupted.stderr and "Traceback" not in interrupted.stderr
+
+
+def events_before(job: Job, event: dict[str, Any]) -> dict[str, Any]:
+    rows = read(job.folder.events)
+    return rows[rows.index(event) - 1]
+
+
+def test_after_a_kill_and_a_ctrl_c_the_metrics_are_those_of_an_undisturbed_run(straight: Job, survivor: Job) -> None:
+    assert survivor.launches[2].returncode == EXIT_OK
+    assert survivor.metrics() == straight.metrics()
+    assert (survivor.folder.hf / "model.safetensors").read_bytes() == (
+        straight.folder.hf / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_mistake_is_reported_before_anything_starts(root: Path) -> None:
+    ended = launch("experiment=demo", "optimiser.lr=1", f"run_root={root}/none")
+    assert ended.returncode == EXIT_USER_ERROR
+    assert ended.stderr == "error: there is no config key 'optimiser'; did you mean 'optimizer'?\n"
+    assert ended.stdout == "" and not (root / "none").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(root: Path) -> None:
+    (root / "file").touch()
+    ended = launch("experiment=demo", f"run_root={root}/file")
+    assert ended.returncode == EXIT_USER_ERROR
+    assert ended.stderr.count("\n") == 1 and f"Not a directory: '{root}/file/demo'" in ended.stderr
+
+
+def test_what_every_rank_finds_wrong_is_said_once(root: Path) -> None:
+    ended = launch(*arguments(root, root / "absent", "absent-data"))
+    assert ended.returncode == EXIT_USER_ERROR
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith(f"error: data.root: there is no folder {root}/absent; ")
+
+
+def test_what_one_rank_finds_wrong_is_all_that_is_said(root: Path) -> None:
+    tokens = np.random.default_rng(0).integers(0, 500, (64, 64), dtype="<u4")
+    tokens[published_order(64, seed=42, epoch=0)[8 * 2 + 6]] = 99_999  # the third step's seventh row: the second rank's
+    tokens.tofile(root / "part.npy")
+    (root / "files.txt").write_text("part.npy\n")
+    published = ["data=olmo2-stage2", f"data.file_list={root}/files.txt", "data.eos_token_id=0"]
+    ended = launch(*arguments(root, root, "bad-token", *published))
+    assert ended.returncode == EXIT_USER_ERROR
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("error: the data holds token id 99999, but model.vocab_size=512: ")
+    assert [row["step"] for row in read(root / "bad-token" / "metrics.jsonl")] == [1, 2]
+
+
+def test_a_sweep_has_a_folder_for_each_combination(root: Path, sample: Path) -> None:
+    swept = ["-m", "optimizer.lr=1e-3,2e-3", "launch.processes=1", "max_steps=1", "checkpoint.export_hf=false"]
+    command = [a for a in arguments(root, sample, "swept") if not a.startswith(("launch.processes", "max_steps"))]
+    ended = launch(*command, *swept)
+    assert ended.returncode == EXIT_OK, ended.stderr
+    folders = [root / f"swept,optimizer.lr={rate}" for rate in ("0.001", "0.002")]
+    assert sorted(root.glob("swept*")) == folders
+    losses = [read(folder / "metrics.jsonl")[0]["train/loss"] for folder in folders]
+    rates = [read(folder / "metrics.jsonl")[0]["optim/lr"] for folder in folders]
+    assert losses[0] == losses[1] and rates[1] == pytest.approx(2 * rates[0])
