@@ -10,6 +10,7 @@ The run folder is runs/NAME. Exit codes: 0 finished, 2 a mistake that one line e
 saving (run the same command again), anything else a crash.
 """
 
+import re
 import shlex
 import sys
 
@@ -23,8 +24,8 @@ LAUNCHERS = {"local": launch_local}
 
 def launch(config: RunConfig) -> int:
     """Write the composed config into the run folder, run the job, and say what came of it."""
-    if swept := swept_overrides():
-        config.name = ",".join([config.name, *swept]).replace("/", "_")
+    for override in swept_overrides():
+        config.name += "-" + re.sub(r"[^\w.+-]", "_", override)
     folder = RunFolder.of(config)
     save_run_config(config, folder.launch)
     code = LAUNCHERS["local"](config)
@@ -40,7 +41,7 @@ def launch(config: RunConfig) -> int:
 
 def loss_change(folder: RunFolder, window: int = 10) -> str:
     """The mean loss of the first and of the last logged steps, in words."""
-    losses = [row["train/ce_loss"] for row in read_json_lines(folder.metrics)]
+    losses = [row["train/ce_loss"] for row in read_json_lines(folder.metrics) if row["train/ce_loss"] is not None]
     if len(losses) < 2 * window:
         return ""
     first, last = sum(losses[:window]) / window, sum(losses[-window:]) / window
@@ -49,10 +50,11 @@ def loss_change(folder: RunFolder, window: int = 10) -> str:
 
 def next_steps(config: RunConfig, folder: RunFolder) -> str:
     """What a person may want to do with a finished run."""
-    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("max_steps=")]
+    given = [argument for argument in sys.argv[1:] if not argument.startswith(("max_steps=", "schedule.decay_steps="))]
+    longer = [f"max_steps={2 * config.max_steps}", f"schedule.decay_steps={2 * config.schedule.decay_steps}"]
     lines = [
         ("every metric of every step", f"{folder.metrics}"),
-        ("train longer", f"python -m launch {shlex.join([*arguments, f'max_steps={2 * config.max_steps}'])}"),
+        ("train longer", f"python -m launch {shlex.join([*given, *longer])}"),
     ]
     if config.wandb.mode is WandbMode.offline:
         lines.append(("look at it in W&B", f"wandb sync {folder.wandb}/offline-run-*"))

@@ -4,6 +4,7 @@ The seam for other ways to launch is `LAUNCHERS` in launch/__main__.py: a launch
 the workers read, and returns an exit code.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,7 +13,9 @@ from types import FrameType
 
 import psutil
 
+from train.compose import EXIT_STOPPED
 from train.config import RunConfig, rows_per_rank
+from train.errors import TrainError
 from train.run_folder import RunFolder
 
 INHERITED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
@@ -33,50 +36,69 @@ def count_gpus() -> int:
 def launch_local(config: RunConfig) -> int:
     """Run `config`, whose run folder holds its launch.yaml, to its end; returns the first failing rank's exit code.
 
-    Raises TrainError if the batch does not divide over the processes.
+    Returns EXIT_STOPPED after a signal. Raises TrainError if there are fewer GPUs than processes, or if the batch does
+    not divide over them.
     """
     num_gpus = count_gpus()
     num_processes = config.launch.processes or num_gpus or config.launch.cpu_processes
+    if num_gpus and num_processes > num_gpus:
+        raise TrainError(
+            f"launch.processes={num_processes}, but {num_gpus} GPUs are visible: use launch.processes={num_gpus}"
+        )
     rows_per_rank(config, num_processes)
     command = [sys.executable, "-m", "launch.torchrun", "--standalone", f"--nproc-per-node={num_processes}"]
     command += ["--module", "train", "--config", str(RunFolder.of(config).launch)]
     environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
     environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_processes)))
-    if not num_gpus:
-        environment["DS_ACCELERATOR"] = "cpu"
-    # A session of its own, so that Ctrl-C reaches this process alone, which passes it on to the ranks and not to
-    # torchrun: that would give them 30 seconds before it kills them, too little to save a large model.
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
-    forward = _Forwarder(process.pid)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, forward)
-    return process.wait()
+    stop = _Stop()
+    # In a session of its own, so that Ctrl-C reaches this process alone, which passes it on to the ranks and not to
+    # torchrun: that would give them 30 seconds before it kills them, too little to save a large model. Without standard
+    # input, so that nothing can wait there for an answer.
+    process = subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL)
+    while (code := _wait(process)) is None:
+        stop.pass_on(process)
+    # A rank that was still starting has no checkpoint to save, and dies of the signal.
+    return EXIT_STOPPED if stop.requested and code == 128 + signal.SIGTERM else code
 
 
-class _Forwarder:
-    """Signal handler: pass the first signal on to the ranks; a second Ctrl-C ends everything at once."""
+def _wait(process: subprocess.Popen[bytes]) -> int | None:
+    try:
+        return process.wait(timeout=0.2)
+    except subprocess.TimeoutExpired:
+        return None
 
-    def __init__(self, torchrun: int) -> None:
-        self._torchrun = torchrun
-        self._interrupted = False
 
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._interrupted:
-            os.killpg(self._torchrun, signal.SIGKILL)
-            return
-        if number == signal.SIGINT:
-            self._interrupted = True
+class _Stop:
+    """A request to stop, from the first signal on; a second Ctrl-C ends everything at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._at_once = False
+        self._passed_on = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and not self.requested:
             print("\nsaving a checkpoint, then stopping (Ctrl-C again: stop at once, without saving)", file=sys.stderr)
-        for rank in _children(self._torchrun):
-            try:
-                rank.send_signal(number)
-            except psutil.NoSuchProcess:
-                continue
+        self._at_once = number == signal.SIGINT and self.requested
+        self.requested = True
+
+    def pass_on(self, process: subprocess.Popen[bytes]) -> None:
+        """Tell the ranks, once they exist."""
+        if self._at_once:
+            os.killpg(process.pid, signal.SIGKILL)
+        elif self.requested and not self._passed_on:
+            ranks = _children(process.pid)
+            for rank in ranks:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    rank.send_signal(signal.SIGTERM)
+            self._passed_on = bool(ranks)
 
 
 def _children(pid: int) -> list[psutil.Process]:
     try:
-        return list(psutil.Process(pid).children())
+        return psutil.Process(pid).children()
     except psutil.NoSuchProcess:
         return []

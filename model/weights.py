@@ -113,7 +113,7 @@ def _files_by_key(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
         raise ModelError(f"{folder} is not a folder; give one with config.json and safetensors")
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        files = sorted({folder / name for name in _read_json(index)["weight_map"].values()})
+        files = sorted({folder / name for name in _weight_map(index).values()})
     else:
         files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -124,6 +124,13 @@ def _files_by_key(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
             for key in tensors.keys():  # noqa: SIM118 - a handle, not a dict: it cannot be iterated
                 found[key] = (file, tuple(tensors.get_slice(key).get_shape()))
     return found
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ModelError(f"{index} has no weight_map; download or write it again")
+    return weight_map
 
 
 def _opened(file: Path) -> safe_open:
@@ -140,7 +147,7 @@ def _read_json(file: Path) -> dict:
         return dict(json.loads(file.read_text()))
     except FileNotFoundError:
         raise ModelError(f"{file} is absent; give a whole Hugging Face checkpoint folder") from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # TypeError: JSON, but no object
         raise ModelError(f"{file} is not valid JSON ({error}); download or write it again") from None
 
 

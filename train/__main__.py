@@ -8,13 +8,19 @@
 Any key of the recipe can be set as key=value. The same command, run again, continues the run.
 """
 
+import logging
 import sys
 import time
 import traceback
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
+from data.stream import BatchStream, build_stream, check_resume
+from model.config import ModelConfig
 from model.weights import Weights, hf_weights, random_weights
 from train.callbacks import build_callbacks
+from train.callbacks.callback import Callback
 from train.checkpoint import Checkpoint, Start, check_resumable, choose_start, newest_checkpoint
 from train.compose import (
     EXIT_CRASHED,
@@ -27,44 +33,70 @@ from train.compose import (
     save_run_config,
 )
 from train.config import RunConfig
-from train.distributed import Ranks, leave
-from train.engine import Engine
+from train.distributed import Ranks, leave, seed_generators
+from train.engine import Engine, resolve_precision
+from train.errors import TrainError
 from train.run_folder import FINISHED, RunFolder
 from train.trainer import Trainer
 
 PATIENCE = 3  # seconds in which the end of another rank ends this one, before it says what is known already
 
 
-def train(config: RunConfig, ranks: Ranks) -> int:
-    """The recipe. Returns the exit code: EXIT_OK, or EXIT_STOPPED if a signal ended it after a checkpoint."""
-    from data.stream import build_stream
+def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -> int:
+    """The recipe; `callbacks` come after those that every run has.
 
+    Returns the exit code: EXIT_OK, or EXIT_STOPPED if a signal ended it after a checkpoint.
+    """
     folder = RunFolder.of(config)
-    start = choose_start(newest_checkpoint(folder.checkpoints), config.init_from)
-    if start.resume is not None:
-        check_resumable(start.resume, config)
-        if is_finished(start.resume, config, folder):
-            return EXIT_OK
-    if ranks.is_main:
-        save_run_config(config, folder.config)
-    weights = initial_weights(config, start)
-    stream = build_stream(
-        config.data,
-        sequence_length=config.sequence_length,
-        global_batch_size=config.global_batch_size,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-    )
-    engine = Engine(config, ranks, weights)
-    trainer = Trainer(config, ranks, folder, engine, stream, build_callbacks(config))
-    reason = trainer.fit(start.resume)
-    return EXIT_OK if reason == FINISHED else EXIT_STOPPED
+    with folder.lock() if ranks.is_main else nullcontext():
+        precision = resolve_precision(config.engine.precision, ranks.device, config.engine.zero_stage)
+        start = choose_start(newest_checkpoint(folder.checkpoints), config.init_from)
+        if start.resume is not None:
+            check_resumable(start.resume, config, ranks.world_size, precision)
+            if is_finished(start.resume, config, folder):
+                if ranks.is_main:
+                    print(f"{config.name} has done {start.resume.step} of {config.max_steps} steps: nothing is left")
+                return EXIT_OK
+        stream = build_stream(
+            config.data,
+            sequence_length=config.sequence_length,
+            global_batch_size=config.global_batch_size,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+        )
+        check_vocabulary(stream, config.model)
+        if start.resume is not None:
+            check_resume(start.resume.trainer_state()["fingerprint"], stream.fingerprint)
+        weights = initial_weights(config, start)
+        if ranks.is_main:
+            save_run_config(config, folder.config)
+        seed_generators(config.seed + ranks.rank)
+        engine = Engine(config, ranks, weights)
+        trainer = Trainer(config, ranks, folder, engine, stream, [*build_callbacks(config), *callbacks])
+        reason = trainer.fit(start.resume)
+        ranks.barrier()  # the main rank may still be exporting
+        engine.close()
+        return EXIT_OK if reason == FINISHED else EXIT_STOPPED
 
 
 def is_finished(checkpoint: Checkpoint, config: RunConfig, folder: RunFolder) -> bool:
     """Whether nothing is left to do: the last step is done, and the export too if there is to be one."""
-    exported = folder.hf.is_dir() or not config.checkpoint.export_hf
-    return checkpoint.step >= config.max_steps and exported
+    exported = folder.exported_step() == checkpoint.step or not config.checkpoint.export_hf
+    return checkpoint.step > config.max_steps or (checkpoint.step == config.max_steps and exported)
+
+
+def check_vocabulary(stream: BatchStream, model: ModelConfig) -> None:
+    """Raise TrainError, before the first step, if the data was made with another tokenizer than the model's."""
+    if stream.max_token_id is not None and stream.max_token_id >= model.vocab_size:
+        raise TrainError(
+            f"the tokenizer of the data has ids up to {stream.max_token_id}, but model.vocab_size={model.vocab_size}: "
+            "set the one that belongs to the other"
+        )
+    if stream.eos_token_id != model.eos_token_id:
+        raise TrainError(
+            f"documents of the data end with id {stream.eos_token_id}, but model.eos_token_id={model.eos_token_id}: "
+            "set the one that belongs to the other"
+        )
 
 
 def initial_weights(config: RunConfig, start: Start) -> Weights | None:
@@ -79,6 +111,8 @@ def initial_weights(config: RunConfig, start: Start) -> Weights | None:
 def work(config: RunConfig) -> int:
     """Join the other ranks, train, and turn errors into one line and an exit code."""
     ranks = Ranks()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("data").setLevel(logging.INFO if ranks.is_main else logging.WARNING)
     try:
         ranks.join()
         return train(config, ranks)
@@ -105,6 +139,9 @@ def main() -> int:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_USER_ERROR
         return work(config)
+    if {"-m", "--multirun"} & set(sys.argv[1:]):
+        print("error: python -m train is one run; a sweep is `python -m launch -m ...`", file=sys.stderr)
+        return EXIT_USER_ERROR
     return hydra_app(work, __doc__ or "")
 
 

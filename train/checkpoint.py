@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from train.config import RunConfig
+from train.config import Precision, RunConfig
 from train.distributed import Ranks
 from train.engine import Engine
 from train.errors import TrainError
@@ -30,7 +30,7 @@ MANIFEST = "manifest.json"
 TRAINER = "trainer.json"
 
 # What may not change over a resume, and what of it may all the same: it changes speed, not results.
-FIXED = ("model.", "positions.", "sequence_length", "global_batch_size", "mask_documents")
+FIXED = ("model.", "positions.", "sequence_length", "global_batch_size", "mask_documents", "optimizer.decay_")
 FREE = ("model.attention", "model.activation_checkpointing", "model.loss_chunk_rows")
 
 
@@ -76,16 +76,28 @@ def choose_start(own: Checkpoint | None, init_from: str | None) -> Start:
     if (folder / "config.json").is_file():
         return Start(import_from=folder)
     if RunFolder(folder).config.is_file():
-        if not RunFolder(folder).hf.is_dir():
-            raise TrainError(
-                f"init_from={init_from} is a run that has not finished: it has no {RunFolder(folder).hf.name}/"
-            )
-        return Start(import_from=RunFolder(folder).hf)
+        run = RunFolder(folder)
+        newest = newest_checkpoint(run.checkpoints)
+        if run.exported_step() is None or (newest is not None and newest.step != run.exported_step()):
+            raise TrainError(f"init_from={init_from} is a run that has not finished: {run.hf} lacks its last weights")
+        return Start(import_from=run.hf)
     raise TrainError(f"init_from={init_from} holds neither a config.json (Hugging Face) nor a finished run of ours")
 
 
-def check_resumable(checkpoint: Checkpoint, config: RunConfig) -> None:
-    """Raise TrainError, naming both values, if `config` has another model or other batches than the checkpoint."""
+def check_resumable(checkpoint: Checkpoint, config: RunConfig, world_size: int, precision: Precision) -> None:
+    """Raise TrainError, naming both values, if this launch cannot go on from `checkpoint`.
+
+    That is so for another model, other batches, or another world size, ZeRO stage or (resolved) precision.
+    """
+    for key, was, now in (
+        ("launch.processes", checkpoint.world_size, world_size),
+        ("engine.zero_stage", checkpoint.zero_stage, config.engine.zero_stage),
+        ("engine.precision", checkpoint.precision, precision.value),
+    ):
+        if was != now:
+            raise TrainError(
+                f"{checkpoint.folder} was written with {key}={was}, but this launch has {now}: resume with {key}={was}"
+            )
     saved, current = (_flat(plain) for plain in (checkpoint.trainer_state()["config"], config.as_plain()))
     changed = [
         f"{key} was {saved.get(key)} and is {current.get(key)}"
@@ -115,7 +127,7 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
         return Checkpoint(
             folder, manifest["step"], manifest["world_size"], manifest["zero_stage"], manifest["precision"]
         )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -153,20 +165,10 @@ def save_checkpoint(root: Path, step: int, engine: Engine, ranks: Ranks, state: 
 
 
 def load_checkpoint(checkpoint: Checkpoint, engine: Engine, ranks: Ranks) -> dict[str, Any]:
-    """Restore the engine and this rank's generators; returns the trainer's state. All ranks call it.
+    """Restore the engine and this rank's generators from a checkpoint that `check_resumable` has let pass.
 
-    Raises TrainError if the checkpoint was written by another world size, ZeRO stage or precision.
+    Returns the trainer's state. All ranks call it.
     """
-    for key, saved, current in (
-        ("launch.processes", checkpoint.world_size, ranks.world_size),
-        ("engine.zero_stage", checkpoint.zero_stage, engine.zero_stage),
-        ("engine.precision", checkpoint.precision, engine.precision.value),
-    ):
-        if saved != current:
-            raise TrainError(
-                f"{checkpoint.folder} was written with {key}={saved}, but this launch has {current}: "
-                f"resume with {key}={saved}"
-            )
     engine.load(checkpoint.folder)
     _set_rng_state(torch.load(_rng_file(checkpoint.folder, ranks.rank), weights_only=False))
     return checkpoint.trainer_state()

@@ -8,6 +8,7 @@ import difflib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -88,7 +89,11 @@ def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
     codes = [EXIT_OK]
 
     def run(composed: DictConfig) -> None:
-        code = _reported(lambda: task(to_run_config(composed)))
+        try:
+            code = _reported(lambda: task(to_run_config(composed)))
+        except Exception:
+            traceback.print_exc()
+            code = EXIT_CRASHED
         if code == EXIT_STOPPED:
             raise SystemExit(code)  # a person or a scheduler asked to stop: the rest of a sweep has to wait as well
         codes.append(code)
@@ -99,6 +104,11 @@ def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
         codes.append(_reported(app))
     except SystemExit as stopped:
         return int(stopped.code or EXIT_OK)
+    except KeyboardInterrupt:
+        return EXIT_STOPPED
+    except Exception as error:  # Hydra's own: `run` lets none through
+        print(f"error: {explain(error)}", file=sys.stderr)
+        return EXIT_USER_ERROR
     return max(codes)
 
 
@@ -134,7 +144,9 @@ def explain(error: Exception) -> str:
         return f"there is no config key {key!r}{_did_you_mean(key, [*_keys(), *_groups()])}"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is not of the form key=value: {error.__cause__ or error}".splitlines()[0]
-    lines = [line.strip() for line in f"{error.__cause__ or error}".splitlines() if line.strip()]
+    if isinstance(error, AssertionError):
+        return "the overrides do not fit together; below a key that is null, set its parent: positions.yarn={factor: 4}"
+    lines = [line.strip() for line in f"{error.__cause__ or error}".splitlines() if line.strip()] or [repr(error)]
     return f"{full_key[1]}: {lines[0]}" if full_key else lines[0].rstrip(".")
 
 

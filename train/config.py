@@ -5,6 +5,8 @@ type, is an error. The default values are the published recipe (SakanaAI/repo, O
 torch here, so that a launcher can read a config in a fraction of a second.
 """
 
+import math
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -133,7 +135,7 @@ class RunConfig:
 
     name: str = MISSING
     run_root: str = "runs"
-    seed: int = 42  # of fresh parameters and of every rank's generators
+    seed: int = 42  # of fresh parameters, and with the rank added of every rank's generators
     init_from: str | None = None  # a Hugging Face OLMo-2 folder, or a finished run's folder; null: random weights
     sequence_length: int = 4096
     global_batch_size: int = 512  # rows of sequence_length tokens per update, over all ranks
@@ -156,10 +158,12 @@ class RunConfig:
     def validate(self) -> None:
         """Raises TrainError, ModelError or DataError with the key, the value and the remedy."""
         for key, value, lowest in (
+            ("seed", self.seed, 0),
             ("sequence_length", self.sequence_length, 2),
             ("global_batch_size", self.global_batch_size, 1),
             ("micro_batch_size", self.micro_batch_size, 1),
             ("max_steps", self.max_steps, 1),
+            ("schedule.final_fraction", self.schedule.final_fraction, 0),
             ("schedule.warmup_steps", self.schedule.warmup_steps, 0),
             ("optimizer.repo_warmup_steps", self.optimizer.repo_warmup_steps, 0),
             ("optimizer.repo_lr_multiplier", self.optimizer.repo_lr_multiplier, 0),
@@ -180,8 +184,12 @@ class RunConfig:
             ("launch.processes", self.launch.processes, 1),
             ("launch.cpu_processes", self.launch.cpu_processes, 1),
         ):
-            if value is not None and not value >= lowest:  # a NaN fails too
-                raise TrainError(f"{key}={value} is too small: it must be at least {lowest}")
+            if value is not None and not lowest <= value < math.inf:  # a NaN fails too
+                raise TrainError(f"{key}={value} is out of range: it must be a number of at least {lowest}")
+        if not re.fullmatch(r"\w[\w.+-]*", self.name):
+            raise TrainError(f"name={self.name!r} cannot name a folder: use letters, digits, '.', '+', '-' and '_'")
+        if self.seed >= 2**63:
+            raise TrainError(f"seed={self.seed} is too large: it must be below 2^63")
         if self.schedule.decay_steps <= self.schedule.warmup_steps:
             raise TrainError(
                 f"schedule.decay_steps={self.schedule.decay_steps} must be larger than "

@@ -5,14 +5,20 @@ gloo beside the engine's own backend and never waits for a GPU.
 """
 
 import os
+import random
 import sys
 import warnings
+from datetime import timedelta
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
+from train.errors import TrainError
+
 T = TypeVar("T")
+TIMEOUT = timedelta(minutes=30)  # that ranks wait for one another: the first ingest and a large save take minutes
 
 
 class Ranks:
@@ -35,6 +41,10 @@ class Ranks:
         if self.device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         else:
+            if self.local_rank >= torch.cuda.device_count():
+                raise TrainError(
+                    f"rank {self.rank} has no GPU: {torch.cuda.device_count()} are visible; lower launch.processes"
+                )
             torch.cuda.set_device(self.device)
         import deepspeed
 
@@ -48,8 +58,9 @@ class Ranks:
             os.environ.setdefault(name, value)
         if "MASTER_PORT" not in os.environ:
             os.environ["MASTER_PORT"] = "0" if self.world_size == 1 else "29500"
-        deepspeed.init_distributed("gloo" if self.device.type == "cpu" else "nccl", verbose=False)
-        self._host_group = None if self.device.type == "cpu" else dist.new_group(backend="gloo")
+        backend = "gloo" if self.device.type == "cpu" else "nccl"
+        deepspeed.init_distributed(backend, verbose=False, timeout=TIMEOUT)
+        self._host_group = None if self.device.type == "cpu" else dist.new_group(backend="gloo", timeout=TIMEOUT)
 
     def sum(self, values: list[int]) -> list[int]:
         """Element-wise sum over ranks of small integers, on the host."""
@@ -70,6 +81,13 @@ class Ranks:
         """Wait for all ranks, on the host."""
         if self.world_size > 1:
             dist.barrier(group=self._host_group)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed every generator of this process: Python's, numpy's, torch's on all devices."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def leave(code: int) -> None:

@@ -5,11 +5,14 @@ DeepSpeed 0.19.8 has faults that a trainer must know of. Each is refused or reme
 - ZeRO 0 with bf16 takes a stray optimizer step at start: refused.
 - Gradients accumulate and reduce in the model's dtype by default: set to fp32.
 - Master weights are born from the rounded bf16 weights: written again in full precision.
-- A non-finite gradient skips the update without a word (ZeRO 1-3), or destroys every parameter (ZeRO 0): `update`
-  reports it, and under ZeRO 0 clips by itself and withholds the gradients (DeepSpeed's clipping fails without any).
+- A non-finite gradient skips the update and goes on (ZeRO 1-3), or destroys every parameter (ZeRO 0): `update` reports
+  it, and under ZeRO 0 clips by itself and withholds the gradients (DeepSpeed's clipping fails without any).
+- A checkpoint brings back the weight decay, betas and eps it was saved with: `load` sets the configured ones again.
 - An optimizer named in its config compiles CUDA code at start, on CPUs too: it is given torch's AdamW instead.
 """
 
+import contextlib
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.attention import Documents
@@ -98,17 +102,22 @@ class Engine:
         self.device = ranks.device
         self.zero_stage = config.engine.zero_stage
         self.precision = resolve_precision(config.engine.precision, ranks.device, self.zero_stage)
-        self._world_size = ranks.world_size
+        self._rank, self._world_size = ranks.rank, ranks.world_size
         self._max_grad_norm = config.optimizer.max_grad_norm
         settings = deepspeed_config(config, ranks.world_size, self.precision)
         self.micro_batch_size = int(settings["train_micro_batch_size_per_gpu"])
         self.num_micro_batches = int(settings["gradient_accumulation_steps"])
         with torch.device("meta"):
             model = Olmo2(config.model, config.positions, config.loss.z_loss_weight)
-        # ZeRO 3 cuts the parameters up one by one and moves them itself: the whole never has to fit on the device.
+        # ZeRO 3 cuts the parameters up one by one and moves them itself: the whole never has to fit on the device, only
+        # in the host's memory, 4 bytes a parameter and rank.
         initialise(model, weights or _placeholder, "cpu" if self.zero_stage == 3 else self.device)
         optimizer = build_optimizer(model.named_parameters(), config.optimizer, fused=self.device.type == "cuda")
-        self._engine: Any = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
+        self._hyperparameters = [
+            {key: group[key] for key in ("weight_decay", "betas", "eps")} for group in optimizer.param_groups
+        ]
+        with contextlib.redirect_stdout(io.StringIO()):  # ZeRO 1 with bf16 prints memory reports
+            self._engine: Any = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
         if weights is not None and self.precision is Precision.bf16:
             self._restore_masters(weights)
 
@@ -160,16 +169,24 @@ class Engine:
         path, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name, load_lr_scheduler_states=False)
         if path is None:
             raise TrainError(f"DeepSpeed found nothing to load in {folder}")
+        for group, hyperparameters in zip(self._engine.optimizer.param_groups, self._hyperparameters, strict=True):
+            group.update(hyperparameters)
 
     def close(self) -> None:
         """Release DeepSpeed's hooks and buffers."""
         self._engine.destroy()
 
     def _restore_masters(self, weights: Weights) -> None:
-        from deepspeed.utils import safe_set_full_fp32_param
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
         for name, parameter in self._engine.module.named_parameters():
-            safe_set_full_fp32_param(parameter, weights(name).to(self.device))
+            value = weights(name).to(self.device)
+            if self.zero_stage == 3:  # not the full setter: it fails where the ranks don't divide the size
+                share = parameter.ds_tensor.numel()
+                padded = F.pad(value.flatten(), (0, share * self._world_size - value.numel()))
+                safe_set_local_fp32_param(parameter, padded[share * self._rank :][:share])
+            else:
+                safe_set_full_fp32_param(parameter, value)
 
     def _clip_plain(self) -> float:
         """The global norm of plain gradients, which are then clipped, or taken away if it is not finite."""

@@ -5,13 +5,18 @@ metrics.jsonl    a line per logged step   wandb/         offline files, and the 
 events.jsonl     start, resume, stop ...  hf/            final weights, Hugging Face layout
 """
 
+import fcntl
 import json
+import os
+import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from train.config import RunConfig
+from train.errors import TrainError
 
+EXPORTED_STEP = "step"  # file in hf/ that says which step its weights are of
 FINISHED = "finished"  # the reason in the stop event of a run that reached its last step
 
 
@@ -33,12 +38,38 @@ class RunFolder:
         """The folder that `config` names."""
         return cls(Path(config.run_root) / config.name)
 
+    def lock(self) -> IO[str]:
+        """Keep other processes out of this run for as long as the returned file is open; a dead process holds nothing.
+
+        Raises TrainError if another process is in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = (self.path / ".lock").open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip()
+            file.close()
+            raise TrainError(f"{self.path} is in use by {holder}: wait for it, or give this run another name") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        return file
+
     def log_event(self, kind: str, **fields: Any) -> None:
         """Append one event with the time; call it on rank 0 only."""
         self.path.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"event": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields})
         with self.events.open("a") as file:
             file.write(line + "\n")
+
+    def exported_step(self) -> int | None:
+        """The step whose weights are in hf/, or None if there is no whole export."""
+        try:
+            return int((self.hf / EXPORTED_STEP).read_text())
+        except (OSError, ValueError):
+            return None
 
     def last_event(self) -> dict[str, Any] | None:
         """The newest event, or None."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from data.stream import Batch, BatchStream, check_resume, merge_states
+from data.stream import Batch, BatchStream, merge_states
 from model.attention import Documents
 from model.loss import IGNORED
 from train.callbacks.callback import Callback
@@ -22,7 +22,7 @@ from train.errors import TrainError
 from train.run_folder import FINISHED, RunFolder
 from train.schedule import learning_rate, repo_factor
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Trainer:
@@ -80,6 +80,8 @@ class Trainer:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             self.stream.close()
+            for callback in self.callbacks:
+                callback.close()
         return reason
 
     def record(self, name: str, value: Any) -> None:
@@ -177,7 +179,6 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = load_checkpoint(checkpoint, self.engine, self.ranks)
-        check_resume(state["fingerprint"], self.stream.fingerprint)
         self.step = self._saved_step = state["step"]
         self.tokens = state["tokens"]
         self.num_skipped = state["num_skipped"]

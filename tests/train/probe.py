@@ -10,16 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.stream import build_stream
-from train.__main__ import initial_weights
-from train.callbacks import build_callbacks
+from train.__main__ import train
 from train.callbacks.callback import Callback
-from train.checkpoint import choose_start, newest_checkpoint
-from train.compose import save_run_config
 from train.config import RunConfig
 from train.distributed import Ranks
-from train.engine import Engine
-from train.run_folder import RunFolder, read_json_lines
+from train.run_folder import read_json_lines
 from train.trainer import Trainer
 
 
@@ -67,6 +62,9 @@ class Probe(Callback):
         if trainer.step == self._crash_step:
             raise CrashError(f"broken after step {trainer.step}")
 
+    def on_stop(self, trainer: Trainer, reason: str) -> None:
+        self._outcome.reason = reason
+
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self._outcome.steps}
 
@@ -80,30 +78,16 @@ class Probe(Callback):
 def start(
     config: RunConfig, ranks: Ranks, *, stop_rank: int | None = None, stop_step: int = 0, crash_step: int = 0
 ) -> Outcome:
-    """The recipe of `train.__main__.train`, with a probe among the callbacks; errors become the outcome's reason."""
+    """`train.__main__.train` with a probe among the callbacks; errors become the outcome's reason."""
     outcome = Outcome()
-    folder = RunFolder.of(config)
-    begin = choose_start(newest_checkpoint(folder.checkpoints), config.init_from)
-    if ranks.is_main:
-        save_run_config(config, folder.config)
-    engine = Engine(config, ranks, initial_weights(config, begin))
-    stream = build_stream(
-        config.data,
-        sequence_length=config.sequence_length,
-        global_batch_size=config.global_batch_size,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-    )
     probe = Probe(outcome, stop_rank=stop_rank, stop_step=stop_step, crash_step=crash_step)
-    trainer = Trainer(config, ranks, folder, engine, stream, [*build_callbacks(config), probe])
     gc.enable()
     try:
-        outcome.reason = trainer.fit(begin.resume)
-        outcome.collects.append(gc.isenabled())
+        train(config, ranks, [probe])
     except (CrashError, ValueError) as error:
         outcome.reason = str(error)
-    ranks.barrier()  # the main rank exports after the others have left the loop
-    engine.close()
+    outcome.collects.append(gc.isenabled())
+    ranks.barrier()
     return outcome
 
 

@@ -12,7 +12,7 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 from tests.train.conftest import Runs
 from tests.train.tiny import tiny
 from train.checkpoint import Checkpoint, Start, check_resumable, choose_start, newest_checkpoint, read_checkpoint
-from train.config import RunConfig
+from train.config import Precision, RunConfig
 from train.errors import TrainError
 
 OWN = Checkpoint(Path("own"), step=7, world_size=2, zero_stage=2, precision="fp32")
@@ -36,6 +36,7 @@ def sources(tmp_path: Path) -> Path:
         "unfinished/config.yaml",
     ):
         (tmp_path / name).touch()
+    (tmp_path / "finished/hf/step").write_text("8\n")
     return tmp_path
 
 
@@ -161,7 +162,7 @@ def test_another_model_or_other_batches_are_another_run(root: Path, changes: dic
     checkpoint = newest_checkpoint(root)
     assert checkpoint is not None
     with pytest.raises(TrainError, match=complaint) as caught:
-        check_resumable(checkpoint, tiny(root, **changes))
+        check_resumable(checkpoint, tiny(root, **changes), world_size=2, precision=Precision.fp32)
     assert "\n" not in str(caught.value)
 
 
@@ -169,4 +170,4 @@ def test_what_changes_speed_or_length_alone_may_change_over_a_resume(root: Path)
     checkpoint = newest_checkpoint(root)
     assert checkpoint is not None
     changed: RunConfig = tiny(root, max_steps=100, micro_batch_size=1, model__activation_checkpointing=True)
-    check_resumable(checkpoint, changed)
+    check_resumable(checkpoint, changed, world_size=2, precision=Precision.fp32)

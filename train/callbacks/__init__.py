@@ -17,9 +17,9 @@ def build_callbacks(config: RunConfig) -> list[Callback]:
         Throughput(config),
         PositionStats(config.position_stats),
         MetricsFile(),
-        WeightsAndBiases(config),
         ConsoleReport(config),
-        EventLog(),
         Checkpointer(config),
+        EventLog(),
+        WeightsAndBiases(config),  # after all that matters: at the end it may wait for a network
         GarbageCollector(config.logging.gc_interval),
     ]

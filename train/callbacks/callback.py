@@ -38,6 +38,9 @@ class Callback:
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
         """Once, when the loop ends: `finished`, or what stopped it. Not called after a crash."""
 
+    def close(self) -> None:
+        """Once, at the very end, crash or not: give back what was taken."""
+
     def state_dict(self) -> dict[str, Any]:
         """JSON-serialisable state for the checkpoint; the main rank's is kept."""
         return {}

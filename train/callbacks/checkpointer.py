@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from model.export import save_hf
 from train.callbacks.callback import Callback
 from train.config import RunConfig
-from train.run_folder import FINISHED
+from train.run_folder import EXPORTED_STEP, FINISHED
 
 if TYPE_CHECKING:
     from train.trainer import Trainer
@@ -31,14 +31,12 @@ class Checkpointer(Callback):
                 pass
             return
         folder = trainer.folder.hf
-        fresh = folder.with_name(".hf-fresh")
-        shutil.rmtree(fresh, ignore_errors=True)
-        save_hf(
-            fresh,
-            self._config.model,
-            self._config.positions,
-            parameters,
-            max_position_embeddings=self._config.sequence_length,
-        )
-        shutil.rmtree(folder, ignore_errors=True)  # that of a shorter run which has since been extended
-        fresh.rename(folder)
+        old = folder.with_name(".hf-old")  # of a shorter run that has since been extended
+        for leftover in [old, *folder.parent.glob(".hf.partial-*")]:
+            shutil.rmtree(leftover, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        config = self._config
+        save_hf(folder, config.model, config.positions, parameters, max_position_embeddings=config.sequence_length)
+        shutil.rmtree(old, ignore_errors=True)
+        (folder / EXPORTED_STEP).write_text(f"{trainer.step}\n")

@@ -1,5 +1,7 @@
 """What a person sees: a live bar on a terminal, a plain line now and then anywhere else."""
 
+import os
+import sys
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -37,12 +39,20 @@ def human(number: float) -> str:
     raise AssertionError("unreachable")
 
 
+class Screen(RichConsole):
+    """Standard output that goes quiet when its reader goes away (`| head`), instead of ending the run."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class ConsoleReport(Callback):
     """Progress on standard output, from the main rank."""
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
-        self._console = RichConsole(highlight=False, soft_wrap=True)
+        self._console = Screen(highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         self._started = (0, 0.0)
 
@@ -85,7 +95,7 @@ class ConsoleReport(Callback):
         if trainer.ranks.is_main:
             self._say(f"saved {trainer.folder.checkpoints / folder}")
 
-    def on_stop(self, trainer: "Trainer", reason: str) -> None:
+    def close(self) -> None:
         if self._progress is not None:
             self._progress.stop()
 

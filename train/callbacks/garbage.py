@@ -25,6 +25,6 @@ class GarbageCollector(Callback):
         if trainer.step % self._interval == 0:
             gc.collect(1)
 
-    def on_stop(self, trainer: "Trainer", reason: str) -> None:
+    def close(self) -> None:
         if self._was_enabled:
             gc.enable()

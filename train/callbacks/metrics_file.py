@@ -1,6 +1,7 @@
 """metrics.jsonl and events.jsonl: the truth about a run. Every other sink can be rebuilt from them."""
 
 import json
+import math
 from typing import IO, TYPE_CHECKING, Any
 
 from train.callbacks.callback import Callback
@@ -10,8 +11,13 @@ if TYPE_CHECKING:
     from train.trainer import Trainer
 
 
+def is_finite(value: float | list[float]) -> bool:
+    """Whether JSON can hold the number, or all of the numbers."""
+    return all(map(math.isfinite, value if isinstance(value, list) else [value]))
+
+
 class MetricsFile(Callback):
-    """One line per logged step, flushed at once."""
+    """One line per logged step, flushed at once; null stands for what is not finite: JSON has no word for it."""
 
     def __init__(self) -> None:
         self._file: IO[str] | None = None
@@ -30,7 +36,8 @@ class MetricsFile(Callback):
 
     def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(metrics) + "\n")
+            finite = {name: value if is_finite(value) else None for name, value in metrics.items()}
+            self._file.write(json.dumps(finite) + "\n")
             self._file.flush()
 
     def on_stop(self, trainer: "Trainer", reason: str) -> None:

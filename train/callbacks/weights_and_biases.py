@@ -10,6 +10,7 @@ run.
 
 import argparse
 import logging
+import sys
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ def scalars(metrics: dict[str, Any]) -> dict[str, float]:
     for name, value in metrics.items():
         if isinstance(value, list):
             flat.update({f"{name}/head_{head:02d}": entry for head, entry in enumerate(value)})
-        elif name != "step":
+        elif name != "step" and value is not None:
             flat[name] = value
     return flat
 
@@ -92,12 +93,15 @@ class WeightsAndBiases(Callback):
 
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
         if self._run is not None:
-            self._run.finish()
+            try:
+                self._run.finish()
+            except Exception as error:
+                logger.warning("W&B failed (%s); metrics.jsonl has everything", error)
 
 
 def main() -> None:
     """Rebuild a W&B run from a run folder."""
-    from train.compose import load_run_config
+    from train.compose import EXIT_USER_ERROR, USER_ERRORS, load_run_config
 
     parser = argparse.ArgumentParser(
         prog="python -m train.callbacks.weights_and_biases",
@@ -107,7 +111,12 @@ def main() -> None:
     parser.add_argument("--mode", choices=["offline", "online"], default="offline")
     arguments = parser.parse_args()
     folder = RunFolder(arguments.run)
-    run = open_run(load_run_config(folder.config), folder, uuid.uuid4().hex[:8], WandbMode[arguments.mode])
+    try:
+        config = load_run_config(folder.config)
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    run = open_run(config, folder, uuid.uuid4().hex[:8], WandbMode[arguments.mode])
     rows = read_json_lines(folder.metrics)
     for row in rows:
         run.log(scalars(row), step=row["step"])
