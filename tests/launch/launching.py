@@ -64,11 +64,11 @@ def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [child for child in descendants if child.cmdline()[1:4] == ["-u", "-m", "train"]]
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], timeout: float = 60) -> None:
-    """Until `condition` holds; raises AssertionError if the process ends before."""
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str] | None, timeout: float = 60) -> None:
+    """Until `condition` holds; raises AssertionError if the process, if any, ends before."""
     deadline = time.monotonic() + timeout
     while not condition():
-        assert process.poll() is None, process.communicate()
+        assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
