@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from data.errors import DataError
-from data.files import open_root
+from data.files import open_folder
 from data.sample import EOS_TOKEN, TOKENIZER_NAME, build_sample
 from data.summary import summarise
 from data.tokenizer import DocumentEncoder
@@ -78,7 +78,7 @@ def _sample(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    root = open_root(str(options.folder))
+    root = open_folder(str(options.folder))
     encoder = DocumentEncoder(options.tokenizer or root / TOKENIZER_NAME, options.eos_token)
     with Console(stderr=True).status("reading") as status:
         summaries = []
