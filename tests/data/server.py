@@ -84,9 +84,7 @@ class Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         self.send(206 if "Range" in self.headers else 200, content[start:], headers, piece, pause)
 
-    def send(
-        self, status: int, body: bytes, headers: dict[str, str], piece: int = 1 << 20, pause: float = 0.0
-    ) -> None:
+    def send(self, status: int, body: bytes, headers: dict[str, str], piece: int = 1 << 20, pause: float = 0.0) -> None:
         self.send_response(status)
         for key, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(key, value)

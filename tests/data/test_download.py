@@ -111,7 +111,7 @@ def test_what_does_not_pass_is_one_line_and_leaves_no_file(
 
 def test_other_content_of_the_same_size_is_refused(tmp_path: Path, server: FileServer) -> None:
     file = remote_file(server.url, tmp_path, sha256="0" * 64)
-    with pytest.raises(DataError, match="a file.zst does not have its listed sha256"):
+    with pytest.raises(DataError, match=r"a file\.zst does not have its listed sha256"):
         download(file)
     assert left_over(file) == []
 
