@@ -1,26 +1,23 @@
 """Reading each file once: records in, a cache file of document frames out (see data/frames.py).
 
 Decoding and parsing happen here and nowhere else, at some 100 MB/s, with every record counted; from then on any
-document is a millisecond away, which is what makes shuffling and resuming cheap. Only `text` is used: the other
-fields of the mix change their types from folder to folder, and within some.
+document is a millisecond away, which is what makes shuffling and resuming cheap.
 """
 
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import orjson
-
-from data.decode import read_lines
 from data.download import download, download_all, explained_disk_errors, is_present
 from data.errors import DataError
 from data.files import DataFile
-from data.frames import FrameFile, FrameWriter, RecordCounts
+from data.frames import FrameFile, FrameWriter
 from data.locks import atomic_write, file_lock, remove_partials
+from data.records import read_records
 from data.room import Room
 
 logger = logging.getLogger(__name__)
@@ -97,8 +94,8 @@ class FrameCache:
             started = time.monotonic()
             with atomic_write(target) as output:
                 writer = FrameWriter(output, self.frame_bytes)
-                for text in read_texts(file, writer.counts):
-                    writer.add(text)
+                for record in read_records(file, writer.counts):
+                    writer.add(record.text)
                 writer.finish()
             if file.origin and self.room and self.room.max_gib is not None:
                 file.path.unlink(missing_ok=True)
@@ -110,35 +107,11 @@ class FrameCache:
         counts = frames.counts
         if counts.bad_share > self.max_bad_share:
             raise DataError(
-                f"{file.path}: {_describe_bad(counts)} are unreadable, more than data.max_bad_share = "
+                f"{file.path}: {counts.describe_bad()} are unreadable, more than data.max_bad_share = "
                 f"{self.max_bad_share:g} allows; repair the file or raise the limit"
             )
         if counts.num_bad:
-            logger.warning("%s: skipped %s", file.name, _describe_bad(counts))
+            logger.warning("%s: skipped %s", file.name, counts.describe_bad())
         if not counts.documents:
             logger.warning("%s holds no documents", file.name)
         return frames
-
-
-def read_texts(file: DataFile, counts: RecordCounts) -> Iterator[str]:
-    """The documents of a JSON lines file; what cannot be read is skipped and counted in `counts`."""
-    for line in read_lines(file.path, file.sha256):
-        if not line.strip():
-            continue
-        try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            counts.bad_json += 1
-            continue
-        text = record.get("text") if isinstance(record, dict) else None
-        if not isinstance(text, str):
-            counts.bad_text += 1
-        elif not text.strip():
-            counts.empty += 1
-        else:
-            yield text
-
-
-def _describe_bad(counts: RecordCounts) -> str:
-    total = counts.num_bad + counts.documents + counts.empty
-    return f"{counts.num_bad} of {total} records ({counts.bad_json} bad JSON or UTF-8, {counts.bad_text} without text)"

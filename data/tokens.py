@@ -91,7 +91,7 @@ class TokenBackend:
                 f"data.file_list: the files hold {len(self.rows)} rows of {sequence_length} tokens, not one batch of "
                 f"{global_batch_size}; list more files or lower the batch size"
             )
-        names = _name_sources([file.name for file in files])
+        names = name_sources([file.name for file in files])
         self.source_names = tuple(dict.fromkeys(names))
         self.source_of_file = np.array([self.source_names.index(name) for name in names], np.int16)
         self.max_token_id = encoder.max_token_id if encoder else None
@@ -156,38 +156,45 @@ def _choose_eos(config: DataConfig, encoder: DocumentEncoder | None) -> int:
     return encoder.eos_token_id
 
 
-def list_token_files(root: Root, file_list: Path) -> list[DataFile]:
-    """The listed files in order; DataError for a list that is not there or empty, and for a file that is."""
+def read_file_list(file_list: Path) -> list[str]:
+    """The paths that a text file lists, one a line; DataError for a list that is not there or empty."""
     if not file_list.is_file():
         raise DataError(f"data.file_list: there is no file {file_list}; give the text file that lists the .npy paths")
     names = [line.strip() for line in file_list.read_text().splitlines() if line.strip()]
     if not names:
         raise DataError(f"data.file_list: {file_list} is empty; list the .npy paths below data.root, one a line")
-    files = root.named(names, "data.file_list")
+    return names
+
+
+def list_token_files(root: Root, file_list: Path) -> list[DataFile]:
+    """The listed files in order; DataError for a faulty list, and for a file that is missing or no token file."""
+    files = root.named(read_file_list(file_list), "data.file_list")
     for file in files:
-        if file.num_bytes % TOKEN_DTYPE.itemsize:
-            raise DataError(
-                f"{file.path} is torn: its {file.num_bytes:,} bytes are no whole number of uint32 tokens; "
-                "fetch it again"
-            )
-        if is_present(file):
-            _check_header(file.path)
+        check_token_file(file)
     return files
+
+
+def check_token_file(file: DataFile) -> None:
+    """DataError for a size that is no whole number of tokens, and for a header, if the file is here."""
+    if file.num_bytes % TOKEN_DTYPE.itemsize:
+        raise DataError(
+            f"{file.path} is torn: its {file.num_bytes:,} bytes are no whole number of uint32 tokens; fetch it again"
+        )
+    if not is_present(file):
+        return
+    with file.path.open("rb") as content:
+        if content.read(len(NPY_HEADER_MAGIC)) == NPY_HEADER_MAGIC:
+            raise DataError(
+                f"{file.path} has a numpy header; token files are raw little-endian uint32 (write them with "
+                "ndarray.tofile)"
+            )
 
 
 def _open_tokens(file: DataFile) -> np.ndarray:
     if not is_present(file):
         download(file)
-        _check_header(file.path)
+        check_token_file(file)
     return np.memmap(file.path, TOKEN_DTYPE, mode="r")
-
-
-def _check_header(path: Path) -> None:
-    with path.open("rb") as file:
-        if file.read(len(NPY_HEADER_MAGIC)) == NPY_HEADER_MAGIC:
-            raise DataError(
-                f"{path} has a numpy header; token files are raw little-endian uint32 (write them with ndarray.tofile)"
-            )
 
 
 def _check_room(files: Sequence[DataFile], max_cache_gib: float | None) -> None:
@@ -199,7 +206,7 @@ def _check_room(files: Sequence[DataFile], max_cache_gib: float | None) -> None:
         )
 
 
-def _name_sources(names: list[str]) -> list[str]:
+def name_sources(names: list[str]) -> list[str]:
     """A source name per file: the first folder below the folders that all files share."""
     folders = [PurePosixPath(name).parts[:-1] for name in names]
     depth = 0
