@@ -21,7 +21,7 @@ def is_repetitive(row: np.ndarray, rule: RepetitionFilterConfig) -> bool:
 
 def _has_run(matches: np.ndarray, length: int) -> bool:
     # Nearly all rows have too few matches for any run: counting them takes a tenth of the time.
-    return np.count_nonzero(matches) >= length and _longest_run(matches) >= length
+    return int(np.count_nonzero(matches)) >= length and _longest_run(matches) >= length
 
 
 def _longest_run(matches: np.ndarray) -> int:

@@ -115,5 +115,5 @@ def text_rows(files: Sequence[DataFile], encoder: DocumentEncoder, length: int, 
 
 def token_rows(rows: TokenRows, encoder: DocumentEncoder, seed: int, num_rows: int) -> Iterator[str]:
     """The first rows of the published order, decoded."""
-    for number in published_order(len(rows), seed, 0)[:num_rows]:
-        yield encoder.decode(rows.read(int(number)))
+    for row in rows.read(published_order(len(rows), seed, 0)[:num_rows]):
+        yield encoder.decode(row)

@@ -51,6 +51,7 @@ class TokenRows:
     def __post_init__(self) -> None:
         rows_per_file = [file.num_bytes // (TOKEN_DTYPE.itemsize * self.row_length) for file in self.files]
         self._ends = np.cumsum(rows_per_file, dtype=np.int64)
+        self._firsts = self._ends - rows_per_file
         self._maps: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -60,13 +61,16 @@ class TokenRows:
         """The indices of the files that the rows of these numbers lie in."""
         return np.searchsorted(self._ends, rows, side="right")
 
-    def read(self, row: int) -> np.ndarray:
-        """Tokens of row number `row`: uint32 `[row_length]`."""
-        file = int(self.locate(np.array(row)))
-        if file not in self._maps:
-            self._maps[file] = _open_tokens(self.files[file])
-        start = (row - int(self._ends[file - 1] if file else 0)) * self.row_length
-        return self._maps[file][start : start + self.row_length]
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Tokens of the rows of these numbers: uint32 `[R, row_length]`."""
+        tokens = np.empty((len(rows), self.row_length), TOKEN_DTYPE)
+        files = self.locate(rows)
+        starts = (rows - self._firsts[files]) * self.row_length
+        for index, (file, start) in enumerate(zip(files.tolist(), starts.tolist(), strict=True)):
+            if file not in self._maps:
+                self._maps[file] = _open_tokens(self.files[file])
+            tokens[index] = self._maps[file][start : start + self.row_length]
+        return tokens
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}  # a pickled map would be a copy of the file
@@ -121,7 +125,7 @@ class TokenBackend:
             while start + self.num_slots <= len(order):
                 numbers = order[start + slots.start : start + slots.stop]
                 start += self.num_slots
-                yield self._read(numbers.tolist(), [epoch, start])
+                yield self._read(numbers, [epoch, start])
             epoch, start = epoch + 1, 0
 
     def _fetch_ahead(self, order: np.ndarray) -> None:
@@ -132,21 +136,19 @@ class TokenBackend:
         for index in wanted[np.argsort(first)]:
             self._background.submit(partial(download, self.rows.files[index], wait=False))
 
-    def _read(self, numbers: list[int], position: list[int]) -> Rows:
-        tokens = np.empty((len(numbers), self.rows.row_length), np.uint32)
-        for index, number in enumerate(numbers):
-            tokens[index] = self.rows.read(number)
-            self._check_ids(tokens[index], number)
+    def _read(self, numbers: np.ndarray, position: list[int]) -> Rows:
+        tokens = self.rows.read(numbers)
+        self._check_ids(tokens, numbers)
         loss_mask = np.array([not is_repetitive(row, self.rule) for row in tokens], bool)
-        sources = self.source_of_file[self.rows.locate(np.array(numbers))]
-        return Rows(tokens, loss_mask, sources, {POSITION: position})
+        return Rows(tokens, loss_mask, self.source_of_file[self.rows.locate(numbers)], {POSITION: position})
 
-    def _check_ids(self, row: np.ndarray, number: int) -> None:
+    def _check_ids(self, tokens: np.ndarray, numbers: np.ndarray) -> None:
         # A download that was answered with an error page has the right name, and sometimes the right size.
         largest = MAX_TOKEN_ID if self.max_token_id is None else self.max_token_id
-        if row.max() > largest:
-            path = self.rows.files[int(self.rows.locate(np.array(number)))].path
-            raise DataError(f"{path} holds token id {row.max()}, and {largest} is the largest; fetch it again")
+        if tokens.max() > largest:
+            row = int(tokens.max(axis=1).argmax())
+            path = self.rows.files[self.rows.locate(numbers)[row]].path
+            raise DataError(f"{path} holds token id {tokens.max()}, and {largest} is the largest; fetch it again")
 
 
 def _choose_eos(config: DataConfig, encoder: DocumentEncoder | None) -> int:
