@@ -70,7 +70,7 @@ def left_over(file: DataFile) -> list[str]:
     ],
 )
 def test_a_file_arrives_whole_whatever_goes_wrong_on_the_way(tmp_path: Path, server: FileServer, faults: list) -> None:
-    file = remote_file(server.url, tmp_path)
+    file = remote_file(server.url, tmp_path, sha256=None)  # no hash to fall back on
     server.faults[NAME] = list(faults)
     pieces: list[int] = []
     assert download(file, report=pieces.append)
