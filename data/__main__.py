@@ -4,24 +4,26 @@ Mistakes get one line and exit code 2.
 """
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-from rich.table import Column, Table
-
+from data import commands
 from data.errors import DataError
-from data.files import open_root
-from data.sample import EOS_TOKEN, TOKENIZER_NAME, build_sample
-from data.summary import summarise
-from data.tokenizer import DocumentEncoder
+from data.sample import EOS_TOKEN, TOKENIZER_NAME
 
-COLUMNS = ("files", "documents", "bad", "bytes", "tokens", "share")
 EXAMPLES = """examples:
   python -m data sample datasets/sample                  real text from this Python installation, as a small mix
-  python -m data sample datasets/tiny --megabytes 2      a smaller one
-  python -m data inspect datasets/sample                 files, documents, bytes and tokens of each source
+  python -m data inspect datasets/sample --rows 1        files, documents, bytes and tokens of each source, and a row
+  python -m data inspect --file-list configs/data/olmo2-stage2-files.txt        the published mix, before fetching it
+  python -m data fetch http://olmo-data.org --file-list configs/data/olmo2-stage2-files.txt --to datasets/olmo2-stage2
+  python -m data fetch hf://datasets/allenai/dolmino-mix-1124 --files 'data/wiki/*' --to datasets/dolmino
+  python -m data tokenize datasets/sample datasets/sample-tokens                text to token files, once
+  python -m data verify datasets/sample-tokens           sizes, hashes, token ids; every file read to its end
 """
+TOKENIZER_HELP = f"tokenizer.json (default: {TOKENIZER_NAME} in the folder)"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,49 +51,55 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
-    sample = verbs.add_parser("sample", help="build a miniature stage-2 mix; at once if it is there already")
+    def add(
+        name: str, run: Callable[[argparse.Namespace], None], about: str, **defaults: Any
+    ) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
+        verb.set_defaults(run=run, **defaults)
+        return verb
+
+    sample = add("sample", commands.sample, "build a miniature stage-2 mix; at once if it is there already")
     sample.add_argument("folder", metavar="DIR", type=Path)
     sample.add_argument("--seed", type=int, default=42, help="order of documents, and the arithmetic (default: 42)")
     sample.add_argument("--vocab-size", type=int, default=4096, help="tokens of its tokenizer (default: 4096)")
     sample.add_argument("--megabytes", type=float, default=20.0, help="upper bound on the text (default: 20)")
-    sample.set_defaults(run=_sample)
 
-    inspect = verbs.add_parser("inspect", help="count the documents, bytes and tokens of each source below a folder")
-    inspect.add_argument("folder", metavar="DIR", type=Path)
-    inspect.add_argument("--tokenizer", type=Path, help=f"tokenizer.json to count with (default: DIR/{TOKENIZER_NAME})")
-    inspect.add_argument("--eos-token", default=EOS_TOKEN, help=f"its end-of-document token (default: {EOS_TOKEN})")
-    inspect.set_defaults(run=_inspect)
+    fetch = add(
+        "fetch", commands.fetch, "copy files of a web server, the hub or a bucket to a folder; goes on where it was"
+    )
+    fetch.add_argument("root", metavar="ROOT", help="https://, hf://datasets/OWNER/NAME[@REVISION], s3:// or gs://")
+    chosen = fetch.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("--file-list", type=Path, help="text file that lists .npy paths below ROOT")
+    chosen.add_argument("--files", nargs="+", metavar="PATTERN", help="glob patterns below ROOT")
+    fetch.add_argument("--to", metavar="DIR", type=Path, required=True)
+
+    verify = add(
+        "verify", commands.verify_folder, "check sizes, hashes, encodings and token ids of all files of a folder"
+    )
+    verify.add_argument("folder", metavar="DIR", type=Path)
+    _add_tokenizer(verify)
+
+    tokenize = add("tokenize", commands.tokenize, "turn a folder of text into token files; goes on where it was")
+    tokenize.add_argument("source", metavar="SRC", type=Path)
+    tokenize.add_argument("target", metavar="DIR", type=Path)
+    tokenize.add_argument("--processes", type=int, default=os.cpu_count(), help="files at a time (default: all cores)")
+    tokenize.add_argument("--max-bad-share", type=float, default=0.001, help="of a file's records (default: 0.001)")
+    _add_tokenizer(tokenize)
+
+    inspect = add("inspect", commands.inspect, "count what each source holds, and show rows of it")
+    inspect.add_argument("root", metavar="ROOT", nargs="?", help="folder of text; folder or address of token files")
+    inspect.add_argument("--file-list", type=Path, help="text file that lists .npy paths; without ROOT, as published")
+    inspect.add_argument("--rows", type=int, default=0, help="decoded rows to show (default: none)")
+    inspect.add_argument("--sequence-length", type=int, default=4096, help="tokens of a row (default: 4096)")
+    inspect.add_argument("--batch-size", type=int, default=512, help="rows of a step (default: 512)")
+    inspect.add_argument("--seed", type=int, default=42, help="of the published order (default: 42)")
+    _add_tokenizer(inspect)
     return parser
 
 
-def _sample(options: argparse.Namespace) -> None:
-    console = Console(stderr=True)
-    with console.status("looking for the sample") as status:
-        built = build_sample(
-            options.folder,
-            seed=options.seed,
-            vocab_size=options.vocab_size,
-            megabytes=options.megabytes,
-            report=status.update,
-        )
-    print(f"{options.folder}: {'built' if built else 'complete already'}")
-
-
-def _inspect(options: argparse.Namespace) -> None:
-    root = open_root(str(options.folder))
-    encoder = DocumentEncoder(options.tokenizer or root / TOKENIZER_NAME, options.eos_token)
-    with Console(stderr=True).status("reading") as status:
-        summaries = []
-        for summary in summarise(root, encoder):
-            summaries.append(summary)
-            status.update(f"reading; {summary.name} is done")
-    table = Table("source", *(Column(title, justify="right") for title in COLUMNS))
-    total = max(1, sum(summary.num_tokens for summary in summaries))
-    for summary in summaries:
-        counts = summary.counts
-        numbers = (summary.num_files, counts.documents, counts.num_bad, counts.text_bytes, summary.num_tokens)
-        table.add_row(summary.name, *(f"{number:,}" for number in numbers), f"{summary.num_tokens / total:.1%}")
-    Console().print(table)
+def _add_tokenizer(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--tokenizer", type=Path, help=TOKENIZER_HELP)
+    verb.add_argument("--eos-token", default=EOS_TOKEN, help=f"its end-of-document token (default: {EOS_TOKEN})")
 
 
 if __name__ == "__main__":

@@ -45,13 +45,13 @@ class DataConfig:
     kind: DataKind = DataKind.text
     """Text to tokenise on the fly, or token files."""
     root: str = ""
-    """Folder that all patterns and listed paths are relative to."""
+    """What all patterns and paths are relative to: a folder, or an address (https, hf, s3, gs; see data/remote.py)."""
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     """The ingredients by name (text)."""
     file_list: str | None = None
     """Text file that lists the .npy paths below `root`, one a line, in order (tokens)."""
     tokenizer: str | None = None
-    """Path of a tokenizer.json, relative to `root` unless absolute."""
+    """Path of a tokenizer.json, relative to `root` unless absolute, or an address of its own."""
     eos_token: str = "<|endoftext|>"
     """The special token that ends every document."""
     eos_token_id: int | None = None
@@ -65,7 +65,9 @@ class DataConfig:
     prefetch: int = 2
     """Steps that each worker prepares ahead."""
     cache_dir: str | None = None
-    """Folder for ingested documents (text); None: `.frames` below `root`."""
+    """Folder for fetched files and ingested documents; None: `.frames` below a local `root`, `datasets/cache` else."""
+    max_cache_gib: float | None = None
+    """Bound on the size of that folder; None: none. What the order has left behind makes room (text)."""
     frame_bytes: int = 262144
     """Text per independently compressed frame of the cache: the unit that is shuffled."""
     files_per_group: int = 8
@@ -83,6 +85,8 @@ class DataConfig:
         for key in ("num_streams", "prefetch", "frame_bytes", "files_per_group"):
             _require(getattr(self, key) >= 1, key, f"must be 1 or more, not {getattr(self, key)}")
         _require(0.0 <= self.max_bad_share <= 1.0, "max_bad_share", f"must lie in [0, 1], not {self.max_bad_share}")
+        bound = self.max_cache_gib
+        _require(bound is None or bound > 0.0, "max_cache_gib", f"must be above 0, or null for no bound, not {bound}")
         rule = self.repetition_filter
         _require(
             1 <= rule.min_period <= rule.max_period,

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from data.errors import DataError
+from data.remote import Remote
 
 MANIFEST_NAME = "manifest.json"
 
@@ -19,11 +20,19 @@ class DataFile:
 
     name: str
     path: Path
+    """Where it lies, or will once it has been fetched from `origin`."""
     num_bytes: int
     sha256: str | None = None
+    etag: str | None = None
+    origin: Remote | None = None
+
+    @property
+    def version(self) -> str:
+        """What tells it from other content of the same name and size, as far as anybody knows."""
+        return str(self.sha256 or self.etag) if self.origin else f"{self.path.stat().st_mtime_ns}\t{self.sha256}"
 
 
-def open_root(root: str) -> Path:
+def open_folder(root: str) -> Path:
     """The data folder; raises DataError where there is none."""
     path = Path(root).expanduser()
     if not path.is_dir():
@@ -59,7 +68,7 @@ def find_files(root: Path, patterns: Iterable[str], key: str, manifest: dict[str
         if not found:
             raise DataError(f"{key}: {pattern!r} matches no file below {root}; correct the pattern or data.root")
         names.update(name.as_posix() for name in found)
-    return [_describe(root, name, manifest.get(name)) for name in sorted(names)]
+    return [describe_file(root, name, manifest.get(name)) for name in sorted(names)]
 
 
 def digest_files(files: Iterable[DataFile]) -> str:
@@ -70,7 +79,8 @@ def digest_files(files: Iterable[DataFile]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _describe(root: Path, name: str, listed: dict[str, Any] | None) -> DataFile:
+def describe_file(root: Path, name: str, listed: dict[str, Any] | None) -> DataFile:
+    """A file of a local root and its manifest entry, if it has one; DataError where the two differ in size."""
     path = root / name
     num_bytes = path.stat().st_size
     if listed is None:

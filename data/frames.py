@@ -39,6 +39,11 @@ class RecordCounts:
     def bad_share(self) -> float:
         return self.num_bad / max(1, self.num_bad + self.documents + self.empty)
 
+    def describe_bad(self) -> str:
+        """The bad records in words."""
+        total = self.num_bad + self.documents + self.empty
+        return f"{self.num_bad} of {total} records ({self.bad_json} bad JSON or UTF-8, {self.bad_text} without text)"
+
 
 class FrameWriter:
     """Collects documents into frames of about `frame_bytes`; a document is never split."""

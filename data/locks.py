@@ -29,7 +29,12 @@ def file_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
                 raise
-        yield True
+        try:
+            yield True
+        finally:
+            # A process forked meanwhile has the file open too: closing it here would not release the lock.
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.background import Background
 from data.errors import DataError
 from data.files import DataFile
 from data.frames import FrameFile
@@ -55,6 +56,8 @@ class Source:
     num_streams: int
     files_per_group: int
     _groups: dict[tuple[int, int], Group] = field(default_factory=dict, repr=False)
+    _background: Background = field(default_factory=Background, repr=False)
+    _ahead: tuple[int, int] = (-1, -1)
 
     @property
     def num_groups(self) -> int:
@@ -63,17 +66,19 @@ class Source:
     def check(self) -> None:
         """Ingest groups of the first epoch until one has a document; DataError if none has, or a file is refused."""
         if not any(len(self.group(0, number).units) for number in range(self.num_groups)):
-            raise DataError(
-                f"data.sources.{self.name}: its files hold no documents; correct the files or give it weight 0"
-            )
+            raise self.empty()
+
+    def empty(self) -> DataError:
+        """What is wrong with a source without documents."""
+        return DataError(
+            f"data.sources.{self.name}: its files hold no documents; correct the files or give it weight 0"
+        )
 
     def group(self, epoch: int, number: int) -> Group:
         """The `number`-th group of an epoch, ingested if it is not yet."""
         key = (epoch, number)
         if key not in self._groups:
-            order = permutation(len(self.files), self.seed, self.name, "files", epoch)
-            chosen = order[number * self.files_per_group : (number + 1) * self.files_per_group]
-            files = self.cache.open([self.files[index] for index in chosen])
+            files = self.cache.open(self.group_files(epoch, number), self.name)
             units = _cut_units(files, UNITS_PER_STREAM * self.num_streams)
             units = units[permutation(len(units), self.seed, self.name, "units", epoch, number)]
             shift = int(permutation(self.num_streams, self.seed, self.name, "shift", epoch, number)[0])
@@ -81,6 +86,22 @@ class Source:
                 self._groups.pop(next(iter(self._groups)))
             self._groups[key] = Group(files, units, shift)
         return self._groups[key]
+
+    def group_files(self, epoch: int, number: int) -> list[DataFile]:
+        """The files of a group."""
+        order = permutation(len(self.files), self.seed, self.name, "files", epoch)
+        return [self.files[index] for index in order[number * self.files_per_group :][: self.files_per_group]]
+
+    def look_ahead(self, epoch: int, number: int) -> None:
+        """Begin, in the background, to fetch and ingest the group that comes after this one."""
+        following = (epoch, number + 1) if number + 1 < self.num_groups else (epoch + 1, 0)
+        if following > self._ahead:
+            self._ahead = following
+            self._background.submit(lambda: self.cache.prepare(self.group_files(*following), self.name))
+
+    def forget(self, epoch: int, number: int) -> None:
+        """Drop a group whose files were evicted from under it; the next call of `group` makes them again."""
+        self._groups.pop((epoch, number), None)
 
 
 def permutation(size: int, *key: str | int) -> np.ndarray:

@@ -55,13 +55,23 @@ class RowPacker:
 
     def _load_unit(self) -> np.ndarray:
         """The tokens of the unit at the cursor, which moves on to the next group or epoch if there is no such unit."""
+        any_units = self.cursor.group > 0 or self.cursor.unit > 0
         while True:
             group = self._source.group(self.cursor.epoch, self.cursor.group)
+            self._source.look_ahead(self.cursor.epoch, self.cursor.group)
+            any_units = any_units or len(group.units) > 0
             units = group.share(self._stream, self._source.num_streams)
             if self.cursor.unit < len(units):
                 unit = Unit(*map(int, units[self.cursor.unit]))
-                return self._encoder.encode(group.files[unit.file].read_frame(unit.frame, unit.start, unit.step))
+                try:
+                    documents = group.files[unit.file].read_frame(unit.frame, unit.start, unit.step)
+                except FileNotFoundError:  # another process has made room with it
+                    self._source.forget(self.cursor.epoch, self.cursor.group)
+                    continue
+                return self._encoder.encode(documents)
             if self.cursor.group + 1 < self._source.num_groups:
                 self.cursor = Cursor(self.cursor.epoch, self.cursor.group + 1)
-            else:
+            elif any_units:
                 self.cursor = Cursor(self.cursor.epoch + 1)
+            else:
+                raise self._source.empty()

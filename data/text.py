@@ -9,20 +9,21 @@ whole streams: any number of ranks and workers that divides them up produces the
 (a row number and cursors) means the same wherever it is loaded.
 """
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from data.config import DataConfig, DataKind, RepetitionFilterConfig
 from data.errors import DataError
-from data.files import digest_files, find_files, open_root, read_manifest
+from data.files import DataFile, digest_files
 from data.filters import is_repetitive
 from data.ingest import FrameCache
 from data.mixing import Mixer
 from data.order import Source
 from data.packing import Cursor, RowPacker
+from data.room import Room
+from data.roots import Root, locate_tokenizer, open_root
 from data.rows import Rows
 from data.tokenizer import DocumentEncoder
 
@@ -59,9 +60,11 @@ class TextBackend:
                 f"data.num_streams = {config.num_streams} does not divide the global batch size of "
                 f"{global_batch_size} rows; set it to one of {divisors(global_batch_size)}"
             )
-        root = open_root(config.root)
-        self.encoder = DocumentEncoder(root / str(config.tokenizer), config.eos_token)
-        self.sources = _open_sources(config, root)
+        root = open_root(config.root, config.cache_dir)
+        self.encoder = DocumentEncoder(locate_tokenizer(str(config.tokenizer), root), config.eos_token)
+        room = Room(root.cache, config.max_cache_gib)
+        self.cache = FrameCache(root.frames, config.frame_bytes, config.max_bad_share, room)
+        self.sources = _open_sources(config, root, self.cache)
         self.source_names = tuple(source.name for source in self.sources)
         self.weights = [config.sources[name].weight for name in self.source_names]
         self.mixer = Mixer(self.weights, config.num_streams, config.seed)
@@ -72,8 +75,9 @@ class TextBackend:
         self.rows_per_stream = global_batch_size // config.num_streams
         self.rule: RepetitionFilterConfig = config.repetition_filter
         self.fingerprint = _fingerprint(config, self)
-        for source in self.sources:
-            source.check()
+        if root.remote is None:  # else the files of the beginning may be gone by now, and nobody needs them to resume
+            for source in self.sources:
+                source.check()
 
     def start(self, slots: range) -> dict[str, Any]:
         """No rows yet, all cursors at the beginning."""
@@ -82,6 +86,7 @@ class TextBackend:
 
     def read(self, slots: range, positions: Mapping[str, Any]) -> Iterator[Rows]:
         """`rows_per_stream` rows of each stream per step."""
+        self._fetch_first(positions[str(stream)] for stream in slots)
         streams = {str(stream): self._open_stream(stream, positions[str(stream)]) for stream in slots}
         num_rows = len(streams) * self.rows_per_stream
         while True:
@@ -94,6 +99,15 @@ class TextBackend:
                     row += 1
             loss_mask = np.array([not is_repetitive(row_tokens, self.rule) for row_tokens in tokens], bool)
             yield Rows(tokens, loss_mask, sources, {name: stream.position() for name, stream in streams.items()})
+
+    def _fetch_first(self, positions: Iterable[Mapping[str, Any]]) -> None:
+        """Fetch the files to start with, of all sources at once."""
+        at = {(number, *cursor[:2]) for position in positions for number, cursor in enumerate(position["cursors"])}
+        needed: dict[str, list[DataFile]] = {source.name: [] for source in self.sources}
+        for number, epoch, group in sorted(at):
+            source = self.sources[number]
+            needed[source.name] += source.group_files(epoch, group)
+        self.cache.fetch(needed)
 
     def _open_stream(self, stream: int, position: Mapping[str, Any]) -> LogicalStream:
         packers = [
@@ -108,15 +122,12 @@ def divisors(number: int) -> list[int]:
     return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
-def _open_sources(config: DataConfig, root: Path) -> list[Source]:
+def _open_sources(config: DataConfig, root: Root, cache: FrameCache) -> list[Source]:
     """The sources with a weight above 0, in the order of the config."""
-    folder = Path(config.cache_dir).expanduser() if config.cache_dir else root / ".frames"
-    cache = FrameCache(folder, config.frame_bytes, config.max_bad_share)
-    manifest = read_manifest(root)
     return [
         Source(
             name=name,
-            files=find_files(root, source.files, f"data.sources.{name}.files", manifest),
+            files=root.find(source.files, f"data.sources.{name}.files"),
             cache=cache,
             seed=config.seed,
             num_streams=config.num_streams,

@@ -39,6 +39,14 @@ class DocumentEncoder:
             tokens.append(self.eos_token_id)
         return np.array(tokens, np.uint32)
 
+    def encode_each(self, documents: Sequence[str]) -> list[np.ndarray]:
+        """The tokens and EOS of each document: uint32 `[num_tokens]` each."""
+        return [np.array([*ids, self.eos_token_id], np.uint32) for ids in self._encode(documents)]
+
+    def decode(self, tokens: np.ndarray) -> str:
+        """The text of these tokens, special ones spelled out."""
+        return str(self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False))
+
     def _encode(self, documents: Sequence[str]) -> list[list[int]]:
         encodings = self._tokenizer.encode_batch_fast(list(documents), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]

@@ -69,9 +69,7 @@ def test_missing_files_are_counted_in_one_line(tmp_path: Path) -> None:
     config = write_files(tmp_path, [80, 80, 80])
     (tmp_path / "mix/source1/part-1.npy").unlink()
     (tmp_path / "mix/source0/part-0.npy").unlink()
-    with pytest.raises(
-        DataError, match=r"2 of 3 token files are missing below .*, the first is mix/source1/part-1.npy"
-    ):
+    with pytest.raises(DataError, match=r"2 of 3 files are missing below .*, the first is mix/source1/part-1.npy"):
         build_stream(config, sequence_length=LENGTH, global_batch_size=5)
 
 

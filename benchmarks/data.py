@@ -1,0 +1,231 @@
+"""Both kinds of data against `datasets` streaming, doing the same work in one process in turn, on one core.
+
+    python -m benchmarks.data                                      the sample mix and its own tokenizer, a minute
+    python -m benchmarks.data --tokenizer dolma2-tokenizer.json    the tokenizer of the real mix
+
+Text is measured twice: documents per second before any tokenising, and tokens per second from compressed files to rows.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+os.environ.update(TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
+
+import numpy as np
+from datasets import IterableDataset, load_dataset
+from rich.console import Console
+from rich.table import Column, Table
+
+from data.config import DataConfig, DataKind, SourceConfig
+from data.files import find_files, read_manifest
+from data.frames import RecordCounts
+from data.ingest import FrameCache
+from data.records import read_records
+from data.sample import EOS_TOKEN, build_sample
+from data.stream import BatchStream, build_stream
+from data.tokenizer import DocumentEncoder
+from data.tokens import TOKEN_DTYPE
+
+LENGTH, BATCH_SIZE, NUM_STREAMS = 4096, 16, 16
+NODE_TOKENS = 8 * 55_000  # per second: eight GPUs that train at 55k tokens/s each
+NPY_TOKENS = 200_000_000
+
+
+class Bench:
+    """The inputs, and a table that fills up."""
+
+    def __init__(self, folder: Path, tokenizer: Path, eos_token: str, seconds: float) -> None:
+        self.folder = folder
+        self.paths = sorted(str(path) for path in folder.glob("*/*.jsonl*"))
+        self.tokenizer = tokenizer
+        self.encoder = DocumentEncoder(tokenizer, eos_token)
+        self.seconds = seconds
+        self.table = Table(
+            "one core, CPU time", *(Column(title, justify="right") for title in ("ours", "datasets", "ratio", "target"))
+        )
+
+    def text_config(self, cache: str) -> DataConfig:
+        sources = {path.name: SourceConfig([f"{path.name}/*"], 1.0) for path in self.folder.iterdir() if path.is_dir()}
+        return DataConfig(
+            root=str(self.folder),
+            sources={name: source for name, source in sources.items() if not name.startswith(".")},
+            tokenizer=str(self.tokenizer),
+            eos_token=self.encoder_eos,
+            num_streams=NUM_STREAMS,
+            cache_dir=str(self.folder.parent / cache),
+        )
+
+    @property
+    def encoder_eos(self) -> str:
+        return self.encoder.decode(np.array([self.encoder.eos_token_id]))
+
+    def compare(
+        self, name: str, ours: float, theirs: float | None, unit: str, target: str, faster_is_less: bool = False
+    ) -> None:
+        """One row; the ratio says how many times better ours is."""
+        ratio = None if theirs is None else (theirs / ours if faster_is_less else ours / theirs)
+        cells = (f"{ours:,.3g}{unit}" if faster_is_less else f"{ours:,.0f}{unit}",)
+        other = "-" if theirs is None else (f"{theirs:,.3g}{unit}" if faster_is_less else f"{theirs:,.0f}{unit}")
+        self.table.add_row(name, *cells, other, "-" if ratio is None else f"{ratio:.1f}x", target)
+
+
+def rate(amounts: Iterator[int], seconds: float) -> float:
+    """Amounts per CPU second, over this long or until they end; what else the machine does hardly matters to it."""
+    total, start = 0, time.process_time()
+    for amount in amounts:
+        total += amount
+        if time.process_time() - start > seconds:
+            break
+    return total / (time.process_time() - start)
+
+
+def streamed(bench: Bench) -> IterableDataset:
+    """The same files through the library's own streaming."""
+    return load_dataset("json", data_files={"train": bench.paths}, split="train", streaming=True)
+
+
+def packed(bench: Bench) -> IterableDataset:
+    """The usual recipe with it: tokenise and pack by `map`."""
+
+    def pack(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        tokens = bench.encoder.encode([text for text in batch["text"] if text])
+        num_rows = len(tokens) // LENGTH
+        return {"tokens": list(tokens[: num_rows * LENGTH].reshape(num_rows, LENGTH))}
+
+    columns = ["id", "text", "source", "added", "created", "metadata"]
+    return streamed(bench).map(pack, batched=True, batch_size=256, remove_columns=columns).with_format("numpy")
+
+
+def measure_documents(bench: Bench) -> None:
+    """Documents per second before tokenising: read from the files, as both do once, and from our cache of frames."""
+    files = find_files(bench.folder, ["*/*.jsonl*"], "files", read_manifest(bench.folder))
+    start = time.process_time()
+    frames = FrameCache(bench.folder.parent / "frames", DataConfig.frame_bytes, 0.0).open(files)
+    ingest = sum(file.counts.text_bytes for file in frames) / 1e6 / (time.process_time() - start)
+    readers: dict[str, Callable[[], Iterator[int]]] = {
+        "files": lambda: (1 for file in files for _ in read_records(file, RecordCounts())),
+        "frames": lambda: (len(file.read_frame(n)) for file in frames for n in range(len(file.num_documents))),
+        "datasets": lambda: (1 for _ in streamed(bench)),
+    }
+    best = dict.fromkeys(readers, 0.0)
+    for _ in range(3):  # in turn: what else the machine does hits all of them
+        for name, reader in readers.items():
+            best[name] = max(best[name], rate(reader(), bench.seconds))
+    bench.compare("documents/s before tokenising", best["frames"], best["datasets"], "", "5x")
+    bench.compare("  from the files themselves", best["files"], best["datasets"], "", "")
+    bench.table.add_row(f"  ingest of {len(files)} small files, MB of text/s", f"{ingest:,.0f}", "-", "-", "")
+
+
+def measure_text(bench: Bench) -> None:
+    """Tokens per second to rows of 4,096."""
+    batches = endless(build_stream(bench.text_config("frames"), sequence_length=LENGTH, global_batch_size=BATCH_SIZE))
+    rate((batch.tokens.size for batch in itertools.islice(batches, 20)), 60.0)  # each stream opens each source
+    ours = theirs = 0.0
+    for _ in range(3):
+        ours = max(ours, rate((batch.tokens.size for batch in batches), 2 * bench.seconds))
+        theirs = max(theirs, rate((len(row["tokens"]) for row in packed(bench)), 2 * bench.seconds))
+    bench.compare("text, tokens/s to rows", ours, theirs, "", "550,000")
+    cores = [f"{NODE_TOKENS / rate:.1f}" for rate in (ours, theirs)]
+    bench.table.add_row("  cores for 8 GPUs at 55k tokens/s each", *cores, "", "")
+
+
+def measure_tokens(bench: Bench) -> None:
+    """Rows of token files in the published order, with the repetition filter and without."""
+    config = npy_config(bench)
+    for name, enabled in ((".npy, tokens/s to rows", False), ("  with the repetition filter", True)):
+        rule = dataclasses.replace(config.repetition_filter, enabled=enabled)
+        stream = build_stream(
+            dataclasses.replace(config, repetition_filter=rule), sequence_length=LENGTH, global_batch_size=512
+        )
+        batches = endless(stream)
+        rate((batch.tokens.size for batch in itertools.islice(batches, 60)), 60.0)  # into the page cache
+        tokens_per_second = max(rate((batch.tokens.size for batch in batches), bench.seconds / 2) for _ in range(3))
+        bench.compare(name, tokens_per_second, None, "", "" if enabled else "300,000,000")
+
+
+def measure_resume(bench: Bench) -> None:
+    """Seconds from nothing to the next batch at a random step: build, load the state, read."""
+    bench_rows = (
+        (".npy", npy_config(bench), 512, 150, "0.1 s"),
+        ("text", bench.text_config("frames"), BATCH_SIZE, 120, "1 s"),
+    )
+    for name, config, batch_size, last, target in bench_rows:
+        step = random.Random(1).randrange(last // 2, last)
+        stream = build_stream(config, sequence_length=LENGTH, global_batch_size=batch_size)
+        for _ in range(step):
+            stream.next_batch()
+        state, expected = json.loads(json.dumps(stream.state_dict())), stream.next_batch()
+        start = time.perf_counter()
+        resumed = build_stream(config, sequence_length=LENGTH, global_batch_size=batch_size)
+        resumed.load_state_dict(state)
+        found = resumed.next_batch()
+        seconds = time.perf_counter() - start
+        assert np.array_equal(found.tokens, expected.tokens)
+        theirs = resume_of_streaming(bench, step * batch_size) if name == "text" else None
+        bench.compare(f"{name}, resume at step {step}", seconds, theirs, " s", target, faster_is_less=True)
+
+
+def resume_of_streaming(bench: Bench, num_rows: int) -> float:
+    """The same with the library: load its state, read a row."""
+    dataset = packed(bench)
+    for _ in itertools.islice(dataset, num_rows):
+        pass
+    state = dataset.state_dict()
+    start = time.perf_counter()
+    DocumentEncoder(bench.tokenizer, bench.encoder_eos)  # which ours has to load too
+    dataset = packed(bench)
+    dataset.load_state_dict(state)
+    next(iter(dataset), None)
+    return time.perf_counter() - start
+
+
+def npy_config(bench: Bench) -> DataConfig:
+    """Token files of 0.8 GB, made on first use."""
+    folder = bench.folder.parent / "tokens"
+    if not folder.exists():
+        folder.mkdir()
+        rng = np.random.default_rng(0)
+        for number in range(8):
+            rng.integers(0, 4000, NPY_TOKENS // 8, TOKEN_DTYPE).tofile(folder / f"part-{number}.npy")
+        (folder / "files.txt").write_text("".join(f"part-{number}.npy\n" for number in range(8)))
+    return DataConfig(DataKind.tokens, str(folder), file_list=str(folder / "files.txt"), eos_token_id=0)
+
+
+def endless(stream: BatchStream) -> Iterator[Any]:
+    """Its batches; closed with the generator."""
+    with closing(stream):
+        while True:
+            yield stream.next_batch()
+
+
+def main() -> None:
+    """Measure everything and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--tokenizer", type=Path, help="tokenizer.json (default: one trained on the sample)")
+    parser.add_argument("--eos-token", default=EOS_TOKEN)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    arguments = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "mix"
+        build_sample(folder, report=lambda message: None)
+        tokenizer = (arguments.tokenizer or folder / "tokenizer.json").resolve()
+        bench = Bench(folder, tokenizer, arguments.eos_token, arguments.seconds)
+        for measure in (measure_documents, measure_text, measure_tokens, measure_resume):
+            measure(bench)
+        Console(width=110).print(bench.table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""A real web server for tests: a folder with byte ranges, a hub, and faults to order."""
+
+import hashlib
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+Fault = Callable[["Handler", bytes, int], None]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class FileServer(ThreadingHTTPServer):
+    """Serves `folder`; the next GETs of a path go to its `faults`, one each, before the file is sent."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder = folder
+        self.faults: dict[str, list[Fault]] = {}
+        self.seen: list[tuple[str, str, str | None]] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is what some tests are about."""
+
+    def starts(self, name: str) -> list[int]:
+        """The byte offsets from which a file was asked for, in order."""
+        ranges = [extent for method, path, extent in self.seen if method == "GET" and path == name]
+        return [int((extent or "bytes=0-").removeprefix("bytes=").rstrip("-")) for extent in ranges]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: FileServer
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        if path.startswith("/api/datasets/"):
+            self.answer_hub(path.removeprefix("/api/datasets/"))
+            return
+        name = path.split(f"/resolve/{COMMIT}/")[-1].lstrip("/")
+        self.server.seen.append((self.command, name, self.headers.get("Range")))
+        file = self.server.folder / name
+        if not file.is_file():
+            self.send(404, b"no such file", {})
+            return
+        content = file.read_bytes()
+        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        faults = self.server.faults.get(name)
+        if self.command == "GET" and faults:
+            faults.pop(0)(self, content, start)
+        else:
+            self.send_range(content, start)
+
+    def answer_hub(self, path: str) -> None:
+        """Which commit a revision is, and the tree of that commit."""
+        if "/revision/" in path:
+            answer: object = {"id": "a/b", "sha": COMMIT, "siblings": []}
+        else:
+            files = sorted(file for file in self.server.folder.rglob("*") if file.is_file())
+            answer = [self.describe(file) for file in files]
+        self.send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+    def describe(self, file: Path) -> dict[str, object]:
+        name, size = file.relative_to(self.server.folder).as_posix(), file.stat().st_size
+        lfs = {"oid": hashlib.sha256(file.read_bytes()).hexdigest(), "size": size, "pointerSize": 134}
+        return {"type": "file", "path": name, "oid": "0" * 40, "size": size, "lfs": lfs}
+
+    def send_range(self, content: bytes, start: int, piece: int = 1 << 20, pause: float = 0.0) -> None:
+        """The file from `start` on, as a range if one was asked for."""
+        headers = {"Content-Type": "application/octet-stream", "ETag": f'"{len(content)}"'}
+        if "Range" in self.headers:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        self.send(206 if "Range" in self.headers else 200, content[start:], headers, piece, pause)
+
+    def send(self, status: int, body: bytes, headers: dict[str, str], piece: int = 1 << 20, pause: float = 0.0) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            for at in range(0, len(body), piece):
+                self.wfile.write(body[at : at + piece])
+                time.sleep(pause)
+
+    def log_message(self, *arguments: object) -> None:
+        """Quiet."""
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[FileServer]:
+    """A server of this folder, for as long as the context lasts."""
+    server = FileServer(folder)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def status(code: int, **headers: str) -> Fault:
+    """An error of the server."""
+    named = {key.replace("_", "-"): value for key, value in headers.items()}
+    return lambda handler, content, start: handler.send(code, b"error", named)
+
+
+def html_page(handler: Handler, content: bytes, start: int) -> None:
+    """What some servers say, under status 200, instead of "not found"."""
+    handler.send(200, b"<!DOCTYPE html><html>not here</html>", {"Content-Type": "text/html"})
+
+
+def whole_file(handler: Handler, content: bytes, start: int) -> None:
+    """The answer of a server that knows no ranges."""
+    handler.send(200, content, {})
+
+
+def wrong_range(handler: Handler, content: bytes, start: int) -> None:
+    """A range that is shorter than what was asked for, and says so."""
+    body = content[start : start + 1000]
+    handler.send(206, body, {"Content-Range": f"bytes {start}-{start + len(body) - 1}/{len(content)}"})
+
+
+def other_start(handler: Handler, content: bytes, start: int) -> None:
+    """A range from the wrong byte on."""
+    handler.send(206, content[1:], {"Content-Range": f"bytes 1-{len(content) - 1}/{len(content)}"})
+
+
+def reset_after(num_bytes: int) -> Fault:
+    """Breaks the connection in the middle of the body."""
+
+    def reset(handler: Handler, content: bytes, start: int) -> None:
+        extent = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        handler.send_response(206)
+        handler.send_header("Content-Range", extent)
+        handler.send_header("Content-Length", str(len(content) - start))
+        handler.end_headers()
+        handler.wfile.write(content[start : start + num_bytes])
+        handler.wfile.flush()
+        time.sleep(0.05)
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        handler.connection.close()
+        handler.close_connection = True
+
+    return reset
+
+
+def slowly(piece: int, pause: float) -> Fault:
+    """The whole file, a piece at a time."""
+    return lambda handler, content, start: handler.send_range(content, start, piece, pause)
