@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup ## the main job, small: a RoPE backbone, then RePo, on real text (about five minutes)
-	$(BIN)/python -m data sample datasets/sample
+	$(BIN)/python -m data sample corpora/sample
 	$(BIN)/python -m launch experiment=demo-backbone
 	$(BIN)/python -m launch experiment=demo
 

@@ -15,13 +15,13 @@ from data.errors import DataError
 from data.sample import EOS_TOKEN, TOKENIZER_NAME
 
 EXAMPLES = """examples:
-  python -m data sample datasets/sample                  real text from this Python installation, as a small mix
-  python -m data inspect datasets/sample --rows 1        files, documents, bytes and tokens of each source, and a row
+  python -m data sample corpora/sample                  real text from this Python installation, as a small mix
+  python -m data inspect corpora/sample --rows 1        files, documents, bytes and tokens of each source, and a row
   python -m data inspect --file-list configs/data/olmo2-stage2-files.txt        the published mix, before fetching it
-  python -m data fetch http://olmo-data.org --file-list configs/data/olmo2-stage2-files.txt --to datasets/olmo2-stage2
+  python -m data fetch http://olmo-data.org --file-list configs/data/olmo2-stage2-files.txt --to corpora/olmo2-stage2
   python -m data fetch hf://datasets/allenai/dolmino-mix-1124 --files 'data/wiki/*' --to datasets/dolmino
-  python -m data tokenize datasets/sample datasets/sample-tokens                text to token files, once
-  python -m data verify datasets/sample-tokens           sizes, hashes, token ids; every file read to its end
+  python -m data tokenize corpora/sample corpora/sample-tokens                text to token files, once
+  python -m data verify corpora/sample-tokens           sizes, hashes, token ids; every file read to its end
 """
 TOKENIZER_HELP = f"tokenizer.json (default: {TOKENIZER_NAME} in the folder)"
 

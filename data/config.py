@@ -65,7 +65,7 @@ class DataConfig:
     prefetch: int = 2
     """Steps that each worker prepares ahead."""
     cache_dir: str | None = None
-    """Folder for fetched files and ingested documents; None: `.frames` below a local `root`, `datasets/cache` else."""
+    """Folder for fetched files and ingested documents; None: `.frames` below a local `root`, `corpora/cache` else."""
     max_cache_gib: float | None = None
     """Bound on the size of that folder; None: none. What the order has left behind makes room (text)."""
     frame_bytes: int = 262144

@@ -21,7 +21,7 @@ from data.remote import HubRepo, Remote, is_offline, is_remote, open_remote, par
 
 LISTING_NAME = ".listing.json"
 FRAMES_NAME = ".frames"
-REMOTE_CACHES = Path("datasets/cache")  # below the working folder, one folder per address
+REMOTE_CACHES = Path("corpora/cache")  # below the working folder, one folder per address
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def test_the_hub_is_pinned_to_a_commit_and_then_not_needed(
     expected, _ = read_global(config, 4)
     remote = at(config, hub)
     assert_same(expected, read_global(remote, 4)[0])
-    (pinned,) = Path("datasets/cache").glob("*/.listing.json")
+    (pinned,) = Path("corpora/cache").glob("*/.listing.json")
     assert orjson.loads(pinned.read_bytes())["root"] == f"hf://datasets/a/b@{COMMIT}"
     server.seen.clear()
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
@@ -158,7 +158,7 @@ def test_an_evicted_file_is_made_again_without_a_trace(config: DataConfig, serve
     stream = build_stream(remote, sequence_length=64, global_batch_size=16)
     for batch in expected:
         np.testing.assert_array_equal(stream.next_batch().tokens, batch.tokens)
-        for cached in Path("datasets/cache").rglob("*.jsonl*"):  # fetched and ingested
+        for cached in Path("corpora/cache").rglob("*.jsonl*"):  # fetched and ingested
             cached.unlink()
 
 

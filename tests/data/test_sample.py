@@ -10,10 +10,10 @@ from pathlib import Path
 
 import orjson
 import pytest
-import yaml
+from omegaconf import OmegaConf
 from tokenizers import Tokenizer
 
-from data.config import DataConfig, SourceConfig
+from data.config import DataConfig
 from data.decode import read_lines
 from data.errors import DataError
 from data.sample import INGREDIENTS, build_sample
@@ -80,11 +80,8 @@ def test_arguments_that_no_sample_can_be_made_with_are_refused(tmp_path: Path) -
 
 
 def test_the_shipped_config_reads_the_sample(sample: Path) -> None:
-    text = (Path(__file__).parents[2] / "configs/data/sample.yaml").read_text()
-    values = yaml.safe_load(text)
-    values["sources"] = {name: SourceConfig(**source) for name, source in values["sources"].items()}
-    del values["kind"]
-    config = DataConfig(**{**values, "root": str(sample)})
+    shipped = OmegaConf.load(Path(__file__).parents[2] / "configs/data/sample.yaml")
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), shipped, {"root": str(sample)}))
     assert set(config.sources) == set(INGREDIENTS)
     stream = build_stream(config, sequence_length=64, global_batch_size=24)
     assert stream.next_batch().tokens.shape == (24, 64)
