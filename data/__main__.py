@@ -19,7 +19,7 @@ EXAMPLES = """examples:
   python -m data inspect corpora/sample --rows 1        files, documents, bytes and tokens of each source, and a row
   python -m data inspect --file-list configs/data/olmo2-stage2-files.txt        the published mix, before fetching it
   python -m data fetch http://olmo-data.org --file-list configs/data/olmo2-stage2-files.txt --to corpora/olmo2-stage2
-  python -m data fetch hf://datasets/allenai/dolmino-mix-1124 --files 'data/wiki/*' --to datasets/dolmino
+  python -m data fetch hf://datasets/allenai/dolmino-mix-1124 --files 'data/wiki/*' --to corpora/dolmino
   python -m data tokenize corpora/sample corpora/sample-tokens                text to token files, once
   python -m data verify corpora/sample-tokens           sizes, hashes, token ids; every file read to its end
 """
