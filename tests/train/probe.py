@@ -82,6 +82,7 @@ def start(
     outcome = Outcome()
     probe = Probe(outcome, stop_rank=stop_rank, stop_step=stop_step, crash_step=crash_step)
     gc.enable()
+    torch.manual_seed(99)  # nothing of an earlier start is left in this process
     try:
         train(config, ranks, [probe])
     except (CrashError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,9 @@ def test_a_wandb_run_can_be_rebuilt_from_the_metrics(
     folder = RunFolder(shutil.copytree(runs.root / "runs" / "crashed", tmp_path / "crashed"))
     monkeypatch.setattr(sys, "argv", ["weights_and_biases", str(folder.path)])
     main()
+    deadline = time.monotonic() + 30  # W&B writes in a process of its own, which `finish` does not always wait for
+    while len(offline_runs(folder.wandb)[0].rows) < NUM_STEPS and time.monotonic() < deadline:
+        time.sleep(0.05)
     [run] = offline_runs(folder.wandb)
     assert run.run_id in capsys.readouterr().out
     assert [row["_step"] for row in run.rows] == list(range(1, NUM_STEPS + 1))
