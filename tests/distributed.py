@@ -67,6 +67,7 @@ def _rank(work: Work, rank: int, world_size: int, port: int, folder: Path, argum
         CUDA_VISIBLE_DEVICES="",
         TOKENIZERS_PARALLELISM="false",
     )
+    multiprocessing.set_start_method("fork", force=True)  # a spawned process would spawn its data workers too
     try:
         import torch
 
