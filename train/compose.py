@@ -144,8 +144,8 @@ def explain(error: Exception) -> str:
         return f"there is no config key {key!r}{_did_you_mean(key, [*_keys(), *_groups()])}"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is not of the form key=value: {error.__cause__ or error}".splitlines()[0]
-    if isinstance(error, AssertionError):
-        return "the overrides do not fit together; below a key that is null, set its parent: positions.yarn={factor: 4}"
+    if isinstance(error, AssertionError | AttributeError):  # OmegaConf's, for a key below one that is null
+        return "the overrides set a key below one that is null: add the group first, as in +positions/yarn=default"
     lines = [line.strip() for line in f"{error.__cause__ or error}".splitlines() if line.strip()] or [repr(error)]
     return f"{full_key[1]}: {lines[0]}" if full_key else lines[0].rstrip(".")
 

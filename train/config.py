@@ -195,6 +195,11 @@ class RunConfig:
                 f"schedule.decay_steps={self.schedule.decay_steps} must be larger than "
                 f"schedule.warmup_steps={self.schedule.warmup_steps}"
             )
+        if self.position_stats.interval % self.logging.interval:
+            raise TrainError(
+                f"position_stats.interval={self.position_stats.interval} must be a multiple of "
+                f"logging.interval={self.logging.interval}: statistics of a step that is not logged would be lost"
+            )
         if len(self.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in self.optimizer.betas):
             raise TrainError(f"optimizer.betas={list(self.optimizer.betas)} must be two numbers in [0, 1)")
         if self.engine.zero_stage not in (0, 1, 2, 3):

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from data.config import DataConfig
 from model.accounting import num_parameters
-from model.config import PositionKind, layer_kinds
+from model.config import PositionKind, YarnConfig, layer_kinds
 from train.compose import CONFIG_FOLDER, to_run_config
 from train.config import RunConfig
 from train.schedule import learning_rate
@@ -121,6 +121,11 @@ def test_a_baseline_differs_in_its_positions_only(experiment: str, kinds: tuple[
     ours, theirs = flat(baseline.as_plain()), flat(repo.as_plain())
     different = {key for key in ours if ours[key] != theirs[key]}
     assert different == {"name", "positions.scheme", "positions.start_layer"}
+
+
+def test_yarn_can_be_added_and_set() -> None:
+    yarn = composed("repo-1b-50b", "+positions/yarn=default", "positions.yarn.factor=2").positions.yarn
+    assert yarn == YarnConfig(factor=2.0, original_max_position=4096, beta_fast=32.0, beta_slow=1.0)
 
 
 def test_repo_sits_where_the_paper_puts_it() -> None:

@@ -1,21 +1,10 @@
-"""One small sample mix for the whole room, and configs that read it."""
+"""A config that reads the sample mix of tests/conftest.py."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from data.config import DataConfig, SourceConfig
-from data.sample import build_sample
-
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-@pytest.fixture(scope="session")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sample")
-    build_sample(folder, vocab_size=512, megabytes=1.0, report=lambda message: None)
-    return folder
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ class PositionStats(Callback):
         self._num_rows: dict[int, int] = {}
 
     def on_step_start(self, trainer: "Trainer") -> None:
-        if trainer.step == 1 or trainer.step % self._config.interval == 0:
+        if trainer.is_logged and (trainer.step == 1 or trainer.step % self._config.interval == 0):
             self._sums, self._num_rows = {}, {}
             self._hooks = [
                 module.register_forward_hook(self._listener(layer))
