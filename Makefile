@@ -15,11 +15,12 @@ setup: $(READY) ## create .venv and install everything, pinned
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; call make with PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): about two minutes"
+	@$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: setup ## the main job, small: a RoPE backbone, then RePo, on real text (about five minutes)
+demo: setup ## the main job, small: a RoPE backbone, then RePo, on real text (about four minutes)
 	$(BIN)/python -m data sample corpora/sample
 	$(BIN)/python -m launch experiment=demo-backbone
 	$(BIN)/python -m launch experiment=demo
@@ -46,4 +47,4 @@ bench: setup ## the measurements behind the claims in the README
 	$(BIN)/python -m benchmarks
 
 clean: ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -13,6 +13,7 @@ saving (run the same command again), anything else a crash.
 import re
 import shlex
 import sys
+from pathlib import Path
 
 from launch.local import launch_local
 from train.compose import EXIT_OK, EXIT_STOPPED, hydra_app, save_run_config, swept_overrides
@@ -49,18 +50,24 @@ def loss_change(folder: RunFolder, window: int = 10) -> str:
 
 
 def next_steps(config: RunConfig, folder: RunFolder) -> str:
-    """What a person may want to do with a finished run."""
-    given = [argument for argument in sys.argv[1:] if not argument.startswith(("max_steps=", "schedule.decay_steps="))]
+    """What a person may want to do with a finished run, as commands that work as they stand."""
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    told = ("name=", "init_from=", "max_steps=", "schedule.decay_steps=")
+    again = [argument for argument in sys.argv[1:] if not argument.startswith(told)]
+    name = [argument for argument in sys.argv[1:] if argument.startswith(("name=", "init_from="))]
     longer = [f"max_steps={2 * config.max_steps}", f"schedule.decay_steps={2 * config.schedule.decay_steps}"]
     lines = [
-        ("every metric of every step", f"{folder.metrics}"),
-        ("train longer", f"python -m launch {shlex.join([*given, *longer])}"),
+        ("the metrics of every step", f"{folder.metrics}"),
+        ("train longer", f"{python} -m launch {shlex.join([*again, *name, *longer])}"),
     ]
     if config.wandb.mode is WandbMode.offline:
-        lines.append(("look at it in W&B", f"wandb sync {folder.wandb}/offline-run-*"))
+        lines.append(("look at it in W&B", f"{python.parent / 'wandb'} sync {folder.wandb}/offline-run-*"))
     if config.checkpoint.export_hf:
         lines.insert(1, ("weights, Hugging Face layout", f"{folder.hf}"))
-        lines.append(("go on from these weights", f"python -m launch experiment=NAME init_from={folder.path}"))
+        start = ["name=NEW", f"init_from={folder.path}"]
+        lines.append(("start a run from them", f"{python} -m launch {shlex.join([*again, *start])}"))
     return "\n".join(f"  {what:<30}{how}" for what, how in lines)
 
 

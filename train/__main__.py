@@ -21,7 +21,7 @@ from model.config import ModelConfig
 from model.weights import Weights, hf_weights, random_weights
 from train.callbacks import build_callbacks
 from train.callbacks.callback import Callback
-from train.checkpoint import Checkpoint, Start, check_resumable, choose_start, newest_checkpoint
+from train.checkpoint import Checkpoint, Start, changed_keys, check_resumable, choose_start, newest_checkpoint
 from train.compose import (
     EXIT_CRASHED,
     EXIT_OK,
@@ -67,6 +67,9 @@ def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -
         check_vocabulary(stream, config.model)
         if start.resume is not None:
             check_resume(start.resume.trainer_state()["fingerprint"], stream.fingerprint)
+            for key, (was, now) in changed_keys(start.resume, config).items():
+                if ranks.is_main:
+                    print(f"{config.name}: going on with {key}={now}, which was {was}")
         weights = initial_weights(config, start)
         if ranks.is_main:
             save_run_config(config, folder.config)

@@ -79,7 +79,10 @@ def choose_start(own: Checkpoint | None, init_from: str | None) -> Start:
         run = RunFolder(folder)
         newest = newest_checkpoint(run.checkpoints)
         if run.exported_step() is None or (newest is not None and newest.step != run.exported_step()):
-            raise TrainError(f"init_from={init_from} is a run that has not finished: {run.hf} lacks its last weights")
+            raise TrainError(
+                f"init_from={init_from} has not finished, or ran with checkpoint.export_hf=false: {run.hf} lacks its "
+                "last weights; run it to its end with the export on"
+            )
         return Start(import_from=run.hf)
     raise TrainError(f"init_from={init_from} holds neither a config.json (Hugging Face) nor a finished run of ours")
 
@@ -98,17 +101,23 @@ def check_resumable(checkpoint: Checkpoint, config: RunConfig, world_size: int, 
             raise TrainError(
                 f"{checkpoint.folder} was written with {key}={was}, but this launch has {now}: resume with {key}={was}"
             )
-    saved, current = (_flat(plain) for plain in (checkpoint.trainer_state()["config"], config.as_plain()))
     changed = [
-        f"{key} was {saved.get(key)} and is {current.get(key)}"
-        for key in {**saved, **current}
-        if key.startswith(FIXED) and not key.startswith(FREE) and saved.get(key) != current.get(key)
+        f"{key} was {was} and is {now}"
+        for key, (was, now) in changed_keys(checkpoint, config).items()
+        if key.startswith(FIXED) and not key.startswith(FREE)
     ]
     if changed:
         raise TrainError(
             f"{checkpoint.folder} belongs to another run: {'; '.join(changed)}. Restore this to continue, or give the "
             "new run a name of its own"
         )
+
+
+def changed_keys(checkpoint: Checkpoint, config: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Key -> (value in the checkpoint, value now) of everything in which `config` differs."""
+    saved, current = (_flat(plain) for plain in (checkpoint.trainer_state()["config"], config.as_plain()))
+    keys = {**saved, **current}
+    return {key: (saved.get(key), current.get(key)) for key in keys if saved.get(key) != current.get(key)}
 
 
 def newest_checkpoint(root: Path) -> Checkpoint | None:

@@ -30,6 +30,8 @@ CONFIG_FOLDER = Path(configs.__file__).parent
 USER_ERRORS = (TrainError, ModelError, DataError)
 EXIT_OK, EXIT_CRASHED, EXIT_USER_ERROR, EXIT_STOPPED = 0, 1, 2, 75  # 75: stopped by a signal after saving; run it again
 
+HYDRA_OPTIONS = {"--cfg", "--info", "--multirun", "--run", "--resolve", "--package", "--hydra-help", "--version"}
+
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
 
@@ -83,6 +85,10 @@ def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
     if not sys.argv[1:] or set(sys.argv[1:]) & {"-h", "--help"}:
         print(usage.strip())
         return EXIT_OK if sys.argv[1:] else EXIT_USER_ERROR
+    for argument in sys.argv[1:]:
+        if argument.startswith("--") and argument.split("=")[0] not in HYDRA_OPTIONS:
+            print(f"error: {argument} is no option; keys are set as key=value: experiment=demo", file=sys.stderr)
+            return EXIT_USER_ERROR
     # Hydra's parser wants options first: allow `experiment=demo -m optimizer.lr=1e-3,2e-3` too.
     overrides = command_line_overrides(sys.argv[1:])
     sys.argv[1:] = [*(argument for argument in sys.argv[1:] if argument not in overrides), *overrides]

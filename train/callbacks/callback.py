@@ -3,6 +3,9 @@
 To add something periodic, write a subclass in a file of its own in this folder and list it in `build_callbacks`. A
 callback sees the trainer and calls `trainer.record(name, value)`; it never changes the loop. Methods run on every rank,
 in the order of the list, so a callback may use `trainer.ranks`; one that writes or prints asks `trainer.ranks.is_main`.
+
+What a trainer offers: `step`, `tokens`, `is_logged`, `config`, `ranks`, `folder` (paths of the run), `stream` (data),
+`engine.model` (the module, for hooks), `engine.full_parameters()` (whole values, at any ZeRO stage), `record`, `save`.
 """
 
 from typing import TYPE_CHECKING, Any
