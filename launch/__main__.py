@@ -20,8 +20,6 @@ from train.compose import EXIT_OK, EXIT_STOPPED, hydra_app, save_run_config, swe
 from train.config import RunConfig, WandbMode
 from train.run_folder import FINISHED, RunFolder, read_json_lines
 
-LAUNCHERS = {"local": launch_local}
-
 
 def launch(config: RunConfig) -> int:
     """Write the composed config into the run folder, run the job, and say what came of it."""
@@ -29,7 +27,7 @@ def launch(config: RunConfig) -> int:
         config.name += "-" + re.sub(r"[^\w.+-]", "_", override)
     folder = RunFolder.of(config)
     save_run_config(config, folder.launch)
-    code = LAUNCHERS["local"](config)
+    code = launch_local(config)
     event = folder.last_event() or {}
     if code == EXIT_OK and event.get("reason") == FINISHED:
         print(f"\n{config.name} is finished after {event['step']} steps{loss_change(folder)}: {folder.path}")

@@ -1,7 +1,7 @@
 """One torchrun on this machine, and the signals that reach it.
 
-The seam for other ways to launch is `LAUNCHERS` in launch/__main__.py: a launcher takes a composed config, whose file
-the workers read, and returns an exit code.
+Other ways to launch have the same face: a function that takes a composed config, whose file the workers read, and
+returns an exit code; launch/__main__.py is where one is chosen.
 """
 
 import contextlib

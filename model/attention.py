@@ -63,7 +63,7 @@ def resolve_backend(backend: AttentionBackend) -> AttentionBackend:
     if backend is AttentionBackend.flash_attn and importlib.util.find_spec("flash_attn") is None:
         raise ModelError(
             "model.attention=flash_attn needs the flash-attn package, which is not installed; "
-            "choose auto, or install the `gpu` extra on a machine with nvcc"
+            "choose auto, or run `pip install --no-build-isolation flash-attn` on a machine with nvcc"
         )
     return AttentionBackend.sdpa if backend is AttentionBackend.auto else backend
 
