@@ -37,7 +37,7 @@ from train.distributed import Ranks, leave, seed_generators
 from train.engine import Engine, resolve_precision
 from train.errors import TrainError
 from train.run_folder import FINISHED, RunFolder
-from train.trainer import Trainer
+from train.trainer import EndedError, Trainer
 
 PATIENCE = 3  # seconds in which the end of another rank ends this one, before it says what is known already
 
@@ -124,6 +124,8 @@ def work(config: RunConfig) -> int:
             time.sleep(PATIENCE)  # the main rank most likely says the same
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except EndedError:
+        return EXIT_STOPPED
     except KeyboardInterrupt:  # before the trainer listens to signals
         return EXIT_STOPPED
     except Exception:

@@ -25,6 +25,10 @@ from train.schedule import learning_rate, repo_factor
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
+class EndedError(Exception):
+    """This rank was told to stop, and lost its peers before the step was done."""
+
+
 class Trainer:
     """One run on this rank."""
 
@@ -76,6 +80,10 @@ class Trainer:
             reason = FINISHED if self.step >= self.config.max_steps else str(self._signal or "signal on another rank")
             self.save()
             self._call("on_stop", reason)
+        except RuntimeError as error:
+            if self._signal is not None:  # told to stop because another rank is gone: that one has said why
+                raise EndedError(self._signal) from error
+            raise
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
