@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from data.stream import BatchStream, build_stream, check_resume
+from data.stream import BatchStream, build_stream, changed_data
 from model.config import ModelConfig
 from model.weights import Weights, hf_weights, random_weights
 from train.callbacks import build_callbacks
 from train.callbacks.callback import Callback
+from train.changes import refuse_changes
 from train.checkpoint import Checkpoint, Start, changed_keys, check_resumable, choose_start, newest_checkpoint
 from train.compose import (
     EXIT_CRASHED,
@@ -66,7 +67,8 @@ def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -
         )
         check_vocabulary(stream, config.model)
         if start.resume is not None:
-            check_resume(start.resume.trainer_state()["fingerprint"], stream.fingerprint)
+            new_data = changed_data(start.resume.trainer_state()["fingerprint"], stream.fingerprint)
+            refuse_changes(start.resume.folder, new_data, config.checkpoint.accept_changes)
             for key, (was, now) in changed_keys(start.resume, config).items():
                 if ranks.is_main:
                     print(f"{config.name}: going on with {key}={now}, which was {was}")

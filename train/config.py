@@ -82,6 +82,7 @@ class CheckpointConfig:
 
     interval: int = 1000  # steps; the last step and a stop by signal save as well
     keep: int = 3  # newest checkpoints kept
+    accept_changes: list[str] = field(default_factory=list)  # keys that may differ from the checkpoint, on purpose
     export_hf: bool = True  # at the end, write the fp32 weights as a Hugging Face folder, runs/NAME/hf
 
 
