@@ -29,5 +29,5 @@ def test_a_name_accepts_keys_below_it_and_no_others() -> None:
         TrainError, match=r"another run: sequence_length was 64 .*accept_changes=\[data,sequence_length\]"
     ):
         refuse_changes(Path("step-7"), CHANGES, ["data"])
-    with pytest.raises(TrainError, match="web.weight"):
+    with pytest.raises(TrainError, match=r"web\.weight"):
         refuse_changes(Path("step-7"), CHANGES, ["data.sources.we", "sequence_length"])
