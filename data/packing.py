@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.order import Source, Unit
+from data.order import Source
 from data.tokenizer import DocumentEncoder
 
 CHARACTERS_AT_ONCE = 16384  # about a row of 4,096 tokens; enough to keep all cores busy where there are no workers
@@ -77,20 +77,15 @@ class RowPacker:
         """The documents of the unit at the cursor, which moves on to the next group or epoch if there is none."""
         any_units = self.cursor.group > 0 or self.cursor.unit > 0
         while True:
-            group = self._source.group(self.cursor.epoch, self.cursor.group)
-            self._source.look_ahead(self.cursor.epoch, self.cursor.group)
-            any_units = any_units or len(group.units) > 0
-            units = group.share(self._stream, self._source.num_streams)
-            if self.cursor.unit < len(units):
-                unit = Unit(*map(int, units[self.cursor.unit]))
-                try:
-                    return group.files[unit.file].read_frame(unit.frame, unit.start, unit.step)
-                except FileNotFoundError:  # another process has made room with it
-                    self._source.forget(self.cursor.epoch, self.cursor.group)
-                    continue
-            if self.cursor.group + 1 < self._source.num_groups:
-                self.cursor = Cursor(self.cursor.epoch, self.cursor.group + 1)
+            at = self.cursor
+            any_units = any_units or len(self._source.group(at.epoch, at.group).units) > 0
+            self._source.look_ahead(at.epoch, at.group)
+            documents = self._source.documents(at.epoch, at.group, self._stream, at.unit)
+            if documents is not None:
+                return documents
+            if at.group + 1 < self._source.num_groups:
+                self.cursor = Cursor(at.epoch, at.group + 1)
             elif any_units:
-                self.cursor = Cursor(self.cursor.epoch + 1)
+                self.cursor = Cursor(at.epoch + 1)
             else:
                 raise self._source.empty()
