@@ -10,10 +10,10 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from data.background import run_all
 from data.errors import DataError
 from data.files import DataFile
 from data.locks import file_lock
@@ -35,6 +35,11 @@ def is_present(file: DataFile) -> bool:
     return file.path.exists() and file.path.stat().st_size == file.num_bytes
 
 
+def missing_bytes(file: DataFile) -> int:
+    """How much of it is still to come."""
+    return 0 if is_present(file) else max(0, file.num_bytes - _size(_part_of(file)))
+
+
 def download(
     file: DataFile,
     *,
@@ -45,23 +50,34 @@ def download(
     """Bring a remote file to its path; at once if it is there. Returns whether it is there now.
 
     Without `wait`, gives up when another process is fetching it. `make_room` hears how many bytes will be written,
-    `report` of every piece that was. Raises DataError when the file cannot be had, is not the listed one, or does not
-    fit on the disk.
+    `report` how many more of the file's bytes are there, also of those that were before; fewer, when it starts again.
+    Raises DataError when the file cannot be had, is not the listed one, or does not fit on the disk.
     """
     if is_present(file):
+        report(file.num_bytes)
         return True
     assert file.origin is not None, "only remote files can be missing"
-    part = file.path.with_name(f".{file.path.name}.part")
+    part = _part_of(file)
+    lock = part.with_suffix(".lock")
     with explained_disk_errors(file.path.parent):
         part.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(part.with_suffix(".lock"), wait=wait) as held:
-            if not held or is_present(file):
-                return held
+        with file_lock(lock, wait=wait) as held:
+            if not held:
+                return False
+            if is_present(file):
+                report(file.num_bytes)
+                return True
+            # The lock file says of which version the part is: one file is never put together from two.
+            if lock.read_text() not in ("", file.version):
+                part.unlink(missing_ok=True)
+            lock.write_text(file.version)
             make_room(file.num_bytes - _size(part))
+            report(_size(part))
             for attempt in range(1, NUM_HASH_TRIES + 1):
                 retried(lambda: _receive(file, part, report), lambda: _size(part))
                 if file.sha256 is None or hash_file(part) == file.sha256:
                     break
+                report(-_size(part))
                 part.unlink()
                 if attempt == NUM_HASH_TRIES:
                     raise DataError(
@@ -73,15 +89,8 @@ def download(
 
 
 def download_all(files: Sequence[DataFile], fetch: Callable[[DataFile], object] = download) -> None:
-    """Several at a time, started in this order; raises the first error, after what was under way has ended."""
-    with ThreadPoolExecutor(NUM_CONNECTIONS) as pool:
-        futures = [pool.submit(fetch, file) for file in files]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    """Several at a time, started in this order; raises the first error at once."""
+    run_all(fetch, files, NUM_CONNECTIONS)
 
 
 def hash_file(path: Path) -> str:
@@ -112,10 +121,12 @@ def _receive(file: DataFile, part: Path, report: Callable[[int], None]) -> None:
     """Append to `part` what is missing; returns once all bytes are on the disk."""
     assert file.origin is not None
     if _size(part) > file.num_bytes:
+        report(-_size(part))
         part.unlink()
     if _size(part) == file.num_bytes and part.exists():
         return
-    start, chunks = file.origin.read(file.name, _size(part), file.num_bytes)
+    start, chunks = file.origin.read(file.name, _size(part), file.num_bytes, file.etag)
+    report(start - _size(part))
     with part.open("ab") as output:
         output.truncate(start)
         size = start
@@ -131,6 +142,10 @@ def _receive(file: DataFile, part: Path, report: Callable[[int], None]) -> None:
         raise TransientError(
             f"{file.origin.root}: {file.name} came as {size:,} bytes where {file.num_bytes:,} are listed"
         )
+
+
+def _part_of(file: DataFile) -> Path:
+    return file.path.with_name(f".{file.path.name}.part")
 
 
 def _size(part: Path) -> int:

@@ -10,13 +10,13 @@ processes) is the same for all of them: data/download.py.
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from data.errors import DataError
 from data.retry import TransientError, retried
-from data.web import CHUNK_BYTES, TRANSIENT, WebFolder
+from data.web import CHUNK_BYTES, TRANSIENT, WebFolder, changed
 
 SCHEME = re.compile(r"[a-z][a-z0-9+]*://")
 HUB_ROOT = re.compile(r"hf://(?P<datasets>datasets/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?P<folder>/.*)?")
@@ -34,10 +34,10 @@ class Remote(Protocol):
         """`bytes` and, if known, `sha256` and `etag` of the named files, or of all; by path below the root."""
         ...
 
-    def read(self, name: str, start: int, num_bytes: int) -> tuple[int, Iterator[bytes]]:
+    def read(self, name: str, start: int, num_bytes: int, etag: str | None = None) -> tuple[int, Iterator[bytes]]:
         """Where the answer starts, `start` or 0, and the bytes of the file from there to its end at `num_bytes`.
 
-        Raises TransientError for what may pass, DataError for what will not.
+        Raises TransientError for what may pass, DataError for what will not: a file whose `etag` is another by now.
         """
         ...
 
@@ -119,13 +119,13 @@ class HubFolder(WebFolder):
         found = _asked(ask, repo)
         return found if names is None else {name: found[name] for name in names if name in found}
 
-    def read(self, name: str, start: int, num_bytes: int) -> tuple[int, Iterator[bytes]]:
+    def read(self, name: str, start: int, num_bytes: int, etag: str | None = None) -> tuple[int, Iterator[bytes]]:
         if is_offline():
             raise DataError(
                 f"HF_HUB_OFFLINE is set and {name} of {self.root} is not on this machine; unset it, or fetch the file "
                 "first with `python -m data fetch`"
             )
-        return super().read(name, start, num_bytes)
+        return super().read(name, start, num_bytes, etag)
 
 
 class Bucket:
@@ -140,7 +140,7 @@ class Bucket:
         except ImportError as error:
             package = EXTRAS.get(scheme, str(error))
             raise DataError(f"{root} needs the package {package}; install it with pip") from error
-        except ValueError as error:
+        except (ValueError, TypeError, OSError) as error:
             raise DataError(f"{root} is of no known kind ({error}); use https://, hf://, s3:// or gs://") from error
         self.root = root
 
@@ -152,22 +152,34 @@ class Bucket:
                 f"{self.root} cannot be listed ({error}); correct data.root or your access to it"
             ) from error
         start = len(self._prefix.rstrip("/")) + 1
-        entries = {path[start:]: {"bytes": item["size"], "etag": item.get("ETag")} for path, item in found.items()}
+        entries = {path[start:]: {"bytes": item["size"], "etag": _etag_of(item)} for path, item in found.items()}
         return entries if names is None else {name: entries[name] for name in names if name in entries}
 
-    def read(self, name: str, start: int, num_bytes: int) -> tuple[int, Iterator[bytes]]:
-        return start, self._read(f"{self._prefix.rstrip('/')}/{name}", start)
+    def read(self, name: str, start: int, num_bytes: int, etag: str | None = None) -> tuple[int, Iterator[bytes]]:
+        return start, self._read(f"{self._prefix.rstrip('/')}/{name}", start, etag)
 
-    def _read(self, path: str, start: int) -> Iterator[bytes]:
+    def _read(self, path: str, start: int, etag: str | None) -> Iterator[bytes]:
         try:
+            self._files.invalidate_cache()  # what it was like when it was listed
             with self._files.open(path, "rb") as file:
+                found = _etag_of(self._files.info(path))
+                if etag and found and found != etag:
+                    raise changed(f"{self.root}: {path}")
                 file.seek(start)
                 while chunk := file.read(CHUNK_BYTES):
                     yield chunk
+        except DataError:
+            raise
         except FileNotFoundError as error:
             raise DataError(f"{self.root} no longer has {path}; correct data.root or the file list") from error
         except Exception as error:  # each file system has its own
             raise TransientError(f"{path} broke off ({type(error).__name__})") from error
+
+
+def _etag_of(item: Mapping[str, Any]) -> str | None:
+    """What tells versions of an object apart: each file system spells it its own way."""
+    etag = item.get("ETag") or item.get("etag")
+    return str(etag) if etag else None
 
 
 def _hub_url(name: str, address: HubRepo) -> str:
@@ -179,6 +191,11 @@ def _hub_url(name: str, address: HubRepo) -> str:
 
 def _asked(ask: Callable[[], Any], repo: str) -> Any:
     """The hub's answer; what may pass is tried again, so that a busy hub costs a minute and not a rank."""
+    if is_offline():
+        raise DataError(
+            f"HF_HUB_OFFLINE is set and what {repo} holds is not all listed on this machine; unset it, or fetch the "
+            "files first with `python -m data fetch`"
+        )
 
     def attempt() -> Any:
         try:

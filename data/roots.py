@@ -187,4 +187,4 @@ def _find_snapshot(address: HubRepo) -> Path:
 
 def _is_safe(name: str) -> bool:
     """Whether a remote's name for a file stays below the cache folder."""
-    return not name.startswith("/") and ".." not in name.split("/")
+    return "\0" not in name and not {"", ".", ".."} & set(name.split("/"))

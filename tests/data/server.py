@@ -25,7 +25,10 @@ class FileServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder = folder
         self.faults: dict[str, list[Fault]] = {}
+        self.after: dict[str, bytes] = {}  # what a file is replaced by during its next fault
+        self.lengths: dict[str, str] = {}  # that HEAD says
         self.seen: list[tuple[str, str, str | None]] = []
+        self.conditions: list[str | None] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -51,6 +54,14 @@ class Handler(BaseHTTPRequestHandler):
             return
         name = path.split(f"/resolve/{COMMIT}/")[-1].lstrip("/")
         self.server.seen.append((self.command, name, self.headers.get("Range")))
+        if name.startswith(("loop/", "ftp/")):
+            self.send(302, b"", {"Location": self.path if name.startswith("loop") else "ftp://x/y"})
+            return
+        if self.command == "GET":
+            self.server.conditions.append(self.headers.get("If-Range"))
+        elif name in self.server.lengths:
+            self.send(200, b"", {"Content-Length": self.server.lengths[name]})
+            return
         file = self.server.folder / name
         if not file.is_file():
             self.send(404, b"no such file", {})
@@ -59,6 +70,9 @@ class Handler(BaseHTTPRequestHandler):
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
         faults = self.server.faults.get(name)
         if self.command == "GET" and faults:
+            replacement = self.server.after.pop(name, None)
+            if replacement is not None:
+                file.write_bytes(replacement)
             faults.pop(0)(self, content, start)
         else:
             self.send_range(content, start)
@@ -79,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_range(self, content: bytes, start: int, piece: int = 1 << 20, pause: float = 0.0) -> None:
         """The file from `start` on, as a range if one was asked for."""
-        headers = {"Content-Type": "application/octet-stream", "ETag": f'"{len(content)}"'}
+        headers = {"Content-Type": "application/octet-stream", "ETag": etag_of(content)}
         if "Range" in self.headers:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         self.send(206 if "Range" in self.headers else 200, content[start:], headers, piece, pause)
@@ -112,6 +126,11 @@ def serving(folder: Path) -> Iterator[FileServer]:
         server.server_close()
 
 
+def etag_of(content: bytes) -> str:
+    """A strong validator: another for other content."""
+    return f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+
+
 def status(code: int, **headers: str) -> Fault:
     """An error of the server."""
     named = {key.replace("_", "-"): value for key, value in headers.items()}
@@ -121,6 +140,11 @@ def status(code: int, **headers: str) -> Fault:
 def html_page(handler: Handler, content: bytes, start: int) -> None:
     """What some servers say, under status 200, instead of "not found"."""
     handler.send(200, b"<!DOCTYPE html><html>not here</html>", {"Content-Type": "text/html"})
+
+
+def same_length_page(handler: Handler, content: bytes, start: int) -> None:
+    """A web page that happens to be as long as the file."""
+    handler.send(200, b"<html>".ljust(len(content)), {"Content-Type": "text/html; charset=utf-8"})
 
 
 def whole_file(handler: Handler, content: bytes, start: int) -> None:

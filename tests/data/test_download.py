@@ -1,5 +1,6 @@
 """A file arrives whole and verified or not at all, whatever server, disk and other processes do meanwhile."""
 
+import dataclasses
 import hashlib
 import multiprocessing
 import os
@@ -11,18 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 
 from data import retry
-from data.download import download
+from data.download import download, download_all
 from data.errors import DataError
 from data.files import DataFile
 from data.web import WebFolder
 from tests.data.server import (
     FileServer,
+    etag_of,
     html_page,
     other_start,
     reset_after,
+    same_length_page,
     serving,
     slowly,
     status,
@@ -52,6 +56,10 @@ def remote_file(url: str, folder: Path, sha256: str | None = SHA256, num_bytes: 
     return DataFile(NAME, folder / "cache" / NAME, num_bytes, sha256, None, WebFolder(url))
 
 
+def part_of(file: DataFile) -> Path:
+    return file.path.with_name(f".{file.path.name}.part")
+
+
 def left_over(file: DataFile) -> list[str]:
     return sorted(path.name for path in file.path.parent.iterdir() if not path.name.endswith(".lock"))
 
@@ -63,6 +71,7 @@ def left_over(file: DataFile) -> list[str]:
         [status(500), status(503), status(502)],
         [status(429, Retry_After="0"), status(429)],
         [html_page],
+        [same_length_page],
         [whole_file],
         [wrong_range, other_start],
         [reset_after(1_200_000), reset_after(700_000), whole_file],
@@ -74,6 +83,7 @@ def test_a_file_arrives_whole_whatever_goes_wrong_on_the_way(tmp_path: Path, ser
     server.faults[NAME] = list(faults)
     pieces: list[int] = []
     assert download(file, report=pieces.append)
+    assert sum(pieces) == len(CONTENT)
     assert file.path.read_bytes() == CONTENT
     assert left_over(file) == ["a file.zst"]
     assert not server.faults[NAME]
@@ -94,6 +104,7 @@ def test_a_broken_download_goes_on_where_it_broke_off(tmp_path: Path, server: Fi
         (status(500), "answered 500 .*, 7 times in a row; try again later"),
         (status(404), "answered 404 .*; correct data.root"),
         (status(403), "answered 403 .*; correct data.root, .* or your access"),
+        (same_length_page, r"3000000 bytes \(text/html"),
         (html_page, r"36 bytes \(text/html\) where 3,000,000 bytes are expected"),
         (wrong_range, "bytes 0-999/3000000 .* where 3,000,000 bytes are expected"),
     ],
@@ -116,10 +127,87 @@ def test_other_content_of_the_same_size_is_refused(tmp_path: Path, server: FileS
     assert left_over(file) == []
 
 
+@pytest.mark.parametrize("strong", [True, False])
+def test_a_file_that_changes_on_the_server_is_never_put_together_from_two_versions(
+    tmp_path: Path, server: FileServer, strong: bool
+) -> None:
+    etag = etag_of(CONTENT) if strong else "W/" + etag_of(CONTENT)
+    file = dataclasses.replace(remote_file(server.url, tmp_path, sha256=None), etag=etag)
+    server.faults[NAME] = [reset_after(2_000_000)]
+    server.after[NAME] = CONTENT[::-1]
+    with pytest.raises(DataError, match=r"a%20file\.zst has changed on the server since it was listed; delete"):
+        download(file)
+    assert not file.path.exists()
+    server.seen.clear()
+    listed = file.origin.listing([NAME])[NAME] if file.origin else {}
+    file = dataclasses.replace(file, etag=listed["etag"])
+    pieces: list[int] = []
+    download(file, report=pieces.append)
+    assert file.path.read_bytes() == CONTENT[::-1]
+    assert server.starts(NAME) == [0] and sum(pieces) == len(CONTENT)
+
+
+def test_a_server_is_asked_for_the_rest_of_the_same_version_only(tmp_path: Path, server: FileServer) -> None:
+    file = dataclasses.replace(remote_file(server.url, tmp_path, sha256=None), etag=etag_of(CONTENT))
+    server.faults[NAME] = [reset_after(2_000_000)]
+    download(file)
+    assert file.path.read_bytes() == CONTENT
+    assert server.starts(NAME)[-1] > 0 and server.conditions == [etag_of(CONTENT)] * 2
+
+
+def test_an_error_ends_the_wait_for_other_downloads(tmp_path: Path, server: FileServer) -> None:
+    file = remote_file(server.url, tmp_path)
+    server.faults[NAME] = [slowly(1000, 0.01)]  # half a minute
+    started = time.monotonic()
+    with pytest.raises(DataError, match="answered 404"):
+        download_all([file, dataclasses.replace(file, name="none", path=tmp_path / "none")])
+    assert time.monotonic() - started < 5.0
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("http://", "No host supplied"),
+        ("http://127.0.0.1:99999", "Failed to parse"),
+        ("{server}/loop", "Exceeded 30 redirects"),
+        ("{server}/ftp", "No connection adapters"),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_not_tried_again(
+    tmp_path: Path, server: FileServer, address: str, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(DataError, match=f"leads nowhere .*{message}.*; correct data.root") as error:
+        WebFolder(address.format(server=server.url)).listing(["x"])
+    assert "\n" not in str(error.value) and "trying again" not in caplog.text
+
+
+@pytest.mark.parametrize("length", ["abc", "10, 10", "-1"])
+def test_a_length_that_is_no_number_is_named(server: FileServer, length: str) -> None:
+    server.lengths[NAME] = length
+    with pytest.raises(DataError, match=f"has no stated length .*Content-Length: {length}"):
+        WebFolder(server.url).listing([NAME])
+
+
+@pytest.mark.parametrize("entry", [{"bytes": 1.5}, {"bytes": 1e20}, {"bytes": True}, {"bytes": 5, "sha256": 7}, "ab"])
+def test_an_unsound_manifest_of_a_server_is_one_line(server: FileServer, entry: object) -> None:
+    (server.folder / "manifest.json").write_bytes(orjson.dumps({"files": {"a": entry}}))
+    with pytest.raises(DataError, match=r"has no sound manifest\.json \(.*\); name each file") as error:
+        WebFolder(server.url).listing()
+    assert "\n" not in str(error.value)
+
+
+def test_a_manifest_that_breaks_off_is_asked_for_again(server: FileServer) -> None:
+    content = orjson.dumps({"files": {"a": {"bytes": 5}}})
+    (server.folder / "manifest.json").write_bytes(content)
+    server.faults["manifest.json"] = [reset_after(10), status(500)]
+    assert WebFolder(server.url).listing() == {"a": {"bytes": 5}}
+    assert not server.faults["manifest.json"]
+
+
 def test_a_damaged_beginning_is_found_by_its_hash_and_fetched_again(tmp_path: Path, server: FileServer) -> None:
     file = remote_file(server.url, tmp_path)
     file.path.parent.mkdir(parents=True)
-    part = file.path.with_name(f".{file.path.name}.part")
+    part = part_of(file)
     for leftover in (bytes(1000), CONTENT + b"more", bytes(len(CONTENT))):
         part.write_bytes(leftover)
         download(file)
@@ -182,7 +270,7 @@ def test_two_processes_on_one_cache_fetch_a_file_once(tmp_path: Path, server: Fi
 def test_a_killed_download_is_taken_up_by_the_next_process(tmp_path: Path, server: FileServer) -> None:
     server.faults[NAME] = [slowly(200_000, 0.05)]
     file = remote_file(server.url, tmp_path)
-    part = file.path.with_name(f".{file.path.name}.part")
+    part = part_of(file)
     process, _ = start_download(file)
     while not part.exists() or part.stat().st_size < 1_000_000:
         time.sleep(0.001)

@@ -1,19 +1,23 @@
 """A remote root gives the batches of the same files in a folder, and the cache holds what is needed and no more."""
 
 import dataclasses
+import hashlib
 import logging
 import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
 import orjson
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from data import retry, room
 from data.config import DataConfig, DataKind
+from data.download import download
 from data.errors import DataError
 from data.order import permutation
 from data.roots import open_root, pattern_to_regex
@@ -96,6 +100,57 @@ def test_offline_says_what_is_not_there(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DataError, match=r"HF_HUB_OFFLINE is set and .*jsonl\.\w+ of .* is not on this machine"):
         build_stream(at(config, hub), sequence_length=64, global_batch_size=16).next_batch()
+
+
+def test_offline_a_listing_that_is_not_all_here_is_named_at_once(
+    hub: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_root(hub).find(["web/shard-00.jsonl.zst"], "key")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DataError, match="HF_HUB_OFFLINE is set and what a/b holds is not all listed"):
+        open_root(hub).find(["web/*"], "key")
+    assert "trying again" not in caplog.text
+
+
+def test_an_object_that_changes_in_its_bucket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tell = MemoryFileSystem.info
+
+    def tell_etag(files: MemoryFileSystem, path: str, **options: Any) -> dict[str, Any]:
+        return {**tell(files, path, **options), "ETag": hashlib.sha256(files.cat_file(path)).hexdigest()}
+
+    def find(files: MemoryFileSystem, path: str, **options: Any) -> dict[str, Any]:
+        return {"/tagged/a.npy": files.info("/tagged/a.npy")}
+
+    monkeypatch.setattr(MemoryFileSystem, "info", tell_etag)  # object stores have ETags
+    monkeypatch.setattr(MemoryFileSystem, "find", find)
+    files = fsspec.filesystem("memory")
+    files.pipe("/tagged/a.npy", bytes(1000))
+    (file,) = open_root("memory://tagged", str(tmp_path)).find(["*"], "key")
+    files.pipe("/tagged/a.npy", bytes([1]) * 1000)
+    with pytest.raises(DataError, match=r"a\.npy has changed on the server since it was listed"):
+        download(file)
+    files.pipe("/tagged/a.npy", bytes(1000))
+    download(file)
+    assert file.path.read_bytes() == bytes(1000)
+    files.rm_file("/tagged/a.npy")
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*FTP")  # fsspec, over a connection it never had
+@pytest.mark.parametrize("root", ["s3://", "ftp:///x", "ftp://"])
+def test_an_address_without_a_host_is_one_line(root: str) -> None:
+    with pytest.raises(DataError) as error:
+        open_root(root).find(["x"], "key")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["", "x/", "../x", "/x", "a//b", "a/../../x"])
+def test_a_name_that_leads_out_of_the_cache_is_no_file(tmp_path: Path, name: str) -> None:
+    listed = {"files": {name: {"bytes": 5}, "sound": {"bytes": 5}}}
+    (tmp_path / "manifest.json").write_bytes(orjson.dumps(listed))
+    with serving(tmp_path) as server:
+        root = open_root(server.url, str(tmp_path / "cache"))
+        assert [file.name for file in root.find(["**/*"], "key")] == ["sound"]
+        assert list(root.listing) == ["sound"]
 
 
 def test_a_bucket_gives_the_batches_of_the_folder(config: DataConfig, bucket: str) -> None:
