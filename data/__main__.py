@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -54,7 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     def add(
         name: str, run: Callable[[argparse.Namespace], None], about: str, **defaults: Any
     ) -> argparse.ArgumentParser:
-        verb = verbs.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
+        own = [line for line in EXAMPLES.splitlines() if line.startswith(f"  python -m data {name} ")]
+        verb = verbs.add_parser(
+            name,
+            help=about,
+            description=f"{about[0].upper()}{about[1:]}.",
+            epilog="\n".join(["examples:", *own]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         verb.set_defaults(run=run, **defaults)
         return verb
 
@@ -82,19 +90,35 @@ def _parser() -> argparse.ArgumentParser:
     tokenize = add("tokenize", commands.tokenize, "turn a folder of text into token files; goes on where it was")
     tokenize.add_argument("source", metavar="SRC", type=Path)
     tokenize.add_argument("target", metavar="DIR", type=Path)
-    tokenize.add_argument("--processes", type=int, default=os.cpu_count(), help="files at a time (default: all cores)")
+    tokenize.add_argument(
+        "--processes", type=_positive, default=os.cpu_count(), help="files at a time (default: all cores)"
+    )
     tokenize.add_argument("--max-bad-share", type=float, default=0.001, help="of a file's records (default: 0.001)")
     _add_tokenizer(tokenize)
 
     inspect = add("inspect", commands.inspect, "count what each source holds, and show rows of it")
     inspect.add_argument("root", metavar="ROOT", nargs="?", help="folder of text; folder or address of token files")
     inspect.add_argument("--file-list", type=Path, help="text file that lists .npy paths; without ROOT, as published")
-    inspect.add_argument("--rows", type=int, default=0, help="decoded rows to show (default: none)")
-    inspect.add_argument("--sequence-length", type=int, default=4096, help="tokens of a row (default: 4096)")
-    inspect.add_argument("--batch-size", type=int, default=512, help="rows of a step (default: 512)")
+    inspect.add_argument("--rows", type=_not_negative, default=0, help="decoded rows to show (default: none)")
+    inspect.add_argument("--sequence-length", type=_positive, default=4096, help="tokens of a row (default: 4096)")
+    inspect.add_argument("--batch-size", type=_positive, default=512, help="rows of a step (default: 512)")
     inspect.add_argument("--seed", type=int, default=42, help="of the published order (default: 42)")
     _add_tokenizer(inspect)
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
+    return number
+
+
+def _not_negative(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, not {number}")
+    return number
 
 
 def _add_tokenizer(verb: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Iterable
+from shlex import quote
 
 from rich.console import Console
 from rich.progress import (
@@ -105,7 +106,10 @@ def tokenize(options: argparse.Namespace) -> None:
         for done in convert(conversions, options.target, tokenizer, options.processes):
             progress.update(task, advance=1, description=done.source.name)
     print(f"{options.target}: {len(conversions):,} token files; train on them with")
-    print(f"  data.kind=tokens data.root={options.target} data.file_list={options.target}/files.txt")
+    print(
+        f"  data.kind=tokens data.root={options.target} data.file_list={options.target}/files.txt "
+        f"data.tokenizer={TOKENIZER_NAME} data.eos_token={quote(options.eos_token)} data.eos_token_id=null"
+    )
 
 
 def inspect(options: argparse.Namespace) -> None:

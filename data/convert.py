@@ -6,8 +6,9 @@
     DIR/files.txt        the .npy paths in order, for data.file_list
     DIR/manifest.json    bytes, sha256, tokens and documents of each .npy; written last
 
-Each source file makes one of each, in a process of its own. A .npy is there when it is complete, so a conversion that
-was interrupted goes on with the files that are missing.
+Each source file makes one of each, in a process of its own. A .npy is there when it is complete, and `.NAME.source`
+says of what it was made: a conversion that was interrupted goes on with the files that are missing, and makes those
+anew whose source or end-of-document token has changed.
 """
 
 import csv
@@ -34,6 +35,7 @@ from data.tokenizer import DocumentEncoder
 from data.tokens import TOKEN_DTYPE
 
 DOCUMENTS_AT_ONCE = 256
+csv.field_size_limit(1 << 30)  # an id may be anything
 FILES_NAME = "files.txt"
 
 
@@ -50,18 +52,30 @@ class Conversion:
     def sidecar(self) -> Path:
         return self.target.with_suffix(".csv.gz")
 
+    @property
+    def identity(self) -> str:
+        """What the tokens depend on."""
+        source, encoder = self.source, self.encoder
+        return "\t".join(
+            map(str, (source.name, source.num_bytes, source.version, encoder.sha256, encoder.eos_token_id))
+        )
+
     def run(self) -> dict[str, Any]:
         """Convert the file unless that has been done; returns its manifest entry."""
         with (
             explained_disk_errors(self.target.parent),
             file_lock(self.target.with_name(f".{self.target.name}.lock")),
         ):
-            if not (self.target.exists() and self.sidecar.exists()):
+            made_of = self.target.with_name(f".{self.target.stem}.source")
+            done = made_of.exists() and self.target.exists() and self.sidecar.exists()
+            if not (done and made_of.read_text() == self.identity):
                 for path in (self.target, self.sidecar):
                     remove_partials(path)
+                    path.unlink(missing_ok=True)
+                made_of.write_text(self.identity)
                 self._write()
         with gzip.open(self.sidecar, "rt", newline="") as file:
-            num_documents = sum(1 for _ in csv.reader(file))
+            num_documents = sum(1 for _ in csv.reader(file))  # ids may hold line ends
         num_bytes = self.target.stat().st_size
         return {
             "bytes": num_bytes,

@@ -5,6 +5,7 @@ from a torn one, also where the cut falls on a line boundary and the text so far
 """
 
 import hashlib
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +42,13 @@ def read_lines(path: Path, sha256: str | None = None) -> Iterator[bytes]:
         yield from lines
     if tail:
         yield tail
+
+
+def is_cut_off(path: Path) -> bool:
+    """Whether a file that is not compressed lacks the newline at its end; a compressed one says itself if it is cut."""
+    with path.open("rb") as file:
+        is_plain = not file.read(len(ZSTD_MAGIC)).startswith((ZSTD_MAGIC, GZIP_MAGIC))
+        return is_plain and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
 
 
 def _read_chunks(path: Path, sha256: str | None) -> Iterator[bytes]:

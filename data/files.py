@@ -12,6 +12,7 @@ from data.errors import DataError
 from data.remote import Remote
 
 MANIFEST_NAME = "manifest.json"
+END_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,24 @@ def find_files(root: Path, patterns: Iterable[str], key: str, manifest: dict[str
     return [describe_file(root, name, manifest.get(name)) for name in sorted(names)]
 
 
-def digest_files(files: Iterable[DataFile]) -> str:
-    """A short value that changes with any file's name, size, or listed hash."""
+def digest_files(files: Iterable[DataFile], *, contents: bool) -> str:
+    """A short value that changes with any file's name or size, and with its listed hash, or first and last bytes.
+
+    Those two only count with `contents`. A remote file that no hash is known of counts by name and size: servers invent
+    etags anew.
+    """
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.name}\t{file.num_bytes}\t{file.sha256 or ''}\n".encode())
+        content = (file.sha256 or ("" if file.origin else _hash_ends(file))) if contents else ""
+        digest.update(f"{file.name}\t{file.num_bytes}\t{content}\n".encode())
     return digest.hexdigest()[:12]
+
+
+def _hash_ends(file: DataFile) -> str:
+    with file.path.open("rb") as content:
+        ends = content.read(END_BYTES)
+        content.seek(max(0, file.num_bytes - END_BYTES))
+        return hashlib.sha256(ends + content.read(END_BYTES)).hexdigest()
 
 
 def describe_file(root: Path, name: str, listed: dict[str, Any] | None) -> DataFile:

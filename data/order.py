@@ -8,7 +8,6 @@ a unit has its frames cut into slices. Documents of a unit are shuffled once mor
 import hashlib
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -22,26 +21,15 @@ UNITS_PER_STREAM = 2  # wanted of each group, as far as there are documents
 KEPT_GROUPS = 4  # streams of one process are in the same group, or at the turn to the next
 
 
-class Unit(NamedTuple):
-    """Every `step`-th document of a frame, from `start` on."""
-
-    file: int
-    frame: int
-    start: int
-    step: int
-
-
 @dataclass(frozen=True)
 class Group:
-    """A few ingested files and their units in reading order: int64 `[num_units, 4]`, columns as in `Unit`."""
+    """A few ingested files, and their units in reading order.
+
+    A unit is every `step`-th document of a frame: int64 `[num_units, 4]`, columns file, frame, first document, step.
+    """
 
     files: list[FrameFile]
     units: np.ndarray
-    shift: int
-
-    def share(self, stream: int, num_streams: int) -> np.ndarray:
-        """The units of one stream; the seeded shift lets every stream have its turn at a handful of units."""
-        return self.units[(stream + self.shift) % num_streams :: num_streams]
 
 
 @dataclass
@@ -57,6 +45,10 @@ class Source:
     _groups: dict[tuple[int, int], Group] = field(default_factory=dict, repr=False)
     _background: Background = field(default_factory=Background, repr=False)
     _ahead: tuple[int, int] = (-1, -1)
+    _size_of_only_group: int | None = None
+
+    def __post_init__(self) -> None:
+        self._first_turn = int(permutation(self.num_streams, self.seed, self.name, "turns")[0])
 
     @property
     def num_groups(self) -> int:
@@ -80,10 +72,9 @@ class Source:
             files = self.cache.open(self.group_files(epoch, number), self.name)
             units = _cut_units(files, UNITS_PER_STREAM * self.num_streams)
             units = units[permutation(len(units), self.seed, self.name, "units", epoch, number)]
-            shift = int(permutation(self.num_streams, self.seed, self.name, "shift", epoch, number)[0])
             if len(self._groups) == KEPT_GROUPS:
                 self._groups.pop(next(iter(self._groups)))
-            self._groups[key] = Group(files, units, shift)
+            self._groups[key] = Group(files, units)
         return self._groups[key]
 
     def group_files(self, epoch: int, number: int) -> list[DataFile]:
@@ -94,24 +85,38 @@ class Source:
     def look_ahead(self, epoch: int, number: int) -> None:
         """Begin, in the background, to fetch and ingest the group that comes after this one."""
         following = (epoch, number + 1) if number + 1 < self.num_groups else (epoch + 1, 0)
-        if following > self._ahead:
+        if following > self._ahead and self.num_groups > 1:
             self._ahead = following
             self._background.submit(lambda: self.cache.prepare(self.group_files(*following), self.name))
 
+    def num_units(self, epoch: int, number: int) -> int:
+        """Units of a group. The only group of a source has as many in every epoch: those are quick to pass over."""
+        if self.num_groups > 1:
+            return len(self.group(epoch, number).units)
+        if self._size_of_only_group is None:
+            self._size_of_only_group = len(self.group(epoch, number).units)
+        return self._size_of_only_group
+
     def documents(self, epoch: int, number: int, stream: int, unit: int) -> list[str] | None:
-        """The texts of a stream's `unit`-th unit in a group, in their order; None: it has no more units there."""
+        """The texts of a stream's `unit`-th unit in a group, in their order; None: it has no more units there.
+
+        Streams take turns: the first unit of a group goes to the stream after the one that had the last of the group
+        before, so that each has its share of a handful of units in time.
+        """
+        num_units = self.num_units(epoch, number)
+        turn = self._first_turn - (epoch * self.num_groups + number) * num_units
+        place = (stream + turn) % self.num_streams + unit * self.num_streams
+        if place >= num_units:
+            return None
         while True:
             group = self.group(epoch, number)
-            units = group.share(stream, self.num_streams)
-            if unit >= len(units):
-                return None
-            place = Unit(*map(int, units[unit]))
+            file, frame, start, step = map(int, group.units[place])
             try:
-                texts = group.files[place.file].read_frame(place.frame, place.start, place.step)
+                texts = group.files[file].read_frame(frame, start, step)
             except FileNotFoundError:  # another process has made room with it
                 del self._groups[epoch, number]
                 continue
-            return [texts[n] for n in permutation(len(texts), self.seed, self.name, "documents", epoch, number, *place)]
+            return [texts[n] for n in permutation(len(texts), self.seed, self.name, "documents", epoch, number, place)]
 
 
 def permutation(size: int, *key: str | int) -> np.ndarray:

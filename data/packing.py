@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.order import Source
-from data.tokenizer import DocumentEncoder
+from data.tokenizer import DocumentEncoder, Piece, cut_document
 
 CHARACTERS_AT_ONCE = 16384  # about a row of 4,096 tokens; enough to keep all cores busy where there are no workers
 
@@ -20,7 +20,8 @@ class Cursor(NamedTuple):
     epoch: int = 0
     group: int = 0
     unit: int = 0
-    document: int = 0
+    piece: int = 0
+    """A document, or a part of a very long one."""
     token: int = 0
 
 
@@ -36,7 +37,7 @@ class RowPacker:
         self._encoder = encoder
         self._stream = stream
         self._row_length = row_length
-        self._texts: list[str] = []  # of the unit at the cursor, from its document on; not encoded yet
+        self._pieces: list[Piece] = []  # of the unit at the cursor, from its piece on; not encoded yet
         self._encoded: deque[np.ndarray] = deque()  # those before them, the first of which is at the cursor
 
     def next_row(self) -> np.ndarray:
@@ -58,27 +59,28 @@ class RowPacker:
             self.cursor = self.cursor._replace(token=token)
             return
         self._encoded.popleft()
-        if self._encoded or self._texts:
-            self.cursor = self.cursor._replace(document=self.cursor.document + 1, token=0)
+        if self._encoded or self._pieces:
+            self.cursor = self.cursor._replace(piece=self.cursor.piece + 1, token=0)
         else:
-            self.cursor = self.cursor._replace(unit=self.cursor.unit + 1, document=0, token=0)
+            self.cursor = self.cursor._replace(unit=self.cursor.unit + 1, piece=0, token=0)
 
     def _encode_some(self) -> None:
-        while not self._texts:
-            self._texts = self._load_unit()[self.cursor.document :]
-            if not self._texts:  # the unit has become shorter, with other files that somebody has accepted
-                self.cursor = self.cursor._replace(unit=self.cursor.unit + 1, document=0, token=0)
-        num_characters = np.cumsum([len(text) for text in self._texts])
+        while not self._pieces:
+            pieces = [piece for document in self._load_unit() for piece in cut_document(document)]
+            self._pieces = pieces[self.cursor.piece :]
+            if not self._pieces:  # the unit has become shorter, with other files that somebody has accepted
+                self.cursor = self.cursor._replace(unit=self.cursor.unit + 1, piece=0, token=0)
+        num_characters = np.cumsum([len(piece.text) for piece in self._pieces])
         some = int(np.searchsorted(num_characters, CHARACTERS_AT_ONCE)) + 1
-        self._encoded.extend(self._encoder.encode_each(self._texts[:some]))
-        del self._texts[:some]
+        self._encoded.extend(self._encoder.encode_pieces(self._pieces[:some]))
+        del self._pieces[:some]
 
     def _load_unit(self) -> list[str]:
         """The documents of the unit at the cursor, which moves on to the next group or epoch if there is none."""
         any_units = self.cursor.group > 0 or self.cursor.unit > 0
         while True:
             at = self.cursor
-            any_units = any_units or len(self._source.group(at.epoch, at.group).units) > 0
+            any_units = any_units or self._source.num_units(at.epoch, at.group) > 0
             self._source.look_ahead(at.epoch, at.group)
             documents = self._source.documents(at.epoch, at.group, self._stream, at.unit)
             if documents is not None:

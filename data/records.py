@@ -5,6 +5,7 @@ file at a time, without its shuffling, mixing and retries. Only `text` (and `id`
 change their types from folder to folder, and within some.
 """
 
+import glob
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from data.decode import read_lines
+from data.decode import is_cut_off, read_lines
 from data.download import hash_file
 from data.errors import DataError
 from data.files import DataFile
@@ -23,6 +24,7 @@ TEXT_NAME = re.compile(r"\.(jsonl?(\.(zst|gz))?|parquet|arrow)$")
 OTHER_JSON = {"manifest.json", "tokenizer.json"}
 ROWS_AT_ONCE = 1000
 UNREADABLE = object()
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Record(NamedTuple):
@@ -64,13 +66,17 @@ def read_records(file: DataFile, counts: RecordCounts) -> Iterator[Record]:
 
 
 def _read_json(file: DataFile) -> Iterator[tuple[int, Any]]:
+    unreadable = number = 0
     for number, line in enumerate(read_lines(file.path, file.sha256), 1):
         if not line.strip():
             continue
         try:
-            yield number, orjson.loads(line)
+            yield number, orjson.loads(line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line)
         except orjson.JSONDecodeError:
+            unreadable = number
             yield number, UNREADABLE
+    if unreadable == number > 0 and is_cut_off(file.path):
+        raise DataError(f"{file.path} is truncated: it ends within a line; fetch or build the file again")
 
 
 def _read_table(file: DataFile) -> Iterator[tuple[int, Any]]:
@@ -85,12 +91,16 @@ def _read_table(file: DataFile) -> Iterator[tuple[int, Any]]:
 
 
 def _read_batches(path: Path) -> Iterator[dict[str, list[Any]]]:
+    if "::" in str(path):
+        raise DataError(f"{path}: `datasets` takes '::' in a name for a chain of addresses; rename the file")
     from datasets import load_dataset  # two seconds, that a mix of JSON lines need not wait for
+    from pyarrow.parquet import read_metadata
 
     try:
-        table = load_dataset(
-            TABLE_BUILDERS[path.suffix], data_files={"train": [str(path)]}, split="train", streaming=True
-        )
+        if path.suffix == ".parquet" and not read_metadata(path).num_rows:
+            return
+        name = glob.escape(str(path))  # it takes names for patterns
+        table = load_dataset(TABLE_BUILDERS[path.suffix], data_files={"train": [name]}, split="train", streaming=True)
         for batch in table.with_format("arrow").iter(ROWS_AT_ONCE):
             if "text" not in batch.column_names:
                 raise DataError(f"{path} has no column `text` among {batch.column_names}; leave it out or rename one")

@@ -9,6 +9,7 @@ A folder with a manifest is complete. Without one, whatever is there is of an in
 
 import gzip
 import hashlib
+import math
 import platform
 import random
 from collections.abc import Callable, Iterable
@@ -68,7 +69,7 @@ def build_sample(
     `megabytes` is an upper bound on the text (a source may run out before its share). The same arguments and the same
     Python installation give the same files. Raises DataError for arguments that no sample can be made with.
     """
-    if megabytes <= 0 or vocab_size <= 256:
+    if not 0 < megabytes < math.inf or vocab_size <= 256:
         raise DataError(
             f"a sample needs megabytes above 0 and a vocab_size above 256, not {megabytes:g} and {vocab_size}"
         )

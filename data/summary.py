@@ -15,9 +15,10 @@ import numpy as np
 from data.errors import DataError
 from data.files import DataFile, describe_file, read_manifest
 from data.frames import RecordCounts
+from data.published import published_order
 from data.records import find_text_names, read_records
 from data.tokenizer import DocumentEncoder
-from data.tokens import TOKEN_DTYPE, TokenRows, name_sources, published_order
+from data.tokens import TOKEN_DTYPE, TokenRows, name_sources
 
 DOCUMENTS_AT_ONCE = 1000
 
@@ -47,13 +48,12 @@ class TokenSummary:
 
 
 def find_sources(root: Path) -> dict[str, list[DataFile]]:
-    """The text files below each folder of `root`; DataError where there is none."""
+    """The text files below each folder of `root`, or of what all files are below; DataError where there is none."""
     manifest = read_manifest(root)
+    names = [name for name in find_text_names(root) if "/" in name]
     sources: dict[str, list[DataFile]] = {}
-    for name in find_text_names(root):
-        folder, _, rest = name.partition("/")
-        if rest:
-            sources.setdefault(folder, []).append(describe_file(root, name, manifest.get(name)))
+    for source, name in zip(name_sources(names), names, strict=True):
+        sources.setdefault(source, []).append(describe_file(root, name, manifest.get(name)))
     if not sources:
         raise DataError(f"{root} has no folders with text; give a folder that holds one folder per source")
     return sources

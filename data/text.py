@@ -168,5 +168,7 @@ def _fingerprint(config: DataConfig, backend: TextBackend) -> dict[str, str]:
     }
     for source, weight in zip(backend.sources, backend.weights, strict=True):
         values[f"data.sources.{source.name}.weight"] = f"{weight / total:.12g}"
-        values[f"data.sources.{source.name}.files"] = f"{len(source.files)} files {digest_files(source.files)}"
+        values[f"data.sources.{source.name}.files"] = (
+            f"{len(source.files)} files {digest_files(source.files, contents=True)}"
+        )
     return {name: str(value) for name, value in values.items()}

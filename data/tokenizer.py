@@ -1,15 +1,41 @@
 """The tokenizer of a run: text in, token ids out, with document text never turning into special tokens."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from data.errors import DataError
+
+PIECE_CHARACTERS = 1 << 18  # a tenth of a second to encode
+LINE_END = re.compile(r"\n(?=\S)")  # no pre-tokeniser makes one token of what stands on both sides of it
+
+
+class Piece(NamedTuple):
+    """A document, or a part of one that is very long."""
+
+    text: str
+    is_last: bool
+
+
+def cut_document(text: str) -> list[Piece]:
+    """The document in pieces of bounded length, each up to an end of a line where there is one.
+
+    To encode tens of megabytes at once takes gigabytes and minutes, every time that a run resumes within them.
+    """
+    pieces, start = [], 0
+    while len(text) - start > PIECE_CHARACTERS:
+        stop = start + PIECE_CHARACTERS
+        line_ends = [match.end() for match in LINE_END.finditer(text, stop - PIECE_CHARACTERS // 8, stop)]
+        stop = line_ends[-1] if line_ends else stop
+        pieces.append(Piece(text[start:stop], False))
+        start = stop
+    return [*pieces, Piece(text[start:], True)]
 
 
 class DocumentEncoder:
@@ -33,15 +59,25 @@ class DocumentEncoder:
 
     def encode(self, documents: Sequence[str]) -> np.ndarray:
         """The documents' tokens with EOS after each, one after the other: uint32 `[num_tokens]`."""
-        tokens: list[int] = []
-        for ids in self._encode(documents):
-            tokens.extend(ids)
-            tokens.append(self.eos_token_id)
-        return np.array(tokens, np.uint32)
+        return np.concatenate([np.empty(0, np.uint32), *self.encode_each(documents)])
 
     def encode_each(self, documents: Sequence[str]) -> list[np.ndarray]:
         """The tokens and EOS of each document: uint32 `[num_tokens]` each."""
-        return [np.array([*ids, self.eos_token_id], np.uint32) for ids in self._encode(documents)]
+        tokens: list[list[np.ndarray]] = [[]]
+        pieces = [piece for document in documents for piece in cut_document(document)]
+        for piece, ids in zip(pieces, self.encode_pieces(pieces), strict=True):
+            tokens[-1].append(ids)
+            if piece.is_last:
+                tokens.append([])
+        return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in tokens[:-1]]
+
+    def encode_pieces(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
+        """The tokens of each piece, and EOS where a document ends: uint32 `[num_tokens]` each."""
+        encoded = self._encode([piece.text for piece in pieces])
+        end = [self.eos_token_id]
+        return [
+            np.array(ids + end if piece.is_last else ids, np.uint32) for ids, piece in zip(encoded, pieces, strict=True)
+        ]
 
     def decode(self, tokens: np.ndarray) -> str:
         """The text of these tokens, special ones spelled out."""
@@ -58,6 +94,8 @@ class DocumentEncoder:
         except Exception as error:  # the library raises bare Exception
             raise DataError(f"{self._path} is not a tokenizer.json ({error}); give the path of one") from error
         tokenizer.encode_special_tokens = True
+        tokenizer.no_truncation()  # many published files ask for both, for uses other than this
+        tokenizer.no_padding()
         return tokenizer
 
     def __getstate__(self) -> dict[str, Any]:

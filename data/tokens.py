@@ -10,7 +10,7 @@ Source: OLMo's `IterableDataset` and `MemMapDataset`, as the OLMo-2 stage-2 and 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,6 +23,7 @@ from data.download import download, is_present
 from data.errors import DataError
 from data.files import DataFile, digest_files
 from data.filters import is_repetitive
+from data.published import kept_order
 from data.room import GIB
 from data.roots import Root, locate_tokenizer, open_root
 from data.rows import Rows
@@ -32,13 +33,6 @@ TOKEN_DTYPE = np.dtype("<u4")
 NPY_HEADER_MAGIC = b"\x93NUMPY"
 MAX_TOKEN_ID = (1 << 24) - 1  # where no tokenizer says: above any vocabulary, below any four characters of text
 POSITION = "rows"  # the one stream: every rank reports the same position in the published order
-
-
-def published_order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of rows in an epoch: uint32 `[num_rows]`."""
-    order = np.arange(num_rows, dtype=np.uint32)
-    np.random.Generator(np.random.PCG64(seed + epoch)).shuffle(order)
-    return order
 
 
 @dataclass
@@ -100,13 +94,16 @@ class TokenBackend:
         self.source_of_file = np.array([self.source_names.index(name) for name in names], np.int16)
         self.max_token_id = encoder.max_token_id if encoder else None
         self.eos_token_id = _choose_eos(config, encoder)
+        self._order_folder = root.cache
         self._background = Background()
         self.num_slots = global_batch_size
         self.seed = config.seed
         self.rule = config.repetition_filter
         self.fingerprint = {
             "data.kind": self.kind,
-            "data.file_list": f"{len(files)} files {digest_files(replace(file, sha256=None) for file in files)}",
+            "data.file_list": f"{len(files)} files {digest_files(files, contents=False)}",
+            "data.tokenizer": encoder.sha256[:12] if encoder else "none",
+            "data.eos_token_id": str(self.eos_token_id),
             "data.seed": str(config.seed),
             "data.repetition_filter": str(self.rule),
             "sequence_length": str(sequence_length),
@@ -124,7 +121,7 @@ class TokenBackend:
         """The rows of these slots; the position is (epoch, rows of it read)."""
         epoch, start = positions[POSITION]
         while True:
-            order = published_order(len(self.rows), self.seed, epoch)
+            order = kept_order(self._order_folder, len(self.rows), self.seed, epoch)
             self._fetch_ahead(order[start:])
             while start + self.num_slots <= len(order):
                 numbers = order[start + slots.start : start + slots.stop]
@@ -151,8 +148,9 @@ class TokenBackend:
         largest = MAX_TOKEN_ID if self.max_token_id is None else self.max_token_id
         if tokens.max() > largest:
             row = int(tokens.max(axis=1).argmax())
-            path = self.rows.files[self.rows.locate(numbers)[row]].path
-            raise DataError(f"{path} holds token id {tokens.max()}, and {largest} is the largest; fetch it again")
+            file = self.rows.files[self.rows.locate(numbers)[row]]
+            remedy = "delete it, and the next start fetches it again" if file.origin else "fetch it again"
+            raise DataError(f"{file.path} holds token id {tokens.max()}, and {largest} is the largest; {remedy}")
 
 
 def _choose_eos(config: DataConfig, encoder: DocumentEncoder | None) -> int:
@@ -166,7 +164,12 @@ def read_file_list(file_list: Path) -> list[str]:
     """The paths that a text file lists, one a line; DataError for a list that is not there or empty."""
     if not file_list.is_file():
         raise DataError(f"data.file_list: there is no file {file_list}; give the text file that lists the .npy paths")
-    names = [line.strip() for line in file_list.read_text().splitlines() if line.strip()]
+    try:
+        names = [line.strip() for line in file_list.read_text().splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"data.file_list: {file_list} is no text; give the text file that lists the .npy paths"
+        ) from error
     if not names:
         raise DataError(f"data.file_list: {file_list} is empty; list the .npy paths below data.root, one a line")
     return names
@@ -213,9 +216,9 @@ def _check_room(files: Sequence[DataFile], max_cache_gib: float | None) -> None:
 
 
 def name_sources(names: list[str]) -> list[str]:
-    """A source name per file: the first folder below the folders that all files share."""
+    """A source name per file: the first folder below the folders that all files share, or the last of those."""
     folders = [PurePosixPath(name).parts[:-1] for name in names]
     depth = 0
-    while all(len(parts) > depth and parts[depth] == folders[0][depth] for parts in folders):
+    while folders and all(len(parts) > depth and parts[depth] == folders[0][depth] for parts in folders):
         depth += 1
-    return [parts[depth] if len(parts) > depth else "tokens" for parts in folders]
+    return [parts[depth] if len(parts) > depth else (parts[-1] if parts else "tokens") for parts in folders]

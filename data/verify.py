@@ -31,7 +31,8 @@ def verify(folder: Path, max_token_id: int = MAX_TOKEN_ID) -> Iterator[Verdict]:
     """One verdict per data file below `folder`, listed or found; DataError where there is none."""
     manifest = read_manifest(folder)
     tokens = (path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
-    names = {*find_text_names(folder), *tokens, *manifest}
+    unfinished = (path.relative_to(folder).as_posix() for path in folder.rglob("*.part"))
+    names = {*find_text_names(folder), *tokens, *manifest, *unfinished}
     if not names:
         raise DataError(f"{folder} holds no data files; give a folder that was fetched or built")
     with ThreadPoolExecutor(NUM_CONNECTIONS) as pool:
@@ -39,6 +40,8 @@ def verify(folder: Path, max_token_id: int = MAX_TOKEN_ID) -> Iterator[Verdict]:
 
 
 def _judge(folder: Path, name: str, listed: dict[str, Any] | None, max_token_id: int) -> Verdict:
+    if name.endswith(".part"):
+        return Verdict(name, 0, f"{folder / name} is the beginning of a file; fetch it to its end")
     try:
         file = describe_file(folder, name, listed)
         if name.endswith(".npy"):

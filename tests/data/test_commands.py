@@ -4,11 +4,13 @@ import csv
 import gzip
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from data.config import DataConfig, DataKind
 from data.files import read_manifest
 from data.records import Record
 from data.stream import build_stream
+from data.tokenizer import DocumentEncoder
 from data.tokens import TOKEN_DTYPE
 from tests.data.server import FileServer, serving, slowly
 
@@ -131,6 +134,39 @@ def test_an_interrupted_conversion_goes_on_and_ends_the_same(sample: Path, conve
     assert read_manifest(tmp_path) == read_manifest(converted)
 
 
+def test_a_conversion_goes_on_only_with_what_was_made_of_the_same(sample: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "text", tmp_path / "tokens"
+    (source / "a").mkdir(parents=True)
+    tokenizer = Tokenizer.from_file(str(sample / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<|pad|>"])
+    tokenizer.save(str(source / "tokenizer.json"))
+    for name in ("one", "two"):
+        (source / f"a/{name}.jsonl").write_bytes(orjson.dumps({"text": name * 3}) + b"\n")
+    arguments = ["tokenize", str(source), str(target), "--processes", "1"]
+    assert main(arguments) == 0
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in target.glob("a/*.npy")}
+    (source / "a/two.jsonl").write_bytes(orjson.dumps({"text": "other text"}) + b"\n")
+    assert main(arguments) == 0
+    after = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in target.glob("a/*.npy")}
+    assert after["one.npy"] == before["one.npy"] and after["two.npy"][0] != before["two.npy"][0]
+    assert main([*arguments, "--eos-token", "<|pad|>"]) == 0
+    for path in target.glob("a/*.npy"):
+        assert path.read_bytes()[-4:] != after[path.name][0][-4:]
+
+
+def test_the_command_that_a_conversion_prints_trains_on_it(
+    converted: Path, sample: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tokenize", str(sample), str(converted)]) == 0
+    *_, line = capsys.readouterr().out.splitlines()
+    keys = dict(pair.removeprefix("data.").split("=", 1) for pair in shlex.split(line))
+    keys["kind"], keys["eos_token_id"] = DataKind[keys["kind"]], None
+    config = DataConfig(**keys)
+    with closing(build_stream(config, sequence_length=64, global_batch_size=8)) as stream:
+        stream.next_batch()
+        assert stream.eos_token_id == DocumentEncoder(sample / "tokenizer.json", "<|endoftext|>").eos_token_id
+
+
 def test_verify_names_each_faulty_file(
     sample: Path, converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,6 +251,23 @@ def test_a_folder_begun_with_another_tokenizer_is_refused(
     other.write_bytes((sample / "tokenizer.json").read_bytes() + b"\n")
     assert run("tokenize", sample, converted, "--tokenizer", other) == 2
     assert "was begun with another tokenizer" in capsys.readouterr().err
+
+
+def test_names_and_sizes_of_tables_mean_nothing_special(tmp_path: Path) -> None:
+    from datasets import Dataset, Features, Value
+
+    from data.files import find_files
+    from data.frames import RecordCounts
+    from data.records import read_records
+
+    for name in ("a1", "a[1]", "a?"):
+        Dataset.from_dict({"text": [name]}).to_parquet(str(tmp_path / f"{name}.parquet"))
+    Dataset.from_dict({"text": []}, features=Features({"text": Value("string")})).to_parquet(
+        str(tmp_path / "z.parquet")
+    )
+    files = find_files(tmp_path, ["*.parquet"], "key", {})
+    found = {file.name: [record.text for record in read_records(file, RecordCounts())] for file in files}
+    assert found == {"a1.parquet": ["a1"], "a[1].parquet": ["a[1]"], "a?.parquet": ["a?"], "z.parquet": []}
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])

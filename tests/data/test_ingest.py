@@ -66,6 +66,22 @@ def test_too_many_bad_records_refuse_the_file_until_the_limit_is_raised(tmp_path
     assert len(texts_of(FrameCache(tmp_path / "cache", 1000, 0.01), file)) == 99
 
 
+def test_a_plain_file_that_ends_within_a_line_is_torn_however_many_lines_it_has(tmp_path: Path) -> None:
+    file = write_records(tmp_path / "torn.jsonl", [record(f"{n}") for n in range(2000)])
+    file.path.write_bytes(file.path.read_bytes()[:-10])
+    torn = DataFile(file.name, file.path, file.path.stat().st_size)
+    with pytest.raises(DataError, match=r"torn\.jsonl is truncated: it ends within a line"):
+        FrameCache(tmp_path / "cache", 4096, 0.5).open([torn])
+    whole = file.path.with_name("whole.jsonl")
+    whole.write_bytes(b"\n".join(record(f"{n}") for n in range(10)))  # the last line is whole, and has no newline
+    assert len(texts_of(FrameCache(tmp_path / "cache", 4096, 0.0), DataFile("w", whole, whole.stat().st_size))) == 10
+
+
+def test_a_byte_order_mark_costs_no_document(tmp_path: Path) -> None:
+    file = write_records(tmp_path / "bom.jsonl", [b"\xef\xbb\xbf" + record("first"), record("second")])
+    assert texts_of(FrameCache(tmp_path / "cache", 4096, 0.0), file) == ["first", "second"]
+
+
 def test_a_changed_file_is_ingested_again(tmp_path: Path) -> None:
     for text in ("before", "after!"):
         file = write_records(tmp_path / "file.jsonl", [record(text)])

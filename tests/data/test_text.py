@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 
 from data.config import DataConfig, SourceConfig
 from data.errors import DataError
-from data.stream import build_stream
-from data.tokenizer import DocumentEncoder
+from data.stream import build_stream, changed_data
+from data.tokenizer import PIECE_CHARACTERS, DocumentEncoder, cut_document
 
 
 def make_config(folder: Path, sample: Path, documents: list[str], num_streams: int = 1) -> DataConfig:
@@ -83,6 +83,56 @@ def test_empty_files_are_fine_beside_others_and_refused_alone(tmp_path: Path, sa
     (tmp_path / "docs/a.jsonl").write_bytes(b"")
     with pytest.raises(DataError, match="hold no documents"):
         build_stream(config, sequence_length=64, global_batch_size=1)
+
+
+def test_a_very_long_document_is_read_in_pieces_with_one_end(tmp_path: Path, sample: Path) -> None:
+    rng = np.random.default_rng(0)
+    words = ["alpha", "beta", "gamma", "delta 17", "x = y + 1", "(see below)"]
+    text = "".join(f"{words[int(n)]}{' ' if n else chr(10)}" for n in rng.integers(0, 6, 100_000))
+    encoder = DocumentEncoder(sample / "tokenizer.json", "<|endoftext|>")
+    pieces = cut_document(text)
+    assert len(pieces) > 2 and max(len(piece.text) for piece in pieces) <= PIECE_CHARACTERS
+    assert "".join(piece.text for piece in pieces) == text
+    assert [piece.is_last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    tokenizer = Tokenizer.from_file(str(sample / "tokenizer.json"))
+    whole = tokenizer.encode(text, add_special_tokens=False).ids
+    np.testing.assert_array_equal(encoder.encode([text]), [*whole, encoder.eos_token_id])
+    assert [len(tokens) for tokens in encoder.encode_each([text, "short"])][0] == len(whole) + 1
+    config = make_config(tmp_path, sample, [text])
+    with closing(build_stream(config, sequence_length=len(whole) // 8, global_batch_size=1)) as stream:
+        rows = [stream.next_batch().tokens[0] for _ in range(7)]
+        state = stream.state_dict()
+        expected = stream.next_batch().tokens
+    np.testing.assert_array_equal(np.concatenate(rows), whole[: 7 * (len(whole) // 8)])
+    assert state["streams"]["0"]["cursors"][0][3] > 0  # the next start begins with this piece
+    with closing(build_stream(config, sequence_length=len(whole) // 8, global_batch_size=1)) as resumed:
+        resumed.load_state_dict(state)
+        np.testing.assert_array_equal(resumed.next_batch().tokens, expected)
+
+
+def test_a_document_without_line_ends_is_cut_all_the_same() -> None:
+    pieces = cut_document("x" * (2 * PIECE_CHARACTERS + 5))
+    assert [len(piece.text) for piece in pieces] == [PIECE_CHARACTERS, PIECE_CHARACTERS, 5]
+
+
+def test_what_a_tokenizer_file_says_of_truncation_and_padding_is_passed_over(tmp_path: Path, sample: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(sample / "tokenizer.json"))
+    texts = ["short", "many words " * 50]
+    expected = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=64)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    encoder = DocumentEncoder(tmp_path / "tokenizer.json", "<|endoftext|>")
+    assert [tokens[:-1].tolist() for tokens in encoder.encode_each(texts)] == expected
+
+
+def test_other_content_in_a_file_of_the_same_size_is_another_fingerprint(tmp_path: Path, sample: Path) -> None:
+    config = make_config(tmp_path, sample, ["one document", "another"])
+    before = build_stream(config, sequence_length=8, global_batch_size=1).fingerprint
+    path = tmp_path / "docs/a.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"one", b"two"))
+    changes = changed_data(before, build_stream(config, sequence_length=8, global_batch_size=1).fingerprint)
+    assert list(changes) == ["data.sources.docs.files"]
 
 
 def test_an_encoder_keeps_specials_as_text_after_pickling(sample: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from data.config import DataConfig, DataKind
 from data.errors import DataError
+from data.published import kept_order, published_order
 from data.stream import build_stream
-from data.tokens import published_order
 from tests.data.reading import read_global
 
 LENGTH = 8
@@ -46,6 +46,23 @@ def write_files(folder: Path, sizes: list[int]) -> DataConfig:
         names.append(name)
     (folder / "files.txt").write_text("\n".join(reversed(names)))
     return DataConfig(DataKind.tokens, root=str(folder), file_list=str(folder / "files.txt"), eos_token_id=0)
+
+
+def test_the_order_kept_on_disk_is_the_published_one_even_if_it_was_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data.published.WORTH_KEEPING", 100)
+    expected = published_order(1000, 42, 1)
+    np.testing.assert_array_equal(kept_order(tmp_path / "cache", 1000, 42, 1), expected)
+    (path,) = (tmp_path / "cache").iterdir()
+    assert path.stat().st_size == 4 * 1001
+    for damaged in (path.read_bytes()[:-8], b"\x01" + path.read_bytes()[1:], b""):
+        path.write_bytes(damaged)
+        np.testing.assert_array_equal(kept_order(tmp_path / "cache", 1000, 42, 1), expected)
+    kept = path.stat().st_mtime_ns
+    np.testing.assert_array_equal(kept_order(tmp_path / "cache", 1000, 42, 1), expected)
+    assert path.stat().st_mtime_ns == kept
+    np.testing.assert_array_equal(kept_order(path / "no folder", 1000, 42, 1), expected)
 
 
 def test_rows_are_cut_per_file_in_listed_order_and_shuffled_anew_each_epoch(tmp_path: Path) -> None:

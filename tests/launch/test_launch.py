@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from data.tokens import published_order
+from data.published import published_order
 from tests.launch.launching import SMALL, end, launch, ranks_of, read, start, wait_for
 from train.compose import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
 from train.errors import TrainError
