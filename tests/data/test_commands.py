@@ -181,14 +181,16 @@ def test_verify_names_each_faulty_file(
     damage("papers/shard-01.jsonl.zst", 0)
     np.array([1, 1 << 25], "<u4").tofile(tmp_path / "page.npy")
     (tmp_path / "torn.npy").write_bytes(bytes(7))
+    (tmp_path / ".late.npy.part").write_bytes(bytes(8))
     (tmp_path / "list.jsonl").write_bytes(b'{"text": "fine"}\n{"text": 3}\n')
     (tmp_path / "manifest.json").write_bytes(orjson.dumps({"files": {"gone.npy": {"bytes": 4}}}))
     assert run("verify", tmp_path) == 2
     out, error = capsys.readouterr()
-    assert error == f"error: 6 of 7 files below {tmp_path} are faulty; put right what is listed above\n"
+    assert error == f"error: 7 of 8 files below {tmp_path} are faulty; put right what is listed above\n"
     for fault in (
         r"page\.npy holds token id 33554432",
         r"torn\.npy is torn",
+        r"late\.npy\.part is the beginning of a file",
         r"gone\.npy is missing",
         "1 of 2 records",
     ):
@@ -225,6 +227,8 @@ def test_rows_are_shown_as_text_with_their_ends(
         (("fetch", "{url}", "--to", "{sample}/manifest.json", "--files", "*"), "cannot write in"),
         (("inspect",), "inspect needs a folder of text, or --file-list"),
         (("inspect", "--file-list", "{tmp}/none"), "there is no file"),
+        (("inspect", "--file-list", "{sample}/web/shard-00.jsonl.zst"), "is no text"),
+        (("sample", "{tmp}/mix", "--megabytes", "nan"), "megabytes above 0"),
         (("verify", "{tmp}"), "holds no data files"),
         (("tokenize", "{tmp}", "{tmp}/to", "--tokenizer", "{sample}/tokenizer.json"), "holds no .json, .jsonl"),
     ],

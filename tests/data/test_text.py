@@ -97,7 +97,8 @@ def test_a_very_long_document_is_read_in_pieces_with_one_end(tmp_path: Path, sam
     tokenizer = Tokenizer.from_file(str(sample / "tokenizer.json"))
     whole = tokenizer.encode(text, add_special_tokens=False).ids
     np.testing.assert_array_equal(encoder.encode([text]), [*whole, encoder.eos_token_id])
-    assert [len(tokens) for tokens in encoder.encode_each([text, "short"])][0] == len(whole) + 1
+    long, short = encoder.encode_each([text, "short"])
+    assert len(long) == len(whole) + 1 and short[-1] == encoder.eos_token_id
     config = make_config(tmp_path, sample, [text])
     with closing(build_stream(config, sequence_length=len(whole) // 8, global_batch_size=1)) as stream:
         rows = [stream.next_batch().tokens[0] for _ in range(7)]
