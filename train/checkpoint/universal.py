@@ -30,6 +30,7 @@ from train.checkpoint.manifest import (
     find_damage,
     flush_folder,
     read_manifest,
+    without_crc32,
     write_manifest,
 )
 from train.checkpoint.store import ASIDE, Checkpoint, Layout, clear_leftovers, remove
@@ -91,7 +92,8 @@ def make_universal(checkpoint: Checkpoint) -> None:
     output.mkdir(parents=True)
     try:
         convert = _convert_zero if checkpoint.layout.zero_stage else _convert_plain
-        num_updates = convert(checkpoint.folder, output, checkpoint.layout)
+        with without_crc32():
+            num_updates = convert(checkpoint.folder, output, checkpoint.layout)
         files = {str(path.relative_to(output)): _seal(path) for path in sorted(output.rglob("*.pt"))}
         for folder in {path.parent for path in output.rglob("*.pt")}:
             flush_folder(folder)
