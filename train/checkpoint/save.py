@@ -2,8 +2,9 @@
 
 Two ways, with the same files and the same publication. At once, the default, training waits for the disk: a minute in
 some hours. In the background (`checkpoint.background`), it waits until this rank's files are serialised in host memory,
-a thread writes them, and a later step publishes them (both measured: benchmarks/results/checkpoint.md). What fails on one rank, such as a full disk, raises
-the same SaveError on all, removes what was written aside, and leaves every published checkpoint as it was.
+a thread writes them, and a later step publishes them (both measured: benchmarks/results/checkpoint.md). What fails on
+one rank, such as a full disk, raises the same SaveError on all, removes what was written aside, and leaves every
+published checkpoint as it was.
 """
 
 import json
