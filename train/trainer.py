@@ -14,11 +14,11 @@ from data.stream import Batch, BatchStream, merge_states
 from model.attention import Documents
 from model.loss import IGNORED
 from train.callbacks.callback import Callback
-from train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from train.checkpoint import Checkpoint, Layout, Saver, load_checkpoint
 from train.config import LossDenominator, RunConfig
 from train.distributed import Ranks
 from train.engine import Engine, MicroBatch
-from train.errors import TrainError
+from train.errors import SaveError, TrainError
 from train.run_folder import FINISHED, RunFolder
 from train.schedule import learning_rate, repo_factor
 
@@ -56,6 +56,8 @@ class Trainer:
         self._metrics: dict[str, Any] = {}
         self._signal: str | None = None
         self._saved_step = -1
+        self._layout = Layout.of(config, ranks.world_size, engine.precision)
+        self._saver = Saver(folder.checkpoints, config.checkpoint, self._layout, ranks)
 
     @property
     def is_logged(self) -> bool:
@@ -79,6 +81,7 @@ class Trainer:
                     break
             reason = FINISHED if self.step >= self.config.max_steps else str(self._signal or "signal on another rank")
             self.save()
+            self.finish_save()
             self._call("on_stop", reason)
         except RuntimeError as error:
             if self._signal is not None:  # told to stop because another rank is gone: that one has said why
@@ -97,9 +100,13 @@ class Trainer:
         self._metrics[name] = value
 
     def save(self) -> None:
-        """Publish a checkpoint of the current step, unless that has been done."""
+        """Publish a checkpoint of the current step, unless that has been done; in the background, if so configured.
+
+        Raises SaveError, on all ranks, if it or the one before it cannot be written.
+        """
         if self._saved_step == self.step:
             return
+        self.finish_save()
         state = {
             "step": self.step,
             "tokens": self.tokens,
@@ -110,10 +117,20 @@ class Trainer:
             "config": self.config.as_plain(),
             "callbacks": {callback.name: callback.state_dict() for callback in self.callbacks if callback.name},
         }
-        keep = self.config.checkpoint.keep
-        folder = save_checkpoint(self.folder.checkpoints, self.step, self.engine, self.ranks, state, keep)
+        self._saver.begin(self.step, self.engine, state)
         self._saved_step = self.step
-        self._call("on_checkpoint", folder.name)
+        if not self.config.checkpoint.background:
+            self.finish_save()
+
+    def finish_save(self, *, wait: bool = True) -> None:
+        """Publish what is being written in the background; without `wait`, only if every rank has written its files."""
+        try:
+            folder = self._saver.finish(wait=wait)
+        except SaveError:
+            self._saved_step = -1
+            raise
+        if folder is not None:
+            self._call("on_checkpoint", folder.name)
 
     def _train_step(self) -> None:
         start = time.perf_counter()
@@ -186,7 +203,7 @@ class Trainer:
         self._metrics = {}
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        state = load_checkpoint(checkpoint, self.engine, self.ranks)
+        state = load_checkpoint(checkpoint, self.engine, self._layout, self.ranks, self.config.seed)
         self.step = self._saved_step = state["step"]
         self.tokens = state["tokens"]
         self.num_skipped = state["num_skipped"]

@@ -36,7 +36,7 @@ class Callback:
         """When all has been said about the step: time to save, or to evaluate."""
 
     def on_checkpoint(self, trainer: "Trainer", folder: str) -> None:
-        """After a checkpoint is published."""
+        """After a checkpoint is published: of this step, or in the background of an earlier one, as its name says."""
 
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
         """Once, when the loop ends: `finished`, or what stopped it. Not called after a crash."""

@@ -19,6 +19,7 @@ class Checkpointer(Callback):
         self._config = config
 
     def on_step_end(self, trainer: "Trainer") -> None:
+        trainer.finish_save(wait=False)
         if trainer.step % self._config.checkpoint.interval == 0:
             trainer.save()
 

@@ -5,6 +5,7 @@ import math
 from typing import IO, TYPE_CHECKING, Any
 
 from train.callbacks.callback import Callback
+from train.checkpoint.store import step_of
 from train.run_folder import read_json_lines
 
 if TYPE_CHECKING:
@@ -53,11 +54,11 @@ class EventLog(Callback):
         self._log(trainer, kind, world_size=trainer.ranks.world_size, zero_stage=trainer.engine.zero_stage)
 
     def on_checkpoint(self, trainer: "Trainer", folder: str) -> None:
-        self._log(trainer, "checkpoint", folder=folder)
+        self._log(trainer, "checkpoint", step=step_of(folder), folder=folder)
 
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
         self._log(trainer, "stop", reason=reason)
 
     def _log(self, trainer: "Trainer", kind: str, **fields: Any) -> None:
         if trainer.ranks.is_main:
-            trainer.folder.log_event(kind, step=trainer.step, **fields)
+            trainer.folder.log_event(kind, **{"step": trainer.step, **fields})
