@@ -1,15 +1,24 @@
-"""Saves every `checkpoint.interval` steps, and exports the final weights. A stop saves in the trainer."""
+"""Saves every `checkpoint.interval` steps, and exports the final weights. A stop saves in the trainer.
 
+A full disk in the middle of a run is no reason to lose the hours until its end: training goes on, and saves at the next
+interval. Only the last checkpoint has to be written.
+"""
+
+import logging
 import shutil
 from typing import TYPE_CHECKING
 
 from model.export import save_hf
 from train.callbacks.callback import Callback
 from train.config import RunConfig
+from train.errors import SaveError
 from train.run_folder import EXPORTED_STEP, FINISHED
 
 if TYPE_CHECKING:
     from train.trainer import Trainer
+
+
+logger = logging.getLogger(__name__)
 
 
 class Checkpointer(Callback):
@@ -20,7 +29,12 @@ class Checkpointer(Callback):
 
     def on_step_end(self, trainer: "Trainer") -> None:
         if trainer.step % self._config.checkpoint.interval == 0:
-            trainer.save()
+            try:
+                trainer.save()
+            except SaveError as error:
+                if trainer.ranks.is_main:
+                    logger.warning("%s; training goes on", error)
+                    trainer.folder.log_event("save_failed", step=trainer.step, reason=str(error))
 
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
         if reason != FINISHED or not self._config.checkpoint.export_hf:

@@ -91,6 +91,10 @@ class ConsoleReport(Callback):
             remaining = (time.perf_counter() - then) / (step - first) * (last - step)
             self._say(f"step {step}/{last}  {summary(metrics)}  ETA {timedelta(seconds=round(remaining))}")
 
+    def on_skip(self, trainer: "Trainer", reason: str) -> None:
+        if trainer.ranks.is_main:
+            self._say(f"step {trainer.step}: the update was not applied: {reason}")
+
     def on_checkpoint(self, trainer: "Trainer", folder: str) -> None:
         if trainer.ranks.is_main:
             self._say(f"saved {trainer.folder.checkpoints / folder}")
