@@ -50,7 +50,8 @@ def download(
     """
     if is_present(file):
         return True
-    assert file.origin is not None, "only remote files can be missing"
+    if file.origin is None:
+        raise DataError(f"{file.path} is gone; put it back, or mount what it lay on")
     part = file.path.with_name(f".{file.path.name}.part")
     with explained_disk_errors(file.path.parent):
         part.parent.mkdir(parents=True, exist_ok=True)

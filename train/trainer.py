@@ -185,6 +185,8 @@ class Trainer:
             num_valid = int((labels != IGNORED).sum())
         except DataError as error:
             complaint = str(error)
+        except OSError as error:  # a disk or a mount that is gone
+            complaint = f"the data cannot be read: {error}"
         self.data_seconds = time.perf_counter() - start
         num_valid, num_failed = self.ranks.sum([num_valid, complaint is not None])
         if num_failed:
@@ -192,8 +194,7 @@ class Trainer:
             if self.step:
                 self._save(position)
             first = next(text for text in self.ranks.gather(complaint) if text)
-            saved = f"all {self.step} steps before it are saved" if self.step else "nothing was trained"
-            raise LostDataError(f"{first} ({saved})")
+            raise LostDataError(f"{first}; what was trained, up to step {self.step}, is saved")
         return batch, labels, num_valid
 
     def _update(self, rate: float, loss: torch.Tensor) -> Update:
