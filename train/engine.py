@@ -33,6 +33,7 @@ from train.config import Precision, RunConfig, rows_per_rank
 from train.distributed import Ranks
 from train.errors import TrainError
 from train.optimizer import REPO_GROUP, build_optimizer
+from train.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ class Engine:
         self.precision = resolve_precision(config.engine.precision, ranks.device, self.zero_stage)
         self._rank, self._world_size = ranks.rank, ranks.world_size
         self._max_grad_norm = config.optimizer.max_grad_norm
+        self.forward_seconds = 0.0  # of the last update's micro-batches, on this rank's device
+        self._forward = Stopwatch(ranks.device)
         settings = deepspeed_config(config, ranks.world_size, self.precision)
         self.micro_batch_size = int(settings["train_micro_batch_size_per_gpu"])
         self.num_micro_batches = int(settings["gradient_accumulation_steps"])
@@ -133,7 +136,8 @@ class Engine:
         """Forward and backward of one micro-batch; the loss that is learned from is `total / denominator`, summed over
         all micro-batches of all ranks. Returns this micro-batch's sums, detached.
         """
-        sums: LossSums = self._engine(micro.tokens_bt, micro.labels_bt, micro.documents)
+        with self._forward:
+            sums: LossSums = self._engine(micro.tokens_bt, micro.labels_bt, micro.documents)
         # DeepSpeed averages over ranks and accumulation steps: undo both. An infinite loss can have finite gradients
         # (overflow in a square): they must not pass for good ones.
         scale = self._world_size * self.num_micro_batches / denominator
@@ -150,17 +154,9 @@ class Engine:
         """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate * (repo_factor if group["name"] == REPO_GROUP else 1.0)
-        if self.zero_stage == 0:
-            return self._update_plain(accept)
-        refused_norm = None
-        if accept is not None:
-            norm = self._grad_norm()
-            if math.isfinite(norm) and not accept(norm):
-                refused_norm = norm
-                self._spoil_gradients()
-        self._engine.step()
-        applied = bool(self._engine.was_step_applied())
-        return Update(refused_norm if refused_norm is not None else float(self._engine.get_global_grad_norm()), applied)
+        update = self._update_plain(accept) if self.zero_stage == 0 else self._update_zero(accept)
+        self.forward_seconds = self._forward.take()  # the norm has been read: the device is past the forward passes
+        return update
 
     def is_finite(self) -> bool:
         """Whether all that this rank holds of parameters, masters and optimizer state is finite. Not collective."""
@@ -207,6 +203,18 @@ class Engine:
                 safe_set_local_fp32_param(parameter, padded[share * self._rank :][:share])
             else:
                 safe_set_full_fp32_param(parameter, value)
+
+    def _update_zero(self, accept: Callable[[float], bool] | None) -> Update:
+        """`update` by DeepSpeed's step, which drops non-finite gradients itself."""
+        refused_norm = None
+        if accept is not None:
+            norm = self._grad_norm()
+            if math.isfinite(norm) and not accept(norm):
+                refused_norm = norm
+                self._spoil_gradients()
+        self._engine.step()
+        applied = bool(self._engine.was_step_applied())
+        return Update(refused_norm if refused_norm is not None else float(self._engine.get_global_grad_norm()), applied)
 
     def _update_plain(self, accept: Callable[[float], bool] | None) -> Update:
         """`update` for plain gradients: clipped, or taken away if they are not to be applied."""

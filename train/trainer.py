@@ -25,6 +25,8 @@ from train.schedule import learning_rate, repo_factor
 from train.signals import StopSignals
 from train.watchdog import Watchdog
 
+BRIEF_HOOKS = ("on_step_start", "on_update", "on_skip", "on_metrics")  # the others may save, evaluate, export
+
 
 class EndedError(Exception):
     """This rank was told to stop, and lost its peers before the step was done."""
@@ -260,7 +262,7 @@ class Trainer:
 
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:
-            self.watchdog.enter(hook, of=callback)
+            self.watchdog.enter(hook, of=callback, is_step=hook in BRIEF_HOOKS)
             getattr(callback, hook)(self, *arguments)
 
 

@@ -26,7 +26,7 @@ from train.errors import EXIT_STUCK
 from train.run_folder import RunFolder
 
 LONGEST_PAUSE = 5.0  # seconds between two looks
-PATIENCE = 5.0  # that ranks which wait give the stuck one to speak and to leave
+PATIENCE = 3.0  # that ranks which wait give the stuck one to speak and to leave
 LAST_RESORT = 30.0  # past the limits: for a thread that cannot run because C code holds Python's lock, or cannot write
 STORE_TIMEOUT = timedelta(seconds=10)
 
@@ -65,7 +65,7 @@ class Watchdog:
         self._ranks = ranks
         self._folder = folder
         self._place = Place(0, "start", None, 0, False, time.monotonic())
-        self._num_steps = 0
+        self._first_step: int | None = None  # of this start
         self._limits = (config.step_seconds, config.other_seconds)
         self._pause = min(LONGEST_PAUSE, min(config.warn_seconds, *self._limits) / 5)
         self._stopped = threading.Event()
@@ -80,10 +80,10 @@ class Watchdog:
 
         The first step may take as long as other things: it compiles and allocates.
         """
-        is_first = is_step and self._num_steps == 0
-        self._num_steps += is_step
-        number = self._place.number + 1
-        self._place = Place(number, what, of, self.step, is_step and not is_first, time.monotonic())
+        if is_step and self._first_step is None:
+            self._first_step = self.step
+        is_step = is_step and self.step != self._first_step
+        self._place = Place(self._place.number + 1, what, of, self.step, is_step, time.monotonic())
 
     def __enter__(self) -> "Watchdog":
         if self._config.enabled:
