@@ -4,7 +4,7 @@ The global batch is divided into `num_slots` slots of consecutive rows, and a pr
 all it knows of ranks and workers. Text has one slot per logical stream, token files one per row.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,6 +34,10 @@ class Backend(Protocol):
 
     def start(self, slots: range) -> dict[str, Any]:
         """The positions of these slots' streams before the first step."""
+        ...
+
+    def restore(self, positions: Mapping[str, Any], source_names: Sequence[str]) -> dict[str, Any]:
+        """Saved positions, made to fit if they were saved with other sources or files."""
         ...
 
     def read(self, slots: range, positions: Mapping[str, Any]) -> Iterator[Rows]:

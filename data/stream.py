@@ -38,7 +38,7 @@ class BatchStream(Protocol):
 
     source_names: tuple[str, ...]
     fingerprint: dict[str, str]
-    """What order and content depend on, as name -> short value; see `check_resume`."""
+    """What order and content depend on, as name -> short value; see `changed_data`."""
     max_token_id: int | None
     """Largest id that can occur; None: token files without a tokenizer, nobody knows."""
     eos_token_id: int
@@ -96,6 +96,7 @@ class RankStream:
             "kind": self._backend.kind,
             "batches": self._num_batches,
             "num_streams": self._backend.num_streams,
+            "sources": list(self.source_names),
             "streams": dict(self._positions),
         }
 
@@ -106,7 +107,8 @@ class RankStream:
                 raise DataError(f"the saved data state has {key} {state[key]}, this run {current}; restore data.{key}")
         self.close()
         self._num_batches = state["batches"]
-        self._positions = {name: state["streams"][name] for name in self._positions}
+        saved = {name: state["streams"][name] for name in self._positions}
+        self._positions = self._backend.restore(saved, state["sources"])
 
     def close(self) -> None:
         self._steps = None
@@ -167,12 +169,14 @@ def merge_states(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def check_resume(saved: Mapping[str, str], current: Mapping[str, str]) -> None:
-    """Raise DataError, naming what changed, unless a run with fingerprint `saved` can go on with `current`."""
-    names = [name for name in {**saved, **current} if saved.get(name) != current.get(name)]
-    if names:
-        changes = "; ".join(f"{name} was {saved.get(name)}, is {current.get(name)}" for name in names)
-        raise DataError(f"the data is not that of the checkpoint: {changes}; restore it, or start a new run")
+def changed_data(saved: Mapping[str, str], current: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
+    """Name -> (value then, value now) of all in which two fingerprints differ.
+
+    Where this is empty, a state goes on with the very next row. Where it is not, and somebody insists, each source goes
+    on from its old place in its new order: documents may come twice, or not at all.
+    """
+    names = {**saved, **current}
+    return {name: (saved.get(name), current.get(name)) for name in names if saved.get(name) != current.get(name)}
 
 
 def _check_complete(state: Mapping[str, Any]) -> None:

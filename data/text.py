@@ -9,7 +9,7 @@ whole streams: any number of ranks and workers that divides them up produces the
 (a row number and cursors) means the same wherever it is loaded.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,18 @@ class TextBackend:
         """No rows yet, all cursors at the beginning."""
         fresh = {"row": 0, "cursors": [list(Cursor())] * len(self.sources)}
         return {str(stream): fresh for stream in slots}
+
+    def restore(self, positions: Mapping[str, Any], source_names: Sequence[str]) -> dict[str, Any]:
+        """Each source goes on from its own cursors; one that was not there begins."""
+        restored = {}
+        for stream, position in positions.items():
+            saved = dict(zip(source_names, position["cursors"], strict=True))
+            cursors = [self._restored(source, Cursor(*saved.get(source.name, Cursor()))) for source in self.sources]
+            restored[stream] = {"row": position["row"], "cursors": cursors}
+        return restored
+
+    def _restored(self, source: Source, cursor: Cursor) -> list[int]:
+        return list(cursor if cursor.group < source.num_groups else Cursor(cursor.epoch + 1))
 
     def read(self, slots: range, positions: Mapping[str, Any]) -> Iterator[Rows]:
         """`rows_per_stream` rows of each stream per step."""

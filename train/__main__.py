@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from data.stream import BatchStream, build_stream, check_resume
+from data.stream import BatchStream, build_stream, changed_data
 from model.config import ModelConfig
 from model.weights import Weights, hf_weights, random_weights
 from train.callbacks import build_callbacks
 from train.callbacks.callback import Callback
-from train.checkpoint import Checkpoint, Start, changed_keys, check_resumable, choose_start, newest_checkpoint
+from train.changes import Changes, changed_keys, check_changes, refuse_changes
+from train.checkpoint import Checkpoint, Layout, Start, choose_start, find_checkpoint, other_layout_weights
 from train.compose import USER_ERRORS, hydra_app, load_run_config, save_run_config
 from train.config import RunConfig
 from train.distributed import Ranks, leave, seed_generators
@@ -42,9 +43,10 @@ def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -
     folder = RunFolder.of(config)
     with folder.lock() if ranks.is_main else nullcontext(), Watchdog(config.watchdog, ranks, folder) as watchdog:
         precision = resolve_precision(config.engine.precision, ranks.device, config.engine.zero_stage)
-        start = choose_start(newest_checkpoint(folder.checkpoints), config.init_from)
+        layout = Layout.of(config, ranks.world_size, precision)
+        start = choose_start(find_checkpoint(folder, ranks), config.init_from)
         if start.resume is not None:
-            check_resumable(start.resume, config, ranks.world_size, precision)
+            check_changes(start.resume.folder, start.resume.trainer_state()["config"], config)
             if is_finished(start.resume, config, folder):
                 if ranks.is_main:
                     print(f"{config.name} has done {start.resume.step} of {config.max_steps} steps: nothing is left")
@@ -58,11 +60,11 @@ def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -
         )
         check_vocabulary(stream, config.model)
         if start.resume is not None:
-            check_resume(start.resume.trainer_state()["fingerprint"], stream.fingerprint)
-            for key, (was, now) in changed_keys(start.resume, config).items():
-                if ranks.is_main:
-                    print(f"{config.name}: going on with {key}={now}, which was {was}")
-        weights = initial_weights(config, start)
+            new_data = changed_data(start.resume.trainer_state()["fingerprint"], stream.fingerprint)
+            refuse_changes(start.resume.folder, new_data, config.checkpoint.accept_changes)
+            if ranks.is_main:
+                tell_changes(folder, start.resume, config, layout)
+        weights = initial_weights(config, start, layout, ranks)
         if ranks.is_main:
             with explained_write_errors(folder.path):
                 save_run_config(config, folder.config)
@@ -95,10 +97,24 @@ def check_vocabulary(stream: BatchStream, model: ModelConfig) -> None:
         )
 
 
-def initial_weights(config: RunConfig, start: Start) -> Weights | None:
-    """Values for every parameter; None if a checkpoint brings them."""
+def tell_changes(folder: RunFolder, checkpoint: Checkpoint, config: RunConfig, layout: Layout) -> None:
+    """Print in what a continued run differs from its checkpoint, key by key, and log it as one event."""
+    changes: Changes = {}
+    if checkpoint.layout.world_size != layout.world_size:
+        changes["ranks"] = (checkpoint.layout.world_size, layout.world_size)
+    changes |= changed_keys(checkpoint.trainer_state()["config"], config)
+    if changes:
+        width = max(map(len, changes))
+        print(f"{config.name} goes on from step {checkpoint.step} with changes:")
+        for key, (was, is_now) in changes.items():
+            print(f"  {key:<{width}}  {was} -> {is_now}")
+        folder.log_event("changes", step=checkpoint.step, changes=changes)
+
+
+def initial_weights(config: RunConfig, start: Start, layout: Layout, ranks: Ranks) -> Weights | None:
+    """Values for every parameter; None if loading a checkpoint brings them."""
     if start.resume is not None:
-        return None
+        return other_layout_weights(start.resume, layout, config.model, config.positions, ranks)
     if start.import_from is not None:
         return hf_weights(start.import_from, config.model, config.positions, config.seed)
     return random_weights(config.model, config.positions, config.seed)

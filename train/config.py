@@ -103,6 +103,9 @@ class CheckpointConfig:
 
     interval: int = 1000  # steps; the last step and a stop by signal save as well
     keep: int = 3  # newest checkpoints kept
+    keep_every: int | None = None  # and, for good, those of steps that are multiples of this
+    background: bool = False  # write while training goes on; takes a copy of this rank's share in host memory
+    accept_changes: list[str] = field(default_factory=list)  # keys that may differ from the checkpoint, on purpose
     export_hf: bool = True  # at the end, write the fp32 weights as a Hugging Face folder, runs/NAME/hf
 
 
@@ -207,6 +210,7 @@ class RunConfig:
             ("watchdog.slow_step_factor", self.watchdog.slow_step_factor, 1),
             ("checkpoint.interval", self.checkpoint.interval, 1),
             ("checkpoint.keep", self.checkpoint.keep, 1),
+            ("checkpoint.keep_every", self.checkpoint.keep_every, 1),
             ("position_stats.interval", self.position_stats.interval, 1),
             ("position_stats.collapse_std", self.position_stats.collapse_std, 0),
             ("logging.interval", self.logging.interval, 1),

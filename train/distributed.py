@@ -8,8 +8,9 @@ import os
 import random
 import sys
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -83,6 +84,20 @@ class Ranks:
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value, group=self._host_group)
         return values
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """Do something on the main rank alone: every rank gets its result, or raises its error."""
+        result: T | None = None
+        error: Exception | None = None
+        if self.is_main:
+            try:
+                result = work()
+            except Exception as caught:
+                error = caught
+        result, error = self.gather((result, error))[0]
+        if error is not None:
+            raise error
+        return cast(T, result)
 
     def barrier(self) -> None:
         """Wait for all ranks, on the host."""

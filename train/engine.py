@@ -10,6 +10,8 @@ DeepSpeed 0.19.8 has faults that a trainer must know of. Each is refused or reme
   is not finite is not looked at: `accumulate` has it spoil its gradient. There is no way to refuse an update: `update`
   has DeepSpeed do it by its own rule, with a NaN in one gradient.
 - A checkpoint brings back the weight decay, betas and eps it was saved with: `load` sets the configured ones again.
+- A checkpoint of another layout loads wrongly or not at all (train/checkpoint/universal.py): `load_optimizer` fills the
+  moments tensor by tensor instead, each group with a step counter of its own.
 - An optimizer named in its config compiles CUDA code at start, on CPUs too: it is given torch's AdamW instead.
 """
 
@@ -34,6 +36,8 @@ from train.distributed import Ranks
 from train.errors import TrainError
 from train.optimizer import REPO_GROUP, build_optimizer
 from train.stopwatch import Stopwatch
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state of a parameter, besides the step
 
 
 @dataclass(frozen=True)
@@ -176,17 +180,55 @@ class Engine:
             value = parameter if self.zero_stage == 0 else safe_get_full_fp32_param(parameter)
             yield name, value.detach().float()
 
-    def save(self, folder: Path) -> None:
-        """Write parameters and optimizer state into `folder`. Not atomic: see train/checkpoint.py."""
+    def save(self, folder: Path, write: Callable[[Any, Path], None]) -> None:
+        """Hand parameters and optimizer state to `write(state, path)`, once for each of this rank's files in `folder`.
+
+        `write` serialises the state before it returns, since training goes on in the same tensors, and raises nothing.
+        """
+        from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+
+        class Handing(TorchCheckpointEngine):
+            def save(self, state_dict: Any, path: str) -> None:
+                write(state_dict, Path(path))
+
+        self._engine.checkpoint_engine = Handing(self._engine._config)
+        self._engine._copy_recovery_script = lambda path: None  # it would fail on a full disk, and leave ranks waiting
         self._engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote with the same world size, ZeRO stage and precision."""
+        """Read what `save` wrote in the same layout: world size, ZeRO stage, precision and parameter groups."""
         path, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name, load_lr_scheduler_states=False)
         if path is None:
             raise TrainError(f"DeepSpeed found nothing to load in {folder}")
         for group, hyperparameters in zip(self._engine.optimizer.param_groups, self._hyperparameters, strict=True):
             group.update(hyperparameters)
+
+    def load_optimizer(self, moment: Callable[[str, str], Tensor], num_updates: int) -> None:
+        """Set AdamW's state after `num_updates` from whole tensors, in any layout.
+
+        `moment(name, key)` is `exp_avg` or `exp_avg_sq` of a parameter: fp32, in its shape or flat.
+        """
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+        outer = self._engine.optimizer
+        optimizer = (
+            outer.optimizer if self.zero_stage else outer
+        )  # torch's AdamW, whose state is made at its first step
+        flat = [p for group in optimizer.param_groups for p in group["params"]]
+        for tensor in outer.fp32_partitioned_groups_flat if self.zero_stage == 3 else flat:
+            counter = torch.tensor(float(num_updates), device=tensor.device if optimizer.defaults["fused"] else "cpu")
+            optimizer.state[tensor] = {"step": counter, **{key: torch.zeros_like(tensor) for key in MOMENTS}}
+        if self.zero_stage in (1, 2):
+            outer._lazy_init_hp_params_optimizer_state()  # DeepSpeed's view of it, by parameter
+        for name, parameter in self._engine.module.named_parameters():
+            for key in MOMENTS:
+                value = moment(name, key).to(self.device)
+                if self.zero_stage == 0:
+                    optimizer.state[parameter][key].copy_(value.view_as(parameter))
+                elif self.zero_stage == 3:
+                    safe_set_local_optimizer_state(parameter, self._share(parameter, value), key)
+                else:
+                    safe_set_full_optimizer_state(parameter, value, key)
 
     def close(self) -> None:
         """Release DeepSpeed's hooks and buffers."""
@@ -197,12 +239,16 @@ class Engine:
 
         for name, parameter in self._engine.module.named_parameters():
             value = weights(name).to(self.device)
-            if self.zero_stage == 3:  # not the full setter: it fails where the ranks don't divide the size
-                share = parameter.ds_tensor.numel()
-                padded = F.pad(value.flatten(), (0, share * self._world_size - value.numel()))
-                safe_set_local_fp32_param(parameter, padded[share * self._rank :][:share])
+            if self.zero_stage == 3:
+                safe_set_local_fp32_param(parameter, self._share(parameter, value))
             else:
                 safe_set_full_fp32_param(parameter, value)
+
+    def _share(self, parameter: Any, value: Tensor) -> Tensor:
+        """This rank's part of a whole value under ZeRO 3, whose full setter fails where ranks don't divide the size."""
+        share = parameter.ds_tensor.numel()
+        padded = F.pad(value.flatten(), (0, share * self._world_size - value.numel()))
+        return padded[share * self._rank :][:share]
 
     def _update_zero(self, accept: Callable[[float], bool] | None) -> Update:
         """`update` by DeepSpeed's step, which drops non-finite gradients itself."""

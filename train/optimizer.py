@@ -6,7 +6,7 @@ rate; with the recipe's values that changes nothing.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from torch import nn
 from train.config import OptimizerConfig
 
 REPO_GROUP = "repo"
+P = TypeVar("P")  # a parameter, or whatever stands for one
 
 
 def group_name(parameter_name: str, config: OptimizerConfig) -> str:
@@ -26,9 +27,9 @@ def group_name(parameter_name: str, config: OptimizerConfig) -> str:
     return "no_decay" if undecayed else "decay"
 
 
-def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> list[dict[str, Any]]:
+def parameter_groups(named: Iterable[tuple[str, P]], config: OptimizerConfig) -> list[dict[str, Any]]:
     """Groups in a fixed order, empty ones left out."""
-    groups: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": [], REPO_GROUP: []}
+    groups: dict[str, list[P]] = {"decay": [], "no_decay": [], REPO_GROUP: []}
     for name, parameter in named:
         groups[group_name(name, config)].append(parameter)
     return [

@@ -1,5 +1,6 @@
 """The trainer owns time: steps, tokens, signals, stopping. Everything periodic is a callback."""
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -14,11 +15,11 @@ from data.stream import Batch, BatchStream, merge_states
 from model.attention import Documents
 from model.loss import IGNORED
 from train.callbacks.callback import Callback
-from train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from train.checkpoint import Checkpoint, Layout, Saver, load_checkpoint
 from train.config import LossDenominator, RunConfig
 from train.distributed import Ranks
 from train.engine import Engine, MicroBatch, Update
-from train.errors import AgreedError, BadNumbersError, LostDataError
+from train.errors import AgreedError, BadNumbersError, LostDataError, SaveError
 from train.guard import SpikeGuard
 from train.run_folder import FINISHED, RunFolder
 from train.schedule import learning_rate, repo_factor
@@ -62,6 +63,8 @@ class Trainer:
         self._metrics: dict[str, Any] = {}
         self._signals = StopSignals(is_main=ranks.is_main)
         self._saved_step = -1
+        self._layout = Layout.of(config, ranks.world_size, engine.precision)
+        self._saver = Saver(folder.checkpoints, config.checkpoint, self._layout, ranks)
 
     @property
     def is_logged(self) -> bool:
@@ -86,8 +89,11 @@ class Trainer:
                         break
                 reason = FINISHED if self.step >= self.config.max_steps else self._stop_reason()
                 self.save()
+                self.finish_save()
                 self._call("on_stop", reason)
             except AgreedError as error:
+                with contextlib.suppress(SaveError):
+                    self.finish_save()  # what is being written is of a step before
                 self._call("on_stop", str(error))
                 raise
             except RuntimeError as error:
@@ -112,7 +118,7 @@ class Trainer:
         self._metrics[name] = value
 
     def save(self) -> None:
-        """Publish a checkpoint of the current step, unless that has been done.
+        """Publish a checkpoint of the current step, unless that has been done; in the background, if so configured.
 
         Raises SaveError, on all ranks, if it cannot be written, and BadNumbersError if a weight is not finite.
         """
@@ -121,11 +127,15 @@ class Trainer:
     def _save(self, position: dict[str, Any]) -> None:
         if self._saved_step == self.step:
             return
+        try:
+            self.finish_save()
+        except SaveError as error:  # of an earlier step: this one is worth more
+            self.go_on_without_saving(error)
         self.watchdog.enter("saving a checkpoint")
         if self.ranks.sum([not self.engine.is_finite()])[0]:
             raise BadNumbersError(
                 f"the weights or the optimizer's state are not finite after step {self.step}, and were not saved: "
-                f"run it again from the last checkpoint with a lower optimizer.lr, or with guard=spikes"
+                "run it again from the last checkpoint with a lower optimizer.lr, or with guard=spikes"
             )
         state = {
             "step": self.step,
@@ -138,10 +148,24 @@ class Trainer:
             "config": self.config.as_plain(),
             "callbacks": {callback.name: callback.state_dict() for callback in self.callbacks if callback.name},
         }
-        keep = self.config.checkpoint.keep
-        folder = save_checkpoint(self.folder.checkpoints, self.step, self.engine, self.ranks, state, keep)
+        self._saver.begin(self.step, self.engine, state)
         self._saved_step = self.step
-        self._call("on_checkpoint", folder.name)
+        if not self.config.checkpoint.background:
+            self.finish_save()
+
+    def finish_save(self, *, wait: bool = True) -> None:
+        """Publish what is being written in the background; without `wait`, only if every rank has written its files."""
+        try:
+            folder = self._saver.finish(wait=wait)
+        except SaveError:
+            self._saved_step = -1
+            raise
+        if folder is not None:
+            self._call("on_checkpoint", folder.name)
+
+    def go_on_without_saving(self, error: SaveError) -> None:
+        """Report a checkpoint that could not be written, where a later one can make up for it."""
+        self._call("on_save_failed", str(error))
 
     def _train_step(self) -> None:
         start = time.perf_counter()
@@ -195,6 +219,7 @@ class Trainer:
             self.step -= 1
             if self.step:
                 self._save(position)
+                self.finish_save()
             first = next(text for text in self.ranks.gather(complaint) if text)
             raise LostDataError(f"{first}; what was trained, up to step {self.step}, is saved")
         return batch, labels, num_valid
@@ -246,7 +271,7 @@ class Trainer:
         self._metrics = {}
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        state = load_checkpoint(checkpoint, self.engine, self.ranks)
+        state = load_checkpoint(checkpoint, self.engine, self._layout, self.ranks, self.config.seed)
         self.step = self._saved_step = state["step"]
         self.tokens = state["tokens"]
         self.num_skipped = state["num_skipped"]

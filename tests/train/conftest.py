@@ -22,6 +22,22 @@ RESUMED: dict[str, dict[str, Any]] = {
     for stage in (1, 2, 3)
 }
 WORKERS = {"data__num_workers": 2}
+ROUTES: dict[str, list[tuple[int, int, int, Precision]]] = {  # (ranks, up to step, ZeRO stage, precision) of each leg
+    "travelled-fp32": [
+        (2, 2, 1, Precision.fp32),
+        (1, 4, 2, Precision.fp32),
+        (2, 6, 3, Precision.fp32),
+        (2, 7, 0, Precision.fp32),
+        (2, 8, 1, Precision.fp32),
+    ],
+    "travelled-bf16": [
+        (2, 2, 1, Precision.bf16),
+        (1, 4, 3, Precision.bf16),
+        (2, 6, 1, Precision.bf16),
+        (2, 7, 2, Precision.fp32),
+        (2, 8, 2, Precision.bf16),
+    ],
+}
 COLLAPSE_STD = 0.15  # between the heads of a fresh model
 SAVING = {"checkpoint__interval": 2, "checkpoint__keep": 2}
 
@@ -33,6 +49,20 @@ class Runs:
     root: Path
     two: list[dict[str, Outcome]]
     one: dict[str, Outcome]
+    later: list[dict[str, Outcome]]
+
+
+def travel(ranks: Ranks, root: Path, steps: range) -> dict[str, Outcome]:
+    """The legs of all routes that end at one of `steps` and belong to as many ranks as there are."""
+    seen = {}
+    for name, legs in ROUTES.items():
+        for world_size, step, stage, precision in legs:
+            if world_size == ranks.world_size and step in steps:
+                changes = {"max_steps": step, "engine__zero_stage": stage, "engine__precision": precision}
+                micro_batch_size = 4 if world_size == 1 else 2
+                config = tiny(root, name=name, micro_batch_size=micro_batch_size, **SAVING, **changes)
+                seen[f"{name}/{step}"] = start(config, ranks)
+    return seen
 
 
 def on_two_ranks(ranks: Ranks, root: Path) -> dict[str, Outcome]:
@@ -60,10 +90,11 @@ def on_two_ranks(ranks: Ranks, root: Path) -> dict[str, Outcome]:
     seen["imported"] = start(tiny(root, name="imported", init_from=str(RunFolder.of(exported).path), **still), ranks)
     diverging = {"optimizer__lr": 1e30, "engine__max_skipped_updates": 3}
     seen["diverging"] = start(tiny(root, name="diverging", **diverging), ranks)
+    skipping = {"optimizer__lr": 1e30, "max_steps": 1, "loss__z_loss_weight": 1e38}
+    seen["skipped"] = start(tiny(root, name="skipped", **skipping), ranks)
     seen["vocabulary"] = start(tiny(root, name="vocabulary", model__vocab_size=64), ranks)
-    for name, changes in {"other-stage": RESUMED["zero1-fp32"], "other-precision": RESUMED["zero2-bf16"]}.items():
-        seen[name] = start(tiny(root, name="other-launch", **changes), ranks)
-    return seen
+    seen["behind"] = start(tiny(root, name="behind", checkpoint__background=True, **SAVING), ranks)
+    return {**seen, **travel(ranks, root, range(3))}
 
 
 def on_one_rank(ranks: Ranks, root: Path) -> dict[str, Outcome]:
@@ -74,14 +105,38 @@ def on_one_rank(ranks: Ranks, root: Path) -> dict[str, Outcome]:
         "collapsing": start(
             tiny(root, name="collapsing", max_steps=1, position_stats__collapse_std=COLLAPSE_STD), ranks
         ),
-        "other-size": start(tiny(root, name="other-launch"), ranks),
+        **travel(ranks, root, range(3, 5)),
     }
+
+
+def on_two_ranks_again(ranks: Ranks, root: Path) -> dict[str, Outcome]:
+    """The routes to their ends, and runs whose newest checkpoint, or all of them, are damaged."""
+    seen = travel(ranks, root, range(5, NUM_STEPS + 1))
+    damaged = tiny(root, name="damaged", **SAVING)
+    for name, spared in (("damaged", "step-0000006"), ("damaged/again", None)):
+        if ranks.is_main:
+            runs = root / "runs"
+            shutil.copytree(runs / "crashed", runs / "damaged", dirs_exist_ok=True)
+            for folder in (runs / "damaged" / "checkpoints").glob("step-*"):
+                if folder.name != spared:
+                    flip_a_bit(next(folder.glob("*rank_1*optim_states.pt")))
+        ranks.barrier()
+        seen[name] = start(damaged, ranks)
+    return seen
+
+
+def flip_a_bit(path: Path) -> None:
+    """Damage in the middle of a file that leaves its size alone."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
 
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     root = tmp_path_factory.mktemp("train")
     write_tokens(root / "tokens")
-    two = run_ranks(on_two_ranks, 2, root, timeout=180)
+    two = run_ranks(on_two_ranks, 2, root, timeout=240)
     [one] = run_ranks(on_one_rank, 1, root)
-    return Runs(root, two, one)
+    later = run_ranks(on_two_ranks_again, 2, root)
+    return Runs(root, two, one, later)

@@ -42,7 +42,10 @@ class Callback:
         """
 
     def on_checkpoint(self, trainer: "Trainer", folder: str) -> None:
-        """After a checkpoint is published."""
+        """After a checkpoint is published: of this step, or in the background of an earlier one, as its name says."""
+
+    def on_save_failed(self, trainer: "Trainer", reason: str) -> None:
+        """When a checkpoint could not be written and training goes on."""
 
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
         """Once, when the loop ends: `finished`, or what stopped it. Not called after a crash of one rank."""

@@ -4,7 +4,6 @@ A full disk in the middle of a run is no reason to lose the hours until its end:
 interval. Only the last checkpoint has to be written.
 """
 
-import logging
 import shutil
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
     from train.trainer import Trainer
 
 
-logger = logging.getLogger(__name__)
-
-
 class Checkpointer(Callback):
     """Checkpoints while the run lasts; at its end, runs/NAME/hf."""
 
@@ -28,13 +24,12 @@ class Checkpointer(Callback):
         self._config = config
 
     def on_step_end(self, trainer: "Trainer") -> None:
-        if trainer.step % self._config.checkpoint.interval == 0:
-            try:
+        try:
+            trainer.finish_save(wait=False)
+            if trainer.step % self._config.checkpoint.interval == 0:
                 trainer.save()
-            except SaveError as error:
-                if trainer.ranks.is_main:
-                    logger.warning("%s; training goes on", error)
-                    trainer.folder.log_event("save_failed", step=trainer.step, reason=str(error))
+        except SaveError as error:
+            trainer.go_on_without_saving(error)
 
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
         if reason != FINISHED or not self._config.checkpoint.export_hf:

@@ -5,6 +5,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from train.callbacks.callback import Callback
+from train.checkpoint.store import step_of
 from train.json_lines import JsonLines, read_json_lines
 from train.run_folder import explained_write_errors
 
@@ -53,11 +54,14 @@ class EventLog(Callback):
         self._log(trainer, "skip", reason=reason)
 
     def on_checkpoint(self, trainer: "Trainer", folder: str) -> None:
-        self._log(trainer, "checkpoint", folder=folder)
+        self._log(trainer, "checkpoint", step=step_of(folder), folder=folder)
+
+    def on_save_failed(self, trainer: "Trainer", reason: str) -> None:
+        self._log(trainer, "save_failed", reason=reason)
 
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
         self._log(trainer, "stop", reason=reason)
 
     def _log(self, trainer: "Trainer", kind: str, **fields: Any) -> None:
         if trainer.ranks.is_main:
-            trainer.folder.log_event(kind, step=trainer.step, **fields)
+            trainer.folder.log_event(kind, **{"step": trainer.step, **fields})

@@ -1,0 +1,220 @@
+"""One function decides what a run starts from, and only a checkpoint whose every byte is right is gone on from."""
+
+import json
+import random
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.train.conftest import NUM_STEPS, Runs, flip_a_bit
+from tests.train.probe import events, metrics
+from train.checkpoint import Checkpoint, Layout, Start, choose_start, find_checkpoint
+from train.checkpoint.generators import seed_generators_anew
+from train.distributed import Ranks
+from train.errors import TrainError
+from train.run_folder import RunFolder, read_json_lines
+
+OWN = Checkpoint(Path("own"), 7, Layout(2, 2, "fp32", decay_embeddings=False, decay_norms=True), {})
+
+
+@pytest.fixture
+def folder(runs: Runs, tmp_path: Path) -> RunFolder:
+    """A run of two ranks with checkpoints of steps 6 and 8, to be damaged."""
+    return RunFolder(shutil.copytree(runs.root / "runs" / "crashed", tmp_path / "run"))
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """What `init_from` may name: a Hugging Face folder, a finished run, one that has not finished, something else."""
+    for name in ("hugging-face", "finished/hf", "unfinished", "other"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in (
+        "hugging-face/config.json",
+        "finished/hf/config.json",
+        "finished/config.yaml",
+        "unfinished/config.yaml",
+    ):
+        (tmp_path / name).touch()
+    (tmp_path / "finished/hf/step").write_text("8\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("own", "init_from", "resume", "import_from"),
+    [
+        (None, None, None, None),
+        (None, "hugging-face", None, "hugging-face"),
+        (None, "finished", None, "finished/hf"),
+        (OWN, None, OWN, None),
+        (OWN, "hugging-face", OWN, None),
+        (OWN, "absent", OWN, None),
+    ],
+)
+def test_resume_outranks_init_from_and_that_random_weights(
+    sources: Path, own: Checkpoint | None, init_from: str | None, resume: Checkpoint | None, import_from: str | None
+) -> None:
+    expected = Start(resume, sources / import_from if import_from else None)
+    assert choose_start(own, str(sources / init_from) if init_from else None) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"), [("absent", "is absent"), ("unfinished", "has not finished"), ("other", "holds neither")]
+)
+def test_a_wrong_init_from_is_refused_in_a_sentence(sources: Path, name: str, complaint: str) -> None:
+    with pytest.raises(TrainError, match=complaint) as caught:
+        choose_start(None, str(sources / name))
+    assert str(sources / name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def largest_file(folder: Path) -> Path:
+    return max(folder.glob("*.pt"), key=lambda path: path.stat().st_size)
+
+
+def truncate(folder: Path) -> None:
+    path = largest_file(folder)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def lose_file(folder: Path) -> None:
+    largest_file(folder).unlink()
+
+
+def alter_weights(folder: Path) -> None:
+    flip_a_bit(largest_file(folder))
+
+
+def alter_generators(folder: Path) -> None:
+    flip_a_bit(folder / "rng-rank-00001.pt")
+
+
+def alter_trainer_state(folder: Path) -> None:
+    path = folder / "trainer.json"
+    path.write_text(path.read_text().replace('"tokens": 3', '"tokens": 4', 1))
+
+
+def lose_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def tear_manifest(folder: Path) -> None:
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text[: len(text) // 2])
+
+
+def alter_manifest(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["layout"]["zero_stage"] = 3
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+DAMAGES = {
+    truncate: "has [0-9]+ bytes instead of [0-9]+",
+    lose_file: "is missing",
+    alter_weights: "is altered",
+    alter_generators: "rng-rank-00001.pt is altered",
+    alter_trainer_state: "trainer.json is altered",
+    lose_manifest: "manifest.json is missing",
+    tear_manifest: "manifest.json is torn",
+    alter_manifest: "manifest.json is altered",
+    empty: "manifest.json is missing",
+}
+
+
+@pytest.mark.parametrize(("damage", "named"), DAMAGES.items())
+def test_a_damaged_checkpoint_is_moved_aside_and_the_one_before_it_used(
+    folder: RunFolder, damage: Callable[[Path], None], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = find_checkpoint(folder, Ranks())
+    assert found is not None and found.step == 8
+    damage(folder.checkpoints / "step-0000008")
+    found = find_checkpoint(folder, Ranks())
+    assert found is not None and found.step == 6
+    assert (folder.checkpoints / "corrupt-step-0000008").is_dir()
+    assert not (folder.checkpoints / "step-0000008").exists()
+    [line] = capsys.readouterr().out.splitlines()
+    event = folder.last_event() or {}
+    assert (event["event"], event["step"], event["folder"]) == ("alert", 8, "corrupt-step-0000008")
+    assert event["damage"] in line
+    assert re.search(named, event["damage"])
+
+
+@pytest.mark.parametrize("latest", [None, "", "step-0000099\n", "\x00\xff", "corrupt-step-0000008"])
+def test_latest_is_for_people_and_decides_nothing(folder: RunFolder, latest: str | None) -> None:
+    path = folder.checkpoints / "latest"
+    path.unlink() if latest is None else path.write_text(latest)
+    found = find_checkpoint(folder, Ranks())
+    assert found is not None and found.step == 8
+
+
+def test_where_all_are_damaged_nothing_is_begun_anew_unless_they_are_deleted(folder: RunFolder) -> None:
+    for damaged in folder.checkpoints.glob("step-*"):
+        lose_file(damaged)
+    for _ in range(2):  # nor at the second start, when nothing has the name of a checkpoint any more
+        with pytest.raises(TrainError, match=r"no checkpoint of .* is whole, and 2 damaged: bring one back") as caught:
+            find_checkpoint(folder, Ranks())
+        assert "\n" not in str(caught.value)
+    shutil.rmtree(folder.checkpoints)
+    assert find_checkpoint(folder, Ranks()) is None
+
+
+def test_the_same_step_can_be_damaged_twice(folder: RunFolder) -> None:
+    whole = shutil.copytree(folder.checkpoints / "step-0000008", folder.path / "copy")
+    for _ in range(2):
+        lose_manifest(folder.checkpoints / "step-0000008")
+        find_checkpoint(folder, Ranks())
+        shutil.copytree(whole, folder.checkpoints / "step-0000008")
+    names = {path.name for path in folder.checkpoints.glob("corrupt-*")}
+    assert names == {"corrupt-step-0000008", "corrupt-step-0000008-2"}
+
+
+def test_what_kills_leave_and_people_put_there_is_no_checkpoint(folder: RunFolder) -> None:
+    for name in (".part-step-0000010", ".old-step-0000009", "step-0000010.bak", "step-what", "my-step-0000011"):
+        shutil.copytree(folder.checkpoints / "step-0000008", folder.checkpoints / name)
+    found = find_checkpoint(folder, Ranks())
+    assert found is not None and found.folder == folder.checkpoints / "step-0000008"
+    assert not list(folder.checkpoints.glob("corrupt-*"))
+
+
+def test_a_run_goes_back_behind_a_flipped_bit_and_does_the_lost_steps_again(runs: Runs) -> None:
+    for rank in runs.later:
+        assert rank["damaged"].reason == "finished"
+        assert len(rank["damaged"].rows) == NUM_STEPS - 6
+    assert metrics(runs.root, "damaged") == metrics(runs.root, "zero2-fp32")
+    folder = RunFolder(runs.root / "runs" / "damaged")
+    [alert] = [event for event in read_json_lines(folder.events) if event["event"] == "alert"][:1]
+    assert alert["damage"] == "zero_pp_rank_1_mp_rank_00_optim_states.pt is altered"
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_stops_on_every_rank(runs: Runs) -> None:
+    for rank in runs.later:
+        assert rank["damaged/again"].reason.startswith("no checkpoint of ")
+        assert rank["damaged/again"].rows == []
+
+
+def test_a_run_that_goes_on_says_what_has_changed(runs: Runs) -> None:
+    changes = [event for event in events(runs.root, "travelled-fp32") if event["event"] == "changes"]
+    assert [event["step"] for event in changes] == [2, 4, 6, 7]
+    assert changes[0]["changes"]["ranks"] == [2, 1]
+    assert changes[0]["changes"]["micro_batch_size"] == [2, 4]
+    assert changes[0]["changes"]["max_steps"] == [2, 4]
+    assert changes[0]["changes"]["engine.zero_stage"] == [1, 2]
+    assert "ranks" not in changes[2]["changes"]
+
+
+def test_generators_of_new_ranks_follow_from_seed_step_and_rank() -> None:
+    def draws(seed: int, step: int, rank: int) -> tuple[float, float, float]:
+        seed_generators_anew(seed, step, rank)
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    assert draws(5, 4, 1) == draws(5, 4, 1)
+    assert len({draws(*numbers) for numbers in ((5, 4, 1), (5, 4, 0), (5, 3, 1), (6, 4, 1), (4, 5, 1))}) == 5

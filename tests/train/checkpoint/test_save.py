@@ -1,0 +1,117 @@
+"""A save is published whole or fails alike on every rank, at once or behind the training."""
+
+import os
+import resource
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from model.weights import random_weights
+from tests.distributed import run_ranks
+from tests.train.conftest import Runs
+from tests.train.probe import events, metrics
+from tests.train.tiny import tiny
+from train.checkpoint import Layout, Saver, newest_checkpoint, read_checkpoint
+from train.distributed import Ranks
+from train.engine import Engine
+from train.errors import SaveError
+
+LIMIT = 20_000  # bytes that a file of the second rank may have
+
+
+@dataclass
+class Saves:
+    """What one rank saw."""
+
+    complaints: list[str]
+    after_failure: list[str]
+    while_pending: list[int]  # the newest step of all that there is
+    folders: list[str]
+
+
+def entries(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir())
+
+
+def save_and_fail(ranks: Ranks, root: Path) -> Saves:
+    """Step 1 is saved; step 2 fails on one rank, at once and behind the training; steps 3 and 4 are saved."""
+    config = tiny(root, engine__zero_stage=1)
+    engine = Engine(config, ranks, random_weights(config.model, config.positions, config.seed))
+    layout = Layout.of(config, ranks.world_size, engine.precision)
+    saves = Saves([], [], [], [])
+    for background in (False, True):
+        config.checkpoint.background = background
+        saver = Saver(root / "checkpoints", config.checkpoint, layout, ranks)
+
+        def save(step: int, saver: Saver = saver) -> str | None:
+            saver.begin(step, engine, {"step": step})
+            folder = saver.finish(wait=True)
+            return folder and folder.name
+
+        saves.folders.append(str(save(1)))
+        if ranks.rank == 1:  # a file that cannot grow stands for a disk that is full
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, resource.RLIM_INFINITY))
+        with pytest.raises(SaveError) as caught:
+            save(2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        saves.complaints.append(str(caught.value))
+        saves.after_failure += entries(root / "checkpoints")
+        saves.folders.append(str(save(3)))
+    saver.begin(4, engine, {"step": 4})
+    newest = newest_checkpoint(root / "checkpoints")
+    saves.while_pending.append(newest.step if newest else 0)
+    published = saver.finish(wait=True)
+    assert published is not None
+    saves.folders.append(published.name)
+    engine.close()
+    return saves
+
+
+@pytest.fixture(scope="module")
+def saves(tmp_path_factory: pytest.TempPathFactory) -> list[Saves]:
+    return run_ranks(save_and_fail, 2, tmp_path_factory.mktemp("saves"))
+
+
+def test_a_full_disk_on_one_rank_is_the_same_error_on_all(saves: list[Saves]) -> None:
+    for rank in saves:
+        for complaint in rank.complaints:
+            assert complaint.startswith("the checkpoint of step 2 could not be written (rank 1, ")
+            assert os.strerror(27) in complaint and "\n" not in complaint
+
+
+def test_a_failed_save_leaves_nothing_and_the_checkpoints_before_it(saves: list[Saves]) -> None:
+    first = ["latest", "step-0000001"]
+    assert saves[0].after_failure == [*first, *first, "step-0000003"]
+
+
+def test_after_a_failed_save_the_next_one_succeeds(saves: list[Saves]) -> None:
+    for rank in saves:
+        assert rank.folders == ["step-0000001", "step-0000003"] * 2 + ["step-0000004"]
+
+
+def test_a_kill_before_a_pending_save_is_finished_would_leave_the_one_before_it(saves: list[Saves]) -> None:
+    assert [rank.while_pending for rank in saves] == [[3], [3]]
+
+
+def test_saving_behind_the_training_writes_the_same_files(runs: Runs) -> None:
+    assert runs.two[0]["behind"].reason == "finished"
+    assert metrics(runs.root, "behind") == metrics(runs.root, "zero2-fp32")
+    at_once, behind = (newest_checkpoint(runs.root / "runs" / name / "checkpoints") for name in ("crashed", "behind"))
+    assert at_once is not None and behind is not None and behind.step == 8
+    digests = [
+        {name: record.digest for name, record in checkpoint.files.items() if name.endswith("optim_states.pt")}
+        for checkpoint in (at_once, behind)
+    ]
+    assert digests[0] == digests[1] and len(digests[0]) == 2
+
+
+def test_saving_behind_the_training_publishes_every_save_with_its_own_step(runs: Runs) -> None:
+    saved = [event for event in events(runs.root, "behind") if event["event"] == "checkpoint"]
+    assert [event["step"] for event in saved] == [2, 4, 6, 8]
+    for event in saved[-2:]:
+        folder = runs.root / "runs" / "behind" / "checkpoints" / event["folder"]
+        state = read_checkpoint(folder).trainer_state()
+        assert state["step"] == event["step"] and state["callbacks"]["probe"]["steps"] == event["step"]

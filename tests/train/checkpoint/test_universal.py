@@ -1,0 +1,113 @@
+"""A run goes on from one checkpoint with any number of ranks, ZeRO stage and precision, as if nothing had happened."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.weights import parameter_shapes
+from tests.train.checkpoint.test_store import killed_at
+from tests.train.conftest import NUM_STEPS, ROUTES, Runs, flip_a_bit
+from tests.train.probe import metrics
+from tests.train.tiny import tiny
+from train.checkpoint import Checkpoint, read_checkpoint
+from train.checkpoint.manifest import find_damage, read_manifest
+from train.checkpoint.universal import is_universal, make_universal, open_universal
+from train.engine import MOMENTS
+from train.errors import TrainError
+
+STRAIGHT = {"travelled-fp32": "zero1-fp32", "travelled-bf16": "zero2-bf16"}
+NOISE = {"travelled-fp32": 5e-6, "travelled-bf16": 5e-3}
+
+
+def last(runs: Runs, name: str, to: Path) -> Checkpoint:
+    """A copy of a run's last checkpoint."""
+    folder = runs.root / "runs" / name / "checkpoints" / f"step-{NUM_STEPS:07d}"
+    return read_checkpoint(Path(shutil.copytree(folder, to / name / folder.name)))
+
+
+def tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The optimizer's state and the masters, flat, by parameter and kind."""
+    if not is_universal(checkpoint):
+        make_universal(checkpoint)
+    config = tiny(Path())
+    universal = open_universal(checkpoint)
+    found = {}
+    for name in parameter_shapes(config.model, config.positions):
+        found[f"{name} fp32"] = universal.weight(name).flatten()
+        found |= {f"{name} {key}": universal.moment(name, key).flatten() for key in MOMENTS}
+    return found
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_route_over_ranks_and_stages_is_the_straight_run(runs: Runs, route: str) -> None:
+    there, straight = metrics(runs.root, route), metrics(runs.root, STRAIGHT[route])
+    assert [row["step"] for row in there] == list(range(1, NUM_STEPS + 1))
+    for row, expected in zip(there, straight, strict=True):
+        assert row["tokens"] == expected["tokens"]
+        for name in ("train/loss", "train/ce_loss", "train/z_loss"):
+            assert row[name] == pytest.approx(expected[name], abs=NOISE[route])
+
+
+def test_a_route_reads_the_same_rows_and_keeps_the_callbacks_state(runs: Runs) -> None:
+    for name, legs in ROUTES.items():
+        for world_size, step, *_ in legs:
+            ranks = [runs.one] if world_size == 1 else runs.two if step <= 2 else runs.later
+            for outcome in (rank[f"{name}/{step}"] for rank in ranks):
+                assert outcome.reason == "finished"
+                assert outcome.steps == step
+    expected = [row for rank in runs.two for row in rank["zero1-fp32"].rows[NUM_STEPS - 1]]
+    assert [list(row) for rank in runs.later for row in rank["travelled-fp32/8"].rows[0]] == [
+        list(row) for row in expected
+    ]
+
+
+def test_a_route_ends_with_the_optimizer_state_of_the_straight_run(runs: Runs, tmp_path: Path) -> None:
+    there, straight = (last(runs, name, tmp_path) for name in ("travelled-fp32", "zero1-fp32"))
+    found, expected = tensors(there), tensors(straight)
+    assert len(found) == 3 * 42
+    for name, value in expected.items():
+        error = (found[name] - value).norm() / value.norm()
+        assert error < (1e-5 if name.endswith("fp32") else 1e-3), name
+    assert open_universal(there).num_updates == open_universal(straight).num_updates == NUM_STEPS
+
+
+@pytest.mark.parametrize("name", ["zero0", "zero1-bf16", "zero2-fp32", "zero3-bf16"])
+def test_the_universal_form_holds_the_state_of_every_stage(runs: Runs, tmp_path: Path, name: str) -> None:
+    checkpoint = last(runs, name, tmp_path)
+    found = tensors(checkpoint)
+    assert all(value.dtype == torch.float32 and value.isfinite().all() for value in found.values())
+    expected = tensors(last(runs, "zero1-fp32", tmp_path))
+    for key, value in expected.items():
+        assert (found[key] - value).norm() / value.norm() < (0.1 if name.endswith("bf16") else 1e-3), key
+
+
+def test_a_kill_while_converting_is_made_good_by_the_next_start(runs: Runs, tmp_path: Path) -> None:
+    checkpoint = last(runs, "zero2-fp32", tmp_path)
+    for number in (3, 60, 300, 650, 900):
+        assert killed_at(number, lambda: make_universal(checkpoint))
+        assert not is_universal(checkpoint)
+        assert find_damage(checkpoint.folder, checkpoint.files.items()) is None
+    make_universal(checkpoint)
+    assert {path.name for path in checkpoint.folder.iterdir() if path.is_dir()} == {"universal"}
+    fields, files = read_manifest(checkpoint.folder / "universal")
+    assert fields["num_updates"] == NUM_STEPS and len(files) >= 3 * 42
+
+
+def test_a_conversion_is_reused_and_a_damaged_one_made_again(runs: Runs, tmp_path: Path) -> None:
+    checkpoint = last(runs, "zero3-fp32", tmp_path)
+    make_universal(checkpoint)
+    assert is_universal(checkpoint)
+    flip_a_bit(checkpoint.folder / "universal" / "zero" / "lm_head.weight" / "exp_avg.pt")
+    assert not is_universal(checkpoint)
+    assert not (checkpoint.folder / "universal").exists()
+
+
+def test_a_checkpoint_without_an_update_is_not_converted(runs: Runs, tmp_path: Path) -> None:
+    folder = next((runs.root / "runs" / "skipped" / "checkpoints").glob("step-*"))
+    checkpoint = read_checkpoint(Path(shutil.copytree(folder, tmp_path / folder.name)))
+    with pytest.raises(TrainError, match="holds no update, as all so far were skipped"):
+        make_universal(checkpoint)
+    assert not is_universal(checkpoint)

@@ -1,0 +1,77 @@
+"""What of a run may change when it continues.
+
+Most of it may, and is said. What makes it another run (another model, other batches) may not by accident: that is
+refused with both values, unless it is accepted by name. What cannot fit (other shapes) may not at all.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from model.config import ModelConfig, PositionsConfig
+from model.weights import parameter_shapes
+from train.config import RunConfig
+from train.errors import TrainError
+
+Changes = dict[str, tuple[Any, Any]]  # key -> (value then, value now)
+
+# What may not change by accident, and what of it may all the same: it changes speed, not results.
+FIXED = ("model.", "positions.", "sequence_length", "global_batch_size", "mask_documents")
+FREE = ("model.attention", "model.activation_checkpointing", "model.loss_chunk_rows")
+
+
+def changed_keys(saved: Mapping[str, Any], config: RunConfig) -> Changes:
+    """Every key in which `config` differs from the plain config that a checkpoint holds."""
+    then, now = _flat(saved), _flat(config.as_plain())
+    return {key: (then.get(key), now.get(key)) for key in {**then, **now} if then.get(key) != now.get(key)}
+
+
+def check_changes(checkpoint: Path, saved: Mapping[str, Any], config: RunConfig) -> None:
+    """Raise TrainError, naming both values, if `config` is that of another run than the plain config `saved`."""
+    changed = changed_keys(saved, config)
+    fixed = {key: values for key, values in changed.items() if key.startswith(FIXED) and not key.startswith(FREE)}
+    refuse_changes(checkpoint, fixed, config.checkpoint.accept_changes)
+    accepted = [key for key in fixed if key.startswith(("model.", "positions."))]
+    if accepted and _saved_shapes(checkpoint, saved) != parameter_shapes(config.model, config.positions):
+        details = "; ".join(f"{key} was {fixed[key][0]} and is {fixed[key][1]}" for key in accepted)
+        raise TrainError(
+            f"{checkpoint} cannot go on with other parameters: {details}. Finish that run, and start from its weights "
+            f"with init_from={checkpoint.parents[1]} and another name"
+        )
+
+
+def refuse_changes(checkpoint: Path, changes: Mapping[str, tuple[Any, Any]], accepted: Sequence[str]) -> None:
+    """Raise TrainError for changes (key -> value then, value now) that `checkpoint.accept_changes` does not name.
+
+    A name accepts its key and all keys below it: `data.sources` accepts `data.sources.web.weight`.
+    """
+    refused = [key for key in changes if not any(key == name or key.startswith(f"{name}.") for name in accepted)]
+    if refused:
+        details = "; ".join(f"{key} was {changes[key][0]} and is {changes[key][1]}" for key in refused)
+        names = ",".join([*accepted, *refused])
+        raise TrainError(
+            f"{checkpoint} belongs to another run: {details}. Restore this to continue, give the new run a name of "
+            f"its own, or insist with 'checkpoint.accept_changes=[{names}]'"
+        )
+
+
+def _saved_shapes(checkpoint: Path, saved: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    try:
+        model, positions = (
+            OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), saved[name]))
+            for name, kind in (("model", ModelConfig), ("positions", PositionsConfig))
+        )
+    except OmegaConfBaseException as error:
+        raise TrainError(f"{checkpoint} was written by another version of this software: {error}") from error
+    assert isinstance(model, ModelConfig) and isinstance(positions, PositionsConfig)
+    return parameter_shapes(model, positions)
+
+
+def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat

@@ -1,0 +1,144 @@
+"""Resuming: which checkpoint a run goes on from, and how it gets into the engine.
+
+The newest whole one counts. A damaged one is moved aside before anything else has been touched, with a line and an
+event, and the one before it is tried; a run none of whose checkpoints is whole is not begun anew behind anybody's back.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.config import ModelConfig, PositionsConfig
+from model.weights import Weights, parameter_shapes
+from train.checkpoint.generators import generator_file, seed_generators_anew, set_generator_state
+from train.checkpoint.manifest import DamageError, find_damage
+from train.checkpoint.store import (
+    Checkpoint,
+    Layout,
+    checkpoint_folders,
+    corrupt_folders,
+    newest_checkpoint,
+    read_checkpoint,
+    set_aside,
+)
+from train.checkpoint.universal import is_universal, make_universal, open_universal
+from train.distributed import Ranks
+from train.engine import Engine
+from train.errors import TrainError
+from train.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from: exactly one of the fields, or neither for random weights."""
+
+    resume: Checkpoint | None = None
+    import_from: Path | None = None
+
+
+def choose_start(own: Checkpoint | None, init_from: str | None) -> Start:
+    """Resume outranks init: own checkpoint, then `init_from`, then random weights.
+
+    So the same command, run again, continues. `init_from` is a Hugging Face folder, or the folder of a run of ours,
+    whose final weights are then meant. Raises TrainError if it is neither.
+    """
+    if own is not None:
+        return Start(resume=own)
+    if init_from is None:
+        return Start()
+    folder = Path(init_from).expanduser()
+    if not folder.is_dir():
+        raise TrainError(
+            f"init_from={init_from} is absent: download the checkpoint there, or set init_from to its folder"
+        )
+    if (folder / "config.json").is_file():
+        return Start(import_from=folder)
+    if RunFolder(folder).config.is_file():
+        run = RunFolder(folder)
+        newest = newest_checkpoint(run.checkpoints)
+        if run.exported_step() is None or (newest is not None and newest.step != run.exported_step()):
+            raise TrainError(
+                f"init_from={init_from} has not finished, or ran with checkpoint.export_hf=false: {run.hf} lacks its "
+                "last weights; run it to its end with the export on"
+            )
+        return Start(import_from=run.hf)
+    raise TrainError(f"init_from={init_from} holds neither a config.json (Hugging Face) nor a finished run of ours")
+
+
+def find_checkpoint(folder: RunFolder, ranks: Ranks) -> Checkpoint | None:
+    """The newest whole checkpoint of a run, every byte of which has been read and compared; None for a new run.
+
+    All ranks call it; each reads the files that the same rank wrote. Moves damaged ones aside. Raises TrainError if
+    there are only damaged ones.
+    """
+    while True:
+        candidate = ranks.on_main(lambda: _newest(folder))
+        if candidate is None:
+            break
+        mine = [item for item in candidate.files.items() if item[1].rank % ranks.world_size == ranks.rank]
+        damage = next(filter(None, ranks.gather(find_damage(candidate.folder, mine))), None)
+        if damage is None:
+            return candidate
+        ranks.on_main(partial(_quarantine, folder, candidate.folder, damage))
+    if corrupt := ranks.on_main(lambda: corrupt_folders(folder.checkpoints)):
+        raise TrainError(
+            f"no checkpoint of {folder.path} is whole, and {len(corrupt)} damaged: bring one back from a backup, or "
+            f"delete {folder.checkpoints} to begin anew, or give the new run a name of its own"
+        )
+    return None
+
+
+def _newest(folder: RunFolder) -> Checkpoint | None:
+    for candidate in checkpoint_folders(folder.checkpoints):
+        try:
+            return read_checkpoint(candidate)
+        except DamageError as error:
+            _quarantine(folder, candidate, str(error))
+    return None
+
+
+def _quarantine(folder: RunFolder, damaged: Path, damage: str) -> None:
+    place = set_aside(damaged)
+    print(f"{damaged} is damaged ({damage}): moved aside to {place.name}; going back to the checkpoint before it")
+    folder.log_event("alert", reason="damaged checkpoint", folder=place.name, damage=damage)
+
+
+def other_layout_weights(
+    checkpoint: Checkpoint, layout: Layout, model: ModelConfig, positions: PositionsConfig, ranks: Ranks
+) -> Weights | None:
+    """What fills a model of `layout`, if the checkpoint has another one; None where `load_checkpoint` brings it all.
+
+    All ranks call it. The first time, the main rank converts the checkpoint to its universal form, and the others wait.
+    """
+    if checkpoint.layout == layout:
+        return None
+    ranks.on_main(lambda: _convert(checkpoint))
+    universal, shapes = open_universal(checkpoint), parameter_shapes(model, positions)
+    return lambda name: universal.weight(name).view(shapes[name])
+
+
+def _convert(checkpoint: Checkpoint) -> None:
+    if not is_universal(checkpoint):
+        print(f"converting {checkpoint.folder}, so that it can be loaded into any number of ranks", flush=True)
+        make_universal(checkpoint)
+
+
+def load_checkpoint(checkpoint: Checkpoint, engine: Engine, layout: Layout, ranks: Ranks, seed: int) -> dict[str, Any]:
+    """Restore the engine, whose layout is `layout`, and this rank's generators; returns the trainer's state.
+
+    In another layout than the checkpoint's, the engine was built from `other_layout_weights`. Ranks of another number
+    get generators seeded from the seed, the step and the rank. All ranks call it.
+    """
+    if checkpoint.layout == layout:
+        engine.load(checkpoint.folder)
+    else:
+        universal = open_universal(checkpoint)
+        engine.load_optimizer(universal.moment, universal.num_updates)
+    if checkpoint.layout.world_size == layout.world_size:
+        set_generator_state(torch.load(generator_file(checkpoint.folder, ranks.rank), weights_only=False))
+    else:
+        seed_generators_anew(seed, checkpoint.step, ranks.rank)
+    return checkpoint.trainer_state()

@@ -1,0 +1,158 @@
+"""The universal form of a checkpoint: whole tensors by parameter name, for any ranks, ZeRO stage and precision.
+
+    step-0000100/universal/zero/NAME/{fp32,exp_avg,exp_avg_sq}.pt    DeepSpeed's layout, made by its own converter
+    step-0000100/universal/manifest.json                             ours; written last
+
+It is made once, by the main rank, when a run first goes on in another layout; later starts find it there, and it leaves
+with its checkpoint. A kill in the middle leaves a folder aside, which the next start makes anew.
+
+DeepSpeed 0.19.8 can load this form only into the ZeRO family (1 and 2, or 3) that wrote it; into ZeRO 3 it gives every
+parameter group the weight decay of the first one, and all groups one step counter, which then counts once per group. So
+the form is theirs and the loading is ours: weights as fresh weights come, moments by `Engine.load_optimizer`. ZeRO 0,
+which their converter does not know, is written here in the same form.
+"""
+
+import argparse
+import contextlib
+import io
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from train.checkpoint.manifest import (
+    DamageError,
+    FileRecord,
+    digest_file,
+    find_damage,
+    flush_folder,
+    read_manifest,
+    write_manifest,
+)
+from train.checkpoint.store import ASIDE, Checkpoint, Layout, clear_leftovers, remove
+from train.config import OptimizerConfig
+from train.engine import MOMENTS
+from train.errors import TrainError
+from train.optimizer import parameter_groups
+
+FOLDER = "universal"
+
+
+@dataclass(frozen=True)
+class Universal:
+    """A converted checkpoint, read one tensor at a time."""
+
+    folder: Path
+    num_updates: int  # that AdamW has made
+
+    def weight(self, name: str) -> Tensor:
+        """The fp32 master of a parameter; its shape, or flat."""
+        return self._read(name, "fp32")
+
+    def moment(self, name: str, key: str) -> Tensor:
+        """AdamW's `exp_avg` or `exp_avg_sq` of a parameter, fp32; its shape, or flat."""
+        return self._read(name, key)
+
+    def _read(self, name: str, key: str) -> Tensor:
+        saved = torch.load(self.folder / "zero" / name / f"{key}.pt", mmap=True, weights_only=False)
+        tensor: Tensor = saved["param"] if isinstance(saved, dict) else saved  # flat where ZeRO 3 wrote it
+        return tensor
+
+
+def open_universal(checkpoint: Checkpoint) -> Universal:
+    """The universal form that `make_universal` has made."""
+    fields, _ = read_manifest(checkpoint.folder / FOLDER)
+    return Universal(checkpoint.folder / FOLDER, fields["num_updates"])
+
+
+def is_universal(checkpoint: Checkpoint) -> bool:
+    """Whether the universal form is there and whole; a damaged one is deleted, as it can be made again."""
+    folder = checkpoint.folder / FOLDER
+    if not folder.is_dir():
+        return False
+    try:
+        _, files = read_manifest(folder)
+        damage = find_damage(folder, files.items())
+    except DamageError as error:
+        damage = str(error)
+    if damage is not None:
+        remove(folder)
+    return damage is None
+
+
+def make_universal(checkpoint: Checkpoint) -> None:
+    """Convert, on one rank, which writes 12 bytes a parameter twice. Raises TrainError if there was no update yet."""
+    clear_leftovers(checkpoint.folder)
+    aside = checkpoint.folder / f"{ASIDE}{FOLDER}"
+    output = aside / FOLDER  # DeepSpeed also writes a file beside its output
+    output.mkdir(parents=True)
+    try:
+        convert = _convert_zero if checkpoint.layout.zero_stage else _convert_plain
+        num_updates = convert(checkpoint.folder, output, checkpoint.layout)
+        files = {str(path.relative_to(output)): _seal(path) for path in sorted(output.rglob("*.pt"))}
+        for folder in {path.parent for path in output.rglob("*.pt")}:
+            flush_folder(folder)
+        write_manifest(output, {"num_updates": num_updates}, files)
+        output.rename(checkpoint.folder / FOLDER)
+        flush_folder(checkpoint.folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _convert_zero(folder: Path, output: Path, layout: Layout) -> int:
+    """By DeepSpeed's converter, in this process alone: workers of its own would outlive a kill, and write on."""
+    from deepspeed.checkpoint.ds_to_universal import main
+
+    shard = torch.load(next(folder.glob("*_optim_states.pt")), map_location="cpu", mmap=True, weights_only=False)
+    inner = "optimizer_state_dict" if layout.zero_stage == 3 else "base_optimizer_state"
+    _check_updated(folder, shard["optimizer_state_dict"][inner]["state"])
+    options = argparse.Namespace(
+        input_folder=str(folder),
+        output_folder=str(output),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    quiet = io.StringIO()
+    with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):  # progress bars and headings
+        main(options)
+    for path in output.glob("*_states.pt"):  # copies of the model's working weights, which nothing needs
+        path.unlink()
+    common = torch.load(output / "zero" / "optimizer_state.pt", map_location="cpu", weights_only=False)
+    if layout.zero_stage == 3:
+        return int(common["optimizer_state_dict"]["state"][0]["step"])
+    return int(torch.load(next((output / "zero").glob("*/step.pt")), weights_only=False))
+
+
+def _convert_plain(folder: Path, output: Path, layout: Layout) -> int:
+    """ZeRO 0: torch's own state of whole tensors, which numbers the parameters group by group."""
+    [path] = folder.glob("mp_rank_*_model_states.pt")
+    saved = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+    config = OptimizerConfig(decay_embeddings=layout.decay_embeddings, decay_norms=layout.decay_norms)
+    groups = parameter_groups(((name, name) for name in saved["module"]), config)
+    states = saved["optimizer"]["state"]
+    _check_updated(folder, states)
+    for number, name in enumerate(name for group in groups for name in group["params"]):
+        tensors = {"fp32": saved["module"][name], **{key: states[number][key] for key in MOMENTS}}
+        (output / "zero" / name).mkdir(parents=True)
+        for key, tensor in tensors.items():
+            torch.save({"param": tensor.clone()}, output / "zero" / name / f"{key}.pt")
+    return int(states[0]["step"])
+
+
+def _check_updated(folder: Path, optimizer_states: Any) -> None:
+    if not optimizer_states:
+        raise TrainError(
+            f"{folder} holds no update, as all so far were skipped: delete it, or go on with the number of ranks, ZeRO "
+            "stage and precision that it was saved with"
+        )
+
+
+def _seal(path: Path) -> FileRecord:
+    flush_folder(path)
+    return FileRecord(path.stat().st_size, digest_file(path), rank=0)
