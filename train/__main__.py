@@ -28,6 +28,7 @@ from train.config import RunConfig
 from train.distributed import Ranks, leave, seed_generators
 from train.engine import Engine, resolve_precision
 from train.errors import EXIT_CRASHED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, AgreedError, TrainError
+from train.processes import stop_with_parent
 from train.run_folder import FINISHED, RunFolder, explained_write_errors
 from train.trainer import EndedError, Trainer
 from train.watchdog import Watchdog
@@ -123,6 +124,8 @@ def initial_weights(config: RunConfig, start: Start, layout: Layout, ranks: Rank
 def work(config: RunConfig) -> int:
     """Join the other ranks, train, and turn errors into one line and an exit code."""
     ranks = Ranks()
+    if ranks.world_size > 1:  # a launcher started it
+        stop_with_parent()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("data").setLevel(logging.INFO if ranks.is_main else logging.WARNING)
     try:
