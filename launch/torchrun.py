@@ -21,7 +21,7 @@ from train.processes import stop_with_parent
 def run() -> int:
     """As `torchrun`, arguments from sys.argv; returns the exit code."""
     logging.disable(logging.CRITICAL)
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
+    sys.argv.insert(1, "--signals-to-handle=SIGQUIT")  # and no other
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, _pass_on)
     stop_with_parent()
