@@ -2,8 +2,7 @@
 
 Files come in a seeded order and in groups; the frames of a group are the units that are shuffled. Stream s of S reads
 every S-th unit, so the streams share out each epoch's documents between them. A source too small to give every stream
-a unit has its frames cut into slices. The shuffle is across a group, not within a frame: documents of a frame stay in
-order.
+a unit has its frames cut into slices. Documents of a unit are shuffled once more, and stay neighbours.
 """
 
 import hashlib
@@ -99,9 +98,20 @@ class Source:
             self._ahead = following
             self._background.submit(lambda: self.cache.prepare(self.group_files(*following), self.name))
 
-    def forget(self, epoch: int, number: int) -> None:
-        """Drop a group whose files were evicted from under it; the next call of `group` makes them again."""
-        self._groups.pop((epoch, number), None)
+    def documents(self, epoch: int, number: int, stream: int, unit: int) -> list[str] | None:
+        """The texts of a stream's `unit`-th unit in a group, in their order; None: it has no more units there."""
+        while True:
+            group = self.group(epoch, number)
+            units = group.share(stream, self.num_streams)
+            if unit >= len(units):
+                return None
+            place = Unit(*map(int, units[unit]))
+            try:
+                texts = group.files[place.file].read_frame(place.frame, place.start, place.step)
+            except FileNotFoundError:  # another process has made room with it
+                del self._groups[epoch, number]
+                continue
+            return [texts[n] for n in permutation(len(texts), self.seed, self.name, "documents", epoch, number, *place)]
 
 
 def permutation(size: int, *key: str | int) -> np.ndarray:

@@ -57,7 +57,7 @@ def read_records(file: DataFile, counts: RecordCounts) -> Iterator[Record]:
         text = record.get("text") if isinstance(record, dict) else None
         if not isinstance(text, str):
             counts.bad_text += 1
-        elif not text.strip():
+        elif not text or text.isspace():
             counts.empty += 1
         else:
             yield Record(text, record.get("id"), line)

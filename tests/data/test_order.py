@@ -1,5 +1,6 @@
 """Every epoch of a source reads each document once, all streams together, however few documents there are."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from data.errors import DataError
 from data.files import DataFile
 from data.ingest import FrameCache
-from data.order import Source, Unit, permutation
+from data.order import Source, permutation
 
 PINNED = [7, 5, 0, 3, 1, 2, 4, 6]
 
@@ -24,12 +25,12 @@ def make_source(folder: Path, num_documents: list[int], *, num_streams: int, fil
 
 
 def read_epoch(source: Source, epoch: int, stream: int) -> list[str]:
-    texts = []
+    texts: list[str] = []
     for number in range(source.num_groups):
-        group = source.group(epoch, number)
-        for row in group.share(stream, source.num_streams):
-            unit = Unit(*map(int, row))
-            texts += group.files[unit.file].read_frame(unit.frame, unit.start, unit.step)
+        unit = 0
+        while (documents := source.documents(epoch, number, stream, unit)) is not None:
+            texts += documents
+            unit += 1
     return texts
 
 
@@ -42,6 +43,16 @@ def test_an_epoch_reads_each_document_once(tmp_path: Path, num_documents: list[i
     assert all(sorted(epoch) == expected for epoch in epochs)
     if len(expected) > 100:
         assert epochs[0] != epochs[1]
+
+
+def test_documents_of_one_frame_come_in_another_order_each_epoch(tmp_path: Path) -> None:
+    source = make_source(tmp_path, [40], num_streams=1)
+    source.cache = FrameCache(tmp_path / "wide", 10**6, 0.0)
+    epochs = [read_epoch(source, epoch, 0) for epoch in range(2)]
+    in_file = [f"0/{i}" for i in range(40)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(in_file)
+    assert sum(after == f"0/{int(before[2:]) + 1}" for before, after in pairwise(epochs[0])) < 10
+    assert epochs[0] != epochs[1]
 
 
 def test_a_single_document_reaches_every_stream_in_time(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def flip_a_bit(path: Path) -> None:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     root = tmp_path_factory.mktemp("train")
     write_tokens(root / "tokens")
-    two = run_ranks(on_two_ranks, 2, root, timeout=240)
-    [one] = run_ranks(on_one_rank, 1, root)
-    later = run_ranks(on_two_ranks_again, 2, root)
+    two = run_ranks(on_two_ranks, 2, root, timeout=400)
+    [one] = run_ranks(on_one_rank, 1, root, timeout=400)
+    later = run_ranks(on_two_ranks_again, 2, root, timeout=400)
     return Runs(root, two, one, later)

@@ -23,6 +23,7 @@ from train.checkpoint.store import (
     newest_checkpoint,
     read_checkpoint,
     set_aside,
+    step_of,
 )
 from train.checkpoint.universal import is_universal, make_universal, open_universal
 from train.distributed import Ranks
@@ -102,8 +103,8 @@ def _newest(folder: RunFolder) -> Checkpoint | None:
 
 def _quarantine(folder: RunFolder, damaged: Path, damage: str) -> None:
     place = set_aside(damaged)
-    print(f"{damaged} is damaged ({damage}): moved aside to {place.name}; going back to the checkpoint before it")
-    folder.log_event("alert", reason="damaged checkpoint", folder=place.name, damage=damage)
+    print(f"{damaged} is damaged ({damage}): moved aside to {place.name}; trying the checkpoint before it", flush=True)
+    folder.log_event("alert", step=step_of(damaged.name), reason="damaged checkpoint", folder=place.name, damage=damage)
 
 
 def other_layout_weights(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from train.checkpoint.generators import generator_file, generator_state
-from train.checkpoint.manifest import DigestingFile, FileRecord
+from train.checkpoint.manifest import DigestingFile, FileRecord, without_crc32
 from train.checkpoint.store import ASIDE, TRAINER, Layout, clear_leftovers, drop_old, folder_name, publish
 from train.config import CheckpointConfig
 from train.distributed import Ranks
@@ -67,7 +67,8 @@ class Writer:
 
     def add(self, state: Any, path: Path) -> None:
         """Write what torch.save makes of `state`, as it is now."""
-        self._add(lambda file: _save_tensors(state, file), path)
+        with without_crc32():
+            self._add(lambda file: torch.save(state, file), path)
 
     def add_json(self, state: Any, path: Path) -> None:
         """The same in JSON."""
@@ -170,16 +171,6 @@ class Saver:
             return self._ranks.on_main(work)
         except OSError as error:
             raise _save_error(step, str(error)) from error
-
-
-def _save_tensors(state: Any, file: Any) -> None:
-    """torch.save without the zip format's CRC-32: at 0.2 GB/s that is most of a save, and our digest replaces it."""
-    before = torch.serialization.get_crc32_options()
-    torch.serialization.set_crc32_options(False)
-    try:
-        torch.save(state, file)
-    finally:
-        torch.serialization.set_crc32_options(before)
 
 
 def _save_error(step: int, problem: str) -> SaveError:

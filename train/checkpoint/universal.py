@@ -30,6 +30,7 @@ from train.checkpoint.manifest import (
     find_damage,
     flush_folder,
     read_manifest,
+    without_crc32,
     write_manifest,
 )
 from train.checkpoint.store import ASIDE, Checkpoint, Layout, clear_leftovers, remove
@@ -84,20 +85,30 @@ def is_universal(checkpoint: Checkpoint) -> bool:
 
 
 def make_universal(checkpoint: Checkpoint) -> None:
-    """Convert, on one rank, which writes 12 bytes a parameter twice. Raises TrainError if there was no update yet."""
+    """Convert, on one rank, which writes 12 bytes a parameter twice.
+
+    Raises TrainError if that does not fit on the disk, or if there was no update yet.
+    """
     clear_leftovers(checkpoint.folder)
     aside = checkpoint.folder / f"{ASIDE}{FOLDER}"
     output = aside / FOLDER  # DeepSpeed also writes a file beside its output
     output.mkdir(parents=True)
     try:
         convert = _convert_zero if checkpoint.layout.zero_stage else _convert_plain
-        num_updates = convert(checkpoint.folder, output, checkpoint.layout)
+        with without_crc32():
+            num_updates = convert(checkpoint.folder, output, checkpoint.layout)
         files = {str(path.relative_to(output)): _seal(path) for path in sorted(output.rglob("*.pt"))}
         for folder in {path.parent for path in output.rglob("*.pt")}:
             flush_folder(folder)
         write_manifest(output, {"num_updates": num_updates}, files)
         output.rename(checkpoint.folder / FOLDER)
         flush_folder(checkpoint.folder)
+    except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a write that fails
+        reason = str(error).splitlines()[0]
+        raise TrainError(
+            f"{checkpoint.folder} could not be converted for other ranks, ZeRO stage or precision ({reason}): "
+            "make room for 24 bytes a parameter, or go on with those that it was saved with"
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -108,7 +119,8 @@ def _convert_zero(folder: Path, output: Path, layout: Layout) -> int:
 
     shard = torch.load(next(folder.glob("*_optim_states.pt")), map_location="cpu", mmap=True, weights_only=False)
     inner = "optimizer_state_dict" if layout.zero_stage == 3 else "base_optimizer_state"
-    _check_updated(folder, shard["optimizer_state_dict"][inner]["state"])
+    states = shard["optimizer_state_dict"][inner]["state"]
+    _check_updated(folder, states)
     options = argparse.Namespace(
         input_folder=str(folder),
         output_folder=str(output),
@@ -121,12 +133,9 @@ def _convert_zero(folder: Path, output: Path, layout: Layout) -> int:
     quiet = io.StringIO()
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):  # progress bars and headings
         main(options)
-    for path in output.glob("*_states.pt"):  # copies of the model's working weights, which nothing needs
-        path.unlink()
-    common = torch.load(output / "zero" / "optimizer_state.pt", map_location="cpu", weights_only=False)
-    if layout.zero_stage == 3:
-        return int(common["optimizer_state_dict"]["state"][0]["step"])
-    return int(torch.load(next((output / "zero").glob("*/step.pt")), weights_only=False))
+    for path in (*output.glob("*_states.pt"), output / "zero" / "optimizer_state.pt"):
+        path.unlink()  # copies of the working weights, and under ZeRO 3 of a whole shard, which nothing needs
+    return int(next(iter(states.values()))["step"])
 
 
 def _convert_plain(folder: Path, output: Path, layout: Layout) -> int:

@@ -1,8 +1,8 @@
 """A save is published whole or fails alike on every rank, at once or behind the training."""
 
+import errno
 import os
 import resource
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from train.engine import Engine
 from train.errors import SaveError
 
 LIMIT = 20_000  # bytes that a file of the second rank may have
+UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 
 @dataclass
@@ -52,11 +53,10 @@ def save_and_fail(ranks: Ranks, root: Path) -> Saves:
 
         saves.folders.append(str(save(1)))
         if ranks.rank == 1:  # a file that cannot grow stands for a disk that is full
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, resource.RLIM_INFINITY))
         with pytest.raises(SaveError) as caught:
             save(2)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, UNLIMITED)
         saves.complaints.append(str(caught.value))
         saves.after_failure += entries(root / "checkpoints")
         saves.folders.append(str(save(3)))
@@ -79,7 +79,7 @@ def test_a_full_disk_on_one_rank_is_the_same_error_on_all(saves: list[Saves]) ->
     for rank in saves:
         for complaint in rank.complaints:
             assert complaint.startswith("the checkpoint of step 2 could not be written (rank 1, ")
-            assert os.strerror(27) in complaint and "\n" not in complaint
+            assert os.strerror(errno.EFBIG) in complaint and "\n" not in complaint
 
 
 def test_a_failed_save_leaves_nothing_and_the_checkpoints_before_it(saves: list[Saves]) -> None:

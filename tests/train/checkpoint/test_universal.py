@@ -1,5 +1,6 @@
 """A run goes on from one checkpoint with any number of ranks, ZeRO stage and precision, as if nothing had happened."""
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -111,3 +112,18 @@ def test_a_checkpoint_without_an_update_is_not_converted(runs: Runs, tmp_path: P
     with pytest.raises(TrainError, match="holds no update, as all so far were skipped"):
         make_universal(checkpoint)
     assert not is_universal(checkpoint)
+
+
+def test_a_conversion_that_does_not_fit_on_the_disk_is_one_line(runs: Runs, tmp_path: Path) -> None:
+    checkpoint = last(runs, "zero1-fp32", tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))  # a file that cannot grow stands for a full disk
+    try:
+        with pytest.raises(
+            TrainError, match=r"could not be converted .*: make room for 24 bytes a parameter"
+        ) as caught:
+            make_universal(checkpoint)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    assert not [path for path in checkpoint.folder.iterdir() if path.is_dir()]
