@@ -26,7 +26,7 @@ from train.trainer import Trainer
 
 NUM_STEPS, SPIKE_STEP, STOP_STEP = 14, 12, 10
 GUARDED = {"guard__loss": 8.0, "guard__grad_norm": 8.0, "guard__window": 8, "max_steps": NUM_STEPS}
-BAD_STEP = 3
+BAD_STEP, SLOW_STEP = 3, 33
 
 
 class SpikeOf(Callback):
@@ -82,6 +82,18 @@ class BadMoment(Callback):
             next(iter(optimizer.state.values()))["exp_avg"][0] = math.nan
 
 
+class Laggard(Callback):
+    """One rank that is slow in one step, on its own account."""
+
+    def on_step_start(self, trainer: Trainer) -> None:
+        if trainer.step == SLOW_STEP and trainer.ranks.rank == 1:
+            self._hook = trainer.engine.model.register_forward_pre_hook(self._sleep)
+
+    def _sleep(self, module: Any, inputs: Any) -> None:
+        self._hook.remove()
+        time.sleep(1.2)
+
+
 class LoseData(Callback):
     """Takes the data away while the run reads it."""
 
@@ -124,6 +136,7 @@ def all_runs(ranks: Ranks, root: Path) -> dict[str, Seen]:
         evaluating = StopAfter(BAD_STEP, number, evaluating=True)
         seen[number.name] = start(tiny(root, name=number.name), ranks, evaluating)
     seen["in-save"] = start(tiny(root, name="in-save", checkpoint__interval=4), ranks, StopInSave())
+    seen["slow"] = start(tiny(root, name="slow", max_steps=40), ranks, Laggard())
     lost = tiny(root, name="lost", data__root=str(root / "many"), data__file_list=str(root / "many/files.txt"))
     seen["lost"] = start(lost, ranks, LoseData())
     if ranks.is_main:
@@ -200,3 +213,9 @@ def test_lost_data_is_one_sentence_a_checkpoint_and_a_code_of_its_own(root: Path
     assert [rank["lost/again"].code for rank in seen] == [EXIT_OK] * 2
     assert ("resume", step) in kinds(root, "lost")
     assert [row["step"] for row in metrics(root, "lost")] == list(range(1, 9))
+
+
+def test_a_slow_step_is_logged_with_the_rank_that_held_it_up(root: Path, seen: list[dict[str, Seen]]) -> None:
+    [slow] = [event for event in events(root, "slow") if event["event"] == "slow_step"]
+    assert (slow["step"], slow["rank"]) == (SLOW_STEP, 1)
+    assert slow["seconds"] > 1.2 > slow["usual"] and slow["own_seconds"] > 1.2 > slow["own_seconds_of_others"]

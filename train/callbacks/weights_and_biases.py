@@ -114,15 +114,16 @@ class WeightsAndBiases(Callback):
                 job(run)
             run.finish()
         except Exception as error:  # whatever is wrong with W&B, training goes on
-            self._give_up(str(error))
+            self._give_up(str(error) or repr(error))
 
     def _give_up(self, why: str) -> None:
+        if self._thread is None:  # that has been said
+            return
         self._thread = None
-        first = (why.strip().splitlines() or ["no reason given"])[0]
         logger.warning(
             "W&B is not available (%s): going on without it; metrics.jsonl has everything, and "
             "`python -m train.callbacks.weights_and_biases %s/%s` logs it anew",
-            first,
+            why.strip().splitlines()[0],
             self._config.run_root,
             self._config.name,
         )
