@@ -33,14 +33,13 @@ def check_changes(checkpoint: Path, saved: Mapping[str, Any], config: RunConfig)
     """Raise TrainError, naming both values, if `config` is that of another run than the plain config `saved`."""
     changed = changed_keys(saved, config)
     fixed = {key: values for key, values in changed.items() if key.startswith(FIXED) and not key.startswith(FREE)}
-    refuse_changes(checkpoint, fixed, config.checkpoint.accept_changes)
-    accepted = [key for key in fixed if key.startswith(("model.", "positions."))]
-    if accepted and _saved_shapes(checkpoint, saved) != parameter_shapes(config.model, config.positions):
-        details = "; ".join(f"{key} was {fixed[key][0]} and is {fixed[key][1]}" for key in accepted)
+    of_model = any(key.startswith(("model.", "positions.")) for key in fixed)
+    if of_model and _saved_shapes(checkpoint, saved) != parameter_shapes(config.model, config.positions):
         raise TrainError(
-            f"{checkpoint} cannot go on with other parameters: {details}. Finish that run, and start from its weights "
-            f"with init_from={checkpoint.parents[1]} and another name"
+            f"{checkpoint} has other parameters: {_listed(fixed)}. Restore this to continue, or give the new run a "
+            f"name of its own; once this one is finished, init_from={checkpoint.parents[1]} starts it from its weights"
         )
+    refuse_changes(checkpoint, fixed, config.checkpoint.accept_changes)
 
 
 def refuse_changes(checkpoint: Path, changes: Mapping[str, tuple[Any, Any]], accepted: Sequence[str]) -> None:
@@ -48,14 +47,21 @@ def refuse_changes(checkpoint: Path, changes: Mapping[str, tuple[Any, Any]], acc
 
     A name accepts its key and all keys below it: `data.sources` accepts `data.sources.web.weight`.
     """
-    refused = [key for key in changes if not any(key == name or key.startswith(f"{name}.") for name in accepted)]
+    refused = {
+        key: values
+        for key, values in changes.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in accepted)
+    }
     if refused:
-        details = "; ".join(f"{key} was {changes[key][0]} and is {changes[key][1]}" for key in refused)
         names = ",".join([*accepted, *refused])
         raise TrainError(
-            f"{checkpoint} belongs to another run: {details}. Restore this to continue, give the new run a name of "
-            f"its own, or insist with 'checkpoint.accept_changes=[{names}]'"
+            f"{checkpoint} belongs to another run: {_listed(refused)}. Restore this to continue, give the new run a "
+            f"name of its own, or insist with 'checkpoint.accept_changes=[{names}]'"
         )
+
+
+def _listed(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"{key} was {was} and is {now}" for key, (was, now) in changes.items())
 
 
 def _saved_shapes(checkpoint: Path, saved: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
