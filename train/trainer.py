@@ -211,8 +211,8 @@ class Trainer:
             num_valid = int((labels != IGNORED).sum())
         except DataError as error:
             complaint = str(error)
-        except OSError as error:  # a disk or a mount that is gone
-            complaint = f"the data cannot be read: {error}"
+        except (OSError, RuntimeError) as error:  # a mount that is gone; a data worker that was killed
+            complaint = f"the data cannot be read: {(str(error) or repr(error)).splitlines()[0]}"
         self.data_seconds = time.perf_counter() - start
         num_valid, num_failed = self.ranks.sum([num_valid, complaint is not None])
         if num_failed:
