@@ -3,7 +3,7 @@
 EXIT_OK, EXIT_CRASHED, EXIT_USER_ERROR = 0, 1, 2
 EXIT_DATA = 69  # the data could not be read any more; all that was trained is saved
 EXIT_STUCK = 70  # a rank did not move for too long (train/watchdog.py); run it again
-EXIT_UNSAVED = 74  # the last checkpoint could not be written; earlier ones are whole
+EXIT_UNSAVED = 74  # the last checkpoint or the export could not be written; what was saved before is whole
 EXIT_STOPPED = 75  # stopped by a signal after saving; run it again
 
 

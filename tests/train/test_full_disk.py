@@ -15,7 +15,7 @@ from train.errors import EXIT_OK, EXIT_UNSAVED
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the two runs left, in `runs`, with how they ended and what they printed."""
+    """What the runs left, in `runs`, with how they ended and what they printed."""
     root = tmp_path_factory.mktemp("full")
     write_tokens(root / "tokens")
     (root / "disk").mkdir()
@@ -63,3 +63,12 @@ def test_a_last_save_that_fails_ends_with_a_code_of_its_own_and_spares_what_was_
     checkpoints = root / "runs/full/checkpoints"
     assert [path.name for path in checkpoints.glob("*step-*")] == ["step-0000002"]
     assert [path.name for path in checkpoints.glob(".*")] == []
+
+
+def test_an_export_that_does_not_fit_is_a_line_after_the_last_checkpoint(root: Path) -> None:
+    ended = seen(root, "unexported")
+    assert ended["code"] == EXIT_UNSAVED
+    assert "could not be exported" in ended["error"] and "\n" not in ended["error"]
+    assert "No space left on device" in ended["error"]
+    assert ("checkpoint", 8) in kinds(root, "unexported")
+    assert (root / "runs/unexported/checkpoints/step-0000008").is_dir()
