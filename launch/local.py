@@ -54,8 +54,9 @@ def launch_local(config: RunConfig) -> int:
     process = subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL)
     while (code := _wait(process)) is None:
         stop.pass_on(process)
+    code = 128 - code if code < 0 else code  # torchrun itself was killed
     # What was still starting had nothing to save, and died of the signal.
-    return EXIT_STOPPED if stop.requested and code in (-signal.SIGTERM, 128 + signal.SIGTERM) else code
+    return EXIT_STOPPED if stop.requested and code == 128 + signal.SIGTERM else code
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int | None:

@@ -1,8 +1,8 @@
 """A real two-rank job under fire: the same command, killed with SIGKILL at random moments, until it is done.
 
-The moments and the victims come from a seed. Victims: everything that belongs to the job, one rank, or only the
-launcher or torchrun, which leaves ranks behind. Moments: while processes start, in the steps, in a save, right after
-one, in a conversion. In the end every logged figure has to be that of a run that nobody disturbed, to the bit.
+The moments and the victims come from a seed. Victims: everything that belongs to the job, one rank, one data worker, or
+only the launcher or torchrun, which leaves ranks behind. Moments: while processes start, in the steps, in a save, right
+after one, in a conversion. In the end every logged figure has to be that of a run that nobody disturbed, to the bit.
 
 A run has legs. Each leg is one command, repeated until it has reached the last step of the leg; the next leg may have
 another ZeRO stage, and so begins with a conversion.
@@ -137,10 +137,10 @@ def _launch_and_kill(
             _until(lambda: any(folder.checkpoints.glob(".part-*/*")), process, family)
         time.sleep(dice.uniform(0, 0.03))
     assert process.poll() is None, f"ended before it was shot at ({moment}): {log.read_text()[-3000:]}"
-    victims = dice.choice(["everything", "everything", "one rank", "the launcher", "torchrun"])
-    _shoot(victims, process, family, dice)
+    victims = _shoot(process, family, dice)
     seconds, step = round(time.monotonic() - began, 2), _last_step(folder)
     code = process.wait(timeout=120)
+    assert code != 0, f"success is reported although {victims} was killed ({moment})"
     _, alive = psutil.wait_procs(list(family.values()), timeout=120)  # orphans save and leave by themselves
     assert not alive, f"left behind when {victims} was killed: {[child.cmdline() for child in alive]}"
     return Kill(victims, moment, seconds, step, code)
@@ -160,17 +160,34 @@ def _until(
         time.sleep(0.002)
 
 
-def _shoot(
-    victims: str, process: subprocess.Popen[bytes], family: dict[int, psutil.Process], dice: random.Random
-) -> None:
+def _shoot(process: subprocess.Popen[bytes], family: dict[int, psutil.Process], dice: random.Random) -> str:
+    """Kills some of the job's processes; returns which."""
     _until(lambda: True, process, family)
     launcher = psutil.Process(process.pid)
-    ranks = [child for child in family.values() if "train" in _arguments(child)]
     agents = [child for child in family.values() if "launch.torchrun" in _arguments(child)]
-    few = {"one rank": ranks and [dice.choice(ranks)], "the launcher": [launcher], "torchrun": agents}.get(victims)
-    for target in few or [launcher, *family.values()]:  # early on there may be no ranks yet
+    trainers = [child for child in family.values() if "train" in _arguments(child)]  # data workers are forks of ranks
+    ranks = [child for child in trainers if _parent(child) in [agent.pid for agent in agents]]
+    workers = [child for child in trainers if _parent(child) in [rank.pid for rank in ranks]]
+    targets = {
+        "the launcher": [launcher],
+        "torchrun": agents,
+        "one rank": ranks and [dice.choice(ranks)],
+        "a data worker": workers and [dice.choice(workers)],
+        "everything": [launcher, *family.values()],
+    }
+    there = [victims for victims, processes in targets.items() if processes]
+    victims = dice.choice([*there, "everything"])
+    for target in targets[victims]:
         with contextlib.suppress(psutil.NoSuchProcess):
             target.kill()
+    return victims
+
+
+def _parent(process: psutil.Process) -> int:
+    try:
+        return process.ppid()
+    except psutil.Error:
+        return -1
 
 
 def _arguments(process: psutil.Process) -> list[str]:
