@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu lint format bench clean
+.PHONY: help setup demo test test-slow test-gpu chaos lint format bench clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ test-slow: setup ## the tests that take minutes
 
 test-gpu: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+chaos: setup ## 50 kills at random moments, through four ZeRO stages (about half an hour)
+	$(BIN)/python -m tests.chaos --kills 50
 
 lint: setup ## format check, lint, types
 	$(BIN)/ruff format --check .

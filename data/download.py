@@ -56,7 +56,8 @@ def download(
     if is_present(file):
         report(file.num_bytes)
         return True
-    assert file.origin is not None, "only remote files can be missing"
+    if file.origin is None:
+        raise DataError(f"{file.path} is gone; put it back, or mount what it lay on")
     part = _part_of(file)
     lock = part.with_suffix(".lock")
     with explained_disk_errors(file.path.parent):

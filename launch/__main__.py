@@ -7,7 +7,7 @@
   python -m launch experiment=repo-1b-50b --cfg job                print the whole recipe and start nothing
 
 The run folder is runs/NAME. Exit codes: 0 finished, 2 a mistake that one line explains, 75 stopped by a signal after
-saving (run the same command again), anything else a crash.
+saving (run the same command again); docs/reliability.md has the others.
 """
 
 import re

@@ -4,14 +4,11 @@ Other ways to launch have the same face: a function that takes a composed config
 returns an exit code; launch/__main__.py is where one is chosen.
 """
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 from types import FrameType
-
-import psutil
 
 from train.compose import EXIT_STOPPED
 from train.config import RunConfig, rows_per_rank
@@ -52,13 +49,13 @@ def launch_local(config: RunConfig) -> int:
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
     environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_processes)))
     stop = _Stop()
-    # In a session of its own, so that Ctrl-C reaches this process alone, which passes it on to the ranks and not to
-    # torchrun: that would give them 30 seconds before it kills them, too little to save a large model. Without standard
-    # input, so that nothing can wait there for an answer.
+    # In a session of its own, so that Ctrl-C reaches this process alone. Without standard input, so that nothing can
+    # wait there for an answer.
     process = subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL)
     while (code := _wait(process)) is None:
         stop.pass_on(process)
-    # A rank that was still starting has no checkpoint to save, and dies of the signal.
+    code = 128 - code if code < 0 else code  # torchrun itself was killed
+    # What was still starting had nothing to save, and died of the signal.
     return EXIT_STOPPED if stop.requested and code == 128 + signal.SIGTERM else code
 
 
@@ -86,19 +83,9 @@ class _Stop:
         self.requested = True
 
     def pass_on(self, process: subprocess.Popen[bytes]) -> None:
-        """Tell the ranks, once they exist."""
+        """Tell torchrun, which tells the ranks."""
         if self._at_once:
             os.killpg(process.pid, signal.SIGKILL)
         elif self.requested and not self._passed_on:
-            ranks = _children(process.pid)
-            for rank in ranks:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    rank.send_signal(signal.SIGTERM)
-            self._passed_on = bool(ranks)
-
-
-def _children(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children()
-    except psutil.NoSuchProcess:
-        return []
+            process.terminate()
+            self._passed_on = True

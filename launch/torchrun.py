@@ -1,26 +1,30 @@
 """torchrun that ends with the exit code of the rank that failed first, and without its page-long failure report.
 
-Ranks say themselves what went wrong; a rank that was killed cannot, so that is said here.
+Ranks say themselves what went wrong; a rank that was killed cannot, so that is said here. A request to stop is handed
+to the ranks, which then have all the time they need to save: torchrun itself would kill them after 30 seconds.
 """
 
 import contextlib
-import ctypes
 import logging
+import os
 import signal
 import sys
+from types import FrameType
 
+import psutil
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from train.processes import stop_with_parent
 
 
 def run() -> int:
     """As `torchrun`, arguments from sys.argv; returns the exit code."""
     logging.disable(logging.CRITICAL)
-    # If the launcher dies, even of SIGKILL, the ranks are to save and stop, not to train on unseen (Linux only).
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    sys.argv.insert(1, "--signals-to-handle=SIGQUIT")  # and no other
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, _pass_on)
+    stop_with_parent()
     try:
         main()
     except ChildFailedError as error:
@@ -28,10 +32,20 @@ def run() -> int:
         if failure.exitcode >= 0:
             return failure.exitcode
         number = signal.Signals(-failure.exitcode)
-        if number is not signal.SIGTERM:  # that one is a request to stop
+        if number not in (signal.SIGTERM, signal.SIGINT):  # those are requests to stop
             print(f"error: rank {rank} was ended by {number.name}: look for a lack of memory", file=sys.stderr)
         return 128 - failure.exitcode
     return 0
+
+
+def _pass_on(number: int, frame: FrameType | None) -> None:
+    """Tell the ranks to save and stop; before there are any, end."""
+    ranks = psutil.Process().children()
+    for rank in ranks:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rank.send_signal(signal.SIGTERM)
+    if not ranks:
+        os._exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -23,22 +23,15 @@ from train.callbacks import build_callbacks
 from train.callbacks.callback import Callback
 from train.changes import Changes, changed_keys, check_changes, refuse_changes
 from train.checkpoint import Checkpoint, Layout, Start, choose_start, find_checkpoint, other_layout_weights
-from train.compose import (
-    EXIT_CRASHED,
-    EXIT_OK,
-    EXIT_STOPPED,
-    EXIT_USER_ERROR,
-    USER_ERRORS,
-    hydra_app,
-    load_run_config,
-    save_run_config,
-)
+from train.compose import USER_ERRORS, hydra_app, load_run_config, save_run_config
 from train.config import RunConfig
 from train.distributed import Ranks, leave, seed_generators
 from train.engine import Engine, resolve_precision
-from train.errors import TrainError
-from train.run_folder import FINISHED, RunFolder
+from train.errors import EXIT_CRASHED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, AgreedError, TrainError
+from train.processes import stop_with_parent
+from train.run_folder import FINISHED, RunFolder, explained_write_errors
 from train.trainer import EndedError, Trainer
+from train.watchdog import Watchdog
 
 PATIENCE = 3  # seconds in which the end of another rank ends this one, before it says what is known already
 
@@ -49,7 +42,7 @@ def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -
     Returns the exit code: EXIT_OK, or EXIT_STOPPED if a signal ended it after a checkpoint.
     """
     folder = RunFolder.of(config)
-    with folder.lock() if ranks.is_main else nullcontext():
+    with folder.lock() if ranks.is_main else nullcontext(), Watchdog(config.watchdog, ranks, folder) as watchdog:
         precision = resolve_precision(config.engine.precision, ranks.device, config.engine.zero_stage)
         layout = Layout.of(config, ranks.world_size, precision)
         start = choose_start(find_checkpoint(folder, ranks), config.init_from)
@@ -74,10 +67,11 @@ def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -
                 tell_changes(folder, start.resume, config, layout)
         weights = initial_weights(config, start, layout, ranks)
         if ranks.is_main:
-            save_run_config(config, folder.config)
+            with explained_write_errors(folder.path):
+                save_run_config(config, folder.config)
         seed_generators(config.seed + ranks.rank)
         engine = Engine(config, ranks, weights)
-        trainer = Trainer(config, ranks, folder, engine, stream, [*build_callbacks(config), *callbacks])
+        trainer = Trainer(config, ranks, folder, engine, stream, [*build_callbacks(config), *callbacks], watchdog)
         reason = trainer.fit(start.resume)
         ranks.barrier()  # the main rank may still be exporting
         engine.close()
@@ -130,11 +124,19 @@ def initial_weights(config: RunConfig, start: Start, layout: Layout, ranks: Rank
 def work(config: RunConfig) -> int:
     """Join the other ranks, train, and turn errors into one line and an exit code."""
     ranks = Ranks()
+    if ranks.world_size > 1:  # a launcher started it
+        stop_with_parent()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("data").setLevel(logging.INFO if ranks.is_main else logging.WARNING)
     try:
         ranks.join()
         return train(config, ranks)
+    except AgreedError as error:
+        if ranks.is_main:
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            time.sleep(PATIENCE)  # the end of this rank would end the main one before it has spoken
+        return error.exit_code
     except USER_ERRORS as error:
         if not ranks.is_main:
             time.sleep(PATIENCE)  # the main rank most likely says the same

@@ -24,11 +24,10 @@ import configs
 from data.errors import DataError
 from model.errors import ModelError
 from train.config import RunConfig
-from train.errors import TrainError
+from train.errors import EXIT_CRASHED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, TrainError
 
 CONFIG_FOLDER = Path(configs.__file__).parent
 USER_ERRORS = (TrainError, ModelError, DataError)
-EXIT_OK, EXIT_CRASHED, EXIT_USER_ERROR, EXIT_STOPPED = 0, 1, 2, 75  # 75: stopped by a signal after saving; run it again
 
 HYDRA_OPTIONS = {"--cfg", "--info", "--multirun", "--run", "--resolve", "--package", "--hydra-help", "--version"}
 

@@ -77,6 +77,27 @@ class EngineConfig:
 
 
 @dataclass
+class GuardConfig:
+    """Updates that are not applied although they are finite (train/guard.py). Thresholds count robust deviations."""
+
+    loss: float | None = None  # above the median of the window; null: losses are not looked at, as published
+    grad_norm: float | None = None  # the same for the global norm before clipping
+    window: int = 128  # applied updates that the next one is compared with
+    max_in_a_row: int = 5  # after so many refusals the new level is taken for the normal one
+
+
+@dataclass
+class WatchdogConfig:
+    """What is said of ranks that are stuck or slow, and when a run that does not move is ended (train/watchdog.py)."""
+
+    enabled: bool = True
+    warn_seconds: float = 120.0  # without progress, until one line says where the rank is
+    step_seconds: float = 600.0  # without progress within a step, until the run is ended
+    other_seconds: float = 1500.0  # the same for all else: start, data, first step, saves, evaluation, export
+    slow_step_factor: float = 2.0  # a step that takes so many times the median of recent ones is logged
+
+
+@dataclass
 class CheckpointConfig:
     """When to save, and how much to keep."""
 
@@ -152,6 +173,8 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     position_stats: PositionStatsConfig = field(default_factory=PositionStatsConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
@@ -177,6 +200,14 @@ class RunConfig:
             ("loss.z_loss_weight", self.loss.z_loss_weight, 0),
             ("engine.reduce_bucket_size", self.engine.reduce_bucket_size, 1),
             ("engine.max_skipped_updates", self.engine.max_skipped_updates, 1),
+            ("guard.loss", self.guard.loss, 1),
+            ("guard.grad_norm", self.guard.grad_norm, 1),
+            ("guard.window", self.guard.window, 8),
+            ("guard.max_in_a_row", self.guard.max_in_a_row, 1),
+            ("watchdog.warn_seconds", self.watchdog.warn_seconds, 0.1),
+            ("watchdog.step_seconds", self.watchdog.step_seconds, 0.1),
+            ("watchdog.other_seconds", self.watchdog.other_seconds, 0.1),
+            ("watchdog.slow_step_factor", self.watchdog.slow_step_factor, 1),
             ("checkpoint.interval", self.checkpoint.interval, 1),
             ("checkpoint.keep", self.checkpoint.keep, 1),
             ("checkpoint.keep_every", self.checkpoint.keep_every, 1),

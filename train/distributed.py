@@ -63,6 +63,13 @@ class Ranks:
         deepspeed.init_distributed(backend, verbose=False, timeout=TIMEOUT)
         self._host_group = None if self.device.type == "cpu" else dist.new_group(backend="gloo", timeout=TIMEOUT)
 
+    def connect_to_store(self, timeout: timedelta) -> dist.Store | None:
+        """A connection of its own to the key-value store that the ranks met at; None for a world of one."""
+        if self.world_size == 1:
+            return None
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        return dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
+
     def sum(self, values: list[int]) -> list[int]:
         """Element-wise sum over ranks of small integers, on the host."""
         tensor = torch.tensor(values, dtype=torch.int64)

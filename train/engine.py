@@ -6,7 +6,9 @@ DeepSpeed 0.19.8 has faults that a trainer must know of. Each is refused or reme
 - Gradients accumulate and reduce in the model's dtype by default: set to fp32.
 - Master weights are born from the rounded bf16 weights: written again in full precision.
 - A non-finite gradient skips the update and goes on (ZeRO 1-3), or destroys every parameter (ZeRO 0): `update` reports
-  it, and under ZeRO 0 clips by itself and withholds the gradients (DeepSpeed's clipping fails without any).
+  it, and under ZeRO 0 clips by itself and withholds the gradients (DeepSpeed's clipping fails without any). A loss that
+  is not finite is not looked at: `accumulate` has it spoil its gradient. There is no way to refuse an update: `update`
+  has DeepSpeed do it by its own rule, with a NaN in one gradient.
 - A checkpoint brings back the weight decay, betas and eps it was saved with: `load` sets the configured ones again.
 - A checkpoint of another layout loads wrongly or not at all (train/checkpoint/universal.py): `load_optimizer` fills the
   moments tensor by tensor instead, each group with a step counter of its own.
@@ -33,6 +35,7 @@ from train.config import Precision, RunConfig, rows_per_rank
 from train.distributed import Ranks
 from train.errors import TrainError
 from train.optimizer import REPO_GROUP, build_optimizer
+from train.stopwatch import Stopwatch
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state of a parameter, besides the step
 
@@ -50,8 +53,8 @@ class MicroBatch:
 class Update:
     """What became of one optimizer update."""
 
-    grad_norm: float  # global L2 norm before clipping; inf or NaN if it was not finite
-    applied: bool  # False: the gradients were not finite, and nothing changed
+    grad_norm: float  # global L2 norm before clipping; inf or NaN if the gradients or a loss were not finite
+    applied: bool  # False: they were not finite, or the update was refused; nothing changed
 
 
 def resolve_precision(precision: Precision, device: torch.device, zero_stage: int) -> Precision:
@@ -108,6 +111,8 @@ class Engine:
         self.precision = resolve_precision(config.engine.precision, ranks.device, self.zero_stage)
         self._rank, self._world_size = ranks.rank, ranks.world_size
         self._max_grad_norm = config.optimizer.max_grad_norm
+        self.forward_seconds = 0.0  # of the last update's micro-batches, on this rank's device
+        self._forward = Stopwatch(ranks.device)
         settings = deepspeed_config(config, ranks.world_size, self.precision)
         self.micro_batch_size = int(settings["train_micro_batch_size_per_gpu"])
         self.num_micro_batches = int(settings["gradient_accumulation_steps"])
@@ -135,26 +140,37 @@ class Engine:
         """Forward and backward of one micro-batch; the loss that is learned from is `total / denominator`, summed over
         all micro-batches of all ranks. Returns this micro-batch's sums, detached.
         """
-        sums: LossSums = self._engine(micro.tokens_bt, micro.labels_bt, micro.documents)
-        # DeepSpeed averages over ranks and accumulation steps: undo both.
-        self._engine.backward(sums.total * (self._world_size * self.num_micro_batches / denominator))
+        with self._forward:
+            sums: LossSums = self._engine(micro.tokens_bt, micro.labels_bt, micro.documents)
+        # DeepSpeed averages over ranks and accumulation steps: undo both. An infinite loss can have finite gradients
+        # (overflow in a square): they must not pass for good ones.
+        scale = self._world_size * self.num_micro_batches / denominator
+        self._engine.backward(sums.total * torch.where(sums.total.isfinite(), scale, math.nan))
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # only counts the micro-batch
         return LossSums(*(value.detach() for value in sums))
 
-    def update(self, learning_rate: float, repo_factor: float) -> Update:
-        """Clip and apply what has accumulated. A non-finite gradient on any rank drops the update on all."""
+    def update(self, learning_rate: float, repo_factor: float, accept: Callable[[float], bool] | None = None) -> Update:
+        """Clip and apply what has accumulated. A non-finite gradient or loss on any rank drops the update on all.
+
+        `accept` is asked with a finite norm, before anything changes, and may refuse the update: it must give the same
+        answer on all ranks.
+        """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate * (repo_factor if group["name"] == REPO_GROUP else 1.0)
-        if self.zero_stage == 0:
-            grad_norm = self._clip_plain()
-            applied = math.isfinite(grad_norm)
-            self._engine.step()
-        else:
-            self._engine.step()
-            grad_norm = float(self._engine.get_global_grad_norm())
-            applied = bool(self._engine.was_step_applied())
-        return Update(grad_norm, applied)
+        update = self._update_plain(accept) if self.zero_stage == 0 else self._update_zero(accept)
+        self.forward_seconds = self._forward.take()  # the norm has been read: the device is past the forward passes
+        return update
+
+    def is_finite(self) -> bool:
+        """Whether all that this rank holds of parameters, masters and optimizer state is finite. Not collective."""
+        optimizer = getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
+        held = [getattr(parameter, "ds_tensor", parameter) for parameter in self._engine.module.parameters()]
+        for master, state in optimizer.state.items():
+            held += [master, *(value for value in state.values() if isinstance(value, Tensor))]
+        # The largest magnitude: one pass without a temporary copy, and NaN and infinity come through.
+        peaks = [torch.linalg.vector_norm(t.detach(), math.inf).float() for t in held if t.is_floating_point()]
+        return bool(torch.stack([peak.to(self.device) for peak in peaks]).isfinite().all())
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """(name, whole fp32 value) of every parameter, one at a time, on every rank."""
@@ -234,16 +250,56 @@ class Engine:
         padded = F.pad(value.flatten(), (0, share * self._world_size - value.numel()))
         return padded[share * self._rank :][:share]
 
-    def _clip_plain(self) -> float:
-        """The global norm of plain gradients, which are then clipped, or taken away if it is not finite."""
+    def _update_zero(self, accept: Callable[[float], bool] | None) -> Update:
+        """`update` by DeepSpeed's step, which drops non-finite gradients itself."""
+        refused_norm = None
+        if accept is not None:
+            norm = self._grad_norm()
+            if math.isfinite(norm) and not accept(norm):
+                refused_norm = norm
+                self._spoil_gradients()
+        self._engine.step()
+        applied = bool(self._engine.was_step_applied())
+        return Update(refused_norm if refused_norm is not None else float(self._engine.get_global_grad_norm()), applied)
+
+    def _update_plain(self, accept: Callable[[float], bool] | None) -> Update:
+        """`update` for plain gradients: clipped, or taken away if they are not to be applied."""
         parameters = [parameter for parameter in self._engine.module.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-        if not norm.isfinite():
+        grad_norm = float(norm)
+        applied = math.isfinite(grad_norm) and (accept is None or accept(grad_norm))
+        if not applied:
             for parameter in parameters:
                 parameter.grad = None  # an optimizer leaves a parameter without gradient alone
         elif self._max_grad_norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, self._max_grad_norm, norm)
-        return float(norm)
+        self._engine.step()
+        return Update(grad_norm, applied)
+
+    def _grad_norm(self) -> float:
+        """The global norm as DeepSpeed's step is about to find it (ZeRO 1-3), over all ranks."""
+        from deepspeed.runtime.utils import combine_grad_norm_groups, get_global_norm_of_tensors
+
+        optimizer = self._engine.optimizer
+        if self.zero_stage == 3:
+            return float(combine_grad_norm_groups(optimizer._get_norm_groups()))
+        if hasattr(optimizer, "scaled_global_norm"):
+            return float(optimizer.scaled_global_norm())
+        # ZeRO 1 with bf16 has an optimizer class of its own
+        return float(get_global_norm_of_tensors(optimizer.get_grads_for_norm()[0], mpu=optimizer.mpu))
+
+    def _spoil_gradients(self) -> None:
+        """A NaN in the smallest gradient, where DeepSpeed's step looks for one; all ranks call it."""
+        from deepspeed.utils import safe_get_local_grad, safe_set_local_grad
+
+        optimizer = self._engine.optimizer
+        smallest: Any = min(self._engine.module.parameters(), key=lambda p: getattr(p, "ds_numel", p.numel()))
+        if self.zero_stage == 3:
+            safe_set_local_grad(smallest, torch.full_like(safe_get_local_grad(smallest), math.nan))
+        elif hasattr(optimizer, "scaled_global_norm"):
+            smallest.set_full_hp_grad(torch.full_like(smallest, math.nan))  # where its piece lies; norms are summed
+        else:
+            optimizer.get_grads_for_norm()[0][0].fill_(math.nan)  # every rank has all gradients and judges by itself
 
 
 def _placeholder(name: str) -> Tensor:

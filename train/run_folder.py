@@ -3,18 +3,25 @@
 config.yaml      of the last start         checkpoints/   step-NNNNNNN/ and `latest`
 metrics.jsonl    a line per logged step   wandb/         offline files, and the run's id
 events.jsonl     start, resume, stop ...  hf/            final weights, Hugging Face layout
+stuck/           the stacks of ranks that did not move (train/watchdog.py)
 """
 
+import contextlib
+import errno
 import fcntl
-import json
+import logging
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from train.config import RunConfig
 from train.errors import TrainError
+from train.json_lines import JsonLines, read_json_lines
+
+logger = logging.getLogger(__name__)
 
 EXPORTED_STEP = "step"  # file in hf/ that says which step its weights are of
 FINISHED = "finished"  # the reason in the stop event of a run that reached its last step
@@ -32,6 +39,8 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.wandb = self.path / "wandb"
         self.hf = self.path / "hf"
+        self.stuck = self.path / "stuck"
+        self._event_log = JsonLines(self.events)
 
     @classmethod
     def of(cls, config: RunConfig) -> "RunFolder":
@@ -41,28 +50,32 @@ class RunFolder:
     def lock(self) -> IO[str]:
         """Keep other processes out of this run for as long as the returned file is open; a dead process holds nothing.
 
-        Raises TrainError if another process is in it.
+        Raises TrainError if another process is in it, or if the folder cannot be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        file = (self.path / ".lock").open("a+")
+        with explained_write_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("a+")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # A record lock, not flock: processes forked from this one (data workers) do not hold it after its death.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                logger.warning(
+                    "%s is on a file system without locks: see to it that only one launch uses it", self.path
+                )
+                return file
             file.seek(0)
             holder = file.read().strip()
             file.close()
             raise TrainError(f"{self.path} is in use by {holder}: wait for it, or give this run another name") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with explained_write_errors(self.path):
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         return file
 
     def log_event(self, kind: str, **fields: Any) -> None:
         """Append one event with the time; call it on rank 0 only."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"event": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields})
-        with self.events.open("a") as file:
-            file.write(line + "\n")
+        self._event_log.append({"event": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields})
 
     def exported_step(self) -> int | None:
         """The step whose weights are in hf/, or None if there is no whole export."""
@@ -77,14 +90,12 @@ class RunFolder:
         return lines[-1] if lines else None
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a JSON-lines file; a last line torn by a kill is left out. Empty if there is no file."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
+@contextlib.contextmanager
+def explained_write_errors(folder: Path) -> Iterator[None]:
+    """Turns what a full, read-only or missing disk raises into TrainError."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainError(
+            f"cannot write in {folder} ({error.strerror}): make room there, or set run_root to another folder"
+        ) from error

@@ -1,15 +1,16 @@
 """The trainer owns time: steps, tokens, signals, stopping. Everything periodic is a callback."""
 
-import signal
+import contextlib
+import math
 import time
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+from data.errors import DataError
 from data.stream import Batch, BatchStream, merge_states
 from model.attention import Documents
 from model.loss import IGNORED
@@ -17,12 +18,15 @@ from train.callbacks.callback import Callback
 from train.checkpoint import Checkpoint, Layout, Saver, load_checkpoint
 from train.config import LossDenominator, RunConfig
 from train.distributed import Ranks
-from train.engine import Engine, MicroBatch
-from train.errors import SaveError, TrainError
+from train.engine import Engine, MicroBatch, Update
+from train.errors import AgreedError, BadNumbersError, LostDataError, SaveError
+from train.guard import SpikeGuard
 from train.run_folder import FINISHED, RunFolder
 from train.schedule import learning_rate, repo_factor
+from train.signals import StopSignals
+from train.watchdog import Watchdog
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+BRIEF_HOOKS = ("on_step_start", "on_update", "on_skip", "on_metrics")  # the others may save, evaluate, export
 
 
 class EndedError(Exception):
@@ -40,6 +44,7 @@ class Trainer:
         engine: Engine,
         stream: BatchStream,
         callbacks: Sequence[Callback],
+        watchdog: Watchdog,
     ) -> None:
         self.config = config
         self.ranks = ranks
@@ -47,14 +52,16 @@ class Trainer:
         self.engine = engine
         self.stream = stream
         self.callbacks = callbacks
+        self.watchdog = watchdog
+        self.guard = SpikeGuard(config.guard)
         self.step = 0  # of the update at hand, counted from 1; after it, updates done
         self.tokens = 0  # read so far, over all ranks
-        self.num_skipped = 0  # updates dropped because of non-finite gradients, so far
+        self.num_skipped = 0  # updates dropped so far: not finite, or refused by the guard
         self.step_seconds = 0.0  # of the last step, and the part of it that waited for data
         self.data_seconds = 0.0
         self._skipped_in_a_row = 0
         self._metrics: dict[str, Any] = {}
-        self._signal: str | None = None
+        self._signals = StopSignals(is_main=ranks.is_main)
         self._saved_step = -1
         self._layout = Layout.of(config, ranks.world_size, engine.precision)
         self._saver = Saver(folder.checkpoints, config.checkpoint, self._layout, ranks)
@@ -68,32 +75,43 @@ class Trainer:
         """Train from `checkpoint`, or from the engine's weights, to the last step or a stop; returns why it ended."""
         if checkpoint is not None:
             self._restore(checkpoint)
-        handlers = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
-        try:
-            self._call("on_start")
-            while self.step < self.config.max_steps:
-                self.step += 1
-                self._train_step()
-                self._call("on_update")
-                self._log()
-                self._call("on_step_end")
-                if self._stop_requested():
-                    break
-            reason = FINISHED if self.step >= self.config.max_steps else str(self._signal or "signal on another rank")
-            self.save()
-            self.finish_save()
-            self._call("on_stop", reason)
-        except RuntimeError as error:
-            if self._signal is not None:  # told to stop because another rank is gone: that one has said why
-                raise EndedError(self._signal) from error
-            raise
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            self.stream.close()
-            for callback in self.callbacks:
-                callback.close()
+        with self._signals:
+            try:
+                self._call("on_start")
+                while self.step < self.config.max_steps:
+                    self.step += 1
+                    self.watchdog.step = self.step
+                    self._train_step()
+                    self._call("on_update")
+                    self._log()
+                    self._call("on_step_end")
+                    if self.stop_requested():
+                        break
+                reason = FINISHED if self.step >= self.config.max_steps else self._stop_reason()
+                self.save()
+                self.finish_save()
+                self._call("on_stop", reason)
+            except AgreedError as error:
+                with contextlib.suppress(SaveError):
+                    self.finish_save()  # what is being written is of a step before
+                self._call("on_stop", str(error))
+                raise
+            except RuntimeError as error:
+                if self._signals.received:  # told to stop because another rank is gone: that one has said why
+                    raise EndedError(self._signals.received) from error
+                raise
+            finally:
+                self.stream.close()
+                for callback in self.callbacks:
+                    callback.close()
         return reason
+
+    def stop_requested(self) -> bool:
+        """Whether any rank has been told to stop. All ranks ask at the same moments: they must agree on the step.
+
+        A callback that takes long asks in between, and returns when it is so.
+        """
+        return self.ranks.sum([self._signals.received is not None])[0] > 0
 
     def record(self, name: str, value: Any) -> None:
         """Add a metric to this step: a number, a tensor, or a list of numbers."""
@@ -102,17 +120,30 @@ class Trainer:
     def save(self) -> None:
         """Publish a checkpoint of the current step, unless that has been done; in the background, if so configured.
 
-        Raises SaveError, on all ranks, if it or the one before it cannot be written.
+        Raises SaveError, on all ranks, if it cannot be written, and BadNumbersError if a weight is not finite.
         """
+        self._save(self.stream.state_dict())
+
+    def _save(self, position: dict[str, Any]) -> None:
         if self._saved_step == self.step:
             return
-        self.finish_save()
+        try:
+            self.finish_save()
+        except SaveError as error:  # of an earlier step: this one is worth more
+            self.go_on_without_saving(error)
+        self.watchdog.enter("saving a checkpoint")
+        if self.ranks.sum([not self.engine.is_finite()])[0]:
+            raise BadNumbersError(
+                f"the weights or the optimizer's state are not finite after step {self.step}, and were not saved: "
+                "run it again from the last checkpoint with a lower optimizer.lr, or with guard=spikes"
+            )
         state = {
             "step": self.step,
             "tokens": self.tokens,
             "num_skipped": self.num_skipped,
             "skipped_in_a_row": self._skipped_in_a_row,
-            "stream": merge_states(self.ranks.gather(self.stream.state_dict())),
+            "guard": self.guard.state_dict(),
+            "stream": merge_states(self.ranks.gather(position)),
             "fingerprint": self.stream.fingerprint,
             "config": self.config.as_plain(),
             "callbacks": {callback.name: callback.state_dict() for callback in self.callbacks if callback.name},
@@ -132,15 +163,15 @@ class Trainer:
         if folder is not None:
             self._call("on_checkpoint", folder.name)
 
+    def go_on_without_saving(self, error: SaveError) -> None:
+        """Report a checkpoint that could not be written, where a later one can make up for it."""
+        self._call("on_save_failed", str(error))
+
     def _train_step(self) -> None:
         start = time.perf_counter()
         self._call("on_step_start")
-        waiting = time.perf_counter()
-        batch = self.stream.next_batch()
-        self.data_seconds = time.perf_counter() - waiting
-        self._check_tokens(batch)
-        labels = shifted_labels(batch)
-        [num_valid] = self.ranks.sum([int((labels != IGNORED).sum())])
+        batch, labels, num_valid = self._next_batch()
+        self.watchdog.enter("forward, backward and update", is_step=True)
         per_rank = self.config.global_batch_size // self.ranks.world_size
         num_tokens = self.config.global_batch_size * self.config.sequence_length
         by_valid = self.config.loss.denominator is LossDenominator.valid_tokens
@@ -150,16 +181,72 @@ class Trainer:
             micro = self._micro_batch(batch, labels, slice(first, first + self.engine.micro_batch_size))
             losses = self.engine.accumulate(micro, denominator)
             sums += torch.stack([losses.ce, losses.z, losses.total])
+        if self.ranks.world_size > 1 and (self.is_logged or self.guard.is_on):
+            dist.all_reduce(sums)
         rate = learning_rate(self.step, self.config.optimizer.lr, self.config.schedule)
-        update = self.engine.update(rate, repo_factor(self.step, self.config.optimizer))
-        self._count_skip(update.applied)
+        update = self._update(rate, sums[2] / denominator)
         self.tokens += num_tokens
         self.record("tokens", self.tokens)
-        self._record_losses(sums, num_valid, denominator)
+        # Cross entropy and z-loss are means over valid tokens; the total is what was differentiated.
+        self.record("train/ce_loss", sums[0] / max(1, num_valid))
+        self.record("train/z_loss", sums[1] / max(1, num_valid))
+        self.record("train/loss", sums[2] / denominator)
         self.record("optim/lr", rate)
         self.record("optim/grad_norm", update.grad_norm)
         self.record("optim/skipped", self.num_skipped)
         self.step_seconds = time.perf_counter() - start
+
+    def _next_batch(self) -> tuple[Batch, np.ndarray, int]:
+        """This rank's rows, their labels `[R, T]`, and how many of those count over all ranks.
+
+        Where a rank cannot read on, all learn of it here, save what was done before this step, and raise LostDataError.
+        """
+        self.watchdog.enter("waiting for data")
+        position, complaint, num_valid = self.stream.state_dict(), None, 0
+        start = time.perf_counter()
+        try:
+            batch = self.stream.next_batch()
+            self._check_tokens(batch)
+            labels = shifted_labels(batch)
+            num_valid = int((labels != IGNORED).sum())
+        except DataError as error:
+            complaint = str(error)
+        except (OSError, RuntimeError) as error:  # a mount that is gone; a data worker that was killed
+            complaint = f"the data cannot be read: {(str(error) or repr(error)).splitlines()[0]}"
+        self.data_seconds = time.perf_counter() - start
+        num_valid, num_failed = self.ranks.sum([num_valid, complaint is not None])
+        if num_failed:
+            self.step -= 1
+            if self.step:
+                self._save(position)
+                self.finish_save()
+            first = next(text for text in self.ranks.gather(complaint) if text)
+            raise LostDataError(f"{first}; what was trained, up to step {self.step}, is saved")
+        return batch, labels, num_valid
+
+    def _update(self, rate: float, loss: torch.Tensor) -> Update:
+        """Apply what has accumulated, unless it is not finite or the guard refuses it."""
+        reasons: list[str] = []
+
+        def accept(grad_norm: float) -> bool:
+            if reason := self.guard.judge(float(loss), grad_norm):
+                reasons.append(reason)
+            return not reasons
+
+        factor = repo_factor(self.step, self.config.optimizer)
+        update = self.engine.update(rate, factor, accept if self.guard.is_on else None)
+        if update.applied:
+            self._skipped_in_a_row = 0
+            return update
+        self.num_skipped += 1
+        self._skipped_in_a_row += not math.isfinite(update.grad_norm)
+        self._call("on_skip", reasons[0] if reasons else "a gradient or loss was not finite")
+        if self._skipped_in_a_row >= self.config.engine.max_skipped_updates:
+            raise BadNumbersError(
+                f"the gradients of {self._skipped_in_a_row} updates in a row, up to step {self.step}, were not finite "
+                "and were dropped: resume from the last checkpoint with a lower optimizer.lr, or look at the data"
+            )
+        return update
 
     def _micro_batch(self, batch: Batch, labels: np.ndarray, rows: slice) -> MicroBatch:
         device = self.engine.device
@@ -169,29 +256,10 @@ class Trainer:
             documents=Documents.from_boundaries(batch.boundaries[rows], device) if self.config.mask_documents else None,
         )
 
-    def _record_losses(self, sums: torch.Tensor, num_valid: int, denominator: int) -> None:
-        """Cross entropy and z-loss are means over valid tokens; the total is what was differentiated."""
-        if self.is_logged:
-            if self.ranks.world_size > 1:
-                dist.all_reduce(sums)
-            per_valid = sums / max(1, num_valid)
-            self.record("train/ce_loss", per_valid[0])
-            self.record("train/z_loss", per_valid[1])
-            self.record("train/loss", sums[2] / denominator)
-
-    def _count_skip(self, applied: bool) -> None:
-        self._skipped_in_a_row = 0 if applied else self._skipped_in_a_row + 1
-        self.num_skipped += not applied
-        if self._skipped_in_a_row >= self.config.engine.max_skipped_updates:
-            raise TrainError(
-                f"the gradients of {self._skipped_in_a_row} updates in a row, up to step {self.step}, were not finite "
-                "and were dropped: resume from the last checkpoint with a lower optimizer.lr, or look at the data"
-            )
-
     def _check_tokens(self, batch: Batch) -> None:
         largest = int(batch.tokens.max())
         if largest >= self.config.model.vocab_size:
-            raise TrainError(
+            raise DataError(
                 f"the data holds token id {largest}, but model.vocab_size={self.config.model.vocab_size}: "
                 "the files were made with another tokenizer, or are damaged"
             )
@@ -208,20 +276,18 @@ class Trainer:
         self.tokens = state["tokens"]
         self.num_skipped = state["num_skipped"]
         self._skipped_in_a_row = state["skipped_in_a_row"]
+        self.guard.load_state_dict(state["guard"])
         self.stream.load_state_dict(state["stream"])
         for callback in self.callbacks:
             if callback.name in state["callbacks"]:
                 callback.load_state_dict(state["callbacks"][callback.name])
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signal = signal.Signals(number).name
-
-    def _stop_requested(self) -> bool:
-        """Whether any rank has been told to stop: all must agree on the step at which they do."""
-        return self.ranks.sum([self._signal is not None])[0] > 0
+    def _stop_reason(self) -> str:
+        return self._signals.received or "signal on another rank"
 
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:
+            self.watchdog.enter(hook, of=callback, is_step=hook in BRIEF_HOOKS)
             getattr(callback, hook)(self, *arguments)
 
 

@@ -12,8 +12,7 @@ import pytest
 
 from data.published import published_order
 from tests.launch.launching import SMALL, end, launch, ranks_of, read, start, wait_for
-from train.compose import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
-from train.errors import TrainError
+from train.errors import EXIT_DATA, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, TrainError
 from train.run_folder import RunFolder
 
 NUM_STEPS, INTERVAL = 40, 10
@@ -154,7 +153,7 @@ def test_what_one_rank_finds_wrong_is_all_that_is_said(root: Path) -> None:
     (root / "files.txt").write_text("part.npy\n")
     published = ["data=olmo2-stage2", f"data.file_list={root}/files.txt", "data.eos_token_id=0"]
     ended = launch(*arguments(root, root, "bad-token", *published))
-    assert ended.returncode == EXIT_USER_ERROR
+    assert ended.returncode == EXIT_DATA
     assert ended.stderr.count("\n") == 1
     assert ended.stderr.startswith("error: the data holds token id 99999, but model.vocab_size=512: ")
     assert [row["step"] for row in read(root / "bad-token" / "metrics.jsonl")] == [1, 2]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.loss import IGNORED
+from model.loss import IGNORED, LossSums
 from model.transformer import Olmo2
 from model.weights import initialise, random_weights
 from tests.distributed import run_ranks
@@ -69,27 +69,63 @@ def state_of(engine: Engine) -> State:
     return {name: value.clone() for name, value in engine.full_parameters()}
 
 
+def optimizer_state(engine: Engine) -> list[Tensor]:
+    """Masters, moments and step counters that lie with this rank."""
+    optimizer = getattr(engine._engine.optimizer, "optimizer", engine._engine.optimizer)
+    return [v.clone() for master, state in optimizer.state.items() for v in (master, *state.values())]
+
+
+def with_infinite_loss(module: Any, inputs: Any, sums: LossSums) -> LossSums:
+    """A loss that is infinite while its gradients are finite, in the first micro-batch only."""
+    return (
+        sums._replace(total=sums.total + math.inf) if torch.equal(inputs[0], micro_batches(2, 1)[0].tokens_bt) else sums
+    )
+
+
+def spoil(engine: Engine, rank: int, seen: dict[str, Any]) -> None:
+    """Three updates of step 2 that must not land, and what they leave behind."""
+    is_last = rank == WORLD_SIZE - 1
+    before = optimizer_state(engine)
+    accumulate(engine, 2, rank, math.nan if is_last else num_valid(2))
+    seen["nan gradient"] = engine.update(*RATES[2]), state_of(engine), before, optimizer_state(engine)
+    hook = engine.model.register_forward_hook(with_infinite_loss)
+    accumulate(engine, 2, rank, num_valid(2))
+    hook.remove()
+    seen["infinite loss"] = engine.update(*RATES[2]), state_of(engine), before, optimizer_state(engine)
+    accumulate(engine, 2, rank, num_valid(2))
+    refused = engine.update(*RATES[2], accept=lambda norm: False)
+    seen["refused"] = refused, state_of(engine), before, optimizer_state(engine)
+
+
 def measure(ranks: Ranks, stage: int, precision: Precision) -> dict[str, Any]:
-    """Three updates, and between the second and the third one that a NaN on the last rank spoils."""
+    """Three updates, and between the second and the third some that are dropped; at the end, a bad number."""
     from deepspeed.utils import safe_get_full_grad
 
     config = configured(stage, precision)
     engine = Engine(config, ranks, random_weights(config.model, config.positions, config.seed))
     seen: dict[str, Any] = {"initial": state_of(engine), "states": [], "norms": [], "applied": [], "totals": []}
+    seen["asked"] = []
     for step, rate in enumerate(RATES):
         if step == 2:
-            accumulate(engine, step, ranks.rank, math.nan if ranks.rank == WORLD_SIZE - 1 else num_valid(step))
-            seen["spoilt"] = engine.update(*rate)
-            seen["after spoilt"] = state_of(engine)
+            spoil(engine, ranks.rank, seen)
         seen["totals"].append(accumulate(engine, step, ranks.rank, num_valid(step)))
         if step == 0:
             seen["gradients"] = {
                 name: safe_get_full_grad(p).float().clone() for name, p in engine.model.named_parameters()
             }
-        update = engine.update(*rate)
+        update = engine.update(*rate, accept=(lambda norm: seen["asked"].append(norm) or True) if step == 2 else None)
         seen["norms"].append(update.grad_norm)
         seen["applied"].append(update.applied)
         seen["states"].append(state_of(engine))
+    seen["finite"] = [engine.is_finite()]
+    optimizer = getattr(engine._engine.optimizer, "optimizer", engine._engine.optimizer)
+    for bad in (math.inf, math.nan):
+        moments = next(iter(optimizer.state.values()))["exp_avg"]
+        moments.view(-1)[-1] = bad
+        seen["finite"].append(engine.is_finite())
+        moments.zero_()
+        next(iter(engine.model.parameters())).data.view(-1)[:1] = bad  # under ZeRO 3 there is nothing to change here
+        seen["finite"].append(engine.is_finite())
     engine.close()
     return seen
 
@@ -194,13 +230,39 @@ def test_updates_are_those_of_adamw_on_one_process(measured: Any, stage: int, pr
         assert distance(seen["states"][step], states[step], seen["initial"]) < tolerance
 
 
+@pytest.mark.parametrize("spoilt", ["nan gradient", "infinite loss"])
 @pytest.mark.parametrize(("stage", "precision"), CASES)
-def test_a_nan_on_one_rank_drops_the_update_on_all(measured: Any, stage: int, precision: Precision) -> None:
+def test_a_bad_number_on_one_rank_drops_the_update_on_all(
+    measured: Any, stage: int, precision: Precision, spoilt: str
+) -> None:
     for rank in range(WORLD_SIZE):
         seen = measured[rank][stage, precision]
-        assert not seen["spoilt"].applied
-        assert not math.isfinite(seen["spoilt"].grad_norm)
-        assert_same(seen["after spoilt"], seen["states"][1])
+        update, weights, before, after = seen[spoilt]
+        assert not update.applied and not math.isfinite(update.grad_norm)
+        assert_same(weights, seen["states"][1])
+        assert all(map(torch.equal, before, after))  # masters, moments and step counters
+
+
+@pytest.mark.parametrize(("stage", "precision"), CASES)
+def test_a_refused_update_leaves_no_trace(measured: Any, stage: int, precision: Precision) -> None:
+    for rank in range(WORLD_SIZE):
+        seen = measured[rank][stage, precision]
+        update, weights, before, after = seen["refused"]
+        assert not update.applied
+        assert_same(weights, seen["states"][1])
+        assert len(before) == len(after) > 3 and all(map(torch.equal, before, after))
+        # The same batch gives the same norm again, and it is asked about before the step that reports it.
+        assert seen["asked"] == [pytest.approx(seen["norms"][2], rel=1e-6)]
+        assert update.grad_norm == seen["asked"][0]
+
+
+@pytest.mark.parametrize(("stage", "precision"), CASES)
+def test_a_bad_number_in_weights_or_moments_is_seen(measured: Any, stage: int, precision: Precision) -> None:
+    finite, *after = measured[0][stage, precision]["finite"]
+    assert finite
+    moments, weights = after[::2], after[1::2]
+    assert moments == [False, False]
+    assert weights == [stage == 3, stage == 3]
 
 
 @pytest.mark.parametrize(("stage", "precision"), CASES)

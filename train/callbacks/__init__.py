@@ -6,6 +6,7 @@ from train.callbacks.console import ConsoleReport
 from train.callbacks.garbage import GarbageCollector
 from train.callbacks.metrics_file import EventLog, MetricsFile
 from train.callbacks.position_stats import PositionStats
+from train.callbacks.slow_steps import SlowSteps
 from train.callbacks.throughput import Throughput
 from train.callbacks.weights_and_biases import WeightsAndBiases
 from train.config import RunConfig
@@ -14,6 +15,7 @@ from train.config import RunConfig
 def build_callbacks(config: RunConfig) -> list[Callback]:
     """What measures comes first, then what reports, then what acts."""
     return [
+        SlowSteps(config.watchdog.slow_step_factor),
         Throughput(config),
         PositionStats(config.position_stats),
         MetricsFile(),

@@ -29,17 +29,26 @@ class Callback:
     def on_update(self, trainer: "Trainer") -> None:
         """After the update: time to `record` metrics."""
 
+    def on_skip(self, trainer: "Trainer", reason: str) -> None:
+        """Before `on_update`, when the update of this step was not applied."""
+
     def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
         """At every logged step, with all metrics of the step: numbers, or lists of numbers (one per head)."""
 
     def on_step_end(self, trainer: "Trainer") -> None:
-        """When all has been said about the step: time to save, or to evaluate."""
+        """When all has been said about the step: time to save, or to evaluate.
+
+        What takes long asks `trainer.stop_requested()` now and then, on all ranks alike, and returns if it is so.
+        """
 
     def on_checkpoint(self, trainer: "Trainer", folder: str) -> None:
         """After a checkpoint is published: of this step, or in the background of an earlier one, as its name says."""
 
+    def on_save_failed(self, trainer: "Trainer", reason: str) -> None:
+        """When a checkpoint could not be written and training goes on."""
+
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
-        """Once, when the loop ends: `finished`, or what stopped it. Not called after a crash."""
+        """Once, when the loop ends: `finished`, or what stopped it. Not called after a crash of one rank."""
 
     def close(self) -> None:
         """Once, at the very end, crash or not: give back what was taken."""

@@ -1,11 +1,21 @@
-"""Saves every `checkpoint.interval` steps, and exports the final weights. A stop saves in the trainer."""
+"""Saves every `checkpoint.interval` steps, and exports the final weights. A stop saves in the trainer.
+
+A full disk in the middle of a run is no reason to lose the hours until its end: training goes on, and saves at the next
+interval. Only the last checkpoint has to be written.
+"""
 
 import shutil
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from torch import Tensor
 
 from model.export import save_hf
 from train.callbacks.callback import Callback
 from train.config import RunConfig
+from train.errors import SaveError
 from train.run_folder import EXPORTED_STEP, FINISHED
 
 if TYPE_CHECKING:
@@ -19,19 +29,32 @@ class Checkpointer(Callback):
         self._config = config
 
     def on_step_end(self, trainer: "Trainer") -> None:
-        trainer.finish_save(wait=False)
-        if trainer.step % self._config.checkpoint.interval == 0:
-            trainer.save()
+        try:
+            trainer.finish_save(wait=False)
+            if trainer.step % self._config.checkpoint.interval == 0:
+                trainer.save()
+        except SaveError as error:
+            trainer.go_on_without_saving(error)
 
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
         if reason != FINISHED or not self._config.checkpoint.export_hf:
             return
-        parameters = trainer.engine.full_parameters()
-        if not trainer.ranks.is_main:
-            for _ in parameters:  # gathering is collective, keeping is not
-                pass
-            return
-        folder = trainer.folder.hf
+        parameters, problem = trainer.engine.full_parameters(), None
+        if trainer.ranks.is_main:
+            try:
+                self._export(trainer.folder.hf, parameters, trainer.step)
+            except (OSError, SafetensorError) as error:
+                problem = str(error)
+        for _ in parameters:  # gathering is collective, keeping is not
+            pass
+        [problem, *_] = trainer.ranks.gather(problem)
+        if problem is not None:
+            raise SaveError(
+                f"the weights could not be exported to {trainer.folder.hf} ({problem}); the last checkpoint is whole: "
+                "make room and run the same command again"
+            )
+
+    def _export(self, folder: Path, parameters: Iterable[tuple[str, Tensor]], step: int) -> None:
         old = folder.with_name(".hf-old")  # of a shorter run that has since been extended
         for leftover in [old, *folder.parent.glob(".hf.partial-*")]:
             shutil.rmtree(leftover, ignore_errors=True)
@@ -40,4 +63,4 @@ class Checkpointer(Callback):
         config = self._config
         save_hf(folder, config.model, config.positions, parameters, max_position_embeddings=config.sequence_length)
         shutil.rmtree(old, ignore_errors=True)
-        (folder / EXPORTED_STEP).write_text(f"{trainer.step}\n")
+        (folder / EXPORTED_STEP).write_text(f"{step}\n")

@@ -1,5 +1,6 @@
 """What a person sees: a live bar on a terminal, a plain line now and then anywhere else."""
 
+import logging
 import os
 import sys
 import time
@@ -14,6 +15,8 @@ from train.config import RunConfig
 
 if TYPE_CHECKING:
     from train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 def summary(metrics: dict[str, Any]) -> str:
@@ -91,9 +94,17 @@ class ConsoleReport(Callback):
             remaining = (time.perf_counter() - then) / (step - first) * (last - step)
             self._say(f"step {step}/{last}  {summary(metrics)}  ETA {timedelta(seconds=round(remaining))}")
 
+    def on_skip(self, trainer: "Trainer", reason: str) -> None:
+        if trainer.ranks.is_main:
+            self._say(f"step {trainer.step}: the update was not applied: {reason}")
+
     def on_checkpoint(self, trainer: "Trainer", folder: str) -> None:
         if trainer.ranks.is_main:
             self._say(f"saved {trainer.folder.checkpoints / folder}")
+
+    def on_save_failed(self, trainer: "Trainer", reason: str) -> None:
+        if trainer.ranks.is_main:
+            logger.warning("%s; training goes on, and saves again at the next interval", reason)
 
     def close(self) -> None:
         if self._progress is not None:

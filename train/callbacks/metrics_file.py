@@ -2,11 +2,12 @@
 
 import json
 import math
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from train.callbacks.callback import Callback
 from train.checkpoint.store import step_of
-from train.run_folder import read_json_lines
+from train.json_lines import JsonLines, read_json_lines
+from train.run_folder import explained_write_errors
 
 if TYPE_CHECKING:
     from train.trainer import Trainer
@@ -18,43 +19,45 @@ def is_finite(value: float | list[float]) -> bool:
 
 
 class MetricsFile(Callback):
-    """One line per logged step, flushed at once; null stands for what is not finite: JSON has no word for it."""
+    """One line per logged step, written at once; null stands for what is not finite: JSON has no word for it."""
 
     def __init__(self) -> None:
-        self._file: IO[str] | None = None
+        self._file: JsonLines | None = None
 
     def on_start(self, trainer: "Trainer") -> None:
         if not trainer.ranks.is_main:
             return
         path = trainer.folder.metrics
-        path.parent.mkdir(parents=True, exist_ok=True)
         # A run that was killed had gone on past its last checkpoint; those steps are about to be done again.
         kept = [row for row in read_json_lines(path) if row["step"] <= trainer.step]
         part = path.with_suffix(".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        part.replace(path)
-        self._file = path.open("a")
+        with explained_write_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            part.replace(path)
+        self._file = JsonLines(path)
 
     def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
         if self._file is not None:
             finite = {name: value if is_finite(value) else None for name, value in metrics.items()}
-            self._file.write(json.dumps(finite) + "\n")
-            self._file.flush()
-
-    def on_stop(self, trainer: "Trainer", reason: str) -> None:
-        if self._file is not None:
-            self._file.close()
+            self._file.append(finite)
 
 
 class EventLog(Callback):
-    """start, resume, checkpoint and stop, with time and step."""
+    """start, resume, skip, checkpoint and stop, with time and step."""
 
     def on_start(self, trainer: "Trainer") -> None:
         kind = "resume" if trainer.step else "start"
         self._log(trainer, kind, world_size=trainer.ranks.world_size, zero_stage=trainer.engine.zero_stage)
 
+    def on_skip(self, trainer: "Trainer", reason: str) -> None:
+        self._log(trainer, "skip", reason=reason)
+
     def on_checkpoint(self, trainer: "Trainer", folder: str) -> None:
         self._log(trainer, "checkpoint", step=step_of(folder), folder=folder)
+
+    def on_save_failed(self, trainer: "Trainer", reason: str) -> None:
+        self._log(trainer, "save_failed", reason=reason)
 
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
         self._log(trainer, "stop", reason=reason)

@@ -2,16 +2,21 @@
 
 The run id is in the run folder before `wandb.init`, and every row carries its step: a resumed run goes on as the same
 W&B run, online and, once synced, offline, where each launch leaves a part of its own. Rows of steps that were done
-again after a kill are the same to the bit, so it does not matter which of them W&B keeps. Trouble with W&B never ends a
-run.
+again after a kill are the same to the bit, so it does not matter which of them W&B keeps.
+
+Trouble with W&B never ends a run, and a server that is down or slow never holds it up: everything, the opening
+included, is done by a thread of its own, in order. At the end it is waited for, but not for ever.
 
 `python -m train.callbacks.weights_and_biases RUN_FOLDER` logs a whole run anew, from its metrics.jsonl.
 """
 
 import argparse
 import logging
+import queue
 import sys
+import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +28,9 @@ if TYPE_CHECKING:
     from train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+
+MOST_WAITING = 10_000  # rows that are kept for a slow server
+LAST_SECONDS = 60.0  # that the end of a run waits for W&B
 
 
 def run_id(folder: RunFolder) -> str:
@@ -71,32 +79,54 @@ class WeightsAndBiases(Callback):
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
-        self._run: Any = None
+        self._jobs: queue.Queue[Callable[[Any], Any] | None] = queue.Queue(MOST_WAITING)
+        self._thread: threading.Thread | None = None
 
     def on_start(self, trainer: "Trainer") -> None:
         mode = self._config.wandb.mode
-        if not trainer.ranks.is_main or mode is WandbMode.disabled:
-            return
-        try:
-            self._run = open_run(self._config, trainer.folder, run_id(trainer.folder), mode)
-        except Exception as error:  # whatever is wrong with W&B, training goes on
-            logger.warning("W&B is not available (%s): going on without it; metrics.jsonl has everything", error)
+        if trainer.ranks.is_main and mode is not WandbMode.disabled:
+            self._thread = threading.Thread(target=self._work, args=(trainer.folder, mode), daemon=True, name="W&B")
+            self._thread.start()
 
     def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
-        if self._run is None:
-            return
-        try:
-            self._run.log(scalars(metrics), step=metrics["step"])
-        except Exception as error:
-            logger.warning("W&B failed (%s): going on without it; metrics.jsonl has everything", error)
-            self._run = None
+        self._submit(lambda run: run.log(scalars(metrics), step=metrics["step"]))
 
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
-        if self._run is not None:
-            try:
-                self._run.finish()
-            except Exception as error:
-                logger.warning("W&B failed (%s); metrics.jsonl has everything", error)
+        self._submit(None)
+        if self._thread is not None:
+            self._thread.join(LAST_SECONDS)
+            if self._thread.is_alive():
+                self._give_up(f"no answer in {LAST_SECONDS:g} s")
+
+    def _submit(self, job: Callable[[Any], Any] | None) -> None:
+        """Have the thread do this with the run, after what came before; None ends it. Never waits."""
+        if self._thread is None:
+            return
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full:
+            self._give_up(f"it is {MOST_WAITING} rows behind")
+
+    def _work(self, folder: RunFolder, mode: WandbMode) -> None:
+        try:
+            run = open_run(self._config, folder, run_id(folder), mode)
+            while (job := self._jobs.get()) is not None:
+                job(run)
+            run.finish()
+        except Exception as error:  # whatever is wrong with W&B, training goes on
+            self._give_up(str(error) or repr(error))
+
+    def _give_up(self, why: str) -> None:
+        if self._thread is None:  # that has been said
+            return
+        self._thread = None
+        logger.warning(
+            "W&B is not available (%s): going on without it; metrics.jsonl has everything, and "
+            "`python -m train.callbacks.weights_and_biases %s/%s` logs it anew",
+            why.strip().splitlines()[0],
+            self._config.run_root,
+            self._config.name,
+        )
 
 
 def main() -> None:

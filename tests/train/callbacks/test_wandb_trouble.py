@@ -1,0 +1,67 @@
+"""A W&B server that is down, or never answers, neither ends a run nor holds it up."""
+
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tests.train.tiny import tiny
+from train.callbacks import weights_and_biases
+from train.callbacks.weights_and_biases import WeightsAndBiases
+from train.config import WandbMode
+from train.run_folder import RunFolder
+from train.trainer import Trainer
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """Takes connections, and says nothing."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(64)
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_server_that_never_answers_costs_the_loop_nothing_and_the_end_a_bounded_wait(
+    silent_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", silent_server)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr(weights_and_biases, "LAST_SECONDS", 1.0)
+    config = tiny(tmp_path, wandb__mode=WandbMode.online)
+    standing: Any = SimpleNamespace(folder=RunFolder.of(config), ranks=SimpleNamespace(is_main=True))
+    trainer = cast(Trainer, standing)
+    callback, began = WeightsAndBiases(config), time.monotonic()
+    callback.on_start(trainer)
+    for step in range(1, 200):
+        callback.on_metrics(trainer, {"step": step, "train/loss": 2.0})
+    assert time.monotonic() - began < 0.5
+    callback.on_stop(trainer, "finished")
+    assert time.monotonic() - began < 3.0
+    [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    message = record.getMessage()
+    assert message.startswith(
+        "W&B is not available (no answer in 1 s): going on without it; metrics.jsonl has everything"
+    )
+    assert f"python -m train.callbacks.weights_and_biases {config.run_root}/{config.name}" in message
+
+
+def test_a_backlog_that_grows_without_end_is_given_up(
+    silent_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", silent_server)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr(weights_and_biases, "MOST_WAITING", 50)
+    config = tiny(tmp_path, wandb__mode=WandbMode.online)
+    standing: Any = SimpleNamespace(folder=RunFolder.of(config), ranks=SimpleNamespace(is_main=True))
+    callback = WeightsAndBiases(config)
+    callback.on_start(cast(Trainer, standing))
+    for step in range(1, 200):
+        callback.on_metrics(cast(Trainer, standing), {"step": step, "train/loss": 2.0})
+    callback.on_stop(cast(Trainer, standing), "finished")
+    assert ["it is 50 rows behind" in record.getMessage() for record in caplog.records].count(True) == 1

@@ -1,0 +1,221 @@
+"""What goes wrong inside a run, on two real ranks: bad numbers, lost data, a full disk, stops at awkward moments."""
+
+import math
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.loss import LossSums
+from tests.distributed import run_ranks
+from tests.train.probe import events, metrics
+from tests.train.tiny import tiny, write_tokens
+from train.__main__ import train
+from train.callbacks.callback import Callback
+from train.checkpoint import newest_checkpoint
+from train.config import RunConfig
+from train.distributed import Ranks
+from train.errors import EXIT_DATA, EXIT_OK, EXIT_STOPPED, AgreedError, BadNumbersError, LostDataError
+from train.run_folder import RunFolder
+from train.trainer import Trainer
+
+NUM_STEPS, SPIKE_STEP, STOP_STEP = 14, 12, 10
+GUARDED = {"guard__loss": 8.0, "guard__grad_norm": 8.0, "guard__window": 8, "max_steps": NUM_STEPS}
+BAD_STEP, SLOW_STEP = 3, 33
+
+
+class SpikeOf(Callback):
+    """Multiplies the loss of one step."""
+
+    def __init__(self, factor: float) -> None:
+        self._factor = factor
+        self._hook: Any = None
+
+    def on_step_start(self, trainer: Trainer) -> None:
+        if trainer.step == SPIKE_STEP:
+            self._hook = trainer.engine.model.register_forward_hook(self._spike)
+
+    def on_update(self, trainer: Trainer) -> None:
+        if trainer.step == SPIKE_STEP:
+            self._hook.remove()
+
+    def _spike(self, module: Any, inputs: Any, sums: LossSums) -> LossSums:
+        return LossSums(*(value * self._factor for value in sums))
+
+
+class StopAfter(Callback):
+    """Sends a signal to one rank when a step is done; with `evaluating`, while a long callback is under way."""
+
+    def __init__(self, step: int, number: signal.Signals, *, evaluating: bool = False) -> None:
+        self._step, self._number, self._evaluating = step, number, evaluating
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        if trainer.step != self._step:
+            return
+        if trainer.ranks.rank == 1:
+            os.kill(os.getpid(), self._number)
+        deadline = time.monotonic() + 60
+        while self._evaluating and not trainer.stop_requested():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+class StopInSave(Callback):
+    """A signal from within a save, when the new checkpoint is there and the old ones are not yet gone."""
+
+    def on_checkpoint(self, trainer: Trainer, folder: str) -> None:
+        if trainer.ranks.rank == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+class BadMoment(Callback):
+    """A memory error, say: a number in the optimizer's state of one rank is no number any more."""
+
+    def on_update(self, trainer: Trainer) -> None:
+        if trainer.step == BAD_STEP and trainer.ranks.rank == 1:
+            optimizer = trainer.engine._engine.optimizer.optimizer
+            next(iter(optimizer.state.values()))["exp_avg"][0] = math.nan
+
+
+class Laggard(Callback):
+    """One rank that is slow in one step, on its own account."""
+
+    def on_step_start(self, trainer: Trainer) -> None:
+        if trainer.step == SLOW_STEP and trainer.ranks.rank == 1:
+            self._hook = trainer.engine.model.register_forward_pre_hook(self._sleep)
+
+    def _sleep(self, module: Any, inputs: Any) -> None:
+        self._hook.remove()
+        time.sleep(1.2)
+
+
+class LoseData(Callback):
+    """Takes the data away while the run reads it."""
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        if trainer.step == BAD_STEP and trainer.ranks.is_main:
+            root = Path(trainer.config.data.root)
+            root.rename(root.with_name("gone"))
+        trainer.ranks.barrier()
+
+
+@dataclass
+class Seen:
+    """How one start of a run ended on one rank."""
+
+    code: int | None = None
+    error: AgreedError | None = None
+
+
+def start(config: RunConfig, ranks: Ranks, *callbacks: Callback) -> Seen:
+    torch.manual_seed(1)
+    seen = Seen()
+    try:
+        seen.code = train(config, ranks, callbacks)
+    except AgreedError as error:
+        seen.error = error
+    ranks.barrier()
+    return seen
+
+
+def all_runs(ranks: Ranks, root: Path) -> dict[str, Seen]:
+    seen = {}
+    guarded = tiny(root, name="guarded", **GUARDED)
+    seen["guarded"] = start(guarded, ranks, SpikeOf(50.0))
+    stopped = tiny(root, name="guarded-stopped", **GUARDED)
+    seen["guarded-stopped"] = start(stopped, ranks, SpikeOf(50.0), StopAfter(STOP_STEP, signal.SIGUSR1))
+    seen["guarded-stopped/again"] = start(stopped, ranks, SpikeOf(50.0))
+    seen["unguarded"] = start(tiny(root, name="unguarded", max_steps=NUM_STEPS), ranks, SpikeOf(50.0))
+    seen["bad moment"] = start(tiny(root, name="bad-moment", checkpoint__interval=2), ranks, BadMoment())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        evaluating = StopAfter(BAD_STEP, number, evaluating=True)
+        seen[number.name] = start(tiny(root, name=number.name), ranks, evaluating)
+    seen["in-save"] = start(tiny(root, name="in-save", checkpoint__interval=4), ranks, StopInSave())
+    seen["slow"] = start(tiny(root, name="slow", max_steps=40), ranks, Laggard())
+    lost = tiny(root, name="lost", data__root=str(root / "many"), data__file_list=str(root / "many/files.txt"))
+    seen["lost"] = start(lost, ranks, LoseData())
+    if ranks.is_main:
+        (root / "gone").rename(root / "many")
+    ranks.barrier()
+    seen["lost/again"] = start(lost, ranks)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("faults")
+    write_tokens(root / "tokens")
+    write_tokens(root / "many", num_files=30)
+    return root
+
+
+@pytest.fixture(scope="module")
+def seen(root: Path) -> list[dict[str, Seen]]:
+    return run_ranks(all_runs, 2, root)
+
+
+def kinds(root: Path, name: str) -> list[tuple[str, int]]:
+    return [(event["event"], event["step"]) for event in events(root, name)]
+
+
+def test_a_spike_is_not_applied_and_training_goes_on(root: Path, seen: list[dict[str, Seen]]) -> None:
+    rows = metrics(root, "guarded")
+    assert [row["optim/skipped"] for row in rows] == [0] * (SPIKE_STEP - 1) + [1] * (NUM_STEPS - SPIKE_STEP + 1)
+    [skip] = [event for event in events(root, "guarded") if event["event"] == "skip"]
+    assert skip["step"] == SPIKE_STEP
+    assert skip["reason"].startswith("loss ") and "; gradient norm " in skip["reason"]
+    assert rows[SPIKE_STEP - 1]["train/loss"] > 20 * rows[SPIKE_STEP - 2]["train/loss"]
+    calm, spoilt = rows[SPIKE_STEP], metrics(root, "unguarded")[SPIKE_STEP]
+    assert calm["optim/skipped"] == 1 and spoilt["optim/skipped"] == 0
+    assert metrics(root, "unguarded")[: SPIKE_STEP - 1] == rows[: SPIKE_STEP - 1]  # until then it changes nothing
+    assert spoilt["train/loss"] != calm["train/loss"]
+
+
+def test_the_guard_remembers_over_a_stop(root: Path, seen: list[dict[str, Seen]]) -> None:
+    assert [rank["guarded-stopped"].code for rank in seen] == [EXIT_STOPPED] * 2
+    assert metrics(root, "guarded-stopped") == metrics(root, "guarded")
+
+
+def test_weights_that_are_not_finite_are_never_published(root: Path, seen: list[dict[str, Seen]]) -> None:
+    for rank in seen:
+        assert isinstance(rank["bad moment"].error, BadNumbersError)
+        assert "not finite after step 4, and were not saved" in str(rank["bad moment"].error)
+    newest = newest_checkpoint(RunFolder(root / "runs/bad-moment").checkpoints)
+    assert newest is not None and newest.step == 2
+    assert kinds(root, "bad-moment") == [("start", 0), ("checkpoint", 2), ("stop", 4)]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_a_signal_during_an_evaluation_saves_that_very_step(root: Path, seen: list[dict[str, Seen]], name: str) -> None:
+    assert [rank[name].code for rank in seen] == [EXIT_STOPPED] * 2
+    assert kinds(root, name) == [("start", 0), ("checkpoint", BAD_STEP), ("stop", BAD_STEP)]
+
+
+def test_a_signal_during_a_save_stops_after_it(root: Path, seen: list[dict[str, Seen]]) -> None:
+    assert [rank["in-save"].code for rank in seen] == [EXIT_STOPPED] * 2
+    assert kinds(root, "in-save") == [("start", 0), ("checkpoint", 4), ("stop", 4)]
+
+
+def test_lost_data_is_one_sentence_a_checkpoint_and_a_code_of_its_own(root: Path, seen: list[dict[str, Seen]]) -> None:
+    first, second = (rank["lost"].error for rank in seen)
+    assert isinstance(first, LostDataError) and isinstance(second, LostDataError)
+    assert str(first) == str(second) and first.exit_code == EXIT_DATA
+    lost = next(event for event in events(root, "lost") if event["event"] == "stop")
+    step = lost["step"]
+    assert step >= BAD_STEP and lost["reason"] == str(first)
+    assert " is gone; put it back, or mount what it lay on" in str(first)
+    assert str(first).endswith(f"what was trained, up to step {step}, is saved")
+    assert [rank["lost/again"].code for rank in seen] == [EXIT_OK] * 2
+    assert ("resume", step) in kinds(root, "lost")
+    assert [row["step"] for row in metrics(root, "lost")] == list(range(1, 9))
+
+
+def test_a_slow_step_is_logged_with_the_rank_that_held_it_up(root: Path, seen: list[dict[str, Seen]]) -> None:
+    [slow] = [event for event in events(root, "slow") if event["event"] == "slow_step"]
+    assert (slow["step"], slow["rank"]) == (SLOW_STEP, 1)
+    assert slow["seconds"] > 1.2 > slow["usual"] and slow["own_seconds"] > 1.2 > slow["own_seconds_of_others"]

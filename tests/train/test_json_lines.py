@@ -1,0 +1,58 @@
+"""Lines that are whole or absent, whatever the disk does."""
+
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from train.json_lines import JsonLines, read_json_lines
+
+
+@contextmanager
+def files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """What a full disk does to a file: a write stops in the middle of a line, and the next one fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def row(step: int) -> dict[str, float]:
+    return {"step": step, "train/loss": 1 / (step + 1)}
+
+
+def test_rows_wait_for_room_and_none_is_lost_or_torn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = JsonLines(path)
+    for step in range(3):
+        lines.append(row(step))
+    with files_of_at_most(path.stat().st_size + 10):
+        for step in range(3, 6):
+            lines.append(row(step))
+            assert path.read_bytes().endswith(b"}\n") and len(read_json_lines(path)) == 3
+    lines.append(row(6))
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [row(step) for step in range(7)]
+    [record] = caplog.records
+    assert record.getMessage() == f"cannot write {path} (File too large): its lines wait in memory"
+
+
+def test_a_line_that_a_kill_has_torn_does_not_spoil_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    JsonLines(path).append(row(1))
+    with path.open("a") as file:
+        file.write('{"step": 2, "tra')
+    JsonLines(path).append(row(3))
+    assert read_json_lines(path) == [row(1), row(3)]
+
+
+def test_a_folder_that_is_gone_does_not_end_the_run(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path / "gone" / "metrics.jsonl")
+    lines.append(row(1))
+    (tmp_path / "gone").mkdir()
+    lines.append(row(2))
+    assert read_json_lines(tmp_path / "gone" / "metrics.jsonl") == [row(1), row(2)]

@@ -1,0 +1,75 @@
+"""One owner of a run folder, that gives it back with its life; a folder that cannot be written is one line."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from train.errors import TrainError
+from train.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[2]
+HOLDER = """
+import os, sys, time
+from train.run_folder import RunFolder
+lock = RunFolder(sys.argv[1]).lock()
+child = os.fork()
+if child:
+    print(os.getpid(), child, flush=True)
+time.sleep(600)
+"""
+WRITER = """
+import sys
+from train.errors import TrainError
+from train.run_folder import RunFolder
+try:
+    RunFolder(sys.argv[1]).lock()
+except TrainError as error:
+    print(error)
+"""
+
+
+def in_a_mount_of_its_own(mount: str, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command after `mount`, which nobody else sees and which ends with it."""
+    allowed = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
+    if not allowed:
+        pytest.skip("mounting needs root")
+    script = f'{mount} && exec "$@"'
+    return subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", *command],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+
+
+def test_a_killed_owner_gives_the_folder_back_at_once_whatever_it_forked(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    command = [sys.executable, "-c", HOLDER, str(folder.path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        pid, child = map(int, holder.stdout.readline().split())
+        try:
+            with pytest.raises(TrainError, match=f"is in use by process {pid} on ") as caught:
+                folder.lock()
+            assert "\n" not in str(caught.value)
+            holder.kill()
+            holder.wait()
+            os.kill(child, 0)  # a data worker, say, that has not noticed yet
+            folder.lock().close()
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_read_only_folder_is_one_line(tmp_path: Path) -> None:
+    mount = f"mount -t tmpfs -o ro,size=64k tmpfs {tmp_path}"
+    ended = in_a_mount_of_its_own(mount, sys.executable, "-c", WRITER, str(tmp_path / "run"))
+    assert ended.stdout == (
+        f"cannot write in {tmp_path / 'run'} (Read-only file system): make room there, or set run_root to another "
+        "folder\n"
+    ), ended.stderr

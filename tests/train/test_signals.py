@@ -1,0 +1,33 @@
+"""The first Ctrl-C saves, the second ends the process at once, wherever it is."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from train.signals import NOTICE
+
+ROOT = Path(__file__).parents[2]
+WAITING_IN_C = """
+import threading
+from train.signals import StopSignals
+with StopSignals(is_main=True) as signals:
+    print("ready", flush=True)
+    while signals.received is None:
+        threading.Event().wait(0.01)
+    print(signals.received, flush=True)
+    import ctypes
+    ctypes.PyDLL(None).sleep(600)  # C code that never lets Python run, as a wait for a lost peer may not
+"""
+
+
+def test_a_second_ctrl_c_ends_a_process_that_is_stuck_in_c() -> None:
+    command = [sys.executable, "-c", WAITING_IN_C]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "SIGINT\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == -signal.SIGINT
+        assert process.stderr.read() == NOTICE.decode()

@@ -1,0 +1,52 @@
+"""A run that hangs says where, and ends with a code that a scheduler can act on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.train.probe import events
+from tests.train.stuck import STEP
+from tests.train.tiny import write_tokens
+from train.errors import EXIT_STUCK
+
+ROOT = Path(__file__).parents[2]
+
+
+def hang(root: Path, manner: str) -> subprocess.CompletedProcess[str]:
+    """Two ranks, of which the last one hangs; the other waits for it in C, in a collective."""
+    write_tokens(root / "tokens")
+    command = [sys.executable, "-m", "launch.torchrun", "--standalone", "--nproc-per-node=2", "--module"]
+    return subprocess.run(
+        [*command, "tests.train.stuck", str(root), manner],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+
+
+def test_a_rank_that_sleeps_is_named_with_its_stack_and_the_job_ends(tmp_path: Path) -> None:
+    ended = hang(tmp_path, "asleep")
+    assert ended.returncode == EXIT_STUCK, ended.stderr
+    where = f"rank 1 is stuck in Sleeper.on_update (step {STEP}) for 2 s"
+    [said] = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert said.startswith(f"error: {where}: the run ends with exit code {EXIT_STUCK}")
+    [warned] = [line for line in ended.stderr.splitlines() if line.startswith("rank ")]
+    assert warned.startswith(f"rank 1 is in Sleeper.on_update (step {STEP}) since ")
+    stack = (tmp_path / "runs/asleep/stuck/rank-00001.txt").read_text()
+    assert stack.startswith(where) and "in on_update" in stack and "train/trainer.py" in stack
+    [stuck] = [event for event in events(tmp_path, "asleep") if event["event"] == "stuck"]
+    assert stuck == {"event": "stuck", "step": STEP, "reason": where}
+
+
+@pytest.mark.slow
+def test_a_rank_whose_process_is_frozen_is_named_by_the_ones_that_wait(tmp_path: Path) -> None:
+    ended = hang(tmp_path, "frozen")
+    assert ended.returncode == EXIT_STUCK, ended.stderr
+    [said] = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert said.startswith("error: rank 1 is silent for ")
+    assert "train/distributed.py" in (tmp_path / "runs/frozen/stuck/rank-00000.txt").read_text()

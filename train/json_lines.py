@@ -1,0 +1,59 @@
+"""JSON-lines files that survive kills and full disks: whole lines only, late rather than lost, never in the way."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class JsonLines:
+    """Appends rows to a file, each on disk (the page cache) when `append` returns.
+
+    When the disk is full or gone, rows wait in memory and are written with a later one; the run goes on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting: list[bytes] = []
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write this row, and those that still wait. Says once what keeps it from doing so; never raises OSError."""
+        had_to_wait = bool(self._waiting)
+        self._waiting.append(json.dumps(row).encode() + b"\n")
+        try:
+            self._write(b"".join(self._waiting))
+            self._waiting.clear()
+        except OSError as error:
+            if not had_to_wait:
+                logger.warning("cannot write %s (%s): its lines wait in memory", self._path, error.strerror)
+
+    def _write(self, lines: bytes) -> None:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            end = os.fstat(descriptor).st_size
+            if end and os.pread(descriptor, 1, end - 1) != b"\n":
+                lines = b"\n" + lines  # a kill has torn the last line: keep it from spoiling this one
+            try:
+                while lines:
+                    lines = lines[os.write(descriptor, lines) :]
+            except OSError:
+                os.ftruncate(descriptor, end)
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a JSON-lines file; what a kill has torn is left out. Empty if there is no file."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows

@@ -1,0 +1,34 @@
+"""Signals that ask a run to stop: it saves at the end of the step, and leaves with EXIT_STOPPED."""
+
+import os
+import signal
+from types import FrameType
+from typing import Any
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # SIGUSR1: SLURM's warning
+NOTICE = b"\nsaving a checkpoint, then stopping (Ctrl-C again: stop at once, without saving)\n"
+
+
+class StopSignals:
+    """While entered, takes note of stop signals instead of dying of them."""
+
+    def __init__(self, *, is_main: bool) -> None:
+        self.received: str | None = None  # the name of the latest
+        self._is_main = is_main
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        self._before = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+        if number == signal.SIGINT:
+            # The system's own handling from now on: it ends the process even while that waits for a lost peer in C.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if self._is_main:
+                os.write(2, NOTICE)

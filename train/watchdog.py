@@ -1,0 +1,196 @@
+"""A thread per rank, outside the loop, that says where a run hangs and ends it so that a scheduler can start it again.
+
+The loop only notes where it is: `enter(...)`, a tuple and a clock. Ranks enter the same places in the same order, so
+the rank with the fewest entries is the one that the others wait for, whatever call they wait in. The threads tell each
+other their counts through the store that the ranks met at, never through a collective, which may be what hangs.
+
+A rank that is behind and over its limit dumps the stacks of all its threads into runs/NAME/stuck/ and leaves with
+EXIT_STUCK, from its thread: the main one may be in C and never come back. A rank that waits leaves the judgement to the
+ranks it waits for, unless these have fallen silent.
+"""
+
+import faulthandler
+import json
+import os
+import sys
+import threading
+import time
+from datetime import timedelta
+from typing import NamedTuple
+
+import torch.distributed as dist
+
+from train.config import WatchdogConfig
+from train.distributed import Ranks
+from train.errors import EXIT_STUCK
+from train.run_folder import RunFolder
+
+LONGEST_PAUSE = 5.0  # seconds between two looks
+PATIENCE = 3.0  # that ranks which wait give the stuck one to speak and to leave
+LAST_RESORT = 30.0  # past the limits: for a thread that cannot run because C code holds Python's lock, or cannot write
+STORE_TIMEOUT = timedelta(seconds=10)
+
+
+class Place(NamedTuple):
+    """Where the main thread is."""
+
+    number: int  # of places entered so far
+    what: str
+    owner: object
+    step: int
+    is_step: bool
+    since: float
+
+    def __str__(self) -> str:
+        name = f"{type(self.owner).__name__}.{self.what}" if self.owner is not None else self.what
+        return f"{name} (step {self.step})"
+
+
+class Report(NamedTuple):
+    """What a rank's thread tells the others."""
+
+    number: int
+    where: str
+    seconds: float
+    limit: float
+    beat: int
+
+
+class Watchdog:
+    """Watches this rank between `start` and `stop`; entering it does both."""
+
+    def __init__(self, config: WatchdogConfig, ranks: Ranks, folder: RunFolder) -> None:
+        self.step = 0  # the trainer's, for the report
+        self._config = config
+        self._ranks = ranks
+        self._folder = folder
+        self._place = Place(0, "start", None, 0, False, time.monotonic())
+        self._first_step: int | None = None  # of this start
+        self._limits = (config.step_seconds, config.other_seconds)
+        self._pause = min(LONGEST_PAUSE, min(config.warn_seconds, *self._limits) / 5)
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._store: dist.Store | None = None
+        self._warned = -1  # the number of the place that has been warned of
+        self._heard: dict[int, tuple[int, float]] = {}  # rank -> its latest beat, and when that was new here
+        self._overdue_since: float | None = None
+
+    def enter(self, what: str, *, of: object = None, is_step: bool = False) -> None:
+        """Note that the main thread begins `what`. Ranks enter the same places in the same order.
+
+        The first step may take as long as other things: it compiles and allocates.
+        """
+        if is_step and self._first_step is None:
+            self._first_step = self.step
+        is_step = is_step and self.step != self._first_step
+        self._place = Place(self._place.number + 1, what, of, self.step, is_step, time.monotonic())
+
+    def __enter__(self) -> "Watchdog":
+        if self._config.enabled:
+            self.enter("start")
+            self._store = self._ranks.connect_to_store(STORE_TIMEOUT)
+            self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join(PATIENCE)
+            faulthandler.cancel_dump_traceback_later()
+
+    def _watch(self) -> None:
+        beat = 0
+        while not self._stopped.wait(self._pause):
+            beat += 1
+            faulthandler.dump_traceback_later(max(self._limits) + LAST_RESORT, exit=True)
+            place = self._place
+            seconds = time.monotonic() - place.since
+            limit = self._limits[not place.is_step]
+            own = Report(place.number, str(place), seconds, limit, beat)
+            self._tell(own)
+            if seconds >= min(self._config.warn_seconds, limit):
+                self._judge(own)
+            else:
+                self._overdue_since = None
+
+    def _judge(self, own: Report) -> None:
+        """Warn, or end the run, if this rank is the one that the others wait for, or if that one has fallen silent."""
+        reports = {**self._hear(), self._ranks.rank: own}
+        least = min(report.number for report in reports.values())
+        behind = sorted(rank for rank, report in reports.items() if report.number == least)
+        speaks = behind[0] == self._ranks.rank
+        if self._ranks.rank in behind:
+            if own.seconds >= own.limit:
+                self._end(f"{_names(behind)} stuck in {own.where} for {own.seconds:.0f} s", speaks)
+            if speaks and self._warned != own.number:
+                self._warned = own.number
+                print(f"{_names(behind)} in {own.where} since {own.seconds:.0f} s", file=sys.stderr, flush=True)
+            return
+        now = time.monotonic()
+        silence = now - self._heard[behind[0]][1]
+        is_silent = silence >= own.limit
+        if is_silent or reports[behind[0]].seconds >= reports[behind[0]].limit:
+            self._overdue_since = self._overdue_since or now
+            if now - self._overdue_since >= PATIENCE:
+                where = (
+                    f"{_names(behind)} silent for {silence:.0f} s, the last word came from {reports[behind[0]].where}"
+                )
+                first_awake = min(set(reports) - set(behind)) == self._ranks.rank
+                self._end(where, is_silent and first_awake)
+
+    def _end(self, what: str, speaks: bool) -> None:
+        faulthandler.dump_traceback_later(LAST_RESORT, exit=True)  # should one of the next lines hang as well
+        stacks = self._folder.stuck / f"rank-{self._ranks.rank:05d}.txt"
+        if speaks:
+            print(
+                f"error: {what}: the run ends with exit code {EXIT_STUCK}, the same command goes on from the last "
+                f"checkpoint; the stacks of all ranks are in {stacks.parent}",
+                file=sys.stderr,
+                flush=True,
+            )
+            faulthandler.dump_traceback(sys.stderr)
+        try:
+            stacks.parent.mkdir(parents=True, exist_ok=True)
+            with stacks.open("w") as file:
+                file.write(f"{what}\n")
+                file.flush()
+                faulthandler.dump_traceback(file)
+            if speaks:
+                self._folder.log_event("stuck", step=self._place.step, reason=what)
+        except OSError:
+            pass  # a file system that fails may be why the run hangs; standard error has it all
+        os._exit(EXIT_STUCK)
+
+    def _tell(self, report: Report) -> None:
+        if self._store is not None:
+            try:
+                self._store.set(_key(self._ranks.rank), json.dumps(report))
+            except RuntimeError:  # the process that keeps the store is gone: each rank judges for itself
+                self._store = None
+
+    def _hear(self) -> dict[int, Report]:
+        """What the other ranks said last; empty if it cannot be had."""
+        others = [rank for rank in range(self._ranks.world_size) if rank != self._ranks.rank]
+        if self._store is None or not others:
+            return {}
+        try:
+            texts = self._store.multi_get([_key(rank) for rank in others])
+        except RuntimeError:
+            return {}
+        reports = {rank: Report(*json.loads(text)) for rank, text in zip(others, texts, strict=True)}
+        for rank, report in reports.items():
+            if self._heard.get(rank, (-1, 0.0))[0] != report.beat:
+                self._heard[rank] = (report.beat, time.monotonic())
+        return reports
+
+
+def _key(rank: int) -> str:
+    return f"watchdog/{rank}"
+
+
+def _names(ranks: list[int]) -> str:
+    if len(ranks) == 1:
+        return f"rank {ranks[0]} is"
+    shown = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
+    return f"ranks {shown} are"
