@@ -85,12 +85,22 @@ class CheckpointConfig:
     export_hf: bool = True  # at the end, write the fp32 weights as a Hugging Face folder, runs/NAME/hf
 
 
-@dataclass
-class PositionStatsConfig:
-    """Statistics of RePo's learned positions (train/callbacks/position_stats.py)."""
+class AlertPolicy(Enum):
+    """What an alert of the position watch does besides being said."""
 
-    interval: int = 100  # steps
-    collapse_std: float = 0.01  # a head whose std of positions within a sequence is below this counts as collapsed
+    warn = "warn"  # nothing
+    checkpoint = "checkpoint"  # saves a checkpoint
+    stop = "stop"  # saves a checkpoint and ends the run
+
+
+@dataclass
+class PositionWatchConfig:
+    """Watches RePo's learned positions (train/callbacks/position_watch.py, train/watch/)."""
+
+    interval: int = 100  # steps between readings of the statistics
+    policy: AlertPolicy = AlertPolicy.warn  # what an alert does besides being said
+    filtered_rows: bool = False  # true: rows that the repetition filter takes out of the loss count as well
+    probe_interval: int = 1000  # steps between pictures of the probe texts' positions
 
 
 class WandbMode(Enum):
@@ -150,7 +160,7 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    position_stats: PositionStatsConfig = field(default_factory=PositionStatsConfig)
+    position_watch: PositionWatchConfig = field(default_factory=PositionWatchConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
@@ -176,8 +186,8 @@ class RunConfig:
             ("engine.max_skipped_updates", self.engine.max_skipped_updates, 1),
             ("checkpoint.interval", self.checkpoint.interval, 1),
             ("checkpoint.keep", self.checkpoint.keep, 1),
-            ("position_stats.interval", self.position_stats.interval, 1),
-            ("position_stats.collapse_std", self.position_stats.collapse_std, 0),
+            ("position_watch.interval", self.position_watch.interval, 1),
+            ("position_watch.probe_interval", self.position_watch.probe_interval, 1),
             ("logging.interval", self.logging.interval, 1),
             ("logging.console_interval", self.logging.console_interval, 1),
             ("logging.gc_interval", self.logging.gc_interval, 1),
@@ -195,9 +205,9 @@ class RunConfig:
                 f"schedule.decay_steps={self.schedule.decay_steps} must be larger than "
                 f"schedule.warmup_steps={self.schedule.warmup_steps}"
             )
-        if self.position_stats.interval % self.logging.interval:
+        if self.position_watch.interval % self.logging.interval:
             raise TrainError(
-                f"position_stats.interval={self.position_stats.interval} must be a multiple of "
+                f"position_watch.interval={self.position_watch.interval} must be a multiple of "
                 f"logging.interval={self.logging.interval}: statistics of a step that is not logged would be lost"
             )
         if len(self.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in self.optimizer.betas):

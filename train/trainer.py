@@ -21,6 +21,7 @@ from train.engine import Engine, MicroBatch
 from train.errors import TrainError
 from train.run_folder import FINISHED, RunFolder
 from train.schedule import learning_rate, repo_factor
+from train.watch.alert import Alert
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -95,6 +96,10 @@ class Trainer:
     def record(self, name: str, value: Any) -> None:
         """Add a metric to this step: a number, a tensor, or a list of numbers."""
         self._metrics[name] = value
+
+    def alert(self, alert: Alert) -> None:
+        """Tell all callbacks what the position watch found; every rank calls it."""
+        self._call("on_alert", alert)
 
     def save(self) -> None:
         """Publish a checkpoint of the current step, unless that has been done."""

@@ -22,7 +22,6 @@ RESUMED: dict[str, dict[str, Any]] = {
     for stage in (1, 2, 3)
 }
 WORKERS = {"data__num_workers": 2}
-COLLAPSE_STD = 0.15  # between the heads of a fresh model
 SAVING = {"checkpoint__interval": 2, "checkpoint__keep": 2}
 
 
@@ -71,9 +70,6 @@ def on_one_rank(ranks: Ranks, root: Path) -> dict[str, Outcome]:
     return {
         "zero2-fp32": start(tiny(root, name="one-rank", micro_batch_size=4), ranks),
         "documents": start(tiny(root, name="one-rank-documents", micro_batch_size=None, mask_documents=True), ranks),
-        "collapsing": start(
-            tiny(root, name="collapsing", max_steps=1, position_stats__collapse_std=COLLAPSE_STD), ranks
-        ),
         "other-size": start(tiny(root, name="other-launch"), ranks),
     }
 

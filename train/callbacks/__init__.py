@@ -5,7 +5,7 @@ from train.callbacks.checkpointer import Checkpointer
 from train.callbacks.console import ConsoleReport
 from train.callbacks.garbage import GarbageCollector
 from train.callbacks.metrics_file import EventLog, MetricsFile
-from train.callbacks.position_stats import PositionStats
+from train.callbacks.position_watch import PositionWatch
 from train.callbacks.throughput import Throughput
 from train.callbacks.weights_and_biases import WeightsAndBiases
 from train.config import RunConfig
@@ -15,7 +15,7 @@ def build_callbacks(config: RunConfig) -> list[Callback]:
     """What measures comes first, then what reports, then what acts."""
     return [
         Throughput(config),
-        PositionStats(config.position_stats),
+        PositionWatch(config.position_watch),
         MetricsFile(),
         ConsoleReport(config),
         Checkpointer(config),

@@ -10,6 +10,8 @@ What a trainer offers: `step`, `tokens`, `is_logged`, `config`, `ranks`, `folder
 
 from typing import TYPE_CHECKING, Any
 
+from train.watch.alert import Alert
+
 if TYPE_CHECKING:
     from train.trainer import Trainer
 
@@ -31,6 +33,9 @@ class Callback:
 
     def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
         """At every logged step, with all metrics of the step: numbers, or lists of numbers (one per head)."""
+
+    def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
+        """When the position watch finds something, or finds it over; on every rank."""
 
     def on_step_end(self, trainer: "Trainer") -> None:
         """When all has been said about the step: time to save, or to evaluate."""

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from train.callbacks.callback import Callback
 from train.config import RunConfig
+from train.watch.alert import Alert
 
 if TYPE_CHECKING:
     from train.trainer import Trainer
@@ -90,6 +91,10 @@ class ConsoleReport(Callback):
             first, then = self._started
             remaining = (time.perf_counter() - then) / (step - first) * (last - step)
             self._say(f"step {step}/{last}  {summary(metrics)}  ETA {timedelta(seconds=round(remaining))}")
+
+    def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
+        if trainer.ranks.is_main:
+            self._say(f"{alert.event} at step {trainer.step}: {alert.message}")
 
     def on_checkpoint(self, trainer: "Trainer", folder: str) -> None:
         if trainer.ranks.is_main:

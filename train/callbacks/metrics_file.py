@@ -6,6 +6,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from train.callbacks.callback import Callback
 from train.run_folder import read_json_lines
+from train.watch.alert import Alert
 
 if TYPE_CHECKING:
     from train.trainer import Trainer
@@ -46,7 +47,7 @@ class MetricsFile(Callback):
 
 
 class EventLog(Callback):
-    """start, resume, checkpoint and stop, with time and step."""
+    """start, resume, checkpoint, alert, recovery and stop, with time and step."""
 
     def on_start(self, trainer: "Trainer") -> None:
         kind = "resume" if trainer.step else "start"
@@ -54,6 +55,9 @@ class EventLog(Callback):
 
     def on_checkpoint(self, trainer: "Trainer", folder: str) -> None:
         self._log(trainer, "checkpoint", folder=folder)
+
+    def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
+        self._log(trainer, alert.event, **alert.as_plain())
 
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
         self._log(trainer, "stop", reason=reason)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from train.callbacks.callback import Callback
 from train.config import RunConfig, WandbMode
 from train.run_folder import RunFolder, read_json_lines
+from train.watch.alert import Alert
 
 if TYPE_CHECKING:
     from train.trainer import Trainer
@@ -90,6 +91,14 @@ class WeightsAndBiases(Callback):
         except Exception as error:
             logger.warning("W&B failed (%s): going on without it; metrics.jsonl has everything", error)
             self._run = None
+
+    def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
+        if self._run is None:
+            return
+        try:
+            self._run.alert(f"{alert.event}: {alert.kind}", alert.message, level="WARN" if alert.is_new else "INFO")
+        except Exception as error:
+            logger.warning("W&B failed (%s): going on without its alerts; events.jsonl has them", error)
 
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
         if self._run is not None:

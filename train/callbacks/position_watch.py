@@ -6,7 +6,7 @@ rows of the global batch, so that no figure depends on ranks or micro-batches:
     mean    the mean over rows of  mean_t z
     std     the mean over rows of  std_t z               near zero: the head tells no position from another, collapse
     range   the mean over rows of  max_t z - min_t z     the paper's d
-    collapsed_share   of a layer, the share of heads whose std is below `position_stats.collapse_std`
+    collapsed_share   of a layer, the share of heads whose std is below 0.01
 
 A fresh module starts with small z (it begins as NoPE): a low std in the first steps is no collapse.
 """
@@ -18,11 +18,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from train.callbacks.callback import Callback
-from train.config import PositionStatsConfig
+from train.config import PositionWatchConfig
 
 if TYPE_CHECKING:
     from train.trainer import Trainer
 
+COLLAPSE_STD = 0.01
 STATISTICS = ("mean", "std", "range")
 
 
@@ -33,10 +34,10 @@ def row_statistics(z_bth: Tensor) -> Tensor:
     return torch.stack([z.mean(dim=1), z.std(dim=1, correction=0), spread]).sum(dim=1)
 
 
-class PositionStats(Callback):
+class PositionWatch(Callback):
     """Listens to the position modules during the steps that are due; costs nothing in between."""
 
-    def __init__(self, config: PositionStatsConfig) -> None:
+    def __init__(self, config: PositionWatchConfig) -> None:
         self._config = config
         self._hooks: list[Any] = []
         self._sums: dict[int, Tensor] = {}
@@ -62,7 +63,7 @@ class PositionStats(Callback):
         if trainer.ranks.world_size > 1:
             dist.all_reduce(sums)
         means = sums / (rows.to(sums.device) * trainer.ranks.world_size)[:, None, None]
-        collapsed = (means[:, STATISTICS.index("std")] < self._config.collapse_std).double().mean(dim=1)
+        collapsed = (means[:, STATISTICS.index("std")] < COLLAPSE_STD).double().mean(dim=1)
         for layer, values, share in zip(layers, means, collapsed, strict=True):
             for name, heads in zip(STATISTICS, values, strict=True):
                 trainer.record(f"positions/layer_{layer:02d}/{name}", heads)

@@ -8,10 +8,10 @@ import torch
 
 from model.transformer import Olmo2
 from model.weights import initialise, random_weights
-from tests.train.conftest import COLLAPSE_STD, Runs
+from tests.train.conftest import Runs
 from tests.train.probe import metrics
 from tests.train.tiny import LENGTH, VOCAB_SIZE, tiny
-from train.callbacks.position_stats import STATISTICS, row_statistics
+from train.callbacks.position_watch import STATISTICS, row_statistics
 
 
 def test_statistics_are_sums_over_rows_of_each_heads_mean_std_and_range() -> None:
@@ -49,12 +49,3 @@ def test_a_runs_first_statistics_are_those_of_its_fresh_model_on_the_global_batc
         expected = {"mean": z.mean(1), "std": z.std(1), "range": np.ptp(z, axis=1)}
         for name, values in expected.items():
             assert first[f"positions/layer_{layer:02d}/{name}"] == pytest.approx(values.mean(0).tolist(), abs=1e-6)
-
-
-def test_heads_below_the_threshold_count_as_collapsed(runs: Runs) -> None:
-    [row] = metrics(runs.root, "collapsing")
-    shares = []
-    for layer in (1, 2):
-        shares.append(np.mean([std < COLLAPSE_STD for std in row[f"positions/layer_{layer:02d}/std"]]))
-        assert row[f"positions/layer_{layer:02d}/collapsed_share"] == shares[-1]
-    assert 0 < row["positions/collapsed_share"] == np.mean(shares) < 1
