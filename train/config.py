@@ -101,6 +101,7 @@ class PositionWatchConfig:
     policy: AlertPolicy = AlertPolicy.warn  # what an alert does besides being said
     filtered_rows: bool = False  # true: rows that the repetition filter takes out of the loss count as well
     probe_interval: int = 1000  # steps between pictures of the probe texts' positions
+    probe_tokenizer: str | None = None  # tokenizer.json, a path or an address; null: the data's own, if it names one
 
 
 class WandbMode(Enum):
@@ -120,6 +121,7 @@ class WandbConfig:
     entity: str | None = None
     group: str | None = None
     tags: list[str] = field(default_factory=list)
+    picture_interval: int = 500  # steps between pictures of the position statistics; those of probe texts all go
 
 
 @dataclass
@@ -128,6 +130,7 @@ class LoggingConfig:
 
     interval: int = 1  # steps between lines of metrics.jsonl (and W&B)
     console_interval: int = 10  # steps between plain lines where there is no terminal
+    report_seconds: float | None = 60.0  # between refreshes of report.html; null: there is none
     gc_interval: int = 10  # steps between collections of Python's young garbage; the rest of the time it is off
 
 
@@ -191,6 +194,8 @@ class RunConfig:
             ("logging.interval", self.logging.interval, 1),
             ("logging.console_interval", self.logging.console_interval, 1),
             ("logging.gc_interval", self.logging.gc_interval, 1),
+            ("logging.report_seconds", self.logging.report_seconds, 0),
+            ("wandb.picture_interval", self.wandb.picture_interval, 1),
             ("launch.processes", self.launch.processes, 1),
             ("launch.cpu_processes", self.launch.cpu_processes, 1),
         ):

@@ -152,6 +152,13 @@ class Engine:
             applied = bool(self._engine.was_step_applied())
         return Update(grad_norm, applied)
 
+    def look(self, tokens_bt: Tensor) -> None:
+        """One forward pass of [B, T] int64 outside of training, for hooks that listen: no gradient, nothing counted."""
+        with torch.no_grad():
+            self._engine.module(tokens_bt)
+        if self.zero_stage == 3:
+            self._engine.empty_partition_cache()  # what was fetched for a backward pass that does not come
+
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """(name, whole fp32 value) of every parameter, one at a time, on every rank."""
         from deepspeed.utils import safe_get_full_fp32_param

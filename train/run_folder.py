@@ -3,6 +3,7 @@
 config.yaml      of the last start         checkpoints/   step-NNNNNNN/ and `latest`
 metrics.jsonl    a line per logged step   wandb/         offline files, and the run's id
 events.jsonl     start, resume, stop ...  hf/            final weights, Hugging Face layout
+probes/          positions of fixed texts  report.html    all of it, as one page
 """
 
 import fcntl
@@ -32,11 +33,17 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.wandb = self.path / "wandb"
         self.hf = self.path / "hf"
+        self.probes = self.path / "probes"
+        self.report = self.path / "report.html"
 
     @classmethod
     def of(cls, config: RunConfig) -> "RunFolder":
         """The folder that `config` names."""
         return cls(Path(config.run_root) / config.name)
+
+    def probe(self, step: int) -> Path:
+        """The file with the positions of the probe texts at a step."""
+        return self.probes / f"step-{step:07d}.npz"
 
     def lock(self) -> IO[str]:
         """Keep other processes out of this run for as long as the returned file is open; a dead process holds nothing.

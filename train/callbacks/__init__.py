@@ -5,6 +5,7 @@ from train.callbacks.checkpointer import Checkpointer
 from train.callbacks.console import ConsoleReport
 from train.callbacks.garbage import GarbageCollector
 from train.callbacks.metrics_file import EventLog, MetricsFile
+from train.callbacks.position_probes import PositionProbes
 from train.callbacks.position_watch import PositionWatch
 from train.callbacks.throughput import Throughput
 from train.callbacks.weights_and_biases import WeightsAndBiases
@@ -16,6 +17,7 @@ def build_callbacks(config: RunConfig) -> list[Callback]:
     return [
         Throughput(config),
         PositionWatch(config.position_watch),
+        PositionProbes(config),
         MetricsFile(),
         ConsoleReport(config),
         Checkpointer(config),
