@@ -19,6 +19,7 @@ from train.errors import TrainError
 
 EXPORTED_STEP = "step"  # file in hf/ that says which step its weights are of
 FINISHED = "finished"  # the reason in the stop event of a run that reached its last step
+ALERTED = "the position watch found something"  # ditto, where position_watch.policy is stop
 
 
 class RunFolder:
@@ -89,7 +90,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             rows.append(json.loads(line))
         except ValueError:
