@@ -60,6 +60,8 @@ def next_steps(config: RunConfig, folder: RunFolder) -> str:
         ("the metrics of every step", f"{folder.metrics}"),
         ("train longer", f"{python} -m launch {shlex.join([*again, *name, *longer])}"),
     ]
+    if folder.report.exists():
+        lines.insert(0, ("the run on one page", f"{folder.report}"))
     if config.wandb.mode is WandbMode.offline:
         lines.append(("look at it in W&B", f"{python.parent / 'wandb'} sync {folder.wandb}/offline-run-*"))
     if config.checkpoint.export_hf:

@@ -7,6 +7,7 @@ from train.callbacks.garbage import GarbageCollector
 from train.callbacks.metrics_file import EventLog, MetricsFile
 from train.callbacks.position_probes import PositionProbes
 from train.callbacks.position_watch import PositionWatch
+from train.callbacks.report import Report
 from train.callbacks.throughput import Throughput
 from train.callbacks.weights_and_biases import WeightsAndBiases
 from train.config import RunConfig
@@ -22,6 +23,7 @@ def build_callbacks(config: RunConfig) -> list[Callback]:
         ConsoleReport(config),
         Checkpointer(config),
         EventLog(),
+        Report(config),
         WeightsAndBiases(config),  # after all that matters: at the end it may wait for a network
         GarbageCollector(config.logging.gc_interval),
     ]
