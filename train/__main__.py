@@ -23,6 +23,7 @@ from train.callbacks import build_callbacks
 from train.callbacks.callback import Callback
 from train.checkpoint import Checkpoint, Start, changed_keys, check_resumable, choose_start, newest_checkpoint
 from train.compose import (
+    EXIT_ALERTED,
     EXIT_CRASHED,
     EXIT_OK,
     EXIT_STOPPED,
@@ -36,7 +37,7 @@ from train.config import RunConfig
 from train.distributed import Ranks, leave, seed_generators
 from train.engine import Engine, resolve_precision
 from train.errors import TrainError
-from train.run_folder import FINISHED, RunFolder
+from train.run_folder import ALERTED, FINISHED, RunFolder
 from train.trainer import EndedError, Trainer
 
 PATIENCE = 3  # seconds in which the end of another rank ends this one, before it says what is known already
@@ -45,7 +46,7 @@ PATIENCE = 3  # seconds in which the end of another rank ends this one, before i
 def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -> int:
     """The recipe; `callbacks` come after those that every run has.
 
-    Returns the exit code: EXIT_OK, or EXIT_STOPPED if a signal ended it after a checkpoint.
+    Returns the exit code: EXIT_OK, or after a checkpoint EXIT_STOPPED for a signal, EXIT_ALERTED for an alert.
     """
     folder = RunFolder.of(config)
     with folder.lock() if ranks.is_main else nullcontext():
@@ -79,7 +80,7 @@ def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -
         reason = trainer.fit(start.resume)
         ranks.barrier()  # the main rank may still be exporting
         engine.close()
-        return EXIT_OK if reason == FINISHED else EXIT_STOPPED
+        return {FINISHED: EXIT_OK, ALERTED: EXIT_ALERTED}.get(reason, EXIT_STOPPED)
 
 
 def is_finished(checkpoint: Checkpoint, config: RunConfig, folder: RunFolder) -> bool:

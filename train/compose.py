@@ -28,7 +28,9 @@ from train.errors import TrainError
 
 CONFIG_FOLDER = Path(configs.__file__).parent
 USER_ERRORS = (TrainError, ModelError, DataError)
-EXIT_OK, EXIT_CRASHED, EXIT_USER_ERROR, EXIT_STOPPED = 0, 1, 2, 75  # 75: stopped by a signal after saving; run it again
+EXIT_OK, EXIT_CRASHED, EXIT_USER_ERROR = 0, 1, 2
+EXIT_STOPPED = 75  # by a signal, after saving: run it again, as a scheduler may do by itself
+EXIT_ALERTED = 76  # by the position watch, after saving: for a person to look at first
 
 HYDRA_OPTIONS = {"--cfg", "--info", "--multirun", "--run", "--resolve", "--package", "--hydra-help", "--version"}
 

@@ -167,6 +167,37 @@ class Engine:
             value = parameter if self.zero_stage == 0 else safe_get_full_fp32_param(parameter)
             yield name, value.detach().float()
 
+    def local_value(self, parameter: Any) -> Tensor:
+        """This rank's piece of a parameter's fp32 master, flat; every element lies with exactly one rank.
+
+        It may be a view that the next update changes.
+        """
+        from deepspeed.utils import safe_get_local_fp32_param
+
+        if self.zero_stage == 3:
+            return self._without_padding(parameter, safe_get_local_fp32_param(parameter))
+        if self.zero_stage == 0:
+            return self._share(parameter.detach())
+        piece = parameter._hp_mapping  # None: all of it lies with other ranks
+        return piece.hp_fragment if piece is not None else parameter.new_empty(0, dtype=torch.float32)
+
+    def local_gradient(self, parameter: Any) -> Tensor:
+        """The same piece of the global batch's gradient, unclipped; only between the last `accumulate` and `update`."""
+        from deepspeed.utils import safe_get_local_grad
+
+        if self.zero_stage == 3:
+            return self._without_padding(parameter, safe_get_local_grad(parameter))
+        if self.zero_stage == 0:
+            return self._share(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+        piece = parameter._hp_mapping
+        if piece is None:
+            return parameter.new_empty(0, dtype=torch.float32)
+        gradient = piece.get_lp_grad_fragment(parameter._index_in_param_group).flatten()
+        if gradient.numel() == parameter.numel():  # ZeRO 1 with bf16 keeps it whole
+            address = piece.lp_fragment_address
+            gradient = gradient.narrow(0, address.start, address.numel)
+        return gradient
+
     def save(self, folder: Path) -> None:
         """Write parameters and optimizer state into `folder`. Not atomic: see train/checkpoint.py."""
         self._engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
@@ -182,6 +213,14 @@ class Engine:
     def close(self) -> None:
         """Release DeepSpeed's hooks and buffers."""
         self._engine.destroy()
+
+    def _share(self, whole: Tensor) -> Tensor:
+        """This rank's piece of what every rank has."""
+        return whole.flatten().tensor_split(self._world_size)[self._rank]
+
+    def _without_padding(self, parameter: Any, piece: Tensor) -> Tensor:
+        """ZeRO 3 deals equal pieces, the last of them filled up with anything."""
+        return piece[: max(0, min(len(piece), parameter.ds_numel - len(piece) * self._rank))]
 
     def _restore_masters(self, weights: Weights) -> None:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param

@@ -17,7 +17,7 @@ from train.callbacks.callback import Callback
 from train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from train.config import LossDenominator, RunConfig
 from train.distributed import Ranks
-from train.engine import Engine, MicroBatch
+from train.engine import Engine, MicroBatch, Update
 from train.errors import TrainError
 from train.run_folder import FINISHED, RunFolder
 from train.schedule import learning_rate, repo_factor
@@ -53,9 +53,11 @@ class Trainer:
         self.num_skipped = 0  # updates dropped because of non-finite gradients, so far
         self.step_seconds = 0.0  # of the last step, and the part of it that waited for data
         self.data_seconds = 0.0
+        self.update = Update(grad_norm=0.0, applied=True)  # what became of the last one
         self._skipped_in_a_row = 0
         self._metrics: dict[str, Any] = {}
         self._signal: str | None = None
+        self._stop_reason: str | None = None
         self._saved_step = -1
 
     @property
@@ -78,7 +80,8 @@ class Trainer:
                 self._call("on_step_end")
                 if self._stop_requested():
                     break
-            reason = FINISHED if self.step >= self.config.max_steps else str(self._signal or "signal on another rank")
+            is_finished = self.step >= self.config.max_steps
+            reason = FINISHED if is_finished else self._stop_reason or self._signal or "signal on another rank"
             self.save()
             self._call("on_stop", reason)
         except RuntimeError as error:
@@ -100,6 +103,10 @@ class Trainer:
     def alert(self, alert: Alert) -> None:
         """Tell all callbacks what the position watch found; every rank calls it."""
         self._call("on_alert", alert)
+
+    def stop(self, reason: str) -> None:
+        """End the run after this step, with a checkpoint; every rank calls it."""
+        self._stop_reason = reason
 
     def save(self) -> None:
         """Publish a checkpoint of the current step, unless that has been done."""
@@ -139,13 +146,14 @@ class Trainer:
             losses = self.engine.accumulate(micro, denominator)
             sums += torch.stack([losses.ce, losses.z, losses.total])
         rate = learning_rate(self.step, self.config.optimizer.lr, self.config.schedule)
-        update = self.engine.update(rate, repo_factor(self.step, self.config.optimizer))
-        self._count_skip(update.applied)
+        self._call("on_gradients")
+        self.update = self.engine.update(rate, repo_factor(self.step, self.config.optimizer))
+        self._count_skip(self.update.applied)
         self.tokens += num_tokens
         self.record("tokens", self.tokens)
         self._record_losses(sums, num_valid, denominator)
         self.record("optim/lr", rate)
-        self.record("optim/grad_norm", update.grad_norm)
+        self.record("optim/grad_norm", self.update.grad_norm)
         self.record("optim/skipped", self.num_skipped)
         self.step_seconds = time.perf_counter() - start
 
@@ -206,7 +214,7 @@ class Trainer:
 
     def _stop_requested(self) -> bool:
         """Whether any rank has been told to stop: all must agree on the step at which they do."""
-        return self.ranks.sum([self._signal is not None])[0] > 0
+        return self.ranks.sum([(self._signal or self._stop_reason) is not None])[0] > 0
 
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:

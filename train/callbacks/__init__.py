@@ -17,7 +17,7 @@ def build_callbacks(config: RunConfig) -> list[Callback]:
     """What measures comes first, then what reports, then what acts."""
     return [
         Throughput(config),
-        PositionWatch(config.position_watch),
+        PositionWatch(config),
         PositionProbes(config),
         MetricsFile(),
         ConsoleReport(config),
