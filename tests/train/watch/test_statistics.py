@@ -1,6 +1,5 @@
 """Every statistic against its plain definition in NumPy, sequence by sequence and head by head."""
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -11,54 +10,12 @@ from hypothesis import strategies as st
 
 from model.attention import Documents
 from model.loss import IGNORED
+from tests.train.watch.definitions import plain, radians
 from train.watch.statistics import STATISTICS, head_values, sequences_of, weighted_sums
 
-RADIANS = 500_000.0 ** -(np.arange(32) / 32)
+NUM_PAIRS = 32
+RADIANS = radians(NUM_PAIRS)
 ACCURACY = {"rel": 1e-9, "abs": 1e-12}
-
-
-def ranks(z: np.ndarray) -> np.ndarray:
-    return np.array([(z < x).sum() + ((z == x).sum() - 1) / 2 for x in z])
-
-
-def pearson(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    scale = math.sqrt((a @ a) * (b @ b))
-    return float(a @ b / scale) if scale > 0 else 0.0
-
-
-def pattern(chunk: np.ndarray) -> str:
-    if np.abs(chunk - chunk.mean()).max() <= 0.2:
-        return "constant"
-    d = np.diff(chunk)
-    return "monotone" if (d > 0).all() or (d < 0).all() else "hybrid"
-
-
-def plain(z_th: np.ndarray, head: int) -> dict[str, float]:
-    """All statistics of one head of one sequence."""
-    z_th = z_th.astype(np.float64)
-    z = z_th[:, head]
-    d = np.diff(z)
-    kinds = [pattern(z[start : start + 16]) for start in range(0, len(z) - 15, 16)]
-    others = [pearson(z, z_th[:, other]) for other in range(z_th.shape[1]) if other != head]
-    return {
-        "mean": z.mean(),
-        "std": z.std(),
-        "min": z.min(),
-        "max": z.max(),
-        "range": np.ptp(z),
-        "q01": np.quantile(z, 0.01),
-        "q50": np.quantile(z, 0.5),
-        "q99": np.quantile(z, 0.99),
-        "negative_share": (z < 0).mean(),
-        "step_mean": d.mean(),
-        "step_std": d.std(),
-        "forward_share": (d > 0).mean(),
-        "rank_correlation": pearson(ranks(z), np.arange(len(z))),
-        **{f"{kind}_share": kinds.count(kind) / len(kinds) for kind in ("constant", "monotone", "hybrid")},
-        "resolution": int((RADIANS * np.ptp(z) > 0.1).sum()),
-        "similarity": float(np.mean(np.abs(others))) if others else 0.0,
-    }
 
 
 def assert_plain(sums: torch.Tensor, sequences: list[tuple[np.ndarray, float]]) -> None:
@@ -66,7 +23,7 @@ def assert_plain(sums: torch.Tensor, sequences: list[tuple[np.ndarray, float]]) 
     assert sums.dtype == torch.float64
     assert sums[-1].tolist() == pytest.approx([sum(weight for _, weight in sequences)] * sums.shape[1])
     for head in range(sums.shape[1]):
-        values = [(plain(z_th, head), weight) for z_th, weight in sequences]
+        values = [(plain(z_th, head, NUM_PAIRS), weight) for z_th, weight in sequences]
         for name, row in zip(STATISTICS, sums, strict=False):
             expected = sum(value[name] * weight for value, weight in values)
             assert float(row[head]) == pytest.approx(expected, **ACCURACY), (name, head)
