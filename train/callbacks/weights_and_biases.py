@@ -1,4 +1,6 @@
-"""Weights & Biases: a view of metrics.jsonl that can be rebuilt from it.
+"""Weights & Biases: a view of the run folder that can be rebuilt from it.
+
+train/report/panels.py says what a step looks like there.
 
 The run id is in the run folder before `wandb.init`, and every row carries its step: a resumed run goes on as the same
 W&B run, online and, once synced, offline, where each launch leaves a part of its own. Rows of steps that were done
@@ -12,13 +14,16 @@ import argparse
 import logging
 import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train.callbacks.callback import Callback
 from train.config import RunConfig, WandbMode
+from train.report.panels import Panels, probe_pictures
 from train.run_folder import RunFolder, read_json_lines
 from train.watch.alert import Alert
+from train.watch.probes import probe_files
 
 if TYPE_CHECKING:
     from train.trainer import Trainer
@@ -35,17 +40,6 @@ def run_id(folder: RunFolder) -> str:
         part.write_text(uuid.uuid4().hex[:8])
         part.replace(path)
     return path.read_text().strip()
-
-
-def scalars(metrics: dict[str, Any]) -> dict[str, float]:
-    """Metrics with each list spread out: `positions/layer_05/std` becomes `.../std/head_00`, `.../std/head_01`, ..."""
-    flat: dict[str, float] = {}
-    for name, value in metrics.items():
-        if isinstance(value, list):
-            flat.update({f"{name}/head_{head:02d}": entry for head, entry in enumerate(value)})
-        elif name != "step" and value is not None:
-            flat[name] = value
-    return flat
 
 
 def open_run(config: RunConfig, folder: RunFolder, identity: str, mode: WandbMode) -> Any:
@@ -73,6 +67,7 @@ class WeightsAndBiases(Callback):
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._run: Any = None
+        self._panels = Panels(config.wandb.picture_interval)
 
     def on_start(self, trainer: "Trainer") -> None:
         mode = self._config.wandb.mode
@@ -82,30 +77,35 @@ class WeightsAndBiases(Callback):
             self._run = open_run(self._config, trainer.folder, run_id(trainer.folder), mode)
         except Exception as error:  # whatever is wrong with W&B, training goes on
             logger.warning("W&B is not available (%s): going on without it; metrics.jsonl has everything", error)
+        if trainer.step == 0:
+            self._log_probes(trainer)
 
     def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
-        if self._run is None:
-            return
-        try:
-            self._run.log(scalars(metrics), step=metrics["step"])
-        except Exception as error:
-            logger.warning("W&B failed (%s): going on without it; metrics.jsonl has everything", error)
-            self._run = None
+        self._attempt(lambda run: run.log(self._panels.of(metrics), step=metrics["step"]))
 
     def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
+        title, level = f"{alert.event}: {alert.kind}", "WARN" if alert.is_new else "INFO"
+        self._attempt(lambda run: run.alert(title, alert.message, level=level))
+
+    def on_step_end(self, trainer: "Trainer") -> None:
+        self._log_probes(trainer)
+
+    def on_stop(self, trainer: "Trainer", reason: str) -> None:
+        self._attempt(lambda run: run.finish())
+
+    def _log_probes(self, trainer: "Trainer") -> None:
+        path = trainer.folder.probe(trainer.step)
+        if self._run is not None and path.exists():
+            self._attempt(lambda run: run.log(probe_pictures(trainer.step, path), step=trainer.step))
+
+    def _attempt(self, action: Callable[[Any], Any]) -> None:
         if self._run is None:
             return
         try:
-            self._run.alert(f"{alert.event}: {alert.kind}", alert.message, level="WARN" if alert.is_new else "INFO")
+            action(self._run)
         except Exception as error:
-            logger.warning("W&B failed (%s): going on without its alerts; events.jsonl has them", error)
-
-    def on_stop(self, trainer: "Trainer", reason: str) -> None:
-        if self._run is not None:
-            try:
-                self._run.finish()
-            except Exception as error:
-                logger.warning("W&B failed (%s); metrics.jsonl has everything", error)
+            logger.warning("W&B failed (%s): going on without it; the run folder has everything", error)
+            self._run = None
 
 
 def main() -> None:
@@ -127,8 +127,12 @@ def main() -> None:
         sys.exit(EXIT_USER_ERROR)
     run = open_run(config, folder, uuid.uuid4().hex[:8], WandbMode[arguments.mode])
     rows = read_json_lines(folder.metrics)
-    for row in rows:
-        run.log(scalars(row), step=row["step"])
+    panels, probed = Panels(config.wandb.picture_interval), probe_files(folder.probes)
+    for step, row in sorted({**dict.fromkeys(probed), **{row["step"]: row for row in rows}}.items()):
+        if row is not None:
+            run.log(panels.of(row), step=step)
+        if step in probed:
+            run.log(probe_pictures(step, probed[step]), step=step)
     run.finish()
     print(f"logged {len(rows)} steps of {arguments.run} as W&B run {run.id}")
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 MAX_POINTS = 1000  # of a curve: about one per pixel
+LARGEST = 1e30  # what an infinite position is drawn as
 SMOOTHING = 0.02  # of a curve's length: the time constant of its running mean
 
 
@@ -71,7 +72,7 @@ def pack(rows: np.ndarray) -> dict[str, Any]:
 
     JavaScript gets base64 of little-endian uint16, and of each row's lowest number and its range as float32.
     """
-    rows = np.nan_to_num(rows.astype(np.float64), posinf=np.finfo(np.float32).max, neginf=np.finfo(np.float32).min)
+    rows = np.nan_to_num(rows.astype(np.float64), posinf=LARGEST, neginf=-LARGEST).clip(-LARGEST, LARGEST)
     low = rows.min(axis=-1, keepdims=True)
     spread = rows.max(axis=-1, keepdims=True) - low
     levels = (rows - low) / np.where(spread > 0, spread, 1) * 65535

@@ -112,7 +112,8 @@ def charts(rows: list[dict[str, Any]], titles: dict[str, str]) -> list[dict[str,
 def status(folder: RunFolder, events: list[dict[str, Any]], step: int, max_steps: Any) -> dict[str, str]:
     """Whether the run goes on, has ended, or has fallen silent: `state` and a few words."""
     of = f" of {max_steps}" if is_number(max_steps) else ""
-    last = next((event for event in reversed(events) if event.get("event") in ("start", "resume", "stop")), {})
+    ends = [event for event in events if event.get("event") in ("start", "resume", "stop")]
+    last = ends[-1] if ends else {}
     if last.get("event") == "stop":
         if last.get("reason") == FINISHED:
             return {"state": "finished", "text": f"finished after step {step}"}
@@ -131,7 +132,8 @@ def progress(step: int, max_steps: Any) -> float:
 def facts(config: dict[str, Any], events: list[dict[str, Any]], last: dict[str, Any]) -> list[list[str]]:
     """What a person wants to know first, as (label, value)."""
     model, positions = config.get("model"), _get(config, "positions", "scheme")
-    start = next((event for event in reversed(events) if event.get("event") in ("start", "resume")), {})
+    starts = [event for event in events if event.get("event") in ("start", "resume")]
+    start = starts[-1] if starts else {}
     first_layer = _get(config, "positions", "start_layer")
     batch, length = config.get("global_batch_size"), config.get("sequence_length")
     found: dict[str, Any] = {
