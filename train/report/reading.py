@@ -7,6 +7,7 @@ page is driven by the names that the metrics have, so that a new statistic appea
 import re
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import yaml
 from train.errors import TrainError
 from train.report.packing import curve, evenly, pack, short
 from train.run_folder import FINISHED, RunFolder, read_json_lines
+from train.watch.names import SIGNALS, STATISTICS, Statistic
 from train.watch.probes import ProbePositions, probe_files, read_probes
 
 MAIN_CHARTS = {
@@ -198,8 +200,9 @@ def layer_series(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def describe(name: str) -> dict[str, str]:
-    """A statistic's name, label, unit and meaning."""
-    return {"name": name, "label": name.replace("_", " "), "unit": "", "meaning": ""}
+    """A statistic's name, label, unit and meaning; one that the table does not know is called by its name."""
+    known = (STATISTICS | SIGNALS).get(name, Statistic(name.replace("_", " "), "", ""))
+    return {"name": name, **asdict(known)}
 
 
 def probes(folder: Path) -> dict[str, Any] | None:

@@ -28,8 +28,8 @@ from typing import Any
 
 from train.watch.alert import Alert
 from train.watch.memory import Memory
+from train.watch.names import MAPS
 from train.watch.reading import Reading
-from train.watch.signal import MAPS
 from train.watch.wording import (
     Place,
     collapse_symptom,

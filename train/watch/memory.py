@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, field
 from statistics import median
 
+from train.watch.names import MAPS
 from train.watch.reading import Reading
-from train.watch.signal import MAPS
 
 NUM_FIRST = 3  # readings whose median gradient is what later ones are held against
 

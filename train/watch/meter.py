@@ -12,9 +12,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.attention import Documents
+from train.watch.names import STATISTICS
 from train.watch.reading import Reading
 from train.watch.signal import MapSquares, residual_sums, signal_values
-from train.watch.statistics import STATISTICS, Sequences, sequences_of, weighted_sums
+from train.watch.statistics import Sequences, sequences_of, weighted_sums
 
 if TYPE_CHECKING:
     from train.engine import Engine

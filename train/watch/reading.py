@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from train.watch.statistics import STATISTICS
+from train.watch.names import STATISTICS
 
 
 @dataclass(frozen=True)

@@ -20,27 +20,10 @@ import torch
 from torch import Tensor
 
 from model.positions import LearnedPositions
-from train.watch.statistics import Statistic
+from train.watch.names import MAPS, SIGNALS
 
 if TYPE_CHECKING:
     from train.engine import Engine
-
-MAPS = {"gate": "W_g", "content": "W_c", "final": "W_z"}
-
-SIGNALS: dict[str, Statistic] = {
-    **{f"{name}_norm": Statistic(f"norm of {w}", "", f"Euclidean norm of {w}") for name, w in MAPS.items()},
-    **{
-        f"{name}_grad_norm": Statistic(f"gradient of {w}", "", f"norm of {w}'s gradient, before clipping")
-        for name, w in MAPS.items()
-    },
-    **{
-        f"{name}_update_ratio": Statistic(f"update of {w}", "share", f"norm of a step's change of {w} over its norm")
-        for name, w in MAPS.items()
-    },
-    "gradient_share": Statistic("share of the gradient", "share", "norm of the maps' gradients over the model's"),
-    "gradient_residual": Statistic("residual", "share", "what is left of the sum of dz over a row, which should be 0"),
-}
-"""Figures per layer, in the order of `signal_values`."""
 
 
 class MapSquares:

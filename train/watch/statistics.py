@@ -33,44 +33,13 @@ from torch import Tensor
 
 from model.attention import Documents
 from model.loss import IGNORED
+from train.watch.names import STATISTICS
 
 CHUNK = 16  # tokens, of the paper's patterns
 CHUNK_EPS = 0.2  # positions, ditto
 RESOLVED_RADIANS = 0.1  # a spread of phases below this is hardly a difference: its cosine is 0.995
 QUANTILES = (("q01", 0.01), ("q50", 0.5), ("q99", 0.99))
 MAX_PADDING = 2  # times the tokens of a micro-batch: what documents may take padded to the longest of their group
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """What a figure is called and what it means."""
-
-    label: str
-    unit: str
-    meaning: str
-
-
-STATISTICS: dict[str, Statistic] = {
-    "mean": Statistic("mean", "positions", "where a head puts its tokens on average"),
-    "std": Statistic("spread", "positions", "how far apart a head puts its tokens; near zero: it tells none apart"),
-    "min": Statistic("minimum", "positions", "the lowest position of a sequence"),
-    "max": Statistic("maximum", "positions", "the highest position of a sequence"),
-    "range": Statistic("range", "positions", "highest minus lowest, the paper's d; RoPE's would be the length"),
-    "q01": Statistic("1 % quantile", "positions", "all but the lowest hundredth of the tokens lie above"),
-    "q50": Statistic("median", "positions", "half of the tokens lie above"),
-    "q99": Statistic("99 % quantile", "positions", "all but the highest hundredth of the tokens lie below"),
-    "negative_share": Statistic("negative", "share", "tokens with a position below zero"),
-    "step_mean": Statistic("mean step", "positions", "from a token to the next; RoPE's is 1"),
-    "step_std": Statistic("spread of steps", "positions", "how uneven the steps are; RoPE's is 0"),
-    "forward_share": Statistic("forward", "share", "steps that go up; RoPE's is 1"),
-    "rank_correlation": Statistic("order", "correlation", "with the token index, by rank; 1: RoPE's order"),
-    "constant_share": Statistic("constant chunks", "share", "16-token chunks on a plateau: locally NoPE"),
-    "monotone_share": Statistic("monotone chunks", "share", "16-token chunks that only rise or only fall"),
-    "hybrid_share": Statistic("hybrid chunks", "share", "16-token chunks that are neither constant nor monotone"),
-    "resolution": Statistic("resolution", "frequencies", "rotary frequencies that see the range; 0: acts as NoPE"),
-    "similarity": Statistic("similarity", "correlation", "with the other heads of the layer; 1: all do the same"),
-}
-"""Statistics per head, in the order in which `weighted_sums` adds them up."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from train.watch.names import MAPS
 from train.watch.reading import Reading
-from train.watch.signal import MAPS
 
 Place = tuple[int, ...]
 """() the model, (layer,), or (layer, head)."""
@@ -77,7 +77,7 @@ def explosion_symptom(spread: float, sequence_length: int) -> str:
 
 def rope_symptom(lowest: float) -> str:
     """`lowest`: the rank correlation, whatever its sign, of the head with the least."""
-    return f"positions follow the token index (rank correlation {lowest:.3f} or more in every head), which is RoPE"
+    return f"positions follow the token index (rank correlation at least {lowest:.3f} in every head), which is RoPE"
 
 
 def dead_gradient_symptom(norms: list[tuple[str, tuple[float, float]]]) -> str:

@@ -29,9 +29,8 @@ from train.config import Precision, RunConfig
 from train.distributed import Ranks
 from train.engine import Engine, MicroBatch
 from train.watch.meter import Meter
+from train.watch.names import MAPS, SIGNALS, STATISTICS
 from train.watch.reading import Reading
-from train.watch.signal import MAPS, SIGNALS
-from train.watch.statistics import STATISTICS
 
 CUTS = [[0, 20, 23, LENGTH], [0, LENGTH]]  # documents of the rows of a micro-batch
 PLAIN = (2, Precision.fp32)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from model.attention import Documents
 from model.loss import IGNORED
 from tests.train.watch.definitions import plain, radians
-from train.watch.statistics import STATISTICS, head_values, sequences_of, weighted_sums
+from train.watch.names import STATISTICS
+from train.watch.statistics import head_values, sequences_of, weighted_sums
 
 NUM_PAIRS = 32
 RADIANS = radians(NUM_PAIRS)
