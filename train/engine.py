@@ -175,11 +175,11 @@ class Engine:
         from deepspeed.utils import safe_get_local_fp32_param
 
         if self.zero_stage == 3:
-            return self._without_padding(parameter, safe_get_local_fp32_param(parameter))
+            return self._without_padding(parameter, safe_get_local_fp32_param(parameter).detach())
         if self.zero_stage == 0:
             return self._share(parameter.detach())
         piece = parameter._hp_mapping  # None: all of it lies with other ranks
-        return piece.hp_fragment if piece is not None else parameter.new_empty(0, dtype=torch.float32)
+        return piece.hp_fragment.detach() if piece is not None else parameter.new_empty(0, dtype=torch.float32)
 
     def local_gradient(self, parameter: Any) -> Tensor:
         """The same piece of the global batch's gradient, unclipped; only between the last `accumulate` and `update`."""

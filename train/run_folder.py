@@ -65,10 +65,10 @@ class RunFolder:
         file.flush()
         return file
 
-    def log_event(self, kind: str, **fields: Any) -> None:
+    def log_event(self, event: str, /, **fields: Any) -> None:
         """Append one event with the time; call it on rank 0 only."""
         self.path.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"event": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields})
+        line = json.dumps({"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields})
         with self.events.open("a") as file:
             file.write(line + "\n")
 

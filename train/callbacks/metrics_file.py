@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from train.callbacks.callback import Callback
@@ -17,6 +19,19 @@ def is_finite(value: float | list[float]) -> bool:
     return all(map(math.isfinite, value if isinstance(value, list) else [value]))
 
 
+def keep_rows(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+    """Leave only these rows in a JSON-lines file, in one rename.
+
+    A run that was killed had gone on past its last checkpoint; what it had written of those steps is superseded: they
+    are about to be done again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = [row for row in read_json_lines(path) if is_kept(row)]
+    part = path.with_suffix(".part")
+    part.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    part.replace(path)
+
+
 class MetricsFile(Callback):
     """One line per logged step, flushed at once; null stands for what is not finite: JSON has no word for it."""
 
@@ -26,14 +41,8 @@ class MetricsFile(Callback):
     def on_start(self, trainer: "Trainer") -> None:
         if not trainer.ranks.is_main:
             return
-        path = trainer.folder.metrics
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A run that was killed had gone on past its last checkpoint; those steps are about to be done again.
-        kept = [row for row in read_json_lines(path) if row["step"] <= trainer.step]
-        part = path.with_suffix(".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        part.replace(path)
-        self._file = path.open("a")
+        keep_rows(trainer.folder.metrics, lambda row: row["step"] <= trainer.step)
+        self._file = trainer.folder.metrics.open("a")
 
     def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
         if self._file is not None:
@@ -50,6 +59,9 @@ class EventLog(Callback):
     """start, resume, checkpoint, alert, recovery and stop, with time and step."""
 
     def on_start(self, trainer: "Trainer") -> None:
+        if trainer.ranks.is_main:
+            found = ("alert", "recovery")  # will be found again
+            keep_rows(trainer.folder.events, lambda row: row["event"] not in found or row["step"] <= trainer.step)
         kind = "resume" if trainer.step else "start"
         self._log(trainer, kind, world_size=trainer.ranks.world_size, zero_stage=trainer.engine.zero_stage)
 
@@ -62,6 +74,6 @@ class EventLog(Callback):
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
         self._log(trainer, "stop", reason=reason)
 
-    def _log(self, trainer: "Trainer", kind: str, **fields: Any) -> None:
+    def _log(self, trainer: "Trainer", event: str, /, **fields: Any) -> None:
         if trainer.ranks.is_main:
-            trainer.folder.log_event(kind, step=trainer.step, **fields)
+            trainer.folder.log_event(event, step=trainer.step, **fields)

@@ -98,10 +98,11 @@ class Detectors:
     def observe(self, reading: Reading) -> list[Alert]:
         """What begins and what ends with this reading, in the order of the detectors."""
         alerts: list[Alert] = []
-        for kind, verdicts in self._verdicts(reading).items():
+        verdicts = self._verdicts(reading)
+        for kind, places in verdicts.items():
             begun: dict[Place, Episode] = {}
             ended: dict[Place, Episode] = {}
-            for place, is_bad in verdicts.items():
+            for place, is_bad in places.items():
                 episode = self._episodes.setdefault((kind, place), Episode())
                 if (begins := episode.observe(is_bad, reading.step)) is not None:
                     (begun if begins else ended)[place] = episode
@@ -113,7 +114,7 @@ class Detectors:
                 where, since = name_places(ended, reading), min(episode.since for episode in ended.values())
                 until = min(episode.until for episode in ended.values())
                 alerts.append(Alert("recovery", kind, where, until, end_sentence(kind, where, since, until)))
-        self._memory.add(reading, SEEN)
+        self._memory.add(reading, SEEN, unsound={place for place, is_bad in verdicts["explosion"].items() if is_bad})
         return alerts
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What the places of a model showed earlier in the run: what the detectors hold them against."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -20,12 +21,16 @@ class Memory:
     was_seen: dict[str, bool] = field(default_factory=dict)  # layer -> whether a frequency ever saw one of its heads
     first_gradients: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # layer -> map -> norms
 
-    def add(self, reading: Reading, seen: float) -> None:
-        """Take in a reading after it has been judged; `seen`: the resolution from which a head is seen."""
+    def add(self, reading: Reading, seen: float, unsound: Collection[tuple[int, ...]]) -> None:
+        """Take in a reading after it has been judged.
+
+        `seen` is the resolution from which a head is seen. The spread of `unsound` heads (layer, head) is nothing to go
+        back to: it does not count.
+        """
         self.num_readings += 1
         for layer, values in reading.heads.items():
             key = str(layer)
-            spread = [std if math.isfinite(std) else 0.0 for std in values["std"]]
+            spread = [0.0 if (layer, head) in unsound else std for head, std in enumerate(values["std"])]
             last = self.last_spread.get(key, [0.0] * len(spread))
             held = self.held_spread.get(key, [0.0] * len(spread))
             self.held_spread[key] = [max(h, min(a, b)) for h, a, b in zip(held, last, spread, strict=True)]
