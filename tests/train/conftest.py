@@ -81,6 +81,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     root = tmp_path_factory.mktemp("train")
     write_tokens(root / "tokens")
     write_tokenizer(root / "tokenizer.json")
-    two = run_ranks(on_two_ranks, 2, root, timeout=180)
+    two = run_ranks(on_two_ranks, 2, root, timeout=300)
     [one] = run_ranks(on_one_rank, 1, root)
     return Runs(root, two, one)

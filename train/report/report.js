@@ -258,7 +258,7 @@ function scrubber(name, steps, key) { // a slider over steps, and a button that 
   const stop = () => { clearInterval(timer); timer = null; button.classList.remove("on"); };
   button.onclick = () => {
     if (timer) { stop(); return; }
-    if (Number(slider.value) === steps.length - 1) slider.value = 0;
+    if (Number(slider.value) === steps.length - 1) { slider.value = 0; slider.oninput(); }
     button.classList.add("on");
     timer = setInterval(() => {
       slider.value = Number(slider.value) + 1;
