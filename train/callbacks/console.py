@@ -24,8 +24,8 @@ def summary(metrics: dict[str, Any]) -> str:
     parts.append(f"{human(metrics['throughput/tokens_per_second'])} tok/s")
     if "throughput/mfu" in metrics:
         parts.append(f"MFU {metrics['throughput/mfu']:.1%}")
-    if "positions/collapsed_share" in metrics:
-        parts.append(f"collapsed heads {metrics['positions/collapsed_share']:.0%}")
+    if metrics.get("positions/open_alerts"):
+        parts.append(f"alerts {metrics['positions/open_alerts']}")
     if metrics["optim/skipped"]:
         parts.append(f"skipped {metrics['optim/skipped']}")
     return "  ".join(parts)

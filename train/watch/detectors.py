@@ -74,7 +74,7 @@ class Episode:
         self.num_well = self.num_well + 1 if is_bad is False else 0
         if self.num_bad == 1 and not self.is_open:
             self.since = step
-        if self.num_well == 1:
+        if self.num_well == 1 and self.is_open:
             self.until = step
         if self.is_open == (self.num_bad == 0) and max(self.num_bad, self.num_well) >= CONFIRM:
             self.is_open = not self.is_open
@@ -121,7 +121,7 @@ class Detectors:
         """Plain JSON."""
         episodes = [
             [kind, list(place), asdict(episode)]
-            for (kind, place), episode in self._episodes.items()
+            for (kind, place), episode in sorted(self._episodes.items(), key=lambda item: item[0])
             if episode.is_open or episode.num_bad
         ]
         return {"memory": asdict(self._memory), "episodes": episodes}
@@ -192,7 +192,9 @@ class Detectors:
             pairs = [(heads[layer]["std"][head], self._memory.held(layer, head)) for layer, head in places]
             return collapse_symptom(*min(pairs, key=lambda pair: pair[0] / pair[1]))
         if kind == "explosion":
-            return explosion_symptom(max(heads[layer]["range"][head] for layer, head in places), self._length)
+            ends = [abs(heads[layer][name][head]) for layer, head in places for name in ("min", "max")]
+            spreads = [heads[layer]["range"][head] for layer, head in places]
+            return explosion_symptom(spreads, ends, self._length)
         if kind == "rope":
             return rope_symptom(min(map(abs, (r for values in heads.values() for r in values["rank_correlation"]))))
         layers = [place[0] for place in places]

@@ -1,5 +1,6 @@
 """Sentences for what the detectors find: where, since when, how bad, what to try."""
 
+import math
 from collections.abc import Iterable
 
 from train.watch.names import MAPS
@@ -70,9 +71,13 @@ def collapse_symptom(std: float, held: float) -> str:
     )
 
 
-def explosion_symptom(spread: float, sequence_length: int) -> str:
-    """Of the worst head."""
-    return f"positions are up to {spread:.3g} apart in sequences of {sequence_length} tokens, more than RoPE's"
+def explosion_symptom(spreads: list[float], distances: list[float], sequence_length: int) -> str:
+    """`spreads`: of each head its range; `distances`: how far from zero the heads' lowest and highest positions lie."""
+    if not all(map(math.isfinite, spreads + distances)):
+        return "positions are not finite"
+    if max(spreads) <= sequence_length:
+        return f"positions lie up to {max(distances):.2g} from zero, where float32 is too coarse for angles"
+    return f"positions are up to {max(spreads):.3g} apart in sequences of {sequence_length} tokens, more than RoPE's"
 
 
 def rope_symptom(lowest: float) -> str:

@@ -85,7 +85,7 @@ def for_a_while() -> list[Breaking]:
 
 
 def on_one_rank(ranks: Ranks, root: Path) -> dict[str, list[tuple[int | str, str]]]:
-    seen = {name: [run(configured(root, name), ranks, make())] for name, (*_, make) in FAILURES.items()}
+    seen = {name: [run(configured(root, name, max_steps=16), ranks, make())] for name, (*_, make) in FAILURES.items()}
     seen |= {name: [run(configured(root, name, **changes), ranks)] for name, changes in HEALTHY.items()}
     for name, scheme in UNWATCHED.items():
         positions = PositionsConfig(scheme=scheme)
