@@ -12,6 +12,7 @@ import numpy as np
 
 MAX_POINTS = 1000  # of a curve: about one per pixel
 LARGEST = 1e30  # what an infinite position is drawn as
+NOISY_FROM = 40  # points: fewer can be read as they are
 SMOOTHING = 0.02  # of a curve's length: the time constant of its running mean
 
 
@@ -46,7 +47,7 @@ def smooth(y: np.ndarray) -> np.ndarray:
 
 def is_noisy(y: np.ndarray) -> bool:
     """Whether a curve goes up and down so often that its running mean says more."""
-    return len(y) > 10 and bool((np.diff(y)[1:] * np.diff(y)[:-1] < 0).mean() > 0.2)
+    return len(y) >= NOISY_FROM and bool((np.diff(y)[1:] * np.diff(y)[:-1] < 0).mean() > 0.2)
 
 
 def curve(x: Sequence[int], y: Sequence[float]) -> dict[str, list[Any]]:

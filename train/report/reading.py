@@ -58,7 +58,7 @@ def read_run(folder: RunFolder) -> dict[str, Any]:
         "scheme": str(_get(config, "positions", "scheme") or "unknown"),
         "heads": head_statistics(rows),
         "layers": layer_series(rows),
-        "model": charts(rows, {name: "" for name in names(rows) if re.fullmatch("positions/[^/]+", name)}),
+        "model": charts(rows, model_names(rows)),
         "probes": probes(folder.probes),
     }
 
@@ -101,13 +101,19 @@ def other_names(rows: list[dict[str, Any]]) -> dict[str, str]:
     }
 
 
+def model_names(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Figures of the positions of the whole model, with their labels."""
+    found = [name for name in names(rows) if re.fullmatch("positions/[^/]+", name)]
+    return {name: describe(name.partition("/")[2])["label"] for name in found}
+
+
 def charts(rows: list[dict[str, Any]], titles: dict[str, str]) -> list[dict[str, Any]]:
     """A curve over steps for each named metric that is a number somewhere."""
     found = []
     for name, title in titles.items():
         points = [(row["step"], row[name]) for row in rows if is_number(row.get(name))]
         if points:
-            found.append({"name": name, "title": title or name.partition("/")[2], **curve(*zip(*points, strict=True))})
+            found.append({"name": name, "title": title, **curve(*zip(*points, strict=True))})
     return found
 
 

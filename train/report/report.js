@@ -22,6 +22,10 @@ function figures(value) {
   return size && size < 1e-3 ? value.toExponential(2) : String(Number(value.toPrecision(4)));
 }
 
+function sentence(text) {
+  return text && `${text[0].toUpperCase()}${text.slice(1)}.`;
+}
+
 // ---------------------------------------------------------------- Plotly, dressed
 
 const CONFIG = { responsive: true, displayModeBar: false };
@@ -108,7 +112,7 @@ function drawLayers(parent, series) {
     const last = statistic.curves.map((curve) => curve.y.at(-1));
     const [low, high] = extent(last);
     const plot = card(parent, statistic.label, low === high ? figures(low) : `${figures(low)} – ${figures(high)}`);
-    plot.previousSibling.title = statistic.meaning;
+    plot.previousSibling.title = sentence(statistic.meaning);
     draw(() => {
       const stops = scale("mid-low", "mid", "mid-high");
       const traces = statistic.curves.map((curve, index) => ({
@@ -166,7 +170,7 @@ function drawHeat() {
   }), CONFIG);
   $("heat-label").textContent = `step ${steps[chosen.reading]}`;
   $("heat-value").textContent = figures(z[chosen.layer]?.[chosen.head]);
-  $("meaning").textContent = statistic.meaning;
+  $("meaning").textContent = sentence(statistic.meaning);
 }
 
 function drawHistory() {
@@ -177,7 +181,7 @@ function drawHistory() {
     line: { color: color(tone), width }, hovertemplate: `head ${head}, step %{x}: %{y:.4g}<extra></extra>` });
   const all = [...Array(heads).keys()].map((head) => ({ y: curve(head) }));
   const [low, high] = extent(all.flatMap((one) => one.y));
-  const now = { x: [steps[chosen.reading], steps[chosen.reading]], y: [low, high], mode: "lines", hoverinfo: "skip",
+  const now = chosen.reading === steps.length - 1 ? {} : { x: [steps[chosen.reading], steps[chosen.reading]], y: [low, high], mode: "lines", hoverinfo: "skip",
     line: { color: color("muted"), width: 1 } };
   const others = [...Array(heads).keys()].filter((head) => head !== chosen.head).map((head) => trace(head, "faint", 1));
   Plotly.react($("history"), [...others, now, ...marks(all), trace(chosen.head, "accent", 2.4)],
@@ -292,15 +296,19 @@ function findings() {
       element("p", { textContent: event.message }))));
 }
 
+function fold(section, parent, charts) { // drawn when it is opened: a hidden chart has no width
+  $(section).hidden = !charts.length;
+  $(section).querySelector("details").addEventListener("toggle", () => drawCharts($(parent), charts), { once: true });
+}
+
 function main() {
   header();
   findings();
   drawCharts($("main-charts"), run.main);
-  drawCharts($("model-charts"), run.model);
   drawLayers($("layer-charts"), run.layers);
   $("maps").hidden = !run.layers.length;
-  $("rest").hidden = !run.other.length;
-  document.querySelector("details").addEventListener("toggle", () => drawCharts($("other-charts"), run.other), { once: true });
+  fold("means", "model-charts", run.model);
+  fold("rest", "other-charts", run.other);
   if (run.heads) {
     chosen.statistic = Math.max(0, run.heads.statistics.findIndex((statistic) => statistic.name === "std"));
     options($("statistic"), run.heads.statistics.map((statistic, index) => [index, statistic.label]));

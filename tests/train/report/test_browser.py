@@ -45,8 +45,9 @@ def test_the_page_of_a_real_run_renders_without_a_network_or_a_complaint(
         assert titles == ["Loss", "Learning rate", "Gradient norm", "Tokens per second"]
         drawn = browser.ask("[...document.querySelectorAll('.plot')].filter(p => p.querySelector('.main-svg')).length")
         assert drawn == browser.ask("document.querySelectorAll('.plot').length") > len(titles) + 3
-        browser.click("summary")
-        assert browser.ask("document.querySelectorAll('#other-charts .main-svg').length") > 0
+        for section in ("means", "rest"):
+            browser.click(f"#{section} summary")
+            assert browser.ask(f"document.querySelectorAll('#{section} .main-svg').length") > 0
         assert browser.ask("performance.getEntriesByType('resource').length") == 0
         assert browser.complaints() == []
 
@@ -65,7 +66,7 @@ def test_the_slider_of_the_heat_map_goes_through_the_readings(
     browser.choose("statistic", list(STATISTICS).index("range"))
     expected = [rows[2][f"positions/layer_{layer:02d}/range"] for layer in (1, 2)]
     assert browser.ask(f"{HEAT}.data[0].z") == [pytest.approx(heads, rel=1e-4) for heads in expected]
-    assert browser.text("#meaning") == STATISTICS["range"].meaning
+    assert browser.text("#meaning").lower() == f"{STATISTICS['range'].meaning}.".lower()
     assert browser.complaints() == []
 
 
@@ -125,7 +126,7 @@ def test_what_comes_from_outside_is_text_and_never_markup(browser: Browser, tmp_
     add_probes(folder, [1, 3], [HOSTILE, "<b>", "&lt;"])
     write_page(read_run(folder), tmp_path / "page.html")
     browser.open(tmp_path / "page.html")
-    browser.click("summary")
+    browser.click("#rest summary")
     browser.choose("statistic", 2)
     browser.point_at("#tokens span:nth-child(2)")
     assert browser.text("h1") == folder.path.name
