@@ -101,7 +101,7 @@ class PositionWatchConfig:
     policy: AlertPolicy = AlertPolicy.warn  # what an alert does besides being said
     filtered_rows: bool = False  # true: rows that the repetition filter takes out of the loss count as well
     probe_interval: int = 1000  # steps between pictures of the probe texts' positions
-    probe_tokenizer: str | None = None  # tokenizer.json, a path or an address; null: the data's own, if it names one
+    probe_tokenizer: str | None = None  # tokenizer.json, path or address; null: the data's, or the one in init_from
 
 
 class WandbMode(Enum):

@@ -6,6 +6,7 @@ nothing counted. A row is filled up behind its text, which a causal model cannot
 """
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +28,14 @@ logger = logging.getLogger(__name__)
 
 
 def find_encoder(config: RunConfig) -> DocumentEncoder | None:
-    """The tokenizer of the run, if anybody knows it. Raises TrainError if it is another than the model's."""
+    """The tokenizer of the run, if the config, the data or the backbone's folder has it.
+
+    Raises TrainError if it is not the model's, and DataError if it is none.
+    """
+    beside_weights = Path(config.init_from or "") / "tokenizer.json"
     named = config.position_watch.probe_tokenizer or config.data.tokenizer
+    if named is None and config.init_from is not None and beside_weights.is_file():
+        named = str(beside_weights.resolve())
     if named is None:
         return None
     encoder = DocumentEncoder(
@@ -66,7 +73,7 @@ class PositionProbes(Callback):
         if encoder is None:
             if trainer.ranks.is_main:
                 logger.warning(
-                    "no pictures of positions: the data names no tokenizer; set position_watch.probe_tokenizer"
+                    "no pictures of positions: nothing names a tokenizer; set position_watch.probe_tokenizer"
                 )
             return
         self._texts = read_texts(encoder, self._config.sequence_length)

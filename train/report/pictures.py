@@ -47,9 +47,14 @@ def dress(axes: Axes, title: str, x: str, y: str) -> None:
     axes.spines[:].set_visible(False)
 
 
-def draw_heat(axes: Axes, values_lh: np.ndarray, layers: Sequence[int], title: str) -> None:
-    """A heat map with its color bar; signed numbers are pale at zero, wide ranges go by decades."""
-    norm, colors = _colors(values_lh)
+def draw_heat(
+    axes: Axes, values_lh: np.ndarray, layers: Sequence[int], title: str, limits: tuple[float, float] | None = None
+) -> None:
+    """A heat map with its color bar: signed numbers are pale at zero, wide ranges go by decades.
+
+    `limits`: the range of the colors, where pictures are to be compared; None: that of the values.
+    """
+    norm, colors = _colors(values_lh if limits is None else np.array(limits))
     image = axes.imshow(values_lh, norm=norm, cmap=colors, aspect="auto", origin="lower", interpolation="nearest")
     dress(axes, title, "head", "layer")
     shown = evenly(range(len(layers)), 12)

@@ -26,7 +26,7 @@ MAIN_CHARTS = {
     "optim/grad_norm": "Gradient norm",
     "throughput/tokens_per_second": "Tokens per second",
 }
-MAX_READINGS = 80  # steps of the heat maps
+MAX_READINGS, MAX_HEAD_NUMBERS = 80, 500_000  # of the heat maps, 8 bytes each
 MAX_PROBE_NUMBERS = 2_000_000  # positions of probe texts, 2.7 bytes each
 MAX_EVENTS = 200
 SILENCE = 600  # seconds without a line after which a run that has not stopped is called silent
@@ -170,7 +170,9 @@ def alerts(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def head_statistics(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Statistics with one number per head: [S, L, H] each, at S of the steps; None if the run has none."""
-    readings = evenly([row for row in rows if any(isinstance(row[name], list) for name in row)], MAX_READINGS)
+    readings = [row for row in rows if any(isinstance(value, list) for value in row.values())]
+    per_reading = sum(len(value) for value in readings[-1].values() if isinstance(value, list)) if readings else 0
+    readings = evenly(readings, max(2, min(MAX_READINGS, MAX_HEAD_NUMBERS // max(1, per_reading))))
     found: dict[str, dict[tuple[int, int], list[Any]]] = {}
     for index, row in enumerate(readings):
         for name, value in row.items():

@@ -79,7 +79,7 @@ def test_a_run_without_a_tokenizer_says_so_once_and_probes_nothing(caplog: pytes
         probes.on_start(trainer)
         probes.on_step_end(trainer)  # would need an engine that can look
     assert [record.message for record in caplog.records] == [
-        "no pictures of positions: the data names no tokenizer; set position_watch.probe_tokenizer"
+        "no pictures of positions: nothing names a tokenizer; set position_watch.probe_tokenizer"
     ]
 
 
@@ -87,6 +87,14 @@ def test_a_run_without_learned_positions_has_nothing_to_probe(caplog: pytest.Log
     config = tiny(Path(), positions=PositionsConfig(scheme=Scheme.rope))
     PositionProbes(config).on_start(standing(config, is_main=True))
     assert not caplog.records
+
+
+def test_the_tokenizer_beside_the_backbone_serves_token_files(tmp_path: Path) -> None:
+    write_tokens(tmp_path / "tokens")
+    write_tokenizer(tmp_path / "tokenizer.json")
+    encoder = find_encoder(tiny(tmp_path, init_from=str(tmp_path)))
+    assert encoder is not None and encoder.max_token_id < VOCAB_SIZE
+    assert find_encoder(tiny(tmp_path, init_from=str(tmp_path / "tokens"))) is None
 
 
 def test_a_tokenizer_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
