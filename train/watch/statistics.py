@@ -63,8 +63,11 @@ def sequences_of(labels_bt: Tensor, documents: Documents | None, filtered_rows: 
     groups = []
     for starts, lengths in _alike(documents.lengths, MAX_PADDING * num_rows * length):
         tokens = np.minimum(starts[:, None] + np.arange(lengths.max()), num_rows * length - 1)
-        rows, lengths_s = (torch.from_numpy(x).to(labels_bt.device) for x in (starts // length, lengths.astype(float)))
-        groups.append(Sequences(torch.from_numpy(tokens).to(labels_bt.device), lengths_s, lengths_s * counts_b[rows]))
+        tokens_sl, rows_s, lengths_s = (
+            torch.from_numpy(values).to(labels_bt.device, non_blocking=True)
+            for values in (tokens, starts // length, lengths.astype(np.float64))
+        )
+        groups.append(Sequences(tokens_sl, lengths_s, lengths_s * counts_b[rows_s]))
     return groups
 
 
