@@ -12,7 +12,7 @@ import pytest
 
 from data.tokens import published_order
 from tests.launch.launching import SMALL, end, launch, ranks_of, read, start, wait_for
-from train.compose import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
+from train.compose import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
 from train.errors import TrainError
 from train.run_folder import RunFolder
 
@@ -158,6 +158,18 @@ def test_what_one_rank_finds_wrong_is_all_that_is_said(root: Path) -> None:
     assert ended.stderr.count("\n") == 1
     assert ended.stderr.startswith("error: the data holds token id 99999, but model.vocab_size=512: ")
     assert [row["step"] for row in read(root / "bad-token" / "metrics.jsonl")] == [1, 2]
+
+
+def test_an_alert_that_stops_a_job_has_an_exit_code_of_its_own(root: Path, sample: Path) -> None:
+    wild = ["optimizer.repo_lr_multiplier=1000", "position_watch.interval=1", "position_watch.policy=stop"]
+    ended = launch(*arguments(root, sample, "wild", *wild))
+    assert ended.returncode == EXIT_ALERTED and ended.stderr == ""
+    *_, alert, checkpoint, stop = read(root / "wild" / "events.jsonl")
+    assert (alert["event"], checkpoint["event"], stop["event"]) == ("alert", "checkpoint", "stop")
+    assert f"alert at step {alert['step']}: {alert['message']}" in ended.stdout
+    assert (
+        f"wild is stopped after step {stop['step']}, because of an alert: see {root}/wild/events.jsonl" in ended.stdout
+    )
 
 
 def test_a_sweep_has_a_folder_for_each_combination(root: Path, sample: Path) -> None:

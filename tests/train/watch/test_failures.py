@@ -57,6 +57,13 @@ HEALTHY: dict[str, dict[str, Any]] = {
     "fast": {"seed": 4, "optimizer__lr": 1e-2},
     "documents": {"seed": 5, "mask_documents": True},
 }
+UNTAUGHT: dict[str, tuple[str, dict[str, Any]]] = {  # name -> kind, what is wrong with the recipe
+    "too fast": ("instability", {"optimizer__repo_lr_multiplier": 100.0, "max_steps": 2}),
+    "too slow": (
+        "not_learning",
+        {"optimizer__repo_lr_multiplier": 0.0, "model__initializer_range": 0.02, "position_watch__interval": 1},
+    ),
+}
 UNWATCHED = {"rope": Scheme.rope, "nope": Scheme.nope}
 
 
@@ -87,6 +94,7 @@ def for_a_while() -> list[Breaking]:
 def on_one_rank(ranks: Ranks, root: Path) -> dict[str, list[tuple[int | str, str]]]:
     seen = {name: [run(configured(root, name, max_steps=16), ranks, make())] for name, (*_, make) in FAILURES.items()}
     seen |= {name: [run(configured(root, name, **changes), ranks)] for name, changes in HEALTHY.items()}
+    seen |= {name: [run(configured(root, name, **changes), ranks)] for name, (_, changes) in UNTAUGHT.items()}
     for name, scheme in UNWATCHED.items():
         positions = PositionsConfig(scheme=scheme)
         seen[name] = [run(configured(root, name, positions=positions, max_steps=2), ranks)]
@@ -149,6 +157,13 @@ def test_a_failure_is_said_once_within_three_readings_and_nothing_else_is(one: A
     assert alert["message"].startswith(f"{where}: since step {alert['since']}, ")
     assert f"alert at step {alert['step']}: {alert['message']}" in one[name][0][1]
     assert metrics(root, name.replace(" ", "-"))[-1]["positions/open_alerts"] >= 1
+
+
+@pytest.mark.parametrize("name", UNTAUGHT)
+def test_a_recipe_that_does_not_suit_the_fresh_parameters_is_said(one: Any, root: Path, name: str) -> None:
+    assert [(alert["kind"], alert["where"]) for alert in found(root, name)] == [
+        (UNTAUGHT[name][0], "all learned layers")
+    ]
 
 
 @pytest.mark.parametrize("name", HEALTHY)
