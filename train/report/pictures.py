@@ -44,6 +44,7 @@ def dress(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_xlabel(x, fontsize=8.5, color=MUTED)
     axes.set_ylabel(y, fontsize=8.5, color=MUTED)
     axes.tick_params(labelsize=8, colors=MUTED, length=2)
+    axes.tick_params(which="minor", length=0)
     axes.spines[:].set_visible(False)
 
 
@@ -65,6 +66,7 @@ def draw_heat(
     bar = figure.colorbar(image, ax=axes, pad=0.02, fraction=0.05)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7.5, colors=MUTED, length=2)
+    bar.ax.tick_params(which="minor", length=0)
 
 
 def draw_curves(axes: Axes, z_ht: np.ndarray, title: str) -> None:

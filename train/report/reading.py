@@ -151,7 +151,7 @@ def facts(config: dict[str, Any], events: list[dict[str, Any]], last: dict[str, 
         "Positions": positions and (f"{positions} from layer {first_layer}" if first_layer is not None else positions),
         "Peak learning rate": _get(config, "optimizer", "lr"),
         "Data": _get(config, "data", "root"),
-        "Begins from": config.get("init_from") or "random weights",
+        "Begins from": config and (config.get("init_from") or "random weights"),
         "Processes": start.get("world_size") and f"{start['world_size']}, ZeRO {start.get('zero_stage')}",
         "Seed": config.get("seed"),
     }

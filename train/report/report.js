@@ -33,7 +33,8 @@ const CONFIG = { responsive: true, displayModeBar: false };
 function layout(changes = {}) {
   const axis = { gridcolor: color("grid"), zeroline: false, linecolor: color("line"), automargin: true, fixedrange: false };
   return {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, dragmode: "zoom",
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
+    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger scrolls the page
     margin: { l: 44, r: 8, t: 8, b: 30 }, hovermode: "closest",
     font: { family: color("sans"), size: 11.5, color: color("muted") },
     hoverlabel: { bgcolor: color("card"), bordercolor: color("line"), font: { color: color("ink"), family: color("sans") } },
@@ -101,7 +102,8 @@ function drawCharts(parent, charts) {
         line: { color: color(noisy ? "faint" : "accent"), width: noisy ? 1 : 1.8 }, opacity: noisy ? 0.75 : 1 };
       const mean = { x: chart.smooth_x, y: chart.smooth_y, mode: "lines", hovertemplate: `mean ${hover}`,
         line: { color: color("accent"), width: 2 } };
-      const axes = { xaxis: { type: $("axis-x").value }, yaxis: { type: $("axis-y").value } };
+      const exponentformat = extent(chart.y)[1] >= 1000 ? "SI" : "e"; // 400k, but 6e-5
+      const axes = { xaxis: { type: $("axis-x").value }, yaxis: { type: $("axis-y").value, exponentformat } };
       Plotly.react(plot, [raw, ...(noisy ? [mean] : []), ...marks([chart])], layout(axes), CONFIG);
     });
   }
