@@ -2,7 +2,7 @@
 
 config.yaml      of the last start         checkpoints/   step-NNNNNNN/ and `latest`
 metrics.jsonl    a line per logged step   wandb/         offline files, and the run's id
-events.jsonl     start, resume, stop ...  hf/            final weights, Hugging Face layout
+events.jsonl     start, alert, stop ...   hf/            final weights, Hugging Face layout
 probes/          positions of fixed texts  report.html    all of it, as one page
 """
 

@@ -69,9 +69,19 @@ def read(
     return reading
 
 
+def uneven(stage: int) -> RunConfig:
+    """One key-value head, and maps of an inner width of five: W_z has five elements, which two ranks cannot halve."""
+    config = configured(stage, Precision.fp32)
+    config.model.num_kv_heads, config.positions.hidden_ratio = 1, 6
+    return config
+
+
 def read_all(ranks: Ranks) -> dict[Any, Reading]:
     readings: dict[Any, Reading] = {name: read(ranks, configured(*PLAIN), **v) for name, v in VARIANTS.items()}
-    return readings | ({case: read(ranks, configured(*case)) for case in CASES} if ranks.world_size > 1 else {})
+    if ranks.world_size > 1:
+        readings |= {case: read(ranks, configured(*case)) for case in CASES}
+        readings |= {("uneven", stage): read(ranks, uneven(stage)) for stage in (0, 1, 2, 3)}
+    return readings
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +142,14 @@ def test_a_stage_does_not_change_a_reading(two: Any) -> None:
         for layer, signal in two[0]["plain"].signals.items():
             other = {**two[0][stage, Precision.fp32].signals[layer], "gradient_residual": signal["gradient_residual"]}
             assert other == pytest.approx(signal, rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_maps_that_do_not_divide_over_the_ranks_are_read_whole(two: Any, stage: int) -> None:
+    for layer, signal in two[0]["uneven", 0].signals.items():
+        other = {**two[0]["uneven", stage].signals[layer], "gradient_residual": signal["gradient_residual"]}
+        assert other == pytest.approx(signal, rel=1e-4)
+    assert len(two[0]["uneven", stage].heads[1]["std"]) == 1
 
 
 def test_what_checkpointing_recomputes_is_not_counted_again(one: Any) -> None:
