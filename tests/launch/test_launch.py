@@ -15,6 +15,7 @@ from tests.launch.launching import SMALL, end, launch, ranks_of, read, start, wa
 from train.compose import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
 from train.errors import TrainError
 from train.run_folder import RunFolder
+from train.watch.probes import probe_files
 
 NUM_STEPS, INTERVAL = 40, 10
 
@@ -51,7 +52,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def straight(root: Path, sample: Path) -> Job:
     """From start to end, and once more."""
-    command = arguments(root, sample, "straight")
+    command = arguments(root, sample, "straight", "logging.report_seconds=60")
     return Job(RunFolder(root / "straight"), [launch(*command), launch(*command)])
 
 
@@ -85,6 +86,8 @@ def test_a_job_runs_to_its_end_and_says_what_there_is(straight: Job) -> None:
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
     assert {path.name for path in folder.checkpoints.glob("step-*")} == {"step-0000030", "step-0000040"}
     assert (folder.hf / "model.safetensors").is_file()
+    assert f"report: {folder.report}" in first.stdout and folder.report.is_file()
+    assert max(probe_files(folder.probes)) == NUM_STEPS
 
 
 def test_a_finished_job_says_so_at_once(straight: Job) -> None:

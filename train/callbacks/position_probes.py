@@ -72,8 +72,9 @@ class PositionProbes(Callback):
         encoder = find_encoder(self._config)
         if encoder is None:
             if trainer.ranks.is_main:
-                logger.warning(
-                    "no pictures of positions: nothing names a tokenizer; set position_watch.probe_tokenizer"
+                print(
+                    f"{self._config.name}: no tokenizer is known, so there are no pictures of positions: "
+                    "set position_watch.probe_tokenizer"
                 )
             return
         self._texts = read_texts(encoder, self._config.sequence_length)

@@ -33,9 +33,8 @@ class Report(Callback):
         self._process: subprocess.Popen[str] | None = None
 
     def on_step_end(self, trainer: "Trainer") -> None:
-        if self._seconds is None or not trainer.ranks.is_main or time.monotonic() < self._due:
-            return
-        if self._process is not None and self._process.poll() is None:
+        is_busy = self._process is not None and self._process.poll() is None  # asked at every step: leaves no zombie
+        if self._seconds is None or not trainer.ranks.is_main or is_busy or time.monotonic() < self._due:
             return
         self._start(trainer.folder.path)
         self._due = time.monotonic() + self._seconds

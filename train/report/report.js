@@ -249,6 +249,9 @@ function currentLayer() {
 
 function choose(changes) {
   Object.assign(chosen, changes);
+  const { reading, probe, ...kept } = chosen; // a reload of a run that goes on shows its newest steps
+  const address = `#${new URLSearchParams(kept)}`;
+  if (location.hash !== address) location.replace(address);
   $("layer").value = currentLayer();
   $("head").value = chosen.head;
   if (run.heads && !("text" in changes || "probe" in changes)) { drawHeat(); drawHistory(); }
@@ -298,12 +301,27 @@ function findings() {
       element("p", { textContent: event.message }))));
 }
 
+function remember() { // what was chosen before a reload
+  const said = new URLSearchParams(location.hash.slice(1));
+  const { layers, statistics = [] } = run.heads ?? run.probes ?? { layers: [] };
+  const spread = Math.max(0, statistics.findIndex((statistic) => statistic.name === "std"));
+  const index = (key, count, otherwise = 0) => {
+    const value = Number(said.get(key) ?? otherwise);
+    return Number.isInteger(value) && value >= 0 && value < count ? value : otherwise;
+  };
+  Object.assign(chosen, {
+    statistic: index("statistic", statistics.length, spread), layer: index("layer", layers.length),
+    head: index("head", run.heads?.heads ?? run.probes?.texts[0].shape[2] ?? 0), text: index("text", run.probes?.texts.length ?? 0),
+  });
+}
+
 function fold(section, parent, charts) { // drawn when it is opened: a hidden chart has no width
   $(section).hidden = !charts.length;
   $(section).querySelector("details").addEventListener("toggle", () => drawCharts($(parent), charts), { once: true });
 }
 
 function main() {
+  remember();
   header();
   findings();
   drawCharts($("main-charts"), run.main);
@@ -312,7 +330,6 @@ function main() {
   fold("means", "model-charts", run.model);
   fold("rest", "other-charts", run.other);
   if (run.heads) {
-    chosen.statistic = Math.max(0, run.heads.statistics.findIndex((statistic) => statistic.name === "std"));
     options($("statistic"), run.heads.statistics.map((statistic, index) => [index, statistic.label]));
     $("statistic").value = chosen.statistic;
     scrubber("heat", run.heads.steps, "reading");
@@ -326,7 +343,7 @@ function main() {
   if (run.probes) {
     run.probes.texts.forEach((text) => { text.z = unpack(text); });
     $("texts").append(...run.probes.texts.map((text, index) => element("button", {
-      type: "button", role: "tab", textContent: text.name, ariaSelected: String(index === 0),
+      type: "button", role: "tab", textContent: text.name, ariaSelected: String(index === chosen.text),
       onclick: (event) => {
         for (const tab of $("texts").children) tab.ariaSelected = String(tab === event.currentTarget);
         choose({ text: index });
@@ -334,6 +351,8 @@ function main() {
     })));
     options($("layer"), (run.heads ?? run.probes).layers.map((layer) => [layer, layer]));
     options($("head"), [...Array(run.probes.texts[0].shape[2]).keys()].map((head) => [head, head]));
+    Object.assign($("layer"), { selectedIndex: chosen.layer });
+    Object.assign($("head"), { selectedIndex: chosen.head });
     $("layer").onchange = () => choose({ layer: $("layer").selectedIndex });
     $("head").onchange = () => choose({ head: $("head").selectedIndex });
     scrubber("curve", run.probes.steps, "probe");

@@ -71,22 +71,21 @@ def standing(config: RunConfig, *, is_main: bool) -> Trainer:
     return cast(Trainer, trainer)
 
 
-def test_a_run_without_a_tokenizer_says_so_once_and_probes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_without_a_tokenizer_says_so_once_and_probes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny(Path(), max_steps=0)
     for is_main in (True, False):
         probes = PositionProbes(config)
         trainer = standing(config, is_main=is_main)
         probes.on_start(trainer)
         probes.on_step_end(trainer)  # would need an engine that can look
-    assert [record.message for record in caplog.records] == [
-        "no pictures of positions: nothing names a tokenizer; set position_watch.probe_tokenizer"
-    ]
+    said = capsys.readouterr().out
+    assert said.startswith("tiny: no tokenizer is known") and said.count("\n") == 1
 
 
-def test_a_run_without_learned_positions_has_nothing_to_probe(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_without_learned_positions_has_nothing_to_probe(capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny(Path(), positions=PositionsConfig(scheme=Scheme.rope))
     PositionProbes(config).on_start(standing(config, is_main=True))
-    assert not caplog.records
+    assert capsys.readouterr().out == ""
 
 
 def test_the_tokenizer_beside_the_backbone_serves_token_files(tmp_path: Path) -> None:

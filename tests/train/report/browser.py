@@ -39,6 +39,10 @@ class Browser:
         self.look(width=width, dark=dark)
         self._driver.get(page.resolve().as_uri())
 
+    def reload(self) -> None:
+        """Load the same page again."""
+        self._driver.refresh()
+
     def look(self, *, width: int, dark: bool) -> None:
         """Change the window's width and the person's theme."""
         self._command("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)

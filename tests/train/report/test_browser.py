@@ -117,6 +117,22 @@ def test_a_click_on_a_head_shows_its_history_and_its_curve(browser: Browser, tmp
     assert browser.text("#curve-title") == f"prose: layer {LAYERS[1]}, head 2"
 
 
+def test_a_reload_keeps_what_was_chosen_and_shows_the_newest_step(browser: Browser, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", range(1, 4))
+    add_probes(folder, [1, 3], ["a", " b", "\n"])
+    write_page(read_run(folder), folder.report)
+    browser.open(folder.report)
+    browser.choose("statistic", 1)
+    browser.choose("layer", 2)
+    browser.choose("head", 3)
+    browser.slide("heat-step", 0)
+    browser.reload()
+    assert browser.text("#history-title") == f"mean: layer {LAYERS[2]}, head 3"
+    assert browser.text("#curve-title") == f"prose: layer {LAYERS[2]}, head 3"
+    assert browser.text("#heat-label") == "step 3"
+    assert browser.complaints() == []
+
+
 def test_what_comes_from_outside_is_text_and_never_markup(browser: Browser, tmp_path: Path) -> None:
     alert = {"event": "alert", "step": 2, "since": 1, "kind": HOSTILE, "where": HOSTILE, "message": HOSTILE, "time": ""}
     folder = make_run(tmp_path / HOSTILE.replace("/", "|"), range(1, 4), events=[alert])
