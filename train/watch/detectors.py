@@ -10,15 +10,16 @@ a head or a map is held against is what it showed earlier in the same run:
 
     collapse       head    spread (std) fell to a tenth of the highest that it had held for two readings, and no
                            rotary frequency sees its range any more
-    explosion      head    its range exceeds the sequence length, which is RoPE's own range; or |z| is so large that
-                           float32 positions are 1/8 apart, or not finite
     rope           model   every head of every layer follows the token index: |rank correlation| above 0.95
+    explosion      head    its range exceeds twice the sequence length, which is RoPE's own range; or a quarter of it,
+                           and its spread jumped to twenty times what it had held; or |z| is so large that float32
+                           positions are 1/8 apart, or not finite
     dead_gradient  layer   the gradient of one of its maps is zero, or a thousandth of its first readings'
     instability    layer   an update changes half of a map, or its maps are 90 % of the whole model's gradient
     not_learning   layer   after 20 readings still no head whose range a rotary frequency sees
 
 An earlier line explains a later one: a layer whose heads have collapsed or exploded, or a model that has become RoPE,
-gets odd gradients as a consequence, and is not accused of those as well.
+gets odd gradients as a consequence, and is not accused of those as well; nor is RoPE's wide range an explosion.
 """
 
 import math
@@ -47,7 +48,8 @@ CONFIRM = 2  # readings in a row that begin or end an episode
 PATIENCE = 20  # readings that a fresh layer has to leave its start
 COLLAPSED, SPREAD = 0.1, 0.2  # of the spread that a head has held
 SEEN = 1.0  # rotary frequencies that see a head's range
-EXPLODED, CONTAINED = 1.0, 0.5  # range, in sequence lengths
+EXPLODED, CONTAINED = 2.0, 1.0  # range, in sequence lengths
+JUMPED, LARGE = 20.0, 0.25  # times the spread that a head has held, with a range of so many sequence lengths
 COARSE = 2.0**20  # |z| from which float32 positions are 1/8 apart
 LIKE_INDEX, UNLIKE_INDEX = 0.95, 0.9  # |rank correlation|
 DEAD, ALIVE = 1e-3, 1e-2  # of the gradient norm of the first readings
@@ -114,16 +116,14 @@ class Detectors:
                 where, since = name_places(ended, reading), min(episode.since for episode in ended.values())
                 until = min(episode.until for episode in ended.values())
                 alerts.append(Alert("recovery", kind, where, until, end_sentence(kind, where, since, until)))
+        self._episodes = {key: episode for key, episode in self._episodes.items() if episode.is_open or episode.num_bad}
         self._memory.add(reading, SEEN, unsound={place for place, is_bad in verdicts["explosion"].items() if is_bad})
         return alerts
 
     def state_dict(self) -> dict[str, Any]:
         """Plain JSON."""
-        episodes = [
-            [kind, list(place), asdict(episode)]
-            for (kind, place), episode in sorted(self._episodes.items(), key=lambda item: item[0])
-            if episode.is_open or episode.num_bad
-        ]
+        places = sorted(self._episodes.items(), key=lambda item: item[0])
+        episodes = [[kind, list(place), asdict(episode)] for (kind, place), episode in places]
         return {"memory": asdict(self._memory), "episodes": episodes}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -134,8 +134,8 @@ class Detectors:
     def _verdicts(self, reading: Reading) -> dict[str, Verdicts]:
         places = [(layer, head) for layer, values in reading.heads.items() for head in range(len(values["std"]))]
         collapse: Verdicts = {place: self._is_collapsed(*place, reading) for place in places}
-        explosion: Verdicts = {place: self._is_exploded(*place, reading) for place in places}
         rope = _is_rope(reading)
+        explosion: Verdicts = {place: None if rope else self._is_exploded(*place, reading) for place in places}
         gradient: Verdicts = {}
         instability: Verdicts = {}
         learning: Verdicts = {}
@@ -147,8 +147,8 @@ class Detectors:
             learning[layer,] = None if is_explained or gradient[layer,] else self._is_still(layer, reading)
         return {
             "collapse": collapse,
-            "explosion": explosion,
             "rope": {(): rope},
+            "explosion": explosion,
             "dead_gradient": gradient,
             "instability": instability,
             "not_learning": learning,
@@ -162,10 +162,12 @@ class Detectors:
         return False if seen >= 2 * SEEN or spread > SPREAD * held else None
 
     def _is_exploded(self, layer: int, head: int, reading: Reading) -> bool | None:
-        low, high, spread = (reading.heads[layer][name][head] for name in ("min", "max", "range"))
-        if not (spread <= EXPLODED * self._length and max(-low, high) <= COARSE):  # a NaN is bad too
+        low, high, std, extent = (reading.heads[layer][name][head] for name in ("min", "max", "std", "range"))
+        held = self._memory.held(layer, head)
+        jumped = held > 0 and std > JUMPED * held and extent > LARGE * self._length
+        if jumped or not (extent <= EXPLODED * self._length and max(-low, high) <= COARSE):  # a NaN is bad too
             return True
-        return False if spread < CONTAINED * self._length and max(-low, high) < COARSE / 2 else None
+        return False if extent < CONTAINED * self._length and max(-low, high) < COARSE / 2 else None
 
     def _is_dead(self, layer: int, reading: Reading) -> bool | None:
         norms = self._gradients(layer, reading)
@@ -193,8 +195,8 @@ class Detectors:
             return collapse_symptom(*min(pairs, key=lambda pair: pair[0] / pair[1]))
         if kind == "explosion":
             ends = [abs(heads[layer][name][head]) for layer, head in places for name in ("min", "max")]
-            spreads = [heads[layer]["range"][head] for layer, head in places]
-            return explosion_symptom(spreads, ends, self._length)
+            ranges = [heads[layer]["range"][head] for layer, head in places]
+            return explosion_symptom(ranges, ends, self._length)
         if kind == "rope":
             return rope_symptom(min(map(abs, (r for values in heads.values() for r in values["rank_correlation"]))))
         layers = [place[0] for place in places]

@@ -128,11 +128,11 @@ def head_values(z_shl: Tensor, lengths_s: Tensor, radians_f: Tensor) -> dict[str
 
 
 def _quantile(sorted_shl: Tensor, lengths_s: Tensor, share: float) -> Tensor:
-    place_s = share * (lengths_s - 1)
+    place_s = share * (lengths_s - 1)  # short of the last
     below_s = place_s.floor()
     low, high = (
         sorted_shl.gather(-1, index_s.long()[:, None, None].expand(-1, sorted_shl.shape[1], 1)).squeeze(-1)
-        for index_s in (below_s, torch.minimum(below_s + 1, lengths_s - 1))
+        for index_s in (below_s, below_s + 1)
     )
     return low + (high - low) * (place_s - below_s)[:, None]
 

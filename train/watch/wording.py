@@ -71,13 +71,13 @@ def collapse_symptom(std: float, held: float) -> str:
     )
 
 
-def explosion_symptom(spreads: list[float], distances: list[float], sequence_length: int) -> str:
-    """`spreads`: of each head its range; `distances`: how far from zero the heads' lowest and highest positions lie."""
-    if not all(map(math.isfinite, spreads + distances)):
+def explosion_symptom(ranges: list[float], distances: list[float], sequence_length: int) -> str:
+    """`ranges`: of each head; `distances`: how far from zero the heads' lowest and highest positions lie."""
+    if not all(map(math.isfinite, ranges + distances)):
         return "positions are not finite"
-    if max(spreads) <= sequence_length:
+    if max(distances) > 1e3 * max(ranges):
         return f"positions lie up to {max(distances):.2g} from zero, where float32 is too coarse for angles"
-    return f"positions are up to {max(spreads):.3g} apart in sequences of {sequence_length} tokens, more than RoPE's"
+    return f"positions are up to {max(ranges):.3g} apart in sequences of {sequence_length} tokens"
 
 
 def rope_symptom(lowest: float) -> str:

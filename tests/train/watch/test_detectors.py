@@ -59,7 +59,7 @@ def alerts_of(*runs: tuple[int, tuple[Change, ...]]) -> list[tuple[int, Alert]]:
 
 USUAL = (5, ())
 COLLAPSED = {"std": 0.1, "min": 1.0, "max": 1.05, "range": 0.05, "resolution": 0.0}
-EXPLODED = {"range": 2000.0, "max": 1996.0, "std": 300.0}
+EXPLODED = {"range": 2001.0, "max": 1997.0, "std": 300.0}
 FRESH = {"std": 0.01, "min": -0.02, "max": 0.02, "range": 0.04, "resolution": 0.0}
 CASES: dict[str, tuple[str, str, tuple[Change, ...]]] = {
     "all heads collapse": ("collapse", "all learned layers", (set_heads(**COLLAPSED),)),
@@ -76,6 +76,7 @@ CASES: dict[str, tuple[str, str, tuple[Change, ...]]] = {
         (set_heads((6,), **COLLAPSED), set_signal((6,), gate_grad_norm=0.0, final_update_ratio=5.0)),
     ),
     "a range explodes": ("explosion", "layer 5 head 1", (set_heads((5,), (1,), **EXPLODED),)),
+    "a spread jumps": ("explosion", "layer 5 head 1", (set_heads((5,), (1,), std=41.0, range=251.0, max=247.0),)),
     "positions too far away": ("explosion", "layer 5", (set_heads((5,), min=2.0e6, max=2.0e6 + 10),)),
     "too far below zero": ("explosion", "layer 5", (set_heads((5,), min=-2.0e6, max=-2.0e6 + 10),)),
     "positions are not finite": ("explosion", "layer 5", (set_heads((5,), range=math.nan, std=math.nan),)),
@@ -99,7 +100,8 @@ CASES: dict[str, tuple[str, str, tuple[Change, ...]]] = {
 HARMLESS: dict[str, tuple[Change, ...]] = {
     "a small spread that frequencies see": (set_heads(std=0.1, range=2.0, resolution=4.0),),
     "an unseen spread that is half of what it was": (set_heads(std=1.0, resolution=0.5),),
-    "a range as long as the sequence": (set_heads(range=999.0, max=995.0),),
+    "a range as long as the sequence": (set_heads(range=999.0, max=995.0, std=39.0),),
+    "a jump to what is still small": (set_heads(range=249.0, max=245.0, std=80.0),),
     "positions far from zero": (set_heads(min=5.0e5, max=5.0e5 + 10),),
     "all but one head like the index": (set_heads(rank_correlation=0.99), set_heads((7,), (3,), rank_correlation=0.6)),
     "a gradient a hundred times smaller": (set_signal(final_grad_norm=1e-4, gate_grad_norm=1e-4),),

@@ -1,5 +1,6 @@
 """docs/positions.md names every figure and every alert, and states the thresholds that are in force."""
 
+import math
 import re
 from pathlib import Path
 
@@ -23,7 +24,12 @@ def test_every_alert_is_explained() -> None:
     assert rows.keys() == ADVICE.keys() == ENDED.keys()
     for kind, values in {
         "collapse": (f"{detectors.COLLAPSED:.0%}", f"{detectors.SPREAD:.0%}", f"below {detectors.SEEN:g}"),
-        "explosion": (f"2^{detectors.COARSE.hex().partition('p+')[2]}",),
+        "explosion": (
+            f"above {detectors.EXPLODED:g} sequence lengths",
+            f"above {detectors.LARGE:g} with a `std` of {detectors.JUMPED:g} times",
+            f"beyond 2^{math.log2(detectors.COARSE):g}",
+            f"below {detectors.CONTAINED:g}",
+        ),
         "rope": (f"{detectors.LIKE_INDEX}", f"{detectors.UNLIKE_INDEX}"),
         "dead_gradient": (f"{detectors.DEAD:.1%}", f"{detectors.ALIVE:.0%}"),
         "instability": tuple(

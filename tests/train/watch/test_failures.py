@@ -41,6 +41,7 @@ FAILURES: dict[str, tuple[str, str, Callable[[], Breaking]]] = {  # name -> kind
     ),
     "W_z is zero": ("collapse", "all learned layers", lambda: Breaking(scale_final(0.0), ALWAYS)),
     "W_z grows": ("explosion", "all learned layers", lambda: Breaking(scale_final(1e3), ONCE)),
+    "W_z grows a little": ("explosion", "all learned layers", lambda: Breaking(scale_final(2e2), ONCE)),
     "W_z of a layer grows": ("explosion", "layer 1", lambda: Breaking(scale_final(1e3), ONCE, only_first=True)),
     "a module is cut off": ("dead_gradient", "layer 1", lambda: Breaking(once(detach_output), ALWAYS, only_first=True)),
     "a map is cut off": (
