@@ -64,6 +64,10 @@ function extent(values) {
   return low <= high ? [low, high] : [0, 1];
 }
 
+function valueAxis(low) { // logarithmic if that is wanted, and the lowest number has a logarithm
+  return low > 0 && $("axis-y").value === "log" ? "log" : "linear";
+}
+
 function marks(curves) { // a line for each finding and each resume, as high as the curves
   const [low, high] = extent(curves.flatMap((curve) => curve.y));
   const line = (step, tone, text, dash) => ({
@@ -102,8 +106,9 @@ function drawCharts(parent, charts) {
         line: { color: color(noisy ? "faint" : "accent"), width: noisy ? 1 : 1.8 }, opacity: noisy ? 0.75 : 1 };
       const mean = { x: chart.smooth_x, y: chart.smooth_y, mode: "lines", hovertemplate: `mean ${hover}`,
         line: { color: color("accent"), width: 2 } };
-      const exponentformat = extent(chart.y)[1] >= 1000 ? "SI" : "e"; // 400k, but 6e-5
-      const axes = { xaxis: { type: $("axis-x").value }, yaxis: { type: $("axis-y").value, exponentformat } };
+      const [low, high] = extent(chart.y);
+      const exponentformat = high >= 1000 ? "SI" : "e"; // 400k, but 6e-5
+      const axes = { xaxis: { type: $("axis-x").value }, yaxis: { type: valueAxis(low), exponentformat } };
       Plotly.react(plot, [raw, ...(noisy ? [mean] : []), ...marks([chart])], layout(axes), CONFIG);
     });
   }
@@ -123,7 +128,7 @@ function drawLayers(parent, series) {
         hovertemplate: `layer ${escaped(curve.title)}, step %{x}: %{y:.4g}<extra></extra>`,
       }));
       Plotly.react(plot, [...traces, ...marks(statistic.curves)],
-        layout({ xaxis: { type: $("axis-x").value }, yaxis: { type: low > 0 && $("axis-y").value === "log" ? "log" : "linear" } }), CONFIG);
+        layout({ xaxis: { type: $("axis-x").value }, yaxis: { type: valueAxis(extent(statistic.curves.flatMap((curve) => curve.y))[0]) } }), CONFIG);
     });
   }
 }
@@ -187,7 +192,7 @@ function drawHistory() {
     line: { color: color("muted"), width: 1 } };
   const others = [...Array(heads).keys()].filter((head) => head !== chosen.head).map((head) => trace(head, "faint", 1));
   Plotly.react($("history"), [...others, now, ...marks(all), trace(chosen.head, "accent", 2.4)],
-    layout({ xaxis: { type: $("axis-x").value, title: { text: "step", standoff: 6 } }, margin: { l: 44, r: 8, t: 8, b: 40 } }), CONFIG);
+    layout({ xaxis: { type: $("axis-x").value, title: { text: "step", standoff: 6 } }, yaxis: { type: valueAxis(low) }, margin: { l: 44, r: 8, t: 8, b: 40 } }), CONFIG);
   $("history-title").textContent = `${statistic.label}: layer ${layers[chosen.layer]}, head ${chosen.head}`;
   $("history-value").textContent = figures(curve(chosen.head).at(-1));
 }

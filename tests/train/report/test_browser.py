@@ -133,6 +133,18 @@ def test_a_reload_keeps_what_was_chosen_and_shows_the_newest_step(browser: Brows
     assert browser.complaints() == []
 
 
+def test_axes_can_be_logarithmic_where_all_numbers_have_a_logarithm(browser: Browser, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", range(1, 4))
+    write_page(read_run(folder), folder.report)
+    browser.open(folder.report)
+    browser.choose("axis-y", 1)
+    history = "document.getElementById('history').layout.yaxis.type"
+    assert browser.ask("document.querySelector('#main-charts .plot').layout.yaxis.type") == "log"
+    assert browser.ask(history) == "log"
+    browser.choose("statistic", 1)  # means, some of them below zero
+    assert browser.ask(history) == "linear"
+
+
 def test_what_comes_from_outside_is_text_and_never_markup(browser: Browser, tmp_path: Path) -> None:
     alert = {"event": "alert", "step": 2, "since": 1, "kind": HOSTILE, "where": HOSTILE, "message": HOSTILE, "time": ""}
     folder = make_run(tmp_path / HOSTILE.replace("/", "|"), range(1, 4), events=[alert])
