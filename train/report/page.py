@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
+SCRIPTS = ("charts", "heads", "tokens", "page")  # in the order in which they build on one another
 
 
 def render(data: dict[str, Any]) -> str:
@@ -22,7 +23,7 @@ def render(data: dict[str, Any]) -> str:
         "style": (FOLDER / "report.css").read_text(),
         "plotly": plotly(),
         "data": embedded_json(data),
-        "script": (FOLDER / "report.js").read_text(),
+        "script": "\n".join((FOLDER / f"{name}.js").read_text() for name in SCRIPTS),
     }
     template = (FOLDER / "report.html").read_text()
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
