@@ -89,7 +89,7 @@ def deepspeed_config(config: RunConfig, world_size: int, precision: Precision) -
 class Engine:
     """The model in training on this rank, one of `ranks.world_size`.
 
-    Every method is collective: all ranks call it, in the same order.
+    Every method but `local_value` and `local_gradient` is collective: all ranks call it, in the same order.
     """
 
     def __init__(self, config: RunConfig, ranks: Ranks, weights: Weights | None) -> None:

@@ -78,10 +78,10 @@ class Episode:
             self.since = step
         if self.num_well == 1 and self.is_open:
             self.until = step
-        if self.is_open == (self.num_bad == 0) and max(self.num_bad, self.num_well) >= CONFIRM:
-            self.is_open = not self.is_open
-            return self.is_open
-        return None
+        if (self.num_well if self.is_open else self.num_bad) < CONFIRM:
+            return None
+        self.is_open = not self.is_open
+        return self.is_open
 
 
 class Detectors:
