@@ -3,9 +3,9 @@
     python -m benchmarks.watch                 the demo's model, on whatever device there is
     python -m benchmarks.watch --experiment repo-1b-50b global_batch_size=32      the real shape
 
-Steps with a reading and without take turns in one process, and the cost is the median difference of neighbours. On a CPU
-what counts is the process's own time, which does not grow on a busy machine; on a GPU the clock. A reading costs the
-same whenever it is taken; a longer interval only divides it.
+Steps with a reading and without take turns in one process, and the cost is the median difference of neighbours. On a
+CPU what counts is the process's own time, which does not grow on a busy machine; on a GPU the clock. A reading costs
+the same whenever it is taken; a longer interval only divides it.
 """
 
 import argparse
