@@ -72,7 +72,8 @@ class Probe(Callback):
         self._outcome.steps = state["steps"]
 
     def _listen(self, module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._outcome.rows[-1] = np.concatenate([self._outcome.rows[-1], inputs[0].numpy()])
+        if torch.is_grad_enabled():  # not what a callback looks at beside the training
+            self._outcome.rows[-1] = np.concatenate([self._outcome.rows[-1], inputs[0].numpy()])
 
 
 def start(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOP = Path(__file__).parents[2]  # where `python -m train.report` is at home
-PATIENCE = 120  # seconds that the end of a run waits for its page
+PATIENCE = 60  # seconds that the end of a run waits for its page
 
 
 class Report(Callback):

@@ -4,6 +4,7 @@ import base64
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,13 @@ class Browser:
     def ask(self, expression: str) -> Any:
         """The value of a JavaScript expression."""
         return self._driver.execute_script(f"return {expression}")
+
+    def eventually(self, expression: str, timeout: float = 20) -> bool:
+        """Whether an expression comes true: what a browser does about a click may take it a moment."""
+        deadline = time.monotonic() + timeout
+        while not (held := bool(self.ask(expression))) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return held
 
     def text(self, selector: str) -> str:
         """What a person reads there."""

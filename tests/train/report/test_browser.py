@@ -47,7 +47,7 @@ def test_the_page_of_a_real_run_renders_without_a_network_or_a_complaint(
         assert drawn == browser.ask("document.querySelectorAll('.plot').length") > len(titles) + 3
         for section in ("means", "rest"):
             browser.click(f"#{section} summary")
-            assert browser.ask(f"document.querySelectorAll('#{section} .main-svg').length") > 0
+            assert browser.eventually(f"document.querySelectorAll('#{section} .main-svg').length > 0")
         assert browser.ask("performance.getEntriesByType('resource').length") == 0
         assert browser.complaints() == []
 
