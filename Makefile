@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu chaos lint format bench clean
+.PHONY: help setup demo test test-slow test-gpu chaos lint format bench pictures clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ format: setup ## format and fix what can be fixed
 
 bench: setup ## the measurements behind the claims in the README
 	$(BIN)/python -m benchmarks
+
+pictures: setup ## the README's pictures, trained and drawn anew (minutes)
+	$(BIN)/python -m benchmarks.pictures
 
 clean: ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -7,7 +7,7 @@
   python -m launch experiment=repo-1b-50b --cfg job                print the whole recipe and start nothing
 
 The run folder is runs/NAME. Exit codes: 0 finished, 2 a mistake that one line explains, 75 stopped by a signal after
-saving (run the same command again); docs/reliability.md has the others.
+saving (run the same command again), 76 stopped by the position watch after saving; docs/reliability.md has the others.
 """
 
 import re
@@ -16,9 +16,11 @@ import sys
 from pathlib import Path
 
 from launch.local import launch_local
-from train.compose import EXIT_OK, EXIT_STOPPED, hydra_app, save_run_config, swept_overrides
+from train.compose import hydra_app, save_run_config, swept_overrides
 from train.config import RunConfig, WandbMode
-from train.run_folder import FINISHED, RunFolder, read_json_lines
+from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED
+from train.json_lines import read_json_lines
+from train.run_folder import FINISHED, RunFolder
 
 
 def launch(config: RunConfig) -> int:
@@ -35,6 +37,9 @@ def launch(config: RunConfig) -> int:
     elif code == EXIT_STOPPED:
         where = f"after step {event['step']}" if event.get("event") == "stop" else "before its first step"
         print(f"\n{config.name} is stopped {where}; the same command continues it: {folder.path}")
+    elif code == EXIT_ALERTED:
+        print(f"\n{config.name} is stopped after step {event['step']}, because of an alert: see {folder.events}")
+        print("  the same command goes on all the same; position_watch.policy=warn never stops it")
     return code
 
 
@@ -60,6 +65,8 @@ def next_steps(config: RunConfig, folder: RunFolder) -> str:
         ("the metrics of every step", f"{folder.metrics}"),
         ("train longer", f"{python} -m launch {shlex.join([*again, *name, *longer])}"),
     ]
+    if folder.report.exists():
+        lines.insert(0, ("the run on one page", f"{folder.report}"))
     if config.wandb.mode is WandbMode.offline:
         lines.append(("look at it in W&B", f"{python.parent / 'wandb'} sync {folder.wandb}/offline-run-*"))
     if config.checkpoint.export_hf:

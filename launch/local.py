@@ -10,9 +10,8 @@ import subprocess
 import sys
 from types import FrameType
 
-from train.compose import EXIT_STOPPED
 from train.config import RunConfig, rows_per_rank
-from train.errors import TrainError
+from train.errors import EXIT_STOPPED, TrainError
 from train.run_folder import RunFolder
 
 INHERITED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")

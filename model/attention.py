@@ -28,6 +28,7 @@ class Documents:
     cu_seqlens: Tensor  # int32 [documents + 1]: where each begins among the B * T tokens, and the end
     max_seqlen: int  # length of the longest
     segments_bt: Tensor  # int32 [B, T]: number of the document in its batch
+    lengths: np.ndarray  # int64, on the host: tokens of each
 
     @classmethod
     def from_boundaries(
@@ -49,6 +50,7 @@ class Documents:
             cu_seqlens=torch.from_numpy(starts).to(device),
             max_seqlen=int(lengths.max()),
             segments_bt=torch.from_numpy(segments).to(device),
+            lengths=lengths,
         )
 
     @cached_property

@@ -94,10 +94,10 @@ class Olmo2(nn.Module):
     def __init__(self, config: ModelConfig, positions: PositionsConfig, z_loss_weight: float = 1e-4) -> None:
         super().__init__()
         config.validate()
-        frequencies = Frequencies(config, positions)
+        self.frequencies = Frequencies(config, positions)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(
-            Block(config, build_positions(kind, config, positions), frequencies)
+            Block(config, build_positions(kind, config, positions), self.frequencies)
             for kind in layer_kinds(positions, config.num_layers)
         )
         self.norm = RMSNorm(config.hidden_size, config)

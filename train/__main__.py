@@ -27,9 +27,9 @@ from train.compose import USER_ERRORS, hydra_app, load_run_config, save_run_conf
 from train.config import RunConfig
 from train.distributed import Ranks, leave, seed_generators
 from train.engine import Engine, resolve_precision
-from train.errors import EXIT_CRASHED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, AgreedError, TrainError
+from train.errors import EXIT_ALERTED, EXIT_CRASHED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, AgreedError, TrainError
 from train.processes import stop_with_parent
-from train.run_folder import FINISHED, RunFolder, explained_write_errors
+from train.run_folder import ALERTED, FINISHED, RunFolder, explained_write_errors
 from train.trainer import EndedError, Trainer
 from train.watchdog import Watchdog
 
@@ -39,7 +39,7 @@ PATIENCE = 3  # seconds in which the end of another rank ends this one, before i
 def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -> int:
     """The recipe; `callbacks` come after those that every run has.
 
-    Returns the exit code: EXIT_OK, or EXIT_STOPPED if a signal ended it after a checkpoint.
+    Returns the exit code: EXIT_OK, or after a checkpoint EXIT_STOPPED for a signal, EXIT_ALERTED for an alert.
     """
     folder = RunFolder.of(config)
     with folder.lock() if ranks.is_main else nullcontext(), Watchdog(config.watchdog, ranks, folder) as watchdog:
@@ -75,7 +75,7 @@ def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -
         reason = trainer.fit(start.resume)
         ranks.barrier()  # the main rank may still be exporting
         engine.close()
-        return EXIT_OK if reason == FINISHED else EXIT_STOPPED
+        return {FINISHED: EXIT_OK, ALERTED: EXIT_ALERTED}.get(reason, EXIT_STOPPED)
 
 
 def is_finished(checkpoint: Checkpoint, config: RunConfig, folder: RunFolder) -> bool:

@@ -109,12 +109,23 @@ class CheckpointConfig:
     export_hf: bool = True  # at the end, write the fp32 weights as a Hugging Face folder, runs/NAME/hf
 
 
-@dataclass
-class PositionStatsConfig:
-    """Statistics of RePo's learned positions (train/callbacks/position_stats.py)."""
+class AlertPolicy(Enum):
+    """What an alert of the position watch does besides being said."""
 
-    interval: int = 100  # steps
-    collapse_std: float = 0.01  # a head whose std of positions within a sequence is below this counts as collapsed
+    warn = "warn"  # nothing
+    checkpoint = "checkpoint"  # saves a checkpoint
+    stop = "stop"  # saves a checkpoint and ends the run
+
+
+@dataclass
+class PositionWatchConfig:
+    """Watches RePo's learned positions (train/callbacks/position_watch.py, train/watch/)."""
+
+    interval: int = 100  # steps between readings of the statistics
+    policy: AlertPolicy = AlertPolicy.warn  # what an alert does besides being said
+    filtered_rows: bool = False  # true: rows that the repetition filter takes out of the loss count as well
+    probe_interval: int = 1000  # steps between pictures of the probe texts' positions
+    probe_tokenizer: str | None = None  # tokenizer.json, path or address; null: the data's, or the one in init_from
 
 
 class WandbMode(Enum):
@@ -134,6 +145,7 @@ class WandbConfig:
     entity: str | None = None
     group: str | None = None
     tags: list[str] = field(default_factory=list)
+    picture_interval: int = 500  # steps between pictures of the position statistics; those of probe texts all go
 
 
 @dataclass
@@ -142,6 +154,7 @@ class LoggingConfig:
 
     interval: int = 1  # steps between lines of metrics.jsonl (and W&B)
     console_interval: int = 10  # steps between plain lines where there is no terminal
+    report_seconds: float | None = 60.0  # between refreshes of report.html; null: there is none
     gc_interval: int = 10  # steps between collections of Python's young garbage; the rest of the time it is off
 
 
@@ -176,7 +189,7 @@ class RunConfig:
     guard: GuardConfig = field(default_factory=GuardConfig)
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    position_stats: PositionStatsConfig = field(default_factory=PositionStatsConfig)
+    position_watch: PositionWatchConfig = field(default_factory=PositionWatchConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
@@ -211,11 +224,13 @@ class RunConfig:
             ("checkpoint.interval", self.checkpoint.interval, 1),
             ("checkpoint.keep", self.checkpoint.keep, 1),
             ("checkpoint.keep_every", self.checkpoint.keep_every, 1),
-            ("position_stats.interval", self.position_stats.interval, 1),
-            ("position_stats.collapse_std", self.position_stats.collapse_std, 0),
+            ("position_watch.interval", self.position_watch.interval, 1),
+            ("position_watch.probe_interval", self.position_watch.probe_interval, 1),
             ("logging.interval", self.logging.interval, 1),
             ("logging.console_interval", self.logging.console_interval, 1),
             ("logging.gc_interval", self.logging.gc_interval, 1),
+            ("logging.report_seconds", self.logging.report_seconds, 0),
+            ("wandb.picture_interval", self.wandb.picture_interval, 1),
             ("launch.processes", self.launch.processes, 1),
             ("launch.cpu_processes", self.launch.cpu_processes, 1),
         ):
@@ -230,9 +245,9 @@ class RunConfig:
                 f"schedule.decay_steps={self.schedule.decay_steps} must be larger than "
                 f"schedule.warmup_steps={self.schedule.warmup_steps}"
             )
-        if self.position_stats.interval % self.logging.interval:
+        if self.position_watch.interval % self.logging.interval:
             raise TrainError(
-                f"position_stats.interval={self.position_stats.interval} must be a multiple of "
+                f"position_watch.interval={self.position_watch.interval} must be a multiple of "
                 f"logging.interval={self.logging.interval}: statistics of a step that is not logged would be lost"
             )
         if len(self.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in self.optimizer.betas):

@@ -96,7 +96,7 @@ def deepspeed_config(config: RunConfig, world_size: int, precision: Precision) -
 class Engine:
     """The model in training on this rank, one of `ranks.world_size`.
 
-    Every method is collective: all ranks call it, in the same order.
+    Every method but `local_value` and `local_gradient` is collective: all ranks call it, in the same order.
     """
 
     def __init__(self, config: RunConfig, ranks: Ranks, weights: Weights | None) -> None:
@@ -172,6 +172,13 @@ class Engine:
         peaks = [torch.linalg.vector_norm(t.detach(), math.inf).float() for t in held if t.is_floating_point()]
         return bool(torch.stack([peak.to(self.device) for peak in peaks]).isfinite().all())
 
+    def look(self, tokens_bt: Tensor) -> None:
+        """One forward pass of [B, T] int64 outside of training, for hooks that listen: no gradient, nothing counted."""
+        with torch.no_grad():
+            self._engine.module(tokens_bt)
+        if self.zero_stage == 3:
+            self._engine.empty_partition_cache()  # what was fetched for a backward pass that does not come
+
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """(name, whole fp32 value) of every parameter, one at a time, on every rank."""
         from deepspeed.utils import safe_get_full_fp32_param
@@ -179,6 +186,37 @@ class Engine:
         for name, parameter in self._engine.module.named_parameters():
             value = parameter if self.zero_stage == 0 else safe_get_full_fp32_param(parameter)
             yield name, value.detach().float()
+
+    def local_value(self, parameter: Any) -> Tensor:
+        """This rank's piece of a parameter's fp32 master, flat; every element lies with exactly one rank.
+
+        It may be a view that the next update changes.
+        """
+        from deepspeed.utils import safe_get_local_fp32_param
+
+        if self.zero_stage == 3:
+            return self._without_padding(parameter, safe_get_local_fp32_param(parameter).detach())
+        if self.zero_stage == 0:
+            return self._share(parameter.detach())
+        piece = parameter._hp_mapping  # None: all of it lies with other ranks
+        return piece.hp_fragment.detach() if piece is not None else parameter.new_empty(0, dtype=torch.float32)
+
+    def local_gradient(self, parameter: Any) -> Tensor:
+        """The same piece of the global batch's gradient, unclipped; only between the last `accumulate` and `update`."""
+        from deepspeed.utils import safe_get_local_grad
+
+        if self.zero_stage == 3:
+            return self._without_padding(parameter, safe_get_local_grad(parameter))
+        if self.zero_stage == 0:
+            return self._share(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+        piece = parameter._hp_mapping
+        if piece is None:
+            return parameter.new_empty(0, dtype=torch.float32)
+        gradient = piece.get_lp_grad_fragment(parameter._index_in_param_group).flatten()
+        if gradient.numel() == parameter.numel():  # ZeRO 1 with bf16 keeps it whole
+            address = piece.lp_fragment_address
+            gradient = gradient.narrow(0, address.start, address.numel)
+        return gradient
 
     def save(self, folder: Path, write: Callable[[Any, Path], None]) -> None:
         """Hand parameters and optimizer state to `write(state, path)`, once for each of this rank's files in `folder`.
@@ -226,7 +264,7 @@ class Engine:
                 if self.zero_stage == 0:
                     optimizer.state[parameter][key].copy_(value.view_as(parameter))
                 elif self.zero_stage == 3:
-                    safe_set_local_optimizer_state(parameter, self._share(parameter, value), key)
+                    safe_set_local_optimizer_state(parameter, self._piece(parameter, value), key)
                 else:
                     safe_set_full_optimizer_state(parameter, value, key)
 
@@ -234,17 +272,25 @@ class Engine:
         """Release DeepSpeed's hooks and buffers."""
         self._engine.destroy()
 
+    def _share(self, whole: Tensor) -> Tensor:
+        """This rank's piece of what every rank has."""
+        return whole.flatten().tensor_split(self._world_size)[self._rank]
+
+    def _without_padding(self, parameter: Any, piece: Tensor) -> Tensor:
+        """ZeRO 3 deals equal pieces, the last of them filled up with anything."""
+        return piece[: max(0, min(len(piece), parameter.ds_numel - len(piece) * self._rank))]
+
     def _restore_masters(self, weights: Weights) -> None:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
         for name, parameter in self._engine.module.named_parameters():
             value = weights(name).to(self.device)
             if self.zero_stage == 3:
-                safe_set_local_fp32_param(parameter, self._share(parameter, value))
+                safe_set_local_fp32_param(parameter, self._piece(parameter, value))
             else:
                 safe_set_full_fp32_param(parameter, value)
 
-    def _share(self, parameter: Any, value: Tensor) -> Tensor:
+    def _piece(self, parameter: Any, value: Tensor) -> Tensor:
         """This rank's part of a whole value under ZeRO 3, whose full setter fails where ranks don't divide the size."""
         share = parameter.ds_tensor.numel()
         padded = F.pad(value.flatten(), (0, share * self._world_size - value.numel()))

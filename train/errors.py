@@ -5,6 +5,7 @@ EXIT_DATA = 69  # the data could not be read any more; all that was trained is s
 EXIT_STUCK = 70  # a rank did not move for too long (train/watchdog.py); run it again
 EXIT_UNSAVED = 74  # the last checkpoint or the export could not be written; what was saved before is whole
 EXIT_STOPPED = 75  # stopped by a signal after saving; run it again
+EXIT_ALERTED = 76  # stopped by the position watch after saving; for a person to look at first
 
 
 class TrainError(ValueError):

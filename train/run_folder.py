@@ -2,7 +2,8 @@
 
 config.yaml      of the last start         checkpoints/   step-NNNNNNN/ and `latest`
 metrics.jsonl    a line per logged step   wandb/         offline files, and the run's id
-events.jsonl     start, resume, stop ...  hf/            final weights, Hugging Face layout
+events.jsonl     start, alert, stop ...   hf/            final weights, Hugging Face layout
+probes/          positions of fixed texts  report.html    all of it, as one page
 stuck/           the stacks of ranks that did not move (train/watchdog.py)
 """
 
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 EXPORTED_STEP = "step"  # file in hf/ that says which step its weights are of
 FINISHED = "finished"  # the reason in the stop event of a run that reached its last step
+ALERTED = "the position watch found something"  # ditto, where position_watch.policy is stop
 
 
 class RunFolder:
@@ -40,12 +42,18 @@ class RunFolder:
         self.wandb = self.path / "wandb"
         self.hf = self.path / "hf"
         self.stuck = self.path / "stuck"
+        self.probes = self.path / "probes"
+        self.report = self.path / "report.html"
         self._event_log = JsonLines(self.events)
 
     @classmethod
     def of(cls, config: RunConfig) -> "RunFolder":
         """The folder that `config` names."""
         return cls(Path(config.run_root) / config.name)
+
+    def probe(self, step: int) -> Path:
+        """The file with the positions of the probe texts at a step."""
+        return self.probes / f"step-{step:07d}.npz"
 
     def lock(self) -> IO[str]:
         """Keep other processes out of this run for as long as the returned file is open; a dead process holds nothing.
@@ -73,9 +81,9 @@ class RunFolder:
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         return file
 
-    def log_event(self, kind: str, **fields: Any) -> None:
+    def log_event(self, event: str, /, **fields: Any) -> None:
         """Append one event with the time; call it on rank 0 only."""
-        self._event_log.append({"event": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields})
+        self._event_log.append({"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields})
 
     def exported_step(self) -> int | None:
         """The step whose weights are in hf/, or None if there is no whole export."""

@@ -24,6 +24,7 @@ from train.guard import SpikeGuard
 from train.run_folder import FINISHED, RunFolder
 from train.schedule import learning_rate, repo_factor
 from train.signals import StopSignals
+from train.watch.alert import Alert
 from train.watchdog import Watchdog
 
 BRIEF_HOOKS = ("on_step_start", "on_update", "on_skip", "on_metrics")  # the others may save, evaluate, export
@@ -59,9 +60,11 @@ class Trainer:
         self.num_skipped = 0  # updates dropped so far: not finite, or refused by the guard
         self.step_seconds = 0.0  # of the last step, and the part of it that waited for data
         self.data_seconds = 0.0
+        self.update = Update(grad_norm=0.0, applied=True)  # what became of the last one
         self._skipped_in_a_row = 0
         self._metrics: dict[str, Any] = {}
         self._signals = StopSignals(is_main=ranks.is_main)
+        self._told_to_stop: str | None = None
         self._saved_step = -1
         self._layout = Layout.of(config, ranks.world_size, engine.precision)
         self._saver = Saver(folder.checkpoints, config.checkpoint, self._layout, ranks)
@@ -111,11 +114,19 @@ class Trainer:
 
         A callback that takes long asks in between, and returns when it is so.
         """
-        return self.ranks.sum([self._signals.received is not None])[0] > 0
+        return self.ranks.sum([(self._told_to_stop or self._signals.received) is not None])[0] > 0
 
     def record(self, name: str, value: Any) -> None:
         """Add a metric to this step: a number, a tensor, or a list of numbers."""
         self._metrics[name] = value
+
+    def alert(self, alert: Alert) -> None:
+        """Tell all callbacks what the position watch found; every rank calls it."""
+        self._call("on_alert", alert)
+
+    def stop(self, reason: str) -> None:
+        """End the run after this step, with a checkpoint; every rank calls it."""
+        self._told_to_stop = reason
 
     def save(self) -> None:
         """Publish a checkpoint of the current step, unless that has been done; in the background, if so configured.
@@ -184,7 +195,8 @@ class Trainer:
         if self.ranks.world_size > 1 and (self.is_logged or self.guard.is_on):
             dist.all_reduce(sums)
         rate = learning_rate(self.step, self.config.optimizer.lr, self.config.schedule)
-        update = self._update(rate, sums[2] / denominator)
+        self._call("on_gradients")
+        self.update = self._update(rate, sums[2] / denominator)
         self.tokens += num_tokens
         self.record("tokens", self.tokens)
         # Cross entropy and z-loss are means over valid tokens; the total is what was differentiated.
@@ -192,7 +204,7 @@ class Trainer:
         self.record("train/z_loss", sums[1] / max(1, num_valid))
         self.record("train/loss", sums[2] / denominator)
         self.record("optim/lr", rate)
-        self.record("optim/grad_norm", update.grad_norm)
+        self.record("optim/grad_norm", self.update.grad_norm)
         self.record("optim/skipped", self.num_skipped)
         self.step_seconds = time.perf_counter() - start
 
@@ -283,7 +295,7 @@ class Trainer:
                 callback.load_state_dict(state["callbacks"][callback.name])
 
     def _stop_reason(self) -> str:
-        return self._signals.received or "signal on another rank"
+        return self._told_to_stop or self._signals.received or "signal on another rank"
 
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:

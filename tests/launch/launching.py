@@ -26,6 +26,7 @@ SMALL = (
     "data.num_streams=4",
     "launch.processes=2",
     "wandb.mode=disabled",
+    "logging.report_seconds=null",
 )
 
 

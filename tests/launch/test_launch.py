@@ -12,8 +12,9 @@ import pytest
 
 from data.published import published_order
 from tests.launch.launching import SMALL, end, launch, ranks_of, read, start, wait_for
-from train.errors import EXIT_DATA, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, TrainError
+from train.errors import EXIT_ALERTED, EXIT_DATA, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, TrainError
 from train.run_folder import RunFolder
+from train.watch.probes import probe_files
 
 NUM_STEPS, INTERVAL = 40, 10
 
@@ -50,7 +51,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def straight(root: Path, sample: Path) -> Job:
     """From start to end, and once more."""
-    command = arguments(root, sample, "straight")
+    command = arguments(root, sample, "straight", "logging.report_seconds=60")
     return Job(RunFolder(root / "straight"), [launch(*command), launch(*command)])
 
 
@@ -84,6 +85,8 @@ def test_a_job_runs_to_its_end_and_says_what_there_is(straight: Job) -> None:
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
     assert {path.name for path in folder.checkpoints.glob("step-*")} == {"step-0000030", "step-0000040"}
     assert (folder.hf / "model.safetensors").is_file()
+    assert f"report: {folder.report}" in first.stdout and folder.report.is_file()
+    assert max(probe_files(folder.probes)) == NUM_STEPS
 
 
 def test_a_finished_job_says_so_at_once(straight: Job) -> None:
@@ -157,6 +160,16 @@ def test_what_one_rank_finds_wrong_is_all_that_is_said(root: Path) -> None:
     assert ended.stderr.count("\n") == 1
     assert ended.stderr.startswith("error: the data holds token id 99999, but model.vocab_size=512: ")
     assert [row["step"] for row in read(root / "bad-token" / "metrics.jsonl")] == [1, 2]
+
+
+def test_an_alert_that_stops_a_job_has_an_exit_code_of_its_own(root: Path, sample: Path) -> None:
+    wild = ["optimizer.repo_lr_multiplier=1000", "position_watch.interval=1", "position_watch.policy=stop"]
+    ended = launch(*arguments(root, sample, "wild", *wild))
+    assert ended.returncode == EXIT_ALERTED and "Traceback" not in ended.stderr
+    *_, alert, checkpoint, stop = read(root / "wild" / "events.jsonl")
+    assert (alert["event"], checkpoint["event"], stop["event"]) == ("alert", "checkpoint", "stop")
+    assert f"alert at step {alert['step']}: {alert['message']}" in ended.stdout
+    assert f"wild is stopped after step {stop['step']}, because of an alert: see " in ended.stdout
 
 
 def test_a_sweep_has_a_folder_for_each_combination(root: Path, sample: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from model.config import PositionsConfig, Scheme
 from tests.distributed import run_ranks
 from tests.train.probe import Outcome, start
-from tests.train.tiny import tiny, write_tokens
+from tests.train.tiny import tiny, write_tokenizer, write_tokens
 from train.config import LossDenominator, Precision, WandbMode
 from train.distributed import Ranks
 from train.run_folder import RunFolder
@@ -38,7 +38,6 @@ ROUTES: dict[str, list[tuple[int, int, int, Precision]]] = {  # (ranks, up to st
         (2, 8, 2, Precision.bf16),
     ],
 }
-COLLAPSE_STD = 0.15  # between the heads of a fresh model
 SAVING = {"checkpoint__interval": 2, "checkpoint__keep": 2}
 
 
@@ -66,13 +65,15 @@ def travel(ranks: Ranks, root: Path, steps: range) -> dict[str, Outcome]:
 
 
 def on_two_ranks(ranks: Ranks, root: Path) -> dict[str, Outcome]:
-    """Each stage and precision straight and stopped by a signal to one rank, a crash, and runs that must not go on."""
+    """Each stage and precision straight, and stopped by a signal to one rank and probed; a crash; runs that must not
+    go on."""
     seen = {"zero0": start(tiny(root, name="zero0", engine__zero_stage=0), ranks)}
     for name, changes in RESUMED.items():
         seen[name] = start(tiny(root, name=name, **changes), ranks)
     offline = {"wandb__mode": WandbMode.offline, **RESUMED["zero2-fp32"]}
     for name, changes in {**RESUMED, "workers": WORKERS, "wandb": offline}.items():
-        stopped = tiny(root, name=f"{name}-stopped", **changes)
+        probing = {"position_watch__probe_tokenizer": str(root / "tokenizer.json"), "position_watch__probe_interval": 2}
+        stopped = tiny(root, name=f"{name}-stopped", **{**changes, **probing})
         seen[stopped.name] = start(stopped, ranks, stop_rank=1, stop_step=STOP_STEP)
         if name == "zero2-fp32" and ranks.is_main:
             shutil.copytree(root / "runs" / stopped.name, root / "runs" / "other-launch")
@@ -102,9 +103,6 @@ def on_one_rank(ranks: Ranks, root: Path) -> dict[str, Outcome]:
     return {
         "zero2-fp32": start(tiny(root, name="one-rank", micro_batch_size=4), ranks),
         "documents": start(tiny(root, name="one-rank-documents", micro_batch_size=None, mask_documents=True), ranks),
-        "collapsing": start(
-            tiny(root, name="collapsing", max_steps=1, position_stats__collapse_std=COLLAPSE_STD), ranks
-        ),
         **travel(ranks, root, range(3, 5)),
     }
 
@@ -136,6 +134,7 @@ def flip_a_bit(path: Path) -> None:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     root = tmp_path_factory.mktemp("train")
     write_tokens(root / "tokens")
+    write_tokenizer(root / "tokenizer.json")
     two = run_ranks(on_two_ranks, 2, root, timeout=400)
     [one] = run_ranks(on_one_rank, 1, root, timeout=400)
     later = run_ranks(on_two_ranks_again, 2, root, timeout=400)

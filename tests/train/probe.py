@@ -14,7 +14,7 @@ from train.__main__ import train
 from train.callbacks.callback import Callback
 from train.config import RunConfig
 from train.distributed import Ranks
-from train.run_folder import read_json_lines
+from train.json_lines import read_json_lines
 from train.trainer import Trainer
 
 
@@ -72,7 +72,8 @@ class Probe(Callback):
         self._outcome.steps = state["steps"]
 
     def _listen(self, module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._outcome.rows[-1] = np.concatenate([self._outcome.rows[-1], inputs[0].numpy()])
+        if torch.is_grad_enabled():  # not what a callback looks at beside the training
+            self._outcome.rows[-1] = np.concatenate([self._outcome.rows[-1], inputs[0].numpy()])
 
 
 def start(

@@ -141,7 +141,7 @@ def test_garbage_is_collected_between_steps_only(runs: Runs) -> None:
 
 
 def test_a_run_leaves_nothing_outside_its_folder(runs: Runs) -> None:
-    assert {path.name for path in runs.root.iterdir()} == {"runs", "tokens"}
+    assert {path.name for path in runs.root.iterdir()} == {"runs", "tokens", "tokenizer.json"}
     folder: Path = runs.root / "runs" / "zero2-fp32-stopped"
     assert {path.name for path in folder.iterdir()} == {
         ".lock",
@@ -149,4 +149,5 @@ def test_a_run_leaves_nothing_outside_its_folder(runs: Runs) -> None:
         "metrics.jsonl",
         "events.jsonl",
         "checkpoints",
+        "probes",
     }

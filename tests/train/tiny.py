@@ -4,20 +4,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer, models, trainers
 
 from data.config import DataConfig, DataKind
 from model.config import ModelConfig, PositionsConfig
 from train.config import (
     CheckpointConfig,
     EngineConfig,
+    LoggingConfig,
     OptimizerConfig,
-    PositionStatsConfig,
+    PositionWatchConfig,
     Precision,
     RunConfig,
     ScheduleConfig,
     WandbConfig,
     WandbMode,
 )
+from train.watch.probe_texts import PROBE_TEXTS
 
 VOCAB_SIZE = 128
 LENGTH = 48
@@ -36,6 +39,17 @@ def write_tokens(folder: Path, *, num_files: int = 3, seed: int = 0) -> Path:
         rows.astype("<u4").tofile(folder / name)
     (folder / "files.txt").write_text("".join(f"{name}\n" for name in names))
     return folder
+
+
+def write_tokenizer(path: Path) -> Path:
+    """A tokenizer.json within the tiny vocabulary, for text that tests probe with."""
+    tokenizer = Tokenizer(models.BPE(unk_token="?"))
+    special = ["<|endoftext|>", "?"]
+    tokenizer.train_from_iterator(
+        PROBE_TEXTS.values(), trainers.BpeTrainer(vocab_size=VOCAB_SIZE, special_tokens=special)
+    )
+    tokenizer.save(str(path))
+    return path
 
 
 def tiny(root: Path, **changes: Any) -> RunConfig:
@@ -67,8 +81,9 @@ def tiny(root: Path, **changes: Any) -> RunConfig:
         schedule=ScheduleConfig(warmup_steps=2, decay_steps=20),
         engine=EngineConfig(zero_stage=2, precision=Precision.fp32, reduce_bucket_size=1_000_000),
         checkpoint=CheckpointConfig(interval=100, keep=3, export_hf=False),
-        position_stats=PositionStatsConfig(interval=2),
+        position_watch=PositionWatchConfig(interval=2),
         wandb=WandbConfig(WandbMode.disabled),
+        logging=LoggingConfig(report_seconds=None),
     )
     for key, value in changes.items():
         *path, last = key.split("__")

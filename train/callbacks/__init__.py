@@ -5,7 +5,9 @@ from train.callbacks.checkpointer import Checkpointer
 from train.callbacks.console import ConsoleReport
 from train.callbacks.garbage import GarbageCollector
 from train.callbacks.metrics_file import EventLog, MetricsFile
-from train.callbacks.position_stats import PositionStats
+from train.callbacks.position_probes import PositionProbes
+from train.callbacks.position_watch import PositionWatch
+from train.callbacks.report import Report
 from train.callbacks.slow_steps import SlowSteps
 from train.callbacks.throughput import Throughput
 from train.callbacks.weights_and_biases import WeightsAndBiases
@@ -17,11 +19,13 @@ def build_callbacks(config: RunConfig) -> list[Callback]:
     return [
         SlowSteps(config.watchdog.slow_step_factor),
         Throughput(config),
-        PositionStats(config.position_stats),
+        PositionWatch(config),
+        PositionProbes(config),
         MetricsFile(),
         ConsoleReport(config),
         Checkpointer(config),
         EventLog(),
+        Report(config),
         WeightsAndBiases(config),  # after all that matters: at the end it may wait for a network
         GarbageCollector(config.logging.gc_interval),
     ]

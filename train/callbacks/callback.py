@@ -5,10 +5,13 @@ callback sees the trainer and calls `trainer.record(name, value)`; it never chan
 in the order of the list, so a callback may use `trainer.ranks`; one that writes or prints asks `trainer.ranks.is_main`.
 
 What a trainer offers: `step`, `tokens`, `is_logged`, `config`, `ranks`, `folder` (paths of the run), `stream` (data),
-`engine.model` (the module, for hooks), `engine.full_parameters()` (whole values, at any ZeRO stage), `record`, `save`.
+`engine.model` (the module, for hooks), `engine.full_parameters()` (whole values, at any ZeRO stage), `update` (what
+became of the last one), `record`, `alert`, `save`, `stop`.
 """
 
 from typing import TYPE_CHECKING, Any
+
+from train.watch.alert import Alert
 
 if TYPE_CHECKING:
     from train.trainer import Trainer
@@ -26,6 +29,9 @@ class Callback:
     def on_step_start(self, trainer: "Trainer") -> None:
         """Before the batch of `trainer.step` is read."""
 
+    def on_gradients(self, trainer: "Trainer") -> None:
+        """After the last backward pass of the step, before the update: gradients are whole and unclipped."""
+
     def on_update(self, trainer: "Trainer") -> None:
         """After the update: time to `record` metrics."""
 
@@ -34,6 +40,9 @@ class Callback:
 
     def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
         """At every logged step, with all metrics of the step: numbers, or lists of numbers (one per head)."""
+
+    def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
+        """When the position watch finds something, or finds it over; on every rank."""
 
     def on_step_end(self, trainer: "Trainer") -> None:
         """When all has been said about the step: time to save, or to evaluate.

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from train.callbacks.callback import Callback
 from train.config import RunConfig
+from train.watch.alert import Alert
 
 if TYPE_CHECKING:
     from train.trainer import Trainer
@@ -26,8 +27,8 @@ def summary(metrics: dict[str, Any]) -> str:
     parts.append(f"{human(metrics['throughput/tokens_per_second'])} tok/s")
     if "throughput/mfu" in metrics:
         parts.append(f"MFU {metrics['throughput/mfu']:.1%}")
-    if "positions/collapsed_share" in metrics:
-        parts.append(f"collapsed heads {metrics['positions/collapsed_share']:.0%}")
+    if metrics.get("positions/open_alerts"):
+        parts.append(f"alerts {metrics['positions/open_alerts']}")
     if metrics["optim/skipped"]:
         parts.append(f"skipped {metrics['optim/skipped']}")
     return "  ".join(parts)
@@ -97,6 +98,10 @@ class ConsoleReport(Callback):
     def on_skip(self, trainer: "Trainer", reason: str) -> None:
         if trainer.ranks.is_main:
             self._say(f"step {trainer.step}: the update was not applied: {reason}")
+
+    def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
+        if trainer.ranks.is_main:
+            self._say(f"{alert.event} at step {trainer.step}: {alert.message}")
 
     def on_checkpoint(self, trainer: "Trainer", folder: str) -> None:
         if trainer.ranks.is_main:

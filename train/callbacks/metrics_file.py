@@ -2,12 +2,15 @@
 
 import json
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train.callbacks.callback import Callback
 from train.checkpoint.store import step_of
 from train.json_lines import JsonLines, read_json_lines
 from train.run_folder import explained_write_errors
+from train.watch.alert import Alert
 
 if TYPE_CHECKING:
     from train.trainer import Trainer
@@ -16,6 +19,20 @@ if TYPE_CHECKING:
 def is_finite(value: float | list[float]) -> bool:
     """Whether JSON can hold the number, or all of the numbers."""
     return all(map(math.isfinite, value if isinstance(value, list) else [value]))
+
+
+def keep_rows(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+    """Leave only these rows in a JSON-lines file, in one rename.
+
+    A run that was killed had gone on past its last checkpoint; what it had written of those steps is superseded: they
+    are about to be done again.
+    """
+    kept = [row for row in read_json_lines(path) if is_kept(row)]
+    part = path.with_suffix(".part")
+    with explained_write_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        part.replace(path)
 
 
 class MetricsFile(Callback):
@@ -27,15 +44,8 @@ class MetricsFile(Callback):
     def on_start(self, trainer: "Trainer") -> None:
         if not trainer.ranks.is_main:
             return
-        path = trainer.folder.metrics
-        # A run that was killed had gone on past its last checkpoint; those steps are about to be done again.
-        kept = [row for row in read_json_lines(path) if row["step"] <= trainer.step]
-        part = path.with_suffix(".part")
-        with explained_write_errors(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            part.replace(path)
-        self._file = JsonLines(path)
+        keep_rows(trainer.folder.metrics, lambda row: row["step"] <= trainer.step)
+        self._file = JsonLines(trainer.folder.metrics)
 
     def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
         if self._file is not None:
@@ -44,9 +54,12 @@ class MetricsFile(Callback):
 
 
 class EventLog(Callback):
-    """start, resume, skip, checkpoint and stop, with time and step."""
+    """start, resume, skip, checkpoint, alert, recovery and stop, with time and step."""
 
     def on_start(self, trainer: "Trainer") -> None:
+        if trainer.ranks.is_main:
+            found = ("alert", "recovery")  # will be found again
+            keep_rows(trainer.folder.events, lambda row: row["event"] not in found or row["step"] <= trainer.step)
         kind = "resume" if trainer.step else "start"
         self._log(trainer, kind, world_size=trainer.ranks.world_size, zero_stage=trainer.engine.zero_stage)
 
@@ -59,9 +72,12 @@ class EventLog(Callback):
     def on_save_failed(self, trainer: "Trainer", reason: str) -> None:
         self._log(trainer, "save_failed", reason=reason)
 
+    def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
+        self._log(trainer, alert.event, **alert.as_plain())
+
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
         self._log(trainer, "stop", reason=reason)
 
-    def _log(self, trainer: "Trainer", kind: str, **fields: Any) -> None:
+    def _log(self, trainer: "Trainer", event: str, /, **fields: Any) -> None:
         if trainer.ranks.is_main:
-            trainer.folder.log_event(kind, **{"step": trainer.step, **fields})
+            trainer.folder.log_event(event, **{"step": trainer.step, **fields})

@@ -1,4 +1,6 @@
-"""Weights & Biases: a view of metrics.jsonl that can be rebuilt from it.
+"""Weights & Biases: a view of the run folder that can be rebuilt from it.
+
+train/report/panels.py says what a step looks like there.
 
 The run id is in the run folder before `wandb.init`, and every row carries its step: a resumed run goes on as the same
 W&B run, online and, once synced, offline, where each launch leaves a part of its own. Rows of steps that were done
@@ -22,7 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 from train.callbacks.callback import Callback
 from train.config import RunConfig, WandbMode
-from train.run_folder import RunFolder, read_json_lines
+from train.json_lines import read_json_lines
+from train.report.panels import Panels, probe_pictures
+from train.run_folder import RunFolder
+from train.watch.alert import Alert
+from train.watch.probes import probe_files
 
 if TYPE_CHECKING:
     from train.trainer import Trainer
@@ -42,17 +48,6 @@ def run_id(folder: RunFolder) -> str:
         part.write_text(uuid.uuid4().hex[:8])
         part.replace(path)
     return path.read_text().strip()
-
-
-def scalars(metrics: dict[str, Any]) -> dict[str, float]:
-    """Metrics with each list spread out: `positions/layer_05/std` becomes `.../std/head_00`, `.../std/head_01`, ..."""
-    flat: dict[str, float] = {}
-    for name, value in metrics.items():
-        if isinstance(value, list):
-            flat.update({f"{name}/head_{head:02d}": entry for head, entry in enumerate(value)})
-        elif name != "step" and value is not None:
-            flat[name] = value
-    return flat
 
 
 def open_run(config: RunConfig, folder: RunFolder, identity: str, mode: WandbMode) -> Any:
@@ -81,15 +76,25 @@ class WeightsAndBiases(Callback):
         self._config = config
         self._jobs: queue.Queue[Callable[[Any], Any] | None] = queue.Queue(MOST_WAITING)
         self._thread: threading.Thread | None = None
+        self._panels = Panels(config.wandb.picture_interval)
 
     def on_start(self, trainer: "Trainer") -> None:
         mode = self._config.wandb.mode
         if trainer.ranks.is_main and mode is not WandbMode.disabled:
             self._thread = threading.Thread(target=self._work, args=(trainer.folder, mode), daemon=True, name="W&B")
             self._thread.start()
+        if trainer.step == 0:
+            self._log_probes(trainer)
 
     def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
-        self._submit(lambda run: run.log(scalars(metrics), step=metrics["step"]))
+        self._submit(lambda run: run.log(self._panels.of(metrics), step=metrics["step"]))
+
+    def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
+        title, level = f"{alert.event}: {alert.kind}", "WARN" if alert.is_new else "INFO"
+        self._submit(lambda run: run.alert(title, alert.message, level=level))
+
+    def on_step_end(self, trainer: "Trainer") -> None:
+        self._log_probes(trainer)
 
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
         self._submit(None)
@@ -97,6 +102,11 @@ class WeightsAndBiases(Callback):
             self._thread.join(LAST_SECONDS)
             if self._thread.is_alive():
                 self._give_up(f"no answer in {LAST_SECONDS:g} s")
+
+    def _log_probes(self, trainer: "Trainer") -> None:
+        step, path = trainer.step, trainer.folder.probe(trainer.step)
+        if self._thread is not None and path.exists():
+            self._submit(lambda run: run.log(probe_pictures(step, path), step=step))
 
     def _submit(self, job: Callable[[Any], Any] | None) -> None:
         """Have the thread do this with the run, after what came before; None ends it. Never waits."""
@@ -148,8 +158,12 @@ def main() -> None:
         sys.exit(EXIT_USER_ERROR)
     run = open_run(config, folder, uuid.uuid4().hex[:8], WandbMode[arguments.mode])
     rows = read_json_lines(folder.metrics)
-    for row in rows:
-        run.log(scalars(row), step=row["step"])
+    panels, probed = Panels(config.wandb.picture_interval), probe_files(folder.probes)
+    for step, row in sorted({**dict.fromkeys(probed), **{row["step"]: row for row in rows}}.items()):
+        if row is not None:
+            run.log(panels.of(row), step=step)
+        if step in probed:
+            run.log(probe_pictures(step, probed[step]), step=step)
     run.finish()
     print(f"logged {len(rows)} steps of {arguments.run} as W&B run {run.id}")
 

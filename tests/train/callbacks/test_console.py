@@ -17,9 +17,9 @@ def test_the_summary_says_what_is_there_and_nothing_else() -> None:
     assert summary(METRICS) == "loss 2.3457  lr 7.45e-05  grad 0.46  123.5k tok/s"
 
 
-def test_the_summary_warns_of_skipped_updates_and_collapsed_heads() -> None:
-    line = summary({**METRICS, "throughput/mfu": 0.4567, "positions/collapsed_share": 0.25, "optim/skipped": 3})
-    assert line.endswith("MFU 45.7%  collapsed heads 25%  skipped 3")
+def test_the_summary_warns_of_skipped_updates_and_alerts_that_last() -> None:
+    line = summary({**METRICS, "throughput/mfu": 0.4567, "positions/open_alerts": 2, "optim/skipped": 3})
+    assert line.endswith("MFU 45.7%  alerts 2  skipped 3")
 
 
 @pytest.mark.parametrize(

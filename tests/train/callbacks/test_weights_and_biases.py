@@ -3,21 +3,44 @@
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.train.callbacks.wandb_files import OfflineRun, offline_runs
 from tests.train.conftest import NUM_STEPS, STOP_STEP, Runs
-from tests.train.tiny import VOCAB_SIZE
-from train.callbacks.weights_and_biases import main, run_id, scalars
-from train.run_folder import RunFolder, read_json_lines
+from tests.train.tiny import VOCAB_SIZE, tiny
+from train.callbacks.weights_and_biases import WeightsAndBiases, main, run_id
+from train.config import WandbMode
+from train.json_lines import read_json_lines
+from train.report.panels import PICTURED, scalars
+from train.run_folder import RunFolder
+from train.watch.alert import Alert
+from train.watch.probe_texts import PROBE_TEXTS
 
 
-def test_lists_become_a_scalar_per_head() -> None:
-    metrics = {"step": 3, "train/loss": 2.0, "positions/layer_05/std": [0.5, 0.25]}
-    expected = {"train/loss": 2.0, "positions/layer_05/std/head_00": 0.5, "positions/layer_05/std/head_01": 0.25}
-    assert scalars(metrics) == expected
+def test_heads_become_their_layers_mean_lowest_and_highest_in_a_section_per_statistic() -> None:
+    metrics = {
+        "step": 3,
+        "train/loss": 2.0,
+        "positions/layer_05/std": [0.5, 0.25],
+        "positions/layer_05/gate_norm": 7.0,
+        "positions/layer_05/range": None,
+        "positions/open_alerts": 1,
+    }
+    assert scalars(metrics) == {
+        "train/loss": 2.0,
+        "positions_std/layer_05_mean": 0.375,
+        "positions_std/layer_05_min": 0.25,
+        "positions_std/layer_05_max": 0.5,
+        "positions_gate_norm/layer_05": 7.0,
+        "positions/open_alerts": 1,
+    }
 
 
 def test_the_id_is_made_once_and_kept_in_the_run_folder(tmp_path: Path) -> None:
@@ -27,20 +50,76 @@ def test_the_id_is_made_once_and_kept_in_the_run_folder(tmp_path: Path) -> None:
     assert identity != run_id(RunFolder(tmp_path / "other"))
 
 
-def without_housekeeping(run: OfflineRun) -> list[dict[str, float]]:
+def numbers(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The scalars of rows, without W&B's own."""
     own = {"_runtime", "_timestamp", "_wandb", "_step"}
-    return [{name: value for name, value in row.items() if name not in own} for row in run.rows]
+    return [{k: v for k, v in row.items() if k not in own and not isinstance(v, dict)} for row in rows]
+
+
+def image(run: OfflineRun, step: int, name: str) -> np.ndarray:
+    """An image that was logged at a step, [height, width, channels]."""
+    [row] = [row for row in run.rows if row["_step"] == step]
+    assert row[name]["_type"] == "image-file"
+    return np.asarray(Image.open(run.media / row[name]["path"]))
 
 
 def test_a_resumed_run_is_one_wandb_run_with_every_row_at_its_step(runs: Runs) -> None:
     folder = RunFolder(runs.root / "runs" / "wandb-stopped")
     first, second = offline_runs(folder.wandb)
     assert first.run_id == second.run_id == (folder.wandb / "run_id").read_text()
-    assert [row["_step"] for row in first.rows] == list(range(1, STOP_STEP + 1))
+    assert [row["_step"] for row in first.rows] == list(range(STOP_STEP + 1))  # texts are probed before the first
     assert [row["_step"] for row in second.rows] == list(range(STOP_STEP + 1, NUM_STEPS + 1))
     logged = [scalars(row) for row in read_json_lines(folder.metrics)]
-    assert without_housekeeping(first) + without_housekeeping(second) == logged
-    assert "positions/layer_02/range/head_01" in first.rows[0]
+    assert numbers(first.rows[1:]) + numbers(second.rows) == logged
+    assert "positions_range/layer_02_max" in first.rows[1]
+
+
+def test_pictures_of_statistics_and_texts_are_in_the_files(runs: Runs) -> None:
+    folder = RunFolder(runs.root / "runs" / "wandb-stopped")
+    first, second = offline_runs(folder.wandb)
+    for name in PICTURED:
+        assert image(first, 1, f"positions_pictures/{name}").std() > 10, name
+    for text in PROBE_TEXTS:
+        fresh, last = image(first, 0, f"probes/{text}"), image(second, NUM_STEPS, f"probes/{text}")
+        assert fresh.std() > 10 and fresh.shape == last.shape and (fresh != last).any(), text
+    assert sum(any(name.startswith("probes/") for name in row) for row in [*first.rows, *second.rows]) == 5
+    histogram = first.rows[1]["positions_std/heads"]
+    assert histogram["_type"] == "histogram" and sum(histogram["values"]) == 4  # two layers of two heads
+
+
+def test_alerts_are_in_the_files(tmp_path: Path) -> None:
+    callback, found = WeightsAndBiases(tiny(tmp_path, wandb__mode=WandbMode.offline)), "layer 1 head 0 has collapsed"
+    trainer: Any = SimpleNamespace(ranks=SimpleNamespace(is_main=True), folder=RunFolder(tmp_path / "run"), step=4)
+    callback.on_start(trainer)
+    for event in ("alert", "recovery"):
+        callback.on_alert(trainer, Alert(event, "collapse", "layer 1 head 0", 2, found))
+    callback.on_stop(trainer, "finished")
+    [run] = when_written(trainer.folder, lambda run: len(run.alerts) == 2)
+    assert run.alerts == [("alert: collapse", found, "WARN"), ("recovery: collapse", found, "INFO")]
+
+
+def test_trouble_with_wandb_ends_its_part_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class BrokenRun:
+        def log(self, row: dict[str, Any], step: int) -> None:
+            raise OSError("no space left")
+
+    callback = WeightsAndBiases(tiny(tmp_path))
+    callback._run = BrokenRun()
+    trainer: Any = SimpleNamespace(step=1, folder=RunFolder(tmp_path))
+    callback.on_metrics(trainer, {"step": 1, "train/loss": 2.0})
+    callback.on_metrics(trainer, {"step": 2, "train/loss": 2.0})
+    callback.on_stop(trainer, "finished")
+    assert [record.message for record in caplog.records] == [
+        "W&B failed (no space left): going on without it; the run folder has everything"
+    ]
+
+
+def when_written(folder: RunFolder, is_whole: Callable[[OfflineRun], bool]) -> list[OfflineRun]:
+    """The parts of a run, once the only one is whole: W&B writes in a process that `finish` may not wait for."""
+    deadline = time.monotonic() + 30
+    while not is_whole(offline_runs(folder.wandb)[0]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return offline_runs(folder.wandb)
 
 
 def test_wandb_knows_the_whole_config(runs: Runs) -> None:
@@ -56,10 +135,8 @@ def test_a_wandb_run_can_be_rebuilt_from_the_metrics(
     folder = RunFolder(shutil.copytree(runs.root / "runs" / "crashed", tmp_path / "crashed"))
     monkeypatch.setattr(sys, "argv", ["weights_and_biases", str(folder.path)])
     main()
-    deadline = time.monotonic() + 30  # W&B writes in a process of its own, which `finish` does not always wait for
-    while len(offline_runs(folder.wandb)[0].rows) < NUM_STEPS and time.monotonic() < deadline:
-        time.sleep(0.05)
-    [run] = offline_runs(folder.wandb)
+    [run] = when_written(folder, lambda run: len(run.rows) == NUM_STEPS)
     assert run.run_id in capsys.readouterr().out
     assert [row["_step"] for row in run.rows] == list(range(1, NUM_STEPS + 1))
-    assert without_housekeeping(run) == [scalars(row) for row in read_json_lines(folder.metrics)]
+    assert numbers(run.rows) == [scalars(row) for row in read_json_lines(folder.metrics)]
+    assert image(run, 1, "positions_pictures/std").std() > 10

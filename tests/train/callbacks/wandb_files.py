@@ -6,7 +6,7 @@ kind 1 a whole record, 2, 3 and 4 its first, middle and last part. A record is a
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,10 @@ class OfflineRun:
     run_id: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    alerts: list[tuple[str, str, str]] = field(default_factory=list)
+    """Title, text and level."""
+    media: Path = Path()
+    """What the paths of images are relative to."""
 
 
 def offline_runs(folder: Path) -> list[OfflineRun]:
@@ -33,17 +37,29 @@ def offline_runs(folder: Path) -> list[OfflineRun]:
 
 
 def read_offline(path: Path) -> OfflineRun:
-    """The run id, the config and the logged rows."""
-    run = OfflineRun()
+    """The run id, the config, the logged rows and the alerts."""
+    run = OfflineRun(media=path.parent / "files")
     for message in _messages(path.read_bytes()):
         record = Record.FromString(message)
         if record.HasField("run"):
             run.run_id = record.run.run_id
             run.config.update({item.key: json.loads(item.value_json) for item in record.run.config.update})
         elif record.HasField("history"):
-            items = record.history.item
-            run.rows.append({item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items})
+            run.rows.append(_nested((item.nested_key or [item.key], item.value_json) for item in record.history.item))
+        elif record.HasField("alert"):
+            run.alerts.append((record.alert.title, record.alert.text, record.alert.level))
     return run
+
+
+def _nested(items: Iterable[tuple[Sequence[str], str]]) -> dict[str, Any]:
+    """A row from paths of keys and JSON; images and histograms are dicts in it."""
+    row: dict[str, Any] = {}
+    for path, value in items:
+        owner = row
+        for key in path[:-1]:
+            owner = owner.setdefault(key, {})
+        owner[path[-1]] = json.loads(value)
+    return row
 
 
 def _messages(content: bytes) -> Iterator[bytes]:

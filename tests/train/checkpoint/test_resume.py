@@ -17,7 +17,8 @@ from train.checkpoint import Checkpoint, Layout, Start, choose_start, find_check
 from train.checkpoint.generators import seed_generators_anew
 from train.distributed import Ranks
 from train.errors import TrainError
-from train.run_folder import RunFolder, read_json_lines
+from train.json_lines import read_json_lines
+from train.run_folder import RunFolder
 
 OWN = Checkpoint(Path("own"), 7, Layout(2, 2, "fp32", decay_embeddings=False, decay_norms=True), {})
 

@@ -1,0 +1,83 @@
+"""What a reading of the position watch costs, and its share of the time of training at the default interval.
+
+    python -m benchmarks.watch                 the demo's model, on whatever device there is
+    python -m benchmarks.watch --experiment repo-1b-50b global_batch_size=32      the real shape
+
+Steps with a reading and without take turns in one process, and the cost is the median difference of neighbours. On a
+CPU what counts is the process's own time, which does not grow on a busy machine; on a GPU the clock. A reading costs
+the same whenever it is taken; a longer interval only divides it.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from benchmarks.step import configured
+from model.weights import random_weights
+from train.distributed import Ranks, leave
+from train.engine import Engine, MicroBatch
+from train.watch.detectors import Detectors
+from train.watch.meter import Meter
+
+TARGET = 0.005  # of the time of training
+
+
+def step_seconds(engine: Engine, tokens_bt: torch.Tensor, detectors: Detectors | None) -> float:
+    """Seconds of one update on random tokens, with a reading and its judgement if there are detectors."""
+    clock = time.perf_counter if engine.device.type == "cuda" else time.process_time
+    start = clock()
+    meter = None if detectors is None else Meter(engine, filtered_rows=False)
+    for first in range(0, len(tokens_bt), engine.micro_batch_size):
+        rows = tokens_bt[first : first + engine.micro_batch_size]
+        engine.accumulate(MicroBatch(rows, rows.roll(-1, 1)), tokens_bt.numel())
+    if meter is not None:
+        meter.gradients_are_there()
+    update = engine.update(1e-6, 1.0)
+    if meter is not None and detectors is not None:
+        reading = meter.finish(1, update.grad_norm, world_size=1)
+        assert reading is not None
+        reading.metrics()
+        detectors.observe(reading)
+    if engine.device.type == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def main() -> None:
+    """Print seconds per step with and without a reading, and the share at the interval of the config's default."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.watch", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--experiment", default="demo")
+    parser.add_argument("--steps", type=int, default=10, help="timed steps of each kind, after two that warm up")
+    parser.add_argument("--interval", type=int, default=100, help="steps between readings; 100 is the default of runs")
+    parser.add_argument("overrides", nargs="*", help="key=value of the config")
+    arguments = parser.parse_args()
+    ranks = Ranks()
+    ranks.join()
+    config = configured(arguments.experiment, "repo", arguments.overrides)
+    engine = Engine(config, ranks, random_weights(config.model, config.positions, config.seed))
+    shape = (config.global_batch_size, config.sequence_length)
+    tokens_bt = torch.randint(config.model.vocab_size, shape, device=ranks.device)
+    detectors = Detectors(config.sequence_length)
+    pairs = [
+        (step_seconds(engine, tokens_bt, None), step_seconds(engine, tokens_bt, detectors))
+        for _ in range(arguments.steps + 2)
+    ][2:]
+    without = statistics.median(plain for plain, _ in pairs)
+    cost = statistics.median(watched - plain for plain, watched in pairs)
+    share = cost / (arguments.interval * without)
+    num_layers = len(list(engine.model.learned_positions()))
+    device = torch.cuda.get_device_name() if ranks.device.type == "cuda" else "CPU"
+    print(
+        f"{arguments.experiment} on {device}, {shape[0]} x {shape[1]} tokens a step, "
+        f"{engine.num_micro_batches} micro-batches, {num_layers} layers x {config.model.key_value_heads} heads"
+    )
+    print(f"a step without a reading {without:.3f} s, a reading {cost:+.3f} s ({cost / without:+.1%} of its step)")
+    verdict = "within" if share < TARGET else "above"
+    print(f"every {arguments.interval} steps that is {share:.3%} of the time, {verdict} the {TARGET:.1%} aimed at")
+
+
+if __name__ == "__main__":
+    main()
+    leave(0)

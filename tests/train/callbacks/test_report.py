@@ -1,0 +1,93 @@
+"""The report of a run that goes on: written beside it, never by it."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.train.report.folders import make_run
+from tests.train.tiny import tiny
+from train.callbacks.report import Report
+from train.run_folder import RunFolder
+
+
+def standing(folder: RunFolder, *, is_main: bool = True) -> Any:
+    """As much of a trainer as the report asks for."""
+    return SimpleNamespace(folder=folder, ranks=SimpleNamespace(is_main=is_main))
+
+
+def test_the_page_is_written_while_the_run_goes_on_and_printed_at_its_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_run(tmp_path / "run", range(1, 4))
+    report = Report(tiny(tmp_path, logging__report_seconds=0.0))
+    report.on_step_end(standing(folder))
+    assert not folder.report.exists()  # the trainer has gone on by now
+    report.on_step_end(standing(folder))  # one at a time
+    deadline = time.monotonic() + 60
+    while not folder.report.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first = folder.report.stat().st_ino
+    report.on_stop(standing(folder), "finished")
+    report.close()
+    assert folder.report.stat().st_ino != first
+    assert capsys.readouterr().out == f"report: {folder.report}\n"
+    assert [path.name for path in folder.path.glob(".report*")] == []
+
+
+def test_a_page_is_due_every_so_many_seconds(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", range(1, 4))
+    report = Report(tiny(tmp_path, logging__report_seconds=1000.0))
+    report.on_step_end(standing(folder))
+    first = report._process
+    assert first is not None and first.wait(timeout=60) == 0
+    report.on_step_end(standing(folder))
+    assert report._process is first
+    report.close()
+
+
+def test_a_report_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = make_run(tmp_path / "run", range(0))
+    report = Report(tiny(tmp_path, logging__report_seconds=60.0))
+    report.on_stop(standing(folder), "finished")
+    [record] = caplog.records
+    assert record.message.startswith("the report could not be written: error: ")
+    assert "holds no whole line yet" in record.message
+
+
+def test_the_end_of_a_crashed_run_leaves_no_process_behind(tmp_path: Path) -> None:
+    report = Report(tiny(tmp_path, logging__report_seconds=60.0))
+    report.on_step_end(standing(make_run(tmp_path / "run", range(1, 4))))
+    report.close()
+    assert report._process is not None and report._process.returncode is not None
+
+
+def test_other_ranks_and_runs_that_want_none_start_nothing(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", range(1, 4))
+    for report, is_main in (
+        (Report(tiny(tmp_path, logging__report_seconds=0.0)), False),
+        (Report(tiny(tmp_path, logging__report_seconds=None)), True),
+    ):
+        report.on_step_end(standing(folder, is_main=is_main))
+        report.on_stop(standing(folder, is_main=is_main), "finished")
+        assert report._process is None
+
+
+def test_the_command_writes_where_it_is_told_and_answers_mistakes_in_one_line(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", range(1, 4))
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "train.report", *arguments], capture_output=True, text=True)
+
+    done = command(str(folder.path), "--out", str(tmp_path / "page.html"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"report: {tmp_path / 'page.html'}\n", "")
+    page = (tmp_path / "page.html").read_text()
+    assert "https://" not in page.split("<script>")[0] and not folder.report.exists()
+    for arguments in ([str(tmp_path / "none")], [str(folder.path), "--out", str(tmp_path / "none" / "page.html")]):
+        wrong = command(*arguments)
+        assert wrong.returncode == 2 and wrong.stdout == ""
+        assert wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1

@@ -1,0 +1,82 @@
+"""Failures put into real runs: callbacks that break the positions of a model in training from a step on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.positions import LearnedPositions
+from train.callbacks.callback import Callback
+from train.engine import Engine
+from train.trainer import Trainer
+
+Damage = Callable[[Engine, LearnedPositions], None]
+
+
+class Breaking(Callback):
+    """After the update of every step of `steps`, `damage(engine, module)` for RePo layers: all, or only the first."""
+
+    def __init__(self, damage: Damage, steps: range, *, only_first: bool = False) -> None:
+        self._damage = damage
+        self._steps = steps
+        self._only_first = only_first
+
+    def on_update(self, trainer: Trainer) -> None:
+        if trainer.step in self._steps:
+            modules = [module for _, module in trainer.engine.model.learned_positions()]
+            for module in modules[: 1 if self._only_first else None]:
+                self._damage(trainer.engine, module)
+
+
+def scale_final(factor: float, head: int | None = None) -> Damage:
+    """Multiply W_z, or its row of one head, and its master under ZeRO 1 or 2."""
+    from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
+
+    def damage(engine: Engine, module: LearnedPositions) -> None:
+        weight = module.final.weight
+        rows = torch.ones_like(weight)
+        rows[slice(None) if head is None else head] = factor
+        safe_set_full_fp32_param(weight, safe_get_full_fp32_param(weight) * rows)
+        weight.data.mul_(rows)
+
+    return damage
+
+
+def once(register: Callable[[LearnedPositions], Any]) -> Damage:
+    """Hook a module the first time."""
+    hooked: set[int] = set()
+
+    def damage(engine: Engine, module: LearnedPositions) -> None:
+        if id(module) not in hooked:
+            hooked.add(id(module))
+            register(module)
+
+    return damage
+
+
+def detach_output(module: Any) -> None:
+    """No gradient reaches what is before the output of `module`."""
+    module.register_forward_hook(lambda _, __, output: output.detach())
+
+
+def zero_gradients(module: LearnedPositions) -> None:
+    """The maps get gradients of zero."""
+    for parameter in module.parameters():
+        parameter.register_hook(torch.zeros_like)
+
+
+def force_index(module: LearnedPositions) -> None:
+    """Positions become the token index, with and without a gradient that goes on to the maps."""
+
+    def index(_: Any, __: Any, z_bth: Tensor) -> Tensor:
+        t_1t1 = torch.arange(z_bth.shape[1], dtype=z_bth.dtype)[None, :, None]
+        return t_1t1 + (z_bth - z_bth.detach())
+
+    module.register_forward_hook(index)
+
+
+def replace_by_index(module: LearnedPositions) -> None:
+    """The same without the gradient."""
+    force_index(module)
+    detach_output(module)

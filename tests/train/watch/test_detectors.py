@@ -1,0 +1,203 @@
+"""The detectors by table: readings in, alerts out; hysteresis, what explains what, and a state that survives JSON."""
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from train.watch.alert import Alert
+from train.watch.detectors import CONFIRM, PATIENCE, Detectors
+from train.watch.names import SIGNALS, STATISTICS
+from train.watch.reading import Reading
+
+LENGTH, LAYERS, NUM_HEADS = 1000, (5, 6, 7), 4
+Change = Callable[[Reading], None]
+
+
+def reading(step: int, *changes: Change) -> Reading:
+    """Positions a few units apart, maps that learn, and `changes`."""
+    usual = dict.fromkeys(STATISTICS, 0.5) | {"std": 2.0, "min": -4.0, "max": 6.0, "range": 10.0, "resolution": 9.0}
+    heads = {layer: {name: [value] * NUM_HEADS for name, value in usual.items()} for layer in LAYERS}
+    signal = dict.fromkeys(SIGNALS, 0.01)
+    made = Reading(step, heads, {layer: dict(signal) for layer in LAYERS})
+    for change in changes:
+        change(made)
+    return made
+
+
+def set_heads(layers: tuple[int, ...] = LAYERS, heads: tuple[int, ...] = (0, 1, 2, 3), **values: float) -> Change:
+    def change(reading: Reading) -> None:
+        for layer in layers:
+            for name, value in values.items():
+                for head in heads:
+                    reading.heads[layer][name][head] = value
+
+    return change
+
+
+def set_signal(layers: tuple[int, ...] = LAYERS, **values: float) -> Change:
+    def change(reading: Reading) -> None:
+        for layer in layers:
+            reading.signals[layer].update(values)
+
+    return change
+
+
+def alerts_of(*runs: tuple[int, tuple[Change, ...]]) -> list[tuple[int, Alert]]:
+    """(number of the reading, alert) over stretches of (how many readings, how they differ); a hundred steps apart."""
+    detectors, found, number = Detectors(LENGTH), [], 0
+    for count, changes in runs:
+        for _ in range(count):
+            number += 1
+            found += [(number, alert) for alert in detectors.observe(reading(100 * number, *changes))]
+    return found
+
+
+USUAL = (5, ())
+COLLAPSED = {"std": 0.1, "min": 1.0, "max": 1.05, "range": 0.05, "resolution": 0.0}
+EXPLODED = {"range": 2001.0, "max": 1997.0, "std": 300.0}
+FRESH = {"std": 0.01, "min": -0.02, "max": 0.02, "range": 0.04, "resolution": 0.0}
+CASES: dict[str, tuple[str, str, tuple[Change, ...]]] = {
+    "all heads collapse": ("collapse", "all learned layers", (set_heads(**COLLAPSED),)),
+    "a layer collapses": ("collapse", "layer 6", (set_heads((6,), **COLLAPSED),)),
+    "two layers and a head": (
+        "collapse",
+        "layers 5, 7; layer 6 head 3",
+        (set_heads((5, 7), **COLLAPSED), set_heads((6,), (3,), **COLLAPSED)),
+    ),
+    "heads collapse": ("collapse", "layer 6 heads 0, 2", (set_heads((6,), (2, 0), **COLLAPSED),)),
+    "a collapse starves the maps": (
+        "collapse",
+        "layer 6",
+        (set_heads((6,), **COLLAPSED), set_signal((6,), gate_grad_norm=0.0, final_update_ratio=5.0)),
+    ),
+    "a range explodes": ("explosion", "layer 5 head 1", (set_heads((5,), (1,), **EXPLODED),)),
+    "a spread jumps": ("explosion", "layer 5 head 1", (set_heads((5,), (1,), std=41.0, range=251.0, max=247.0),)),
+    "positions too far away": ("explosion", "layer 5", (set_heads((5,), min=2.0e6, max=2.0e6 + 10),)),
+    "too far below zero": ("explosion", "layer 5", (set_heads((5,), min=-2.0e6, max=-2.0e6 + 10),)),
+    "positions are not finite": ("explosion", "layer 5", (set_heads((5,), range=math.nan, std=math.nan),)),
+    "an explosion rules the gradient": (
+        "explosion",
+        "all learned layers",
+        (set_heads(**EXPLODED), set_signal(gradient_share=0.99)),
+    ),
+    "the index": ("rope", "all learned layers", (set_heads(rank_correlation=0.99),)),
+    "the index backwards": ("rope", "all learned layers", (set_heads(rank_correlation=-0.99),)),
+    "the index without gradient": (
+        "rope",
+        "all learned layers",
+        (set_heads(rank_correlation=1.0), set_signal(gate_grad_norm=0.0, content_grad_norm=0.0, final_grad_norm=0.0)),
+    ),
+    "no gradient": ("dead_gradient", "layers 5, 6", (set_signal((5, 6), content_grad_norm=0.0),)),
+    "hardly any gradient": ("dead_gradient", "layer 5", (set_signal((5,), final_grad_norm=0.9e-5),)),
+    "a map is replaced": ("instability", "layer 7", (set_signal((7,), content_update_ratio=0.6),)),
+    "maps rule the gradient": ("instability", "layer 7", (set_signal((7,), gradient_share=0.95),)),
+}
+HARMLESS: dict[str, tuple[Change, ...]] = {
+    "a small spread that frequencies see": (set_heads(std=0.1, range=2.0, resolution=4.0),),
+    "an unseen spread that is half of what it was": (set_heads(std=1.0, resolution=0.5),),
+    "a range as long as the sequence": (set_heads(range=999.0, max=995.0, std=39.0),),
+    "a jump to what is still small": (set_heads(range=249.0, max=245.0, std=80.0),),
+    "positions far from zero": (set_heads(min=5.0e5, max=5.0e5 + 10),),
+    "all but one head like the index": (set_heads(rank_correlation=0.99), set_heads((7,), (3,), rank_correlation=0.6)),
+    "a gradient a hundred times smaller": (set_signal(final_grad_norm=1e-4, gate_grad_norm=1e-4),),
+    "an overflow of the whole gradient": (set_signal(gate_grad_norm=math.inf, gradient_share=math.nan),),
+    "a tenth of a map in a step": (set_signal(final_update_ratio=0.1),),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_wrong_is_said_at_the_second_reading_and_nothing_else_is(name: str) -> None:
+    kind, where, changes = CASES[name]
+    [(number, alert)] = alerts_of(USUAL, (10, changes))
+    assert (number, alert.event, alert.kind, alert.where, alert.since) == (7, "alert", kind, where, 600)
+    assert alert.message.startswith(f"{where}: since step 600, ") and len(alert.message.splitlines()) == 1
+    assert "; " in alert.message and "nan" not in alert.message
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_is_harmless_is_not_mentioned(name: str) -> None:
+    assert alerts_of(USUAL, (10, HARMLESS[name])) == []
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_odd_reading_is_no_episode(name: str) -> None:
+    changes = CASES[name][2]
+    assert alerts_of(USUAL, (1, changes), (1, ()), (1, changes), (3, ())) == []
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_episode_ends_with_one_recovery_and_may_begin_anew(name: str) -> None:
+    kind, where, changes = CASES[name]
+    found = alerts_of(USUAL, (4, changes), (1, ()), (1, changes), (4, ()), (3, changes))
+    assert [(n, a.event, a.kind, a.where) for n, a in found] == [
+        (7, "alert", kind, where),
+        (13, "recovery", kind, where),  # the good reading before was alone
+        (17, "alert", kind, where),
+    ]
+    assert found[1][1].since == 1200 and "since step 600" in found[1][1].message
+    assert found[2][1].since == 1600
+
+
+def test_between_the_thresholds_an_episode_neither_begins_nor_ends() -> None:
+    between = (set_heads(**(COLLAPSED | {"std": 0.3})),)
+    assert alerts_of(USUAL, (10, between)) == []
+    [(number, alert)] = alerts_of(USUAL, (3, (set_heads(**COLLAPSED),)), (10, between))
+    assert (number, alert.event) == (7, "alert")
+
+
+def test_a_fresh_module_is_no_collapse_and_one_that_stays_so_does_not_learn() -> None:
+    found = alerts_of((PATIENCE + 10, (set_heads(**FRESH),)))
+    [(number, alert)] = found
+    assert (number, alert.kind, alert.where) == (PATIENCE + CONFIRM, "not_learning", "all learned layers")
+    assert "0.04 apart" in alert.message
+
+
+def test_a_module_that_leaves_its_start_learns() -> None:
+    assert alerts_of((PATIENCE - 1, (set_heads(**FRESH),)), (5, ())) == []
+    found = alerts_of((PATIENCE + 3, (set_heads(**FRESH),)), (5, ()))
+    assert [alert.event for _, alert in found] == ["alert", "recovery"]
+
+
+def test_a_layer_that_once_left_its_start_collapses_when_it_falls_back() -> None:
+    found = alerts_of((3, (set_heads(**FRESH),)), (5, ()), (2 * PATIENCE, (set_heads(**FRESH),)))
+    assert [(number, alert.kind) for number, alert in found] == [(10, "collapse")]
+
+
+def test_a_gradient_that_never_came_is_dead_from_the_start() -> None:
+    dead = (set_heads(**FRESH), set_signal(gate_grad_norm=0.0, content_grad_norm=0.0, final_grad_norm=0.0))
+    assert [(n, alert.kind) for n, alert in alerts_of((2 * PATIENCE, dead))] == [(CONFIRM, "dead_gradient")]
+
+
+def test_one_high_reading_is_nothing_that_a_head_is_held_against() -> None:
+    shock = (set_heads(std=50.0),)
+    assert alerts_of((3, (set_heads(**COLLAPSED),)), (1, shock), (8, (set_heads(**COLLAPSED),))) == []
+
+
+def test_what_a_head_had_while_it_exploded_is_nothing_that_it_is_held_against() -> None:
+    found = alerts_of((4, (set_heads(**COLLAPSED),)), (4, (set_heads(**EXPLODED),)), (6, (set_heads(**COLLAPSED),)))
+    assert [(alert.event, alert.kind) for _, alert in found] == [("alert", "explosion"), ("recovery", "explosion")]
+
+
+def test_heads_that_follow_later_are_said_later() -> None:
+    first, second = set_heads((6,), (1,), **COLLAPSED), set_heads((6,), (1, 3), **COLLAPSED)
+    found = alerts_of(USUAL, (3, (first,)), (3, (second,)))
+    assert [(number, alert.where) for number, alert in found] == [(7, "layer 6 head 1"), (10, "layer 6 head 3")]
+
+
+@given(st.lists(st.sampled_from([(), *(changes for *_, changes in CASES.values())]), max_size=25), st.integers(0, 25))
+def test_the_state_goes_through_json_at_any_reading(stretches: list[tuple[Change, ...]], cut: int) -> None:
+    readings = [reading(number + 1, *changes) for number, changes in enumerate(stretches)]
+    straight, resumed = Detectors(LENGTH), Detectors(LENGTH)
+    expected = [straight.observe(each) for each in readings]
+    found = [resumed.observe(each) for each in readings[:cut]]
+    state: dict[str, Any] = json.loads(json.dumps(resumed.state_dict(), allow_nan=False))
+    again = Detectors(LENGTH)
+    again.load_state_dict(state)
+    assert again.num_open == resumed.num_open
+    assert found + [again.observe(each) for each in readings[cut:]] == expected
+    assert again.state_dict() == straight.state_dict()

@@ -1,0 +1,218 @@
+"""The watch in real runs: what breaks is said within three readings, what is healthy is left alone, and no alert is
+lost or said twice, however often a run is stopped or crashes.
+"""
+
+import contextlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.config import PositionsConfig, Scheme
+from tests.distributed import run_ranks
+from tests.train.probe import CrashError, Outcome, Probe, events, metrics
+from tests.train.tiny import tiny, write_tokens
+from tests.train.watch.failing import (
+    Breaking,
+    detach_output,
+    force_index,
+    once,
+    replace_by_index,
+    scale_final,
+    zero_gradients,
+)
+from train.__main__ import train
+from train.config import AlertPolicy, RunConfig
+from train.distributed import Ranks
+from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED
+from train.run_folder import ALERTED, FINISHED
+
+NUM_STEPS, BREAKS, INTERVAL = 24, 9, 2
+ALWAYS, ONCE = range(BREAKS, 10**9), range(BREAKS, BREAKS + 1)
+FAILURES: dict[str, tuple[str, str, Callable[[], Breaking]]] = {  # name -> kind, where, what breaks
+    "W_z shrinks": ("collapse", "all learned layers", lambda: Breaking(scale_final(0.3), ALWAYS)),
+    "W_z of a layer shrinks": ("collapse", "layer 1", lambda: Breaking(scale_final(0.3), ALWAYS, only_first=True)),
+    "W_z of a head shrinks": (
+        "collapse",
+        "layer 1 head 1",
+        lambda: Breaking(scale_final(0.3, 1), ALWAYS, only_first=True),
+    ),
+    "W_z is zero": ("collapse", "all learned layers", lambda: Breaking(scale_final(0.0), ALWAYS)),
+    "W_z grows": ("explosion", "all learned layers", lambda: Breaking(scale_final(1e3), ONCE)),
+    "W_z grows a little": ("explosion", "all learned layers", lambda: Breaking(scale_final(2e2), ONCE)),
+    "W_z of a layer grows": ("explosion", "layer 1", lambda: Breaking(scale_final(1e3), ONCE, only_first=True)),
+    "a module is cut off": ("dead_gradient", "layer 1", lambda: Breaking(once(detach_output), ALWAYS, only_first=True)),
+    "a map is cut off": (
+        "dead_gradient",
+        "layer 1",
+        lambda: Breaking(once(lambda module: detach_output(module.gate)), ALWAYS, only_first=True),
+    ),
+    "gradients are zero": ("dead_gradient", "all learned layers", lambda: Breaking(once(zero_gradients), ALWAYS)),
+    "positions are the index": ("rope", "all learned layers", lambda: Breaking(once(force_index), ALWAYS)),
+    "the index without gradient": ("rope", "all learned layers", lambda: Breaking(once(replace_by_index), ALWAYS)),
+}
+HEALTHY: dict[str, dict[str, Any]] = {
+    **{f"seed {seed}": {"seed": seed} for seed in range(4)},
+    "fast": {"seed": 4, "optimizer__lr": 1e-2},
+    "documents": {"seed": 5, "mask_documents": True},
+}
+UNTAUGHT: dict[str, tuple[str, dict[str, Any]]] = {  # name -> kind, what is wrong with the recipe
+    "too fast": ("instability", {"optimizer__repo_lr_multiplier": 100.0, "max_steps": 2}),
+    "too slow": (
+        "not_learning",
+        {"optimizer__repo_lr_multiplier": 0.0, "model__initializer_range": 0.02, "position_watch__interval": 1},
+    ),
+}
+UNWATCHED = {"rope": Scheme.rope, "nope": Scheme.nope}
+
+
+def configured(root: Path, name: str, **changes: Any) -> RunConfig:
+    lengths = {"max_steps": NUM_STEPS, "position_watch__interval": INTERVAL, "micro_batch_size": None}
+    return tiny(root, name=name.replace(" ", "-"), **{**lengths, **changes})
+
+
+def found(root: Path, name: str) -> list[dict[str, Any]]:
+    return [event for event in events(root, name.replace(" ", "-")) if event["event"] in ("alert", "recovery")]
+
+
+def run(config: RunConfig, ranks: Ranks, *callbacks: Any) -> tuple[int | str, str]:
+    """The exit code of one start of a run, or what it crashed with, and what it printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        try:
+            return train(config, ranks, callbacks), printed.getvalue()
+        except CrashError as error:
+            return str(error), printed.getvalue()
+
+
+def for_a_while() -> list[Breaking]:
+    """Positions explode, and six steps later are as before."""
+    healed = BREAKS + 6
+    return [Breaking(scale_final(1e3), ONCE), Breaking(scale_final(1e-3), range(healed, healed + 1))]
+
+
+def on_one_rank(ranks: Ranks, root: Path) -> dict[str, list[tuple[int | str, str]]]:
+    seen = {name: [run(configured(root, name, max_steps=16), ranks, make())] for name, (*_, make) in FAILURES.items()}
+    seen |= {name: [run(configured(root, name, **changes), ranks)] for name, changes in HEALTHY.items()}
+    seen |= {name: [run(configured(root, name, **changes), ranks)] for name, (_, changes) in UNTAUGHT.items()}
+    for name, scheme in UNWATCHED.items():
+        positions = PositionsConfig(scheme=scheme)
+        seen[name] = [run(configured(root, name, positions=positions, max_steps=2), ranks)]
+    seen["straight"] = [run(configured(root, "straight"), ranks, *for_a_while())]
+    stops = [BREAKS + 1, BREAKS + 3, BREAKS + 7, 0]  # after one bad reading, the alert, one good reading
+    seen["stopped"] = [
+        run(
+            configured(root, "stopped"),
+            ranks,
+            *for_a_while(),
+            Probe(Outcome(), stop_rank=0, stop_step=stop, crash_step=0),
+        )
+        for stop in stops
+    ]
+    seen["crashed"] = [
+        run(
+            configured(root, "crashed", checkpoint__interval=BREAKS + 1),
+            ranks,
+            *for_a_while(),
+            Probe(Outcome(), stop_rank=None, stop_step=0, crash_step=crash),
+        )
+        for crash in (BREAKS + 5, 0)  # the alert is said, the last checkpoint is older
+    ]
+    return seen
+
+
+def on_two_ranks(ranks: Ranks, root: Path) -> dict[str, list[int | str]]:
+    seen = {}
+    for policy, starts in ((AlertPolicy.checkpoint, 1), (AlertPolicy.stop, 2)):
+        config = configured(root, policy.value, max_steps=16, position_watch__policy=policy)
+        seen[policy.value] = [run(config, ranks, Breaking(scale_final(1e3), ONCE))[0] for _ in range(starts)]
+    return seen
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("failures")
+    write_tokens(root / "tokens")
+    return root
+
+
+@pytest.fixture(scope="module")
+def one(root: Path) -> dict[str, list[tuple[int | str, str]]]:
+    [seen] = run_ranks(on_one_rank, 1, root)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def two(root: Path) -> list[dict[str, list[int | str]]]:
+    return run_ranks(on_two_ranks, 2, root)
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_is_said_once_within_three_readings_and_nothing_else_is(one: Any, root: Path, name: str) -> None:
+    kind, where, _ = FAILURES[name]
+    assert one[name][0][0] == EXIT_OK
+    [alert] = found(root, name)
+    assert (alert["event"], alert["kind"], alert["where"]) == ("alert", kind, where)
+    assert BREAKS < alert["since"] < alert["step"] <= BREAKS + 3 * INTERVAL
+    assert alert["message"].startswith(f"{where}: since step {alert['since']}, ")
+    assert f"alert at step {alert['step']}: {alert['message']}" in one[name][0][1]
+    assert metrics(root, name.replace(" ", "-"))[-1]["positions/open_alerts"] >= 1
+
+
+@pytest.mark.parametrize("name", UNTAUGHT)
+def test_a_recipe_that_does_not_suit_the_fresh_parameters_is_said(one: Any, root: Path, name: str) -> None:
+    assert [(alert["kind"], alert["where"]) for alert in found(root, name)] == [
+        (UNTAUGHT[name][0], "all learned layers")
+    ]
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_run_raises_nothing(one: Any, root: Path, name: str) -> None:
+    assert one[name][0][0] == EXIT_OK and found(root, name) == []
+    rows = metrics(root, name.replace(" ", "-"))
+    assert [row["step"] for row in rows if "positions/std" in row] == [1, *range(INTERVAL, NUM_STEPS + 1, INTERVAL)]
+    assert rows[-1]["positions/open_alerts"] == 0
+
+
+@pytest.mark.parametrize("name", UNWATCHED)
+def test_a_run_without_learned_positions_has_no_watch_and_says_so(one: Any, root: Path, name: str) -> None:
+    code, printed = one[name][0]
+    assert code == EXIT_OK and f"{name}: no layer learns its positions, so there is no position watch\n" in printed
+    assert not [key for row in metrics(root, name) for key in row if key.startswith("positions/")]
+
+
+def test_an_episode_ends_with_a_recovery(one: Any, root: Path) -> None:
+    alert, recovery = found(root, "straight")
+    assert (alert["event"], recovery["event"]) == ("alert", "recovery")
+    assert alert["kind"] == recovery["kind"] == "explosion" and alert["where"] == recovery["where"]
+    assert (alert["since"], alert["step"]) == (BREAKS + 1, BREAKS + 3)
+    assert (recovery["since"], recovery["step"]) == (BREAKS + 7, BREAKS + 9)
+    assert metrics(root, "straight")[-1]["positions/open_alerts"] == 0
+
+
+def test_no_alert_is_lost_or_repeated_over_stops(one: Any, root: Path) -> None:
+    assert [code for code, _ in one["stopped"]] == [EXIT_STOPPED] * 3 + [EXIT_OK]
+    assert found(root, "stopped") == found(root, "straight")
+    assert metrics(root, "stopped") == metrics(root, "straight")
+
+
+def test_no_alert_is_lost_or_repeated_over_a_crash(one: Any, root: Path) -> None:
+    assert [code for code, _ in one["crashed"]] == [f"broken after step {BREAKS + 5}", EXIT_OK]
+    assert "alert at step" in one["crashed"][0][1] and "alert at step" in one["crashed"][1][1]
+    assert found(root, "crashed") == found(root, "straight")
+
+
+def test_an_alert_saves_a_checkpoint_where_that_is_the_policy(two: Any, root: Path) -> None:
+    assert [rank["checkpoint"] for rank in two] == [[EXIT_OK]] * 2
+    saved = [(event["event"], event["step"]) for event in events(root, "checkpoint")]
+    assert saved == [("start", 0), ("alert", 12), ("checkpoint", 12), ("checkpoint", 16), ("stop", 16)]
+
+
+def test_an_alert_stops_the_run_where_that_is_the_policy_and_only_once(two: Any, root: Path) -> None:
+    assert [rank["stop"] for rank in two] == [[EXIT_ALERTED, EXIT_OK]] * 2
+    assert EXIT_ALERTED != EXIT_STOPPED  # which a scheduler may take as leave to start it again
+    first = [("start", 0), ("alert", 12), ("checkpoint", 12), ("stop", 12)]
+    again = [("resume", 12), ("checkpoint", 16), ("stop", 16)]
+    assert [(event["event"], event["step"]) for event in events(root, "stop")] == first + again
+    assert [event["reason"] for event in events(root, "stop") if event["event"] == "stop"] == [ALERTED, FINISHED]

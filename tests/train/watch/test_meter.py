@@ -1,0 +1,184 @@
+"""Readings of a real engine on two ranks: the figures of plain PyTorch on the whole batch, at every ZeRO stage."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model.attention import Documents
+from model.loss import IGNORED
+from model.transformer import Olmo2
+from model.weights import initialise, random_weights
+from tests.distributed import run_ranks
+from tests.train.test_engine import (
+    BF16_NOISE,
+    CASES,
+    RATES,
+    REORDERED,
+    batch,
+    configured,
+    num_valid,
+    reference_gradients,
+    reference_updates,
+)
+from tests.train.tiny import LENGTH
+from tests.train.watch.definitions import plain
+from train.config import Precision, RunConfig
+from train.distributed import Ranks
+from train.engine import Engine, MicroBatch
+from train.watch.meter import Meter
+from train.watch.names import MAPS, SIGNALS, STATISTICS
+from train.watch.reading import Reading
+
+CUTS = [[0, 20, 23, LENGTH], [0, LENGTH]]  # documents of the rows of a micro-batch
+PLAIN = (2, Precision.fp32)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "checkpointing": {"activation_checkpointing": True},
+    "documents": {"cuts": CUTS},
+    "filtered": {"filtered_rows": True},
+}
+
+
+def read(
+    ranks: Ranks,
+    config: RunConfig,
+    activation_checkpointing: bool = False,
+    cuts: list[list[int]] | None = None,
+    filtered_rows: bool = False,
+) -> Reading:
+    """The reading of one update on the global batch of step 0, micro-batches of two rows."""
+    config.model.activation_checkpointing = activation_checkpointing
+    engine = Engine(config, ranks, random_weights(config.model, config.positions, config.seed))
+    tokens, labels = batch(0)
+    share = len(tokens) // ranks.world_size
+    meter = Meter(engine, filtered_rows)
+    for first in range(ranks.rank * share, (ranks.rank + 1) * share, 2):
+        documents = None if cuts is None else Documents.from_boundaries(cuts)
+        rows = slice(first, first + 2)
+        engine.accumulate(MicroBatch(tokens[rows], labels[rows], documents), num_valid(0))
+    meter.gradients_are_there()
+    update = engine.update(*RATES[0])
+    reading = meter.finish(1, update.grad_norm, ranks.world_size)
+    hooked = [module for module in engine.model.modules() if type(module).__name__ in ("LearnedPositions", "Olmo2")]
+    left = [hook for module in hooked for hook in module._forward_hooks.values() if "Meter" in repr(hook)]
+    assert reading is not None and not left
+    engine.close()
+    return reading
+
+
+def uneven(stage: int) -> RunConfig:
+    """One key-value head, and maps of an inner width of five: W_z has five elements, which two ranks cannot halve."""
+    config = configured(stage, Precision.fp32)
+    config.model.num_kv_heads, config.positions.hidden_ratio = 1, 6
+    return config
+
+
+def read_all(ranks: Ranks) -> dict[Any, Reading]:
+    readings: dict[Any, Reading] = {name: read(ranks, configured(*PLAIN), **v) for name, v in VARIANTS.items()}
+    if ranks.world_size > 1:
+        readings |= {case: read(ranks, configured(*case)) for case in CASES}
+        readings |= {("uneven", stage): read(ranks, uneven(stage)) for stage in (0, 1, 2, 3)}
+    return readings
+
+
+@pytest.fixture(scope="module")
+def two() -> list[dict[Any, Reading]]:
+    return run_ranks(read_all, 2)
+
+
+@pytest.fixture(scope="module")
+def one() -> dict[Any, Reading]:
+    [readings] = run_ranks(read_all, 1)
+    return readings
+
+
+@pytest.mark.parametrize(("stage", "precision"), CASES)
+def test_the_training_signal_is_that_of_autograd_and_adamw(two: Any, stage: int, precision: Precision) -> None:
+    config = configured(stage, precision)
+    weights = random_weights(config.model, config.positions, config.seed)
+    gradients = reference_gradients({name: weights(name) for name in names(config)}, precision, step=0)
+    [after, *_], [grad_norm, *_] = reference_updates(precision)
+    tolerance = BF16_NOISE if (stage, precision) in REORDERED else 1e-4
+    for rank in two:
+        reading = rank[stage, precision]
+        assert list(reading.signals) == [1, 2]
+        for layer, signal in reading.signals.items():
+            assert list(signal) == list(SIGNALS)
+            total = 0.0
+            for name in MAPS:
+                key = f"layers.{layer}.positions.{name}.weight"
+                norm = float(weights(key).double().norm())
+                total += float(gradients[key].double().square().sum())
+                assert signal[f"{name}_norm"] == pytest.approx(norm, rel=1e-6)
+                assert signal[f"{name}_grad_norm"] == pytest.approx(float(gradients[key].norm()), rel=tolerance)
+                changed = float((after[key] - weights(key)).double().norm())
+                assert signal[f"{name}_update_ratio"] == pytest.approx(changed / norm, rel=tolerance)
+            assert signal["gradient_share"] == pytest.approx(total**0.5 / grad_norm, rel=tolerance)
+            assert 0 < signal["gradient_residual"] < (1e-6 if precision is Precision.fp32 else 2e-2)
+
+
+def names(config: RunConfig) -> list[str]:
+    with torch.device("meta"):
+        return [name for name, _ in Olmo2(config.model, config.positions).named_parameters()]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_one_rank_and_two_read_the_same(one: Any, two: Any, variant: str) -> None:
+    for rank in two:
+        assert rank[variant].metrics().keys() == one[variant].metrics().keys()
+        for name, value in one[variant].metrics().items():
+            rounding = {"rel": 1e-4} if name.endswith("residual") else {"rel": 1e-5, "abs": 1e-12}
+            if name.rpartition("/")[2] in STATISTICS:
+                rounding = {"rel": 1e-13, "abs": 1e-13}  # of float64 sums in another order
+            assert rank[variant].metrics()[name] == pytest.approx(value, **rounding), name
+
+
+def test_a_stage_does_not_change_a_reading(two: Any) -> None:
+    for stage in (0, 1, 3):
+        assert two[0][stage, Precision.fp32].heads == two[0]["plain"].heads
+        for layer, signal in two[0]["plain"].signals.items():
+            other = {**two[0][stage, Precision.fp32].signals[layer], "gradient_residual": signal["gradient_residual"]}
+            assert other == pytest.approx(signal, rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_maps_that_do_not_divide_over_the_ranks_are_read_whole(two: Any, stage: int) -> None:
+    for layer, signal in two[0]["uneven", 0].signals.items():
+        other = {**two[0]["uneven", stage].signals[layer], "gradient_residual": signal["gradient_residual"]}
+        assert other == pytest.approx(signal, rel=1e-4)
+    assert len(two[0]["uneven", stage].heads[1]["std"]) == 1
+
+
+def test_what_checkpointing_recomputes_is_not_counted_again(one: Any) -> None:
+    assert one["checkpointing"].heads == one["plain"].heads
+    assert one["checkpointing"].signals[2] == pytest.approx(one["plain"].signals[2], rel=1e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_statistics_are_those_of_the_fresh_model_on_the_global_batch(one: Any, variant: str) -> None:
+    config = configured(*PLAIN)
+    model = Olmo2(config.model, config.positions, config.loss.z_loss_weight)
+    initialise(model, random_weights(config.model, config.positions, config.seed), "cpu")
+    positions: dict[int, Tensor] = {}
+    for layer, module in model.learned_positions():
+        module.register_forward_hook(lambda _, __, z, layer=layer: positions.update({layer: z.detach()}))
+    tokens, labels = batch(0)
+    cuts = (VARIANTS[variant].get("cuts") or [[0, LENGTH]] * 2) * 4
+    model(tokens, None, Documents.from_boundaries(cuts) if variant == "documents" else None)
+    counts = (labels != IGNORED).any(dim=1) | (variant == "filtered")
+    assert counts.sum() > 0 and bool(counts.all()) == (variant == "filtered")
+    for layer, z in positions.items():
+        pieces = [
+            z[row, start:stop].numpy()
+            for row in range(len(tokens))
+            for start, stop in zip(cuts[row], cuts[row][1:], strict=False)
+            if counts[row] and stop - start >= 16
+        ]
+        for head in range(z.shape[2]):
+            values = [plain(piece, head, config.model.head_dim // 2) for piece in pieces]
+            for name in STATISTICS:
+                mean = np.average([value[name] for value in values], weights=[len(piece) for piece in pieces])
+                assert one[variant].heads[layer][name][head] == pytest.approx(mean, rel=1e-4, abs=1e-5), name

@@ -1,0 +1,120 @@
+"""Where the model puts the tokens of a few fixed texts, every now and then: the curves in which plateaus, jumps and the
+rows of a table can be seen to emerge.
+
+All ranks run the texts together, as a batch of one row each, outside of training: no gradient, no random number,
+nothing counted. A row is filled up behind its text, which a causal model cannot see.
+"""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.roots import locate_tokenizer, open_root
+from data.tokenizer import DocumentEncoder
+from train.callbacks.callback import Callback
+from train.config import RunConfig
+from train.errors import TrainError
+from train.watch.probe_texts import PROBE_TEXTS
+from train.watch.probes import ProbeText, probe_files, write_probes
+
+if TYPE_CHECKING:
+    from train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def find_encoder(config: RunConfig) -> DocumentEncoder | None:
+    """The tokenizer of the run, if the config, the data or the backbone's folder has it.
+
+    Raises TrainError if it is not the model's, and DataError if it is none.
+    """
+    beside_weights = Path(config.init_from or "") / "tokenizer.json"
+    named = config.position_watch.probe_tokenizer or config.data.tokenizer
+    if named is None and config.init_from is not None and beside_weights.is_file():
+        named = str(beside_weights.resolve())
+    if named is None:
+        return None
+    encoder = DocumentEncoder(
+        locate_tokenizer(named, open_root(config.data.root, config.data.cache_dir)), config.data.eos_token
+    )
+    if encoder.max_token_id >= config.model.vocab_size:
+        raise TrainError(
+            f"position_watch.probe_tokenizer: {named} has ids up to {encoder.max_token_id}, but "
+            f"model.vocab_size={config.model.vocab_size}: name the tokenizer that the data was made with"
+        )
+    return encoder
+
+
+def read_texts(encoder: DocumentEncoder, max_length: int) -> list[ProbeText]:
+    """The probe texts in tokens, cut at `max_length`."""
+    texts = []
+    for name, document in PROBE_TEXTS.items():
+        tokens = encoder.encode([document])[:-1][:max_length].astype(np.int64)  # without EOS
+        texts.append(ProbeText(name, tokens, [encoder.decode(tokens[[index]]) for index in range(len(tokens))]))
+    return texts
+
+
+class PositionProbes(Callback):
+    """Writes probes/step-NNNNNNN.npz: before the first step, every `position_watch.probe_interval`, and at the end."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._texts: list[ProbeText] = []
+        self._tokens_bt = torch.empty(0, 0, dtype=torch.int64)
+
+    def on_start(self, trainer: "Trainer") -> None:
+        if not any(True for _ in trainer.engine.model.learned_positions()):
+            return
+        encoder = find_encoder(self._config)
+        if encoder is None:
+            if trainer.ranks.is_main:
+                print(
+                    f"{self._config.name}: no tokenizer is known, so there are no pictures of positions: "
+                    "set position_watch.probe_tokenizer"
+                )
+            return
+        self._texts = read_texts(encoder, self._config.sequence_length)
+        longest = max(len(text.tokens) for text in self._texts)
+        rows = [np.pad(text.tokens, (0, longest - len(text.tokens))) for text in self._texts]
+        self._tokens_bt = torch.from_numpy(np.stack(rows)).to(trainer.engine.device)
+        if trainer.ranks.is_main:  # those of a run that was killed, and is about to do these steps again
+            for step, path in probe_files(trainer.folder.probes).items():
+                if step > trainer.step:
+                    path.unlink()
+        if trainer.step == 0:
+            self._probe(trainer)
+
+    def on_step_end(self, trainer: "Trainer") -> None:
+        if trainer.step % self._config.position_watch.probe_interval == 0 or trainer.step == self._config.max_steps:
+            self._probe(trainer)
+
+    def _probe(self, trainer: "Trainer") -> None:
+        if not self._texts:
+            return
+        seen: dict[int, Tensor] = {}
+
+        def listener(layer: int) -> Any:
+            def listen(module: nn.Module, inputs: Any, z_bth: Tensor) -> None:
+                seen[layer] = z_bth.detach()
+
+            return listen
+
+        hooks = [
+            module.register_forward_hook(listener(layer)) for layer, module in trainer.engine.model.learned_positions()
+        ]
+        try:
+            trainer.engine.look(self._tokens_bt)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if trainer.ranks.is_main:
+            z_lbht = torch.stack([z.transpose(1, 2) for z in seen.values()]).float().cpu().numpy()
+            z = {text.name: z_lbht[:, row, :, : len(text.tokens)] for row, text in enumerate(self._texts)}
+            try:
+                write_probes(trainer.folder.probe(trainer.step), list(seen), self._texts, z)
+            except OSError as error:  # a picture is not worth a run
+                logger.warning("the positions of the probe texts could not be written (%s): going on", error)

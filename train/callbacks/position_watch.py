@@ -1,0 +1,74 @@
+"""Watches what RePo does with its positions, to see a failure the moment it starts.
+
+At an interval it takes a reading (`train/watch/meter.py`: statistics of the positions, and how training acts on the
+maps that make them) and shows it to the detectors (`train/watch/detectors.py`). What they find goes to every callback,
+and may save a checkpoint or end the run: `position_watch.policy`. In between it costs nothing. A model without learned
+positions has no watch, and says so.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from train.callbacks.callback import Callback
+from train.config import AlertPolicy, RunConfig
+from train.run_folder import ALERTED
+from train.watch.detectors import Detectors
+from train.watch.meter import Meter
+
+if TYPE_CHECKING:
+    from train.trainer import Trainer
+
+
+class PositionWatch(Callback):
+    """Readings, alerts, and what follows from them."""
+
+    name = "position_watch"
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config.position_watch
+        self._detectors = Detectors(config.sequence_length)
+        self._has_positions = False
+        self._meter: Meter | None = None
+        self._is_alerted = False
+
+    def on_start(self, trainer: "Trainer") -> None:
+        self._has_positions = any(trainer.engine.model.learned_positions())
+        if not self._has_positions and trainer.ranks.is_main:
+            print(f"{trainer.config.name}: no layer learns its positions, so there is no position watch")
+
+    def on_step_start(self, trainer: "Trainer") -> None:
+        is_due = trainer.is_logged and (trainer.step == 1 or trainer.step % self._config.interval == 0)
+        if is_due and self._has_positions:
+            self._meter = Meter(trainer.engine, self._config.filtered_rows)
+
+    def on_gradients(self, trainer: "Trainer") -> None:
+        if self._meter is not None:
+            self._meter.gradients_are_there()
+
+    def on_update(self, trainer: "Trainer") -> None:
+        if self._meter is None:
+            return
+        reading = self._meter.finish(trainer.step, trainer.update.grad_norm, trainer.ranks.world_size)
+        self._meter = None
+        if reading is None:
+            return
+        for name, value in reading.metrics().items():
+            trainer.record(name, value)
+        # One rank decides for all: were two to differ by a bit, one would save and the other not.
+        alerts = trainer.ranks.gather(self._detectors.observe(reading))[0]
+        trainer.record("positions/open_alerts", self._detectors.num_open)
+        for alert in alerts:
+            trainer.alert(alert)
+        self._is_alerted = any(alert.is_new for alert in alerts)
+
+    def on_step_end(self, trainer: "Trainer") -> None:
+        if self._is_alerted and self._config.policy is not AlertPolicy.warn:
+            trainer.save()
+            if self._config.policy is AlertPolicy.stop:
+                trainer.stop(ALERTED)
+        self._is_alerted = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._detectors.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._detectors.load_state_dict(state)

@@ -1,0 +1,77 @@
+"""report.html, kept up to date by a process of its own: the trainer only starts it, a matter of milliseconds.
+
+One at a time, at the lowest priority, in a session of its own so that a Ctrl-C meant for the trainer passes it by. What
+it writes appears in one rename, so it may be killed at any moment.
+"""
+
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from train.callbacks.callback import Callback
+from train.callbacks.console import Screen
+from train.config import RunConfig
+
+if TYPE_CHECKING:
+    from train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+TOP = Path(__file__).parents[2]  # where `python -m train.report` is at home
+PATIENCE = 60  # seconds that the end of a run waits for its page
+
+
+class Report(Callback):
+    """Refreshes the page every `logging.report_seconds`, and once more at the end of the run."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._seconds = config.logging.report_seconds
+        self._due = time.monotonic()
+        self._process: subprocess.Popen[str] | None = None
+
+    def on_step_end(self, trainer: "Trainer") -> None:
+        is_busy = self._process is not None and self._process.poll() is None  # asked at every step: leaves no zombie
+        if self._seconds is None or not trainer.ranks.is_main or is_busy or time.monotonic() < self._due:
+            return
+        self._start(trainer.folder.path)
+        self._due = time.monotonic() + self._seconds
+
+    def on_stop(self, trainer: "Trainer", reason: str) -> None:
+        if self._seconds is None or not trainer.ranks.is_main:
+            return
+        self.close()  # an older page, perhaps half written
+        self._start(trainer.folder.path)
+        if self._process is None:
+            return
+        try:
+            _, complaint = self._process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            complaint = f"not done within {PATIENCE} seconds"
+        if self._process.returncode == 0:
+            Screen(highlight=False, soft_wrap=True).print(f"report: {trainer.folder.report}", markup=False)
+        else:
+            last = (complaint.strip().splitlines() or ["it was killed"])[-1]
+            logger.warning("the report could not be written: %s", last)
+
+    def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
+
+    def _start(self, run: Path) -> None:
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "train.report", str(run.resolve())],
+                cwd=TOP,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        except OSError as error:  # no memory for a process, say: a page is not worth a run
+            logger.warning("the report could not be written: %s", error)
+            self._process = None
