@@ -34,7 +34,7 @@ def test_a_server_that_never_answers_costs_the_loop_nothing_and_the_end_a_bounde
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(weights_and_biases, "LAST_SECONDS", 1.0)
     config = tiny(tmp_path, wandb__mode=WandbMode.online)
-    standing: Any = SimpleNamespace(folder=RunFolder.of(config), ranks=SimpleNamespace(is_main=True))
+    standing: Any = SimpleNamespace(step=0, folder=RunFolder.of(config), ranks=SimpleNamespace(is_main=True))
     trainer = cast(Trainer, standing)
     callback, began = WeightsAndBiases(config), time.monotonic()
     callback.on_start(trainer)
@@ -58,7 +58,7 @@ def test_a_backlog_that_grows_without_end_is_given_up(
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(weights_and_biases, "MOST_WAITING", 50)
     config = tiny(tmp_path, wandb__mode=WandbMode.online)
-    standing: Any = SimpleNamespace(folder=RunFolder.of(config), ranks=SimpleNamespace(is_main=True))
+    standing: Any = SimpleNamespace(step=0, folder=RunFolder.of(config), ranks=SimpleNamespace(is_main=True))
     callback = WeightsAndBiases(config)
     callback.on_start(cast(Trainer, standing))
     for step in range(1, 200):
