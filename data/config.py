@@ -67,7 +67,11 @@ class DataConfig:
     cache_dir: str | None = None
     """Folder for fetched files and ingested documents; None: `.frames` below a local `root`, `corpora/cache` else."""
     max_cache_gib: float | None = None
-    """Bound on the size of that folder; None: none. What the order has left behind makes room (text)."""
+    """Bound on the size of that folder; None: none. What the order has left behind makes room (text).
+
+    Processes that write at the same time may each be over by what they have begun: a file to fetch, an eighth of one to
+    ingest. A process alone is over by one frame at most.
+    """
     frame_bytes: int = 262144
     """Text per independently compressed frame of the cache: the unit that is shuffled."""
     files_per_group: int = 8

@@ -58,6 +58,11 @@ class FrameWriter:
         self._pending: list[bytes] = []
         self._pending_bytes = 0
 
+    @property
+    def num_bytes(self) -> int:
+        """Written so far."""
+        return self._offsets[-1]
+
     def add(self, text: str) -> None:
         """Append one document."""
         encoded = text.encode()
@@ -88,7 +93,7 @@ class FrameFile:
     """A finished cache file: `num_documents` int64 `[num_frames]`, `counts`, and documents by frame."""
 
     def __init__(self, path: Path) -> None:
-        """Read the index; raises DataError where it is not one."""
+        """Read the index; raises DataError where it is not one, FileNotFoundError where there is no file."""
         self.path = path
         try:
             with path.open("rb") as file:
@@ -98,6 +103,8 @@ class FrameFile:
                     raise self._damaged()
                 file.seek(index_start)
                 index = orjson.loads(zstandard.decompress(file.read(footer_start - index_start)))
+        except FileNotFoundError:
+            raise
         except (OSError, ValueError, zstandard.ZstdError) as error:
             raise self._damaged() from error
         self._offsets: Sequence[int] = index["offsets"]

@@ -6,21 +6,26 @@ document is a millisecond away, which is what makes shuffling and resuming cheap
 
 import hashlib
 import logging
+import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from data.download import download, download_all, explained_disk_errors, is_present
+from data.download import download, download_all, explained_disk_errors, is_present, missing_bytes
 from data.errors import DataError
 from data.files import DataFile
 from data.frames import FrameFile, FrameWriter
 from data.locks import atomic_write, file_lock, remove_partials
 from data.records import read_records
-from data.room import Room
+from data.room import CrowdedError, Room
 
 logger = logging.getLogger(__name__)
+
+CROWDED_SECONDS = 300.0  # to wait for the room that other processes take up with what they are at
+STEPS_PER_FILE = 8  # in which room is made for frames that turn out larger than the file
 
 
 @dataclass(frozen=True)
@@ -33,17 +38,21 @@ class FrameCache:
     room: Room | None = None
     _opened: dict[str, FrameFile] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        remove_partials(self.folder / "*")
+
     def open(self, files: Sequence[DataFile], source: str = "") -> list[FrameFile]:
         """The frames of these files, fetching and ingesting what is missing; processes that ask at once share the work.
 
         Raises DataError for a torn or damaged file and for one with too many bad records.
         """
         self._note(files, source)
-        missing = [file for file in files if file.name not in self._opened or not self.path_of(file).exists()]
-        for wait in (False, True):  # first whatever nobody else is at, then wait for the rest
-            for file in missing:
-                self._ingest(file, wait=wait)
-        self._opened.update((file.name, self._checked(file)) for file in missing)
+        while missing := [file for file in files if file.name not in self._opened or not self.path_of(file).exists()]:
+            for wait in (False, True):  # first whatever nobody else is at, then wait for the rest
+                for file in missing:
+                    self._ingest(file, wait=wait)
+            with suppress(FileNotFoundError):  # another process has made room with it: once more
+                self._opened.update((file.name, self._checked(file)) for file in missing)
         return [self._opened[file.name] for file in files]
 
     def prepare(self, files: Sequence[DataFile], source: str) -> None:
@@ -58,8 +67,9 @@ class FrameCache:
         for source, files in files_by_source.items():
             self._note(files, source)
             missing += [file for file in files if file.origin and not self.path_of(file).exists()]
-        self._make_room(sum(file.num_bytes for file in missing if not is_present(file)))
-        download_all(missing, partial(download, wait=False))
+        with suppress(CrowdedError):  # then one by one, as they are ingested
+            self._make_room(sum(map(missing_bytes, missing)))
+            download_all(missing, partial(download, wait=False))
 
     def path_of(self, file: DataFile) -> Path:
         """Where the frames of a file lie: another name for other content, as far as size and time tell."""
@@ -77,30 +87,56 @@ class FrameCache:
             self.room.make(num_bytes, ahead=ahead)
 
     def _ingest(self, file: DataFile, *, wait: bool, ahead: bool = False) -> None:
+        """Have the frames of a file; without `wait`, perhaps not, when other processes are in the way."""
+        started = time.monotonic()
+        while not self.path_of(file).exists():
+            try:
+                if not self._try_to_ingest(file, wait=wait, ahead=ahead):
+                    return
+            except CrowdedError:  # nothing is held meanwhile: whoever has more of its file is through first
+                if not wait:
+                    return
+                if time.monotonic() - started > CROWDED_SECONDS:
+                    raise
+                time.sleep(random.SystemRandom().uniform(0.05, 0.5))
+
+    def _try_to_ingest(self, file: DataFile, *, wait: bool, ahead: bool) -> bool:
+        """Whether it is worth another try, should the frames not be there now."""
         target = self.path_of(file)
-        if target.exists():
-            return
+        make_room = partial(self._make_room, ahead=ahead)
         with (
             explained_disk_errors(self.folder),
-            file_lock(target.with_suffix(".lock"), wait=wait) as held,
+            file_lock(target.with_name(f".{target.name}.lock"), wait=wait) as held,
         ):
-            if not held or target.exists():
-                return
-            make_room = partial(self._make_room, ahead=ahead)
-            if file.origin and not download(file, wait=wait, make_room=make_room):
-                return
-            remove_partials(target)
-            make_room(file.num_bytes)
-            started = time.monotonic()
-            with atomic_write(target) as output:
-                writer = FrameWriter(output, self.frame_bytes)
-                for record in read_records(file, writer.counts):
-                    writer.add(record.text)
-                writer.finish()
+            if target.exists():
+                return True
+            if not held or (file.origin and not download(file, wait=wait, make_room=make_room)):
+                return False
+            try:
+                self._write_frames(file, target, make_room)
+            except (FileNotFoundError, DataError):
+                if file.origin is None or is_present(file):
+                    raise
+                return True  # another process has made room with what was fetched
             if file.origin and self.room and self.room.max_gib is not None:
                 file.path.unlink(missing_ok=True)
-            seconds = time.monotonic() - started
-            logger.info("ingested %s: %d documents in %.1f s", file.name, writer.counts.documents, seconds)
+            return True
+
+    def _write_frames(self, file: DataFile, target: Path, make_room: Callable[[int], None]) -> None:
+        started = time.monotonic()
+        granted = file.num_bytes  # a guess: compressed and plain files both take about their size again
+        make_room(granted)
+        step = file.num_bytes // STEPS_PER_FILE
+        with atomic_write(target) as output:
+            writer = FrameWriter(output, self.frame_bytes)
+            for record in read_records(file, writer.counts):
+                writer.add(record.text)
+                if writer.num_bytes > granted:
+                    make_room(step)
+                    granted = writer.num_bytes + step
+            writer.finish()
+        seconds = time.monotonic() - started
+        logger.info("ingested %s: %d documents in %.1f s", file.name, writer.counts.documents, seconds)
 
     def _checked(self, file: DataFile) -> FrameFile:
         frames = FrameFile(self.path_of(file))

@@ -8,7 +8,9 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +42,7 @@ def file_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Write to a private file beside `path`, flushed to disk and renamed over `path` on success, removed on failure."""
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}{_mark()}")
     try:
         with partial.open("wb") as file:
             yield file
@@ -52,8 +54,38 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_partials(path: Path) -> None:
-    """Remove what killed writers of `path` left behind: partial files that nobody has written to for an hour."""
+    """Remove what killed writers of `path`, whose name may be a pattern, left behind.
+
+    Partial files of processes that this host no longer has, and those that nobody has written to for an hour.
+    """
     for partial in path.parent.glob(f".{path.name}.*.partial"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - partial.stat().st_mtime > STALE_SECONDS:
+        with contextlib.suppress(OSError):
+            if _is_orphan(partial) or time.time() - partial.stat().st_mtime > STALE_SECONDS:
                 partial.unlink()
+
+
+def is_own(path: Path) -> bool:
+    """Whether this is a partial file that this thread is writing."""
+    return path.name.endswith(_mark())
+
+
+def _host() -> str:
+    return socket.gethostname().replace(".", "_")
+
+
+def _mark() -> str:
+    """How the names of this thread's partial files end."""
+    return f".{_host()}-{os.getpid()}-{threading.get_native_id()}.partial"
+
+
+def _is_orphan(partial: Path) -> bool:
+    writer = re.fullmatch(rf".*\.{re.escape(_host())}-(\d+)-\d+\.partial", partial.name)
+    if writer is None:
+        return False
+    try:
+        os.kill(int(writer[1]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # somebody else's
+        pass
+    return False

@@ -7,17 +7,23 @@ epochs. Evicting is always safe: what turns out to be needed after all is fetche
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 
 from data.errors import DataError
+from data.locks import is_own
 
 GIB = 1 << 30
 
 
+class CrowdedError(DataError):
+    """There is no room, but only because of what others are writing."""
+
+
 @dataclass
 class Room:
-    """A cache folder of at most `max_gib` (None: any size), counted before each file.
+    """A cache folder of at most `max_gib` (None: any size), counted before each piece that is written.
 
-    Several processes that write at the same time may each be over by the file they are at.
+    What several processes have made room for at the same time, and not written yet, none of them knows of the others.
     """
 
     folder: Path
@@ -34,26 +40,36 @@ class Room:
         """Evict, least recently written first, until `num_bytes` more fit.
 
         For work done `ahead` nothing goes that any stream may still be at; otherwise only the latest two sets of files
-        of each source are sure to stay. Raises DataError when that is not enough.
+        of each source are sure to stay. Raises DataError when that is not enough; CrowdedError, when it would be
+        without the files that others are writing just now.
         """
         if self.max_gib is None:
             return
         sets = 3 if ahead else 2
         needed = {path for known in list(self._needed.values()) for paths in known[-sets:] for path in paths}
-        entries = []
+        total, others, evictable = num_bytes, 0, []
         for path in self.folder.rglob("*"):
-            if path.is_file():
+            try:
                 stat = path.stat()
-                entries.append((stat.st_mtime_ns, stat.st_size, path))
-        excess = sum(size for _, size, _ in entries) + num_bytes - int(self.max_gib * GIB)
-        for _, size, path in sorted(entries):
-            if excess <= 0:
+            except FileNotFoundError:  # others make room as well
+                continue
+            if not S_ISREG(stat.st_mode):
+                continue
+            total += stat.st_size
+            if path.name.startswith("."):
+                others += 0 if is_own(path) else stat.st_size
+            elif path not in needed and path.suffix != ".json":
+                evictable.append((stat.st_mtime_ns, stat.st_size, path))
+        bound = int(self.max_gib * GIB)
+        for _, size, path in sorted(evictable):
+            if total <= bound:
                 return
-            if path not in needed and not path.name.startswith(".") and path.suffix != ".json":
-                path.unlink(missing_ok=True)
-                excess -= size
-        if excess > 0:
-            raise DataError(
+            path.unlink(missing_ok=True)
+            total -= size
+        if total > bound:
+            crowded = total - others <= bound
+            needed_bytes = total if crowded else total - others
+            raise (CrowdedError if crowded else DataError)(
                 f"data.max_cache_gib = {self.max_gib:g} cannot hold what the order needs at once in {self.folder}, "
-                f"{excess / GIB:.2f} GiB are missing; raise it or lower data.files_per_group"
+                f"{needed_bytes / GIB:.3g} GiB; raise it or lower data.files_per_group"
             )

@@ -103,6 +103,18 @@ def test_a_damaged_cache_file_is_named(tmp_path: Path) -> None:
         texts_of(FrameCache(tmp_path / "cache", 1000, 0.0), file)
 
 
+def test_any_flipped_bit_of_a_cached_frame_is_found(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    file = write_records(tmp_path / "file.jsonl", [record("".join(map(chr, rng.integers(97, 123, 3000))))])
+    cache = FrameCache(tmp_path / "cache", 1000, 0.0)
+    (frames,) = cache.open([file])
+    whole = frames.path.read_bytes()
+    for byte in rng.integers(0, 1500, 50):
+        frames.path.write_bytes(whole[:byte] + bytes([whole[byte] ^ (1 << int(rng.integers(8)))]) + whole[byte + 1 :])
+        with pytest.raises(DataError, match="is damaged; delete it"):
+            frames.read_frame(0)
+
+
 def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     file = write_records(tmp_path / "file.jsonl", [record("text")])
     with pytest.raises(DataError, match=r"set data\.cache_dir"):
@@ -145,9 +157,14 @@ def test_a_killed_ingest_leaves_nothing_that_is_taken_for_a_file(tmp_path: Path)
     process.join()
     (partial,) = folder.glob(".*.partial")
     assert not list(folder.glob("*.frames"))
-    os.utime(partial, (time.time(), time.time() - 2 * STALE_SECONDS))
-    assert texts_of(FrameCache(folder, 4096, 0.0), file) == texts
-    assert not partial.exists()
+    elsewhere = folder / f".{file.name}.frames.elsewhere-1-1.partial"  # of a process that may be alive
+    elsewhere.touch()
+    cache = FrameCache(folder, 4096, 0.0)
+    assert not partial.exists() and elsewhere.exists()
+    assert texts_of(cache, file) == texts
+    os.utime(elsewhere, (time.time(), time.time() - 2 * STALE_SECONDS))
+    FrameCache(folder, 4096, 0.0)
+    assert not elsewhere.exists()
 
 
 def test_manifest_sizes_and_hashes_are_held_against_the_files(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ def test_a_failed_write_keeps_what_was_there(tmp_path: Path) -> None:
         file.write(b"after")
         raise RuntimeError
     assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_that_write_the_same_file_do_not_share_its_partial(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(_write_often, [path] * 4, range(4)))
+    assert len(set(path.read_bytes())) == 1
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from data import retry
+from data.download import hash_file
 from data.errors import DataError
 from data.files import DataFile, read_manifest
 from data.mirror import mirror
@@ -80,6 +81,10 @@ def test_a_damaged_file_is_fetched_again(root: Root, server: FileServer) -> None
         assert file.path.read_bytes() == CONTENT
         assert read_manifest(root.folder) == {"a.npy": entry}
     assert server.starts("a.npy") == [0, 0, 0]
+    (server.folder / "a.npy").write_bytes(CONTENT[::-1])
+    file.path.write_bytes(bytes(len(CONTENT)))
+    mirror(root, [file], lambda num_bytes: None)
+    assert read_manifest(root.folder)["a.npy"]["sha256"] == hash_file(file.path) != entry["sha256"]
 
 
 def test_an_interrupt_ends_a_fetch(root: Root, server: FileServer) -> None:
