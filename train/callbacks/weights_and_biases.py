@@ -97,10 +97,11 @@ class WeightsAndBiases(Callback):
         self._log_probes(trainer)
 
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
+        thread = self._thread  # which forgets itself when it gives up
         self._submit(None)
-        if self._thread is not None:
-            self._thread.join(LAST_SECONDS)
-            if self._thread.is_alive():
+        if thread is not None:
+            thread.join(LAST_SECONDS)
+            if thread.is_alive():
                 self._give_up(f"no answer in {LAST_SECONDS:g} s")
 
     def _log_probes(self, trainer: "Trainer") -> None:
