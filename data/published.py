@@ -29,7 +29,7 @@ def kept_order(folder: Path, num_rows: int, seed: int, epoch: int) -> np.ndarray
     path = folder / f"order-{num_rows}-{seed}-{epoch}.u32"
     with suppress(OSError):
         kept = np.fromfile(path, "<u4")
-        if len(kept) == num_rows + 1 and zlib.crc32(memoryview(kept[:-1])) == kept[-1]:
+        if len(kept) == num_rows + 1 and zlib.crc32(kept[:-1].data) == kept[-1]:
             return kept[:-1]
     order = published_order(num_rows, seed, epoch)
     with suppress(OSError):
