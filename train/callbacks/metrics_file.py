@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from train.trainer import Trainer
 
 
-def is_finite(value: float | list[float]) -> bool:
-    """Whether JSON can hold the number, or all of the numbers."""
-    return all(map(math.isfinite, value if isinstance(value, list) else [value]))
+def finite(value: Any) -> Any:
+    """The number, or the list of numbers, with None for what is not finite."""
+    if isinstance(value, list):
+        return [finite(number) for number in value]
+    return value if math.isfinite(value) else None
 
 
 def keep_rows(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
@@ -49,8 +51,7 @@ class MetricsFile(Callback):
 
     def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
         if self._file is not None:
-            finite = {name: value if is_finite(value) else None for name, value in metrics.items()}
-            self._file.append(finite)
+            self._file.append({name: finite(value) for name, value in metrics.items()})
 
 
 class EventLog(Callback):

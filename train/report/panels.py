@@ -5,6 +5,7 @@ Numbers of heads become each layer's mean, lowest and highest, in a section per 
 now and then; probe texts are curves.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,14 @@ class Panels:
 
 
 def scalars(metrics: dict[str, Any]) -> dict[str, float]:
-    """Numbers by panel: those of a layer under their statistic, of its heads the mean, the lowest and the highest."""
+    """Numbers by panel: those of a layer under their statistic, of its finite heads mean, lowest and highest."""
     flat: dict[str, float] = {}
     for name, value in metrics.items():
         match = LAYER_METRIC.fullmatch(name)
         panel = f"positions_{match[2].replace('/', '_')}/layer_{match[1]}" if match else name
         if isinstance(value, list):
-            heads = {"mean": sum(value) / max(1, len(value)), "min": min(value), "max": max(value)} if value else {}
+            known = [number for number in value if number is not None and math.isfinite(number)]
+            heads = {"mean": sum(known) / len(known), "min": min(known), "max": max(known)} if known else {}
             flat.update({f"{panel}_{what}": number for what, number in heads.items()})
         elif name != "step" and value is not None:
             flat[panel] = value
@@ -47,14 +49,16 @@ def scalars(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def head_arrays(metrics: dict[str, Any]) -> tuple[list[int], dict[str, np.ndarray]]:
-    """The layers, and [L, H] by name, of the statistics that have a number per head in every layer."""
-    found: dict[str, dict[int, list[float]]] = {}
+    """The layers, and [L, H] by name, of the statistics with heads in every layer; NaN for a None among them."""
+    found: dict[str, dict[int, list[float | None]]] = {}
     for name, value in metrics.items():
         if (match := LAYER_METRIC.fullmatch(name)) and isinstance(value, list) and value:
             found.setdefault(match[2], {})[int(match[1])] = value
     layers = sorted({layer for of_layers in found.values() for layer in of_layers})
     whole = {name: of_layers for name, of_layers in found.items() if len(of_layers) == len(layers)}
-    return layers, {name: np.array([of_layers[layer] for layer in layers]) for name, of_layers in whole.items()}
+    return layers, {
+        name: np.array([of_layers[layer] for layer in layers], np.float64) for name, of_layers in whole.items()
+    }
 
 
 def histograms(metrics: dict[str, Any]) -> dict[str, Any]:

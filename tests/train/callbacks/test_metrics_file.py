@@ -42,6 +42,14 @@ def test_rows_are_on_disk_at_once_and_a_torn_last_line_is_left_out(tmp_path: Pat
     assert [row["step"] for row in read_json_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
 
 
+def test_a_number_that_is_not_finite_is_null_and_leaves_the_other_heads_alone(tmp_path: Path) -> None:
+    file, nan = MetricsFile(), float("nan")
+    file.on_start(at_step(tmp_path, 0))
+    file.on_metrics(at_step(tmp_path, 1), {"step": 1, "loss": nan, "positions/layer_05/std": [1.0, nan, -float("inf")]})
+    [row] = read_json_lines(tmp_path / "metrics.jsonl")
+    assert row == {"step": 1, "loss": None, "positions/layer_05/std": [1.0, None, None]}
+
+
 def test_only_the_main_rank_writes(tmp_path: Path) -> None:
     file = MetricsFile()
     file.on_start(at_step(tmp_path, 0, is_main=False))
