@@ -4,6 +4,7 @@ Nothing is asked of the files but that metrics.jsonl holds steps: a run may be y
 page is driven by the names that the metrics have, so that a new statistic appears by itself.
 """
 
+import os
 import re
 import time
 from collections.abc import Iterable
@@ -30,6 +31,7 @@ MAIN_CHARTS = {
 MAX_READINGS, MAX_HEAD_NUMBERS = 80, 500_000  # of the heat maps, 8 bytes each
 MAX_PROBE_NUMBERS = 2_000_000  # positions of probe texts, 2.7 bytes each
 MAX_EVENTS = 200
+LARGEST = 1e300  # number that is shown; JSON also has integers that no float can hold
 SILENCE = 600  # seconds without a line after which a run that has not stopped is called silent
 LAYER_METRIC = re.compile(r"positions/layer_(\d+)/(.+)")
 
@@ -47,7 +49,7 @@ def read_run(folder: RunFolder) -> dict[str, Any]:
     events = [event for event in events if isinstance(event, dict)]
     last = rows[-1]
     return {
-        "name": folder.path.resolve().name,
+        "name": os.fsencode(folder.path.resolve().name).decode(errors="replace"),  # it may not be UTF-8
         "written": time.strftime("%Y-%m-%d %H:%M"),
         "status": status(folder, events, last["step"], config.get("max_steps")),
         "progress": progress(last["step"], config.get("max_steps")),
@@ -69,7 +71,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     by_step = {
         row["step"]: row
         for row in read_json_lines(path)
-        if isinstance(row, dict) and isinstance(row.get("step"), int) and not isinstance(row["step"], bool)
+        if isinstance(row, dict) and is_number(row.get("step")) and isinstance(row["step"], int) and row["step"] < 2**53
     }
     return [by_step[step] for step in sorted(by_step)]
 
@@ -84,8 +86,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether JSON held a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+    """Whether JSON held a finite number, of a size that can still be rounded."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 def names(rows: list[dict[str, Any]]) -> list[str]:
@@ -163,10 +165,7 @@ def alerts(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Alerts and recoveries, the newest last."""
     found = [event for event in events if event.get("event") in ("alert", "recovery") and is_number(event.get("step"))]
     keys = ("event", "kind", "where", "message", "time")
-    return [
-        {"step": event["step"], "since": event.get("since"), **{key: str(event.get(key, "")) for key in keys}}
-        for event in found[-MAX_EVENTS:]
-    ]
+    return [{"step": event["step"], **{key: str(event.get(key, "")) for key in keys}} for event in found[-MAX_EVENTS:]]
 
 
 def head_statistics(rows: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.train.conftest import NUM_STEPS, Runs
 from tests.train.report.folders import HEADS, LAYERS, add_probes, make_run, metrics
 from train.errors import TrainError
 from train.report.packing import MAX_POINTS, curve, evenly, pack, smooth, thin
-from train.report.page import embedded_json, render
+from train.report.page import embedded_json, render, write_page
 from train.report.reading import MAX_READINGS, SILENCE, names, read_rows, read_run
 from train.run_folder import RunFolder
 from train.watch.names import SIGNALS, STATISTICS
@@ -63,13 +64,31 @@ def test_a_young_a_torn_and_a_damaged_file_still_give_a_page(tmp_path: Path) -> 
         b'7\n[1]\n"step"\n{"step": "x"}\n{"step": true}\n{"tokens": 3}\n\xff\xfe\n{"step": 4, "train/ce_loss": null}\n'
     )
     folder.metrics.write_bytes(nonsense + whole + whole + whole[: len(whole) // 2 + 9])
-    folder.events.write_text('[]\n{"event": "alert"}\n{"event"')
+    folder.events.write_text('[]\n{"event": "alert"}\n{"event": "alert", "step": 3, "since": NaN}\n{"event"')
     folder.config.write_text("- no\n- mapping\n")
     folder.probe(2).parent.mkdir()
     folder.probe(2).write_bytes(b"torn")
     data = read_run(folder)
-    assert data["main"][0]["x"] == [1, 2, 3] and data["probes"] is None and data["events"] == []
+    assert data["main"][0]["x"] == [1, 2, 3] and data["probes"] is None and len(data["events"]) == 1
     render(data)
+
+
+def test_probe_files_with_flipped_or_missing_bytes_are_left_out(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", range(1, 3))
+    add_probes(folder, [1, 2], ["a", "b", "c"])
+    whole, chance = folder.probe(2).read_bytes(), random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(3):
+            damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        folder.probe(2).write_bytes(damaged[: chance.randrange(len(whole), 2 * len(whole)) * 2 // 3])
+        assert (probes := read_run(folder)["probes"]) and probes["steps"] in ([1], [2], [1, 2])
+
+
+def test_a_folder_whose_name_is_not_utf_8_has_a_page(tmp_path: Path) -> None:
+    folder = make_run(Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff")), range(1, 3))
+    write_page(read_run(folder), folder.report)
+    assert "<title>bad\ufffd</title>" in folder.report.read_text(encoding="utf-8")
 
 
 def test_numbers_that_are_not_finite_leave_gaps(tmp_path: Path) -> None:
@@ -77,12 +96,13 @@ def test_numbers_that_are_not_finite_leave_gaps(tmp_path: Path) -> None:
     row = {
         **metrics(3),
         "train/ce_loss": None,
+        "optim/lr": 10**400,
         "positions/layer_05/std": None,
         "positions/layer_06/std": [1, None, 2, 3],
     }
     folder.metrics.write_text(folder.metrics.read_text() + json.dumps(row) + '\n{"step": 4, "train/ce_loss": NaN}\n')
     data = read_run(folder)
-    assert data["main"][0]["x"] == [1, 2]
+    assert data["main"][0]["x"] == data["main"][1]["x"][:2] == [1, 2] and 3 not in data["main"][1]["x"]
     assert data["heads"]["statistics"][0]["values"][2][:2] == [[None] * HEADS, [1, None, 2, 3]]
     embedded_json(data)  # would refuse a NaN
 
