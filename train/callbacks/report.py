@@ -1,7 +1,7 @@
 """report.html, kept up to date by a process of its own: the trainer only starts it, a matter of milliseconds.
 
-One at a time, at the lowest priority, in a session of its own so that a Ctrl-C meant for the trainer passes it by. What
-it writes appears in one rename, so it may be killed at any moment.
+One at a time, in a session of its own so that a Ctrl-C meant for the trainer passes it by; at the lowest priority, but
+for the last, which the end of the run waits for. What it writes appears in one rename: it may be killed at any moment.
 """
 
 import logging
@@ -36,7 +36,7 @@ class Report(Callback):
         is_busy = self._process is not None and self._process.poll() is None  # asked at every step: leaves no zombie
         if self._seconds is None or not trainer.ranks.is_main or is_busy or time.monotonic() < self._due:
             return
-        self._start(trainer.folder.path)
+        self._start(trainer.folder.path, "--nice")
         self._due = time.monotonic() + self._seconds
 
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
@@ -61,10 +61,10 @@ class Report(Callback):
             self._process.kill()
             self._process.communicate()
 
-    def _start(self, run: Path) -> None:
+    def _start(self, run: Path, *options: str) -> None:
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "train.report", str(run.resolve())],
+                [sys.executable, "-m", "train.report", str(run.resolve()), *options],
                 cwd=TOP,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -28,8 +28,10 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="a run folder, such as runs/demo")
     parser.add_argument("--out", type=Path, help="where to write the page (RUN/report.html)")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
+    parser.add_argument("--nice", action="store_true", help="let everything else on the machine go first")
     arguments = parser.parse_args()
-    os.nice(19)  # a page can wait; a run that shares the machine with it cannot
+    if arguments.nice:
+        os.nice(19)
     folder = RunFolder(arguments.run)
     path = arguments.out or folder.report
     try:
@@ -37,7 +39,7 @@ def main() -> int:
     except (TrainError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    print(f"report: {path}")
+    print(f"report: {os.fsencode(path).decode(errors='replace')}")
     if arguments.open:
         webbrowser.open(path.resolve().as_uri())
     return 0

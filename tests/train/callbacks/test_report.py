@@ -50,6 +50,22 @@ def test_a_page_is_due_every_so_many_seconds(tmp_path: Path) -> None:
     report.close()
 
 
+def test_only_pages_that_nobody_waits_for_are_written_at_the_lowest_priority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+
+    def start(command: list[str], **_: Any) -> Any:
+        started.append(command)
+        return SimpleNamespace(poll=lambda: 0, communicate=lambda timeout: ("", ""), returncode=0)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    report = Report(tiny(tmp_path, logging__report_seconds=0.0))
+    report.on_step_end(standing(RunFolder(tmp_path)))
+    report.on_stop(standing(RunFolder(tmp_path)), "finished")
+    assert [command[-1] for command in started] == ["--nice", str(tmp_path)]
+
+
 def test_a_report_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = make_run(tmp_path / "run", range(0))
     report = Report(tiny(tmp_path, logging__report_seconds=60.0))
