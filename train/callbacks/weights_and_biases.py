@@ -94,7 +94,8 @@ class WeightsAndBiases(Callback):
         self._submit(lambda run: run.alert(title, alert.message, level=level))
 
     def on_step_end(self, trainer: "Trainer") -> None:
-        self._log_probes(trainer)
+        if trainer.step % self._config.position_watch.probe_interval == 0 or trainer.step == self._config.max_steps:
+            self._log_probes(trainer)  # the steps of PositionProbes
 
     def on_stop(self, trainer: "Trainer", reason: str) -> None:
         thread = self._thread  # which forgets itself when it gives up

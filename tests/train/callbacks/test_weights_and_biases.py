@@ -32,6 +32,8 @@ def test_heads_become_their_layers_mean_lowest_and_highest_in_a_section_per_stat
         "positions/layer_05/std": [0.5, 0.25],
         "positions/layer_05/gate_norm": 7.0,
         "positions/layer_05/range": None,
+        "positions/layer_05/mean": [float("nan"), 3.0, None],
+        "positions/layer_05/min": [None, None],
         "positions/open_alerts": 1,
     }
     assert scalars(metrics) == {
@@ -40,6 +42,9 @@ def test_heads_become_their_layers_mean_lowest_and_highest_in_a_section_per_stat
         "positions_std/layer_05_min": 0.25,
         "positions_std/layer_05_max": 0.5,
         "positions_gate_norm/layer_05": 7.0,
+        "positions_mean/layer_05_mean": 3.0,
+        "positions_mean/layer_05_min": 3.0,
+        "positions_mean/layer_05_max": 3.0,
         "positions/open_alerts": 1,
     }
 
@@ -86,6 +91,19 @@ def test_pictures_of_statistics_and_texts_are_in_the_files(runs: Runs) -> None:
     assert sum(any(name.startswith("probes/") for name in row) for row in [*first.rows, *second.rows]) == 5
     histogram = first.rows[1]["positions_std/heads"]
     assert histogram["_type"] == "histogram" and sum(histogram["values"]) == 4  # two layers of two heads
+
+
+def test_a_step_without_a_probe_asks_the_file_system_for_none(tmp_path: Path) -> None:
+    config = tiny(tmp_path, position_watch__probe_interval=3, max_steps=8)
+    asked: list[int] = []
+    callback, folder = (
+        WeightsAndBiases(config),
+        SimpleNamespace(probe=lambda step: asked.append(step) or tmp_path / "x"),
+    )
+    for step in range(1, 9):
+        trainer: Any = SimpleNamespace(step=step, folder=folder)
+        callback.on_step_end(trainer)
+    assert asked == [3, 6, 8]
 
 
 def test_alerts_are_in_the_files(tmp_path: Path) -> None:
