@@ -87,9 +87,12 @@ function extent(values) {
   return low <= high ? [low, high] : [0, 1];
 }
 
-function valueAxis(low) {
-  // logarithmic if that is wanted, and the lowest number has a logarithm
-  return low > 0 && $("axis-y").value === "log" ? "log" : "linear";
+function valueAxis([low, high], byDecades = false) {
+  // logarithmic if that is wanted, or best and the numbers are far apart, and the lowest of them has a logarithm;
+  // a constant gets room by its own size: Plotly would give it one on either side
+  if (low > 0 && ($("axis-y").value === "log" || (byDecades && high / low > 50))) return { type: "log" };
+  const room = low === high ? 0.1 * Math.abs(low) : 0;
+  return { type: "linear", ...(room && { range: [low - room, high + room] }) };
 }
 
 function marks(curves) {
@@ -158,9 +161,9 @@ function drawCharts(parent, charts) {
         hovertemplate: `mean ${hover}`,
         line: { color: color("accent"), width: 2 },
       };
-      const [low, high] = extent(chart.y);
-      const exponentformat = high >= 1000 ? "SI" : "e"; // 400k, but 6e-5
-      const axes = { xaxis: { type: $("axis-x").value }, yaxis: { type: valueAxis(low), exponentformat } };
+      const limits = extent(chart.y);
+      const exponentformat = limits[1] >= 1000 ? "SI" : "e"; // 400k, but 6e-5
+      const axes = { xaxis: { type: $("axis-x").value }, yaxis: { ...valueAxis(limits), exponentformat } };
       Plotly.react(plot, [raw, ...(noisy ? [mean] : []), ...marks([chart])], layout(axes), CONFIG);
     });
   }
@@ -186,7 +189,7 @@ function drawLayers(parent, series) {
         [...traces, ...marks(statistic.curves)],
         layout({
           xaxis: { type: $("axis-x").value },
-          yaxis: { type: valueAxis(extent(statistic.curves.flatMap((curve) => curve.y))[0]) },
+          yaxis: valueAxis(extent(statistic.curves.flatMap((curve) => curve.y))),
         }),
         CONFIG,
       );

@@ -113,7 +113,7 @@ function drawHistory() {
     [...others, now, ...marks(all), trace(chosen.head, "accent", 2.4)],
     layout({
       xaxis: { type: $("axis-x").value, title: { text: "step", standoff: 6 } },
-      yaxis: { type: valueAxis(low) },
+      yaxis: valueAxis([low, high], true),
       margin: { l: 44, r: 8, t: 8, b: 40 },
     }),
     CONFIG,

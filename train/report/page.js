@@ -67,12 +67,13 @@ function header() {
 }
 
 function findings() {
-  const watched = run.heads !== null;
   $("findings").querySelector("p").textContent = run.events.length
     ? ""
-    : watched
+    : run.heads
       ? "The position watch has found nothing wrong."
-      : "There is no position watch: no layer of this run learns its positions.";
+      : run.learns
+        ? "The position watch has no reading yet."
+        : "There is no position watch: no layer of this run learns its positions.";
   $("findings")
     .querySelector("ol")
     .append(
@@ -86,7 +87,7 @@ function findings() {
             element("span", {
               textContent: `${event.event} at step ${event.step}${event.where ? `, ${event.where}` : ""}`,
             }),
-            element("p", { textContent: event.message }),
+            element("p", { textContent: event.message.replace(`${event.where}: `, "") }),
           ),
         ),
     );

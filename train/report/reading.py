@@ -58,7 +58,7 @@ def read_run(folder: RunFolder) -> dict[str, Any]:
         "other": charts(rows, other_names(rows)),
         "events": alerts(events),
         "marks": [event["step"] for event in events if event.get("event") == "resume" and is_number(event.get("step"))],
-        "scheme": str(_get(config, "positions", "scheme") or "unknown"),
+        "learns": learns(config),
         "heads": head_statistics(rows),
         "layers": layer_series(rows),
         "model": charts(rows, model_names(rows)),
@@ -166,6 +166,12 @@ def alerts(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     found = [event for event in events if event.get("event") in ("alert", "recovery") and is_number(event.get("step"))]
     keys = ("event", "kind", "where", "message", "time")
     return [{"step": event["step"], **{key: str(event.get(key, "")) for key in keys}} for event in found[-MAX_EVENTS:]]
+
+
+def learns(config: dict[str, Any]) -> bool:
+    """Whether some layer learns its positions, as far as the config says: one that is lost does not deny it."""
+    scheme, layers = _get(config, "positions", "scheme"), _get(config, "positions", "layers")
+    return scheme in (None, "repo") or (scheme == "list" and "repo" in (layers or []))
 
 
 def head_statistics(rows: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -51,17 +51,18 @@ function drawCurve() {
     marker: { size: 4.5, color: color("accent") },
     hovertemplate: "<b>%{text}</b><br>token %{x} at z = %{y:.4g}<extra></extra>",
   };
+  const [low, high] = extent(z);
+  const room = 0.06 * (high - low || Math.abs(low) || 1);
   Plotly.react(
     $("curve"),
     [...others, main],
     layout({
       xaxis: { title: { text: "token index", standoff: 6 } },
-      yaxis: { title: { text: "position z", standoff: 6 } },
+      yaxis: { title: { text: "position z", standoff: 6 }, range: [low - room, high + room] }, // of the chosen head
       margin: { l: 48, r: 8, t: 8, b: 40 },
     }),
     CONFIG,
   );
-  const [low, high] = extent(z);
   $("curve-label").textContent = `step ${steps[chosen.probe]}`;
   $("curve-title").textContent = `${text.name}: layer ${layers[layer]}, head ${head}`;
   $("curve-value").textContent = `z from ${figures(low)} to ${figures(high)}`;

@@ -14,7 +14,7 @@ from train.report.page import write_page
 from train.report.reading import read_run
 from train.run_folder import RunFolder
 from train.watch.names import STATISTICS
-from train.watch.probes import read_probes
+from train.watch.probes import ProbeText, read_probes, write_probes
 
 HEAT, CURVE = "document.getElementById('heat')", "document.getElementById('curve')"
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
@@ -167,7 +167,7 @@ def test_what_comes_from_outside_is_text_and_never_markup(browser: Browser, tmp_
 
 
 def test_findings_are_listed_and_marked_in_the_charts(browser: Browser, tmp_path: Path) -> None:
-    found = {"kind": "dead_gradient", "where": "layer 6", "since": 1, "message": "layer 6 learns nothing", "time": ""}
+    found = {"kind": "dead_gradient", "where": "layer 6", "since": 1, "message": "layer 6: learns nothing", "time": ""}
     events = [{"event": "alert", "step": 2, **found}, {"event": "recovery", "step": 3, **found}]
     folder = make_run(tmp_path / "run", range(1, 5), events=events)
     write_page(read_run(folder), folder.report)
@@ -176,6 +176,7 @@ def test_findings_are_listed_and_marked_in_the_charts(browser: Browser, tmp_path
         browser.ask("[...document.querySelectorAll('#findings li b')].map(b => b.textContent)") == ["dead gradient"] * 2
     )
     assert browser.text("#findings li:last-child span") == "alert at step 2, layer 6"
+    assert browser.text("#findings li:last-child p") == "learns nothing"  # its place is said once
     lines = browser.ask("document.querySelector('#main-charts .plot').data.map(trace => trace.x)")
     assert [2, 2] in lines and [3, 3] in lines
 
@@ -198,12 +199,33 @@ def test_charts_follow_the_theme_while_the_page_is_open(browser: Browser, tiny_r
 
 def test_a_run_without_learned_positions_says_so(browser: Browser, tmp_path: Path) -> None:
     folder = make_run(tmp_path / "rope", range(1, 4), learned=False)
+    folder.config.write_text("positions: {scheme: rope}\n")
     write_page(read_run(folder), folder.report)
     browser.open(folder.report)
     assert "no layer of this run learns its positions" in browser.text("#findings")
     visible = browser.ask("[...document.querySelectorAll('section')].filter(s => !s.hidden).map(s => s.id)")
     assert visible == ["findings", "training", "rest"]
     assert browser.complaints() == []
+
+
+def test_a_run_before_its_first_reading_does_not_deny_that_it_learns(browser: Browser, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "young", range(1, 4), learned=False)
+    folder.config.write_text("positions: {scheme: repo}\n")
+    write_page(read_run(folder), folder.report)
+    browser.open(folder.report)
+    assert browser.text("#findings p") == "The position watch has no reading yet."
+
+
+def test_axes_fit_what_is_looked_at(browser: Browser, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", range(1, 101))
+    z = np.stack([np.linspace(0, 1000 ** (head > 0), 3) for head in range(HEADS)])
+    write_probes(folder.probe(1), LAYERS, [ProbeText("prose", np.arange(3), list("abc"))], {"prose": np.stack([z] * 3)})
+    write_page(read_run(folder), folder.report)
+    browser.open(folder.report)
+    assert browser.ask("document.getElementById('history').layout.yaxis.type") == "log"  # a spread from 5 to 530
+    assert browser.ask(f"{CURVE}.layout.yaxis.range") == pytest.approx([-0.06, 1.06])  # of the chosen head
+    rate = "document.querySelectorAll('#main-charts .plot')[1].layout.yaxis.range"
+    assert browser.ask(rate) == pytest.approx([0.9e-3, 1.1e-3])  # constant
 
 
 def test_a_run_of_one_step_has_a_page(browser: Browser, tmp_path: Path) -> None:
