@@ -52,6 +52,7 @@ def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -
                 if ranks.is_main:
                     print(f"{config.name} has done {start.resume.step} of {config.max_steps} steps: nothing is left")
                 return EXIT_OK
+        watchdog.enter("preparing the data")
         stream = build_stream(
             config.data,
             sequence_length=config.sequence_length,
@@ -65,12 +66,15 @@ def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -
             refuse_changes(start.resume.folder, new_data, config.checkpoint.accept_changes)
             if ranks.is_main:
                 tell_changes(folder, start.resume, config, layout)
+        watchdog.enter("reading or converting weights")
         weights = initial_weights(config, start, layout, ranks)
         if ranks.is_main:
             with explained_write_errors(folder.path):
                 save_run_config(config, folder.config)
         seed_generators(config.seed + ranks.rank)
+        watchdog.enter("building the engine")
         engine = Engine(config, ranks, weights)
+        watchdog.enter("restoring the run")
         trainer = Trainer(config, ranks, folder, engine, stream, [*build_callbacks(config), *callbacks], watchdog)
         reason = trainer.fit(start.resume)
         ranks.barrier()  # the main rank may still be exporting

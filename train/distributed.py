@@ -105,6 +105,11 @@ class Ranks:
             dist.barrier(group=self._host_group)
 
 
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Whether this is what a rank sees of the end of another one."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "onnection" in str(error)
+
+
 def seed_generators(seed: int) -> None:
     """Seed every generator of this process: Python's, numpy's, torch's on all devices."""
     random.seed(seed)

@@ -17,7 +17,7 @@ from model.loss import IGNORED
 from train.callbacks.callback import Callback
 from train.checkpoint import Checkpoint, Layout, Saver, load_checkpoint
 from train.config import LossDenominator, RunConfig
-from train.distributed import Ranks
+from train.distributed import Ranks, is_lost_connection
 from train.engine import Engine, MicroBatch, Update
 from train.errors import AgreedError, BadNumbersError, LostDataError, SaveError
 from train.guard import SpikeGuard
@@ -98,9 +98,10 @@ class Trainer:
                 with contextlib.suppress(SaveError):
                     self.finish_save()  # what is being written is of a step before
                 self._call("on_stop", str(error))
+                self.ranks.barrier()  # the end of one rank would end the others before they have said all
                 raise
             except RuntimeError as error:
-                if self._signals.received:  # told to stop because another rank is gone: that one has said why
+                if self._signals.received and is_lost_connection(error):  # because of a rank that has said why
                     raise EndedError(self._signals.received) from error
                 raise
             finally:
@@ -182,16 +183,17 @@ class Trainer:
         start = time.perf_counter()
         self._call("on_step_start")
         batch, labels, num_valid = self._next_batch()
-        self.watchdog.enter("forward, backward and update", is_step=True)
         per_rank = self.config.global_batch_size // self.ranks.world_size
         num_tokens = self.config.global_batch_size * self.config.sequence_length
         by_valid = self.config.loss.denominator is LossDenominator.valid_tokens
         denominator = max(1, num_valid if by_valid else num_tokens)
         sums = torch.zeros(3, dtype=torch.float64, device=self.engine.device)
         for first in range(0, per_rank, self.engine.micro_batch_size):
+            self.watchdog.enter("forward and backward", is_step=True)
             micro = self._micro_batch(batch, labels, slice(first, first + self.engine.micro_batch_size))
             losses = self.engine.accumulate(micro, denominator)
             sums += torch.stack([losses.ce, losses.z, losses.total])
+        self.watchdog.enter("update", is_step=True)
         if self.ranks.world_size > 1 and (self.is_logged or self.guard.is_on):
             dist.all_reduce(sums)
         rate = learning_rate(self.step, self.config.optimizer.lr, self.config.schedule)
@@ -226,6 +228,7 @@ class Trainer:
         except (OSError, RuntimeError) as error:  # a mount that is gone; a data worker that was killed
             complaint = f"the data cannot be read: {(str(error) or repr(error)).splitlines()[0]}"
         self.data_seconds = time.perf_counter() - start
+        self.watchdog.enter("waiting for the other ranks' data")
         num_valid, num_failed = self.ranks.sum([num_valid, complaint is not None])
         if num_failed:
             self.step -= 1

@@ -74,6 +74,7 @@ class Watchdog:
         self._warned = -1  # the number of the place that has been warned of
         self._heard: dict[int, tuple[int, float]] = {}  # rank -> its latest beat, and when that was new here
         self._overdue_since: float | None = None
+        self._suspended = (-1, 0.0)  # number of a place, and the seconds in it in which this process stood still
 
     def enter(self, what: str, *, of: object = None, is_step: bool = False) -> None:
         """Note that the main thread begins `what`. Ranks enter the same places in the same order.
@@ -100,12 +101,18 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
-        beat = 0
+        beat, looked = 0, time.monotonic()
         while not self._stopped.wait(self._pause):
             beat += 1
+            gap, looked = time.monotonic() - looked - self._pause, time.monotonic()
             faulthandler.dump_traceback_later(max(self._limits) + LAST_RESORT, exit=True)
             place = self._place
+            if gap > PATIENCE:  # the whole process has been stopped, by Ctrl-Z or a scheduler
+                missed = self._suspended[1] if self._suspended[0] == place.number else 0.0
+                self._suspended = (place.number, missed + gap)
             seconds = time.monotonic() - place.since
+            if self._suspended[0] == place.number:
+                seconds = max(0.0, seconds - self._suspended[1])
             limit = self._limits[not place.is_step]
             own = Report(place.number, str(place), seconds, limit, beat)
             self._tell(own)
@@ -160,6 +167,8 @@ class Watchdog:
                 self._folder.log_event("stuck", step=self._place.step, reason=what)
         except OSError:
             pass  # a file system that fails may be why the run hangs; standard error has it all
+        if not speaks:
+            time.sleep(self._pause + PATIENCE)  # the end of one rank would end the one that speaks
         os._exit(EXIT_STUCK)
 
     def _tell(self, report: Report) -> None:
