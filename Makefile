@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: setup ## the main job, small: a RoPE backbone, then RePo, on real text (about four minutes)
+demo: setup ## the main job, small: a RoPE backbone, then RePo, on real text (about five minutes)
 	$(BIN)/python -m data sample corpora/sample
 	$(BIN)/python -m launch experiment=demo-backbone
 	$(BIN)/python -m launch experiment=demo

@@ -50,8 +50,13 @@ def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -
             check_changes(start.resume.folder, start.resume.trainer_state()["config"], config)
             if is_finished(start.resume, config, folder):
                 if ranks.is_main:
-                    print(f"{config.name} has done {start.resume.step} of {config.max_steps} steps: nothing is left")
+                    done, asked = start.resume.step, config.max_steps
+                    print(
+                        f"{config.name} has done {done} of {asked} steps: nothing is left; a higher max_steps goes on"
+                    )
                 return EXIT_OK
+        if ranks.is_main and (idle := idle_steps(config)):
+            print(idle)
         watchdog.enter("preparing the data")
         stream = build_stream(
             config.data,
@@ -86,6 +91,17 @@ def is_finished(checkpoint: Checkpoint, config: RunConfig, folder: RunFolder) ->
     """Whether nothing is left to do: the last step is done, and the export too if there is to be one."""
     exported = folder.exported_step() == checkpoint.step or not config.checkpoint.export_hf
     return checkpoint.step > config.max_steps or (checkpoint.step == config.max_steps and exported)
+
+
+def idle_steps(config: RunConfig) -> str | None:
+    """A line for somebody who has raised `max_steps` alone. The published run itself ends with 11 steps in 23,852."""
+    decayed, steps = config.schedule.decay_steps, config.max_steps
+    if config.schedule.final_fraction or steps <= 1.01 * decayed:
+        return None
+    return (
+        f"{config.name}: steps {decayed} to {steps} will have a learning rate of 0 and learn nothing: "
+        f"set schedule.decay_steps={steps} too"
+    )
 
 
 def check_vocabulary(stream: BatchStream, model: ModelConfig) -> None:

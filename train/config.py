@@ -94,7 +94,7 @@ class WatchdogConfig:
     warn_seconds: float = 120.0  # without progress, until one line says where the rank is
     step_seconds: float = 600.0  # without progress within a step, until the run is ended
     other_seconds: float = 1500.0  # the same for all else: start, data, first step, saves, evaluation, export
-    slow_step_factor: float = 2.0  # a step that takes so many times the median of recent ones is logged
+    slow_step_factor: float = 4.0  # a step that takes so many times the median of recent ones is logged
 
 
 @dataclass
