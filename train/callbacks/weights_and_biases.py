@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from train.callbacks.callback import Callback
 from train.config import RunConfig, WandbMode
-from train.json_lines import read_json_lines
+from train.json_lines import JsonLines, read_json_lines
 from train.report.panels import Panels, probe_pictures
 from train.run_folder import RunFolder
 from train.watch.alert import Alert
@@ -69,6 +69,16 @@ def open_run(config: RunConfig, folder: RunFolder, identity: str, mode: WandbMod
     )
 
 
+def send_once(run: Any, alert: Alert, step: int, folder: RunFolder) -> None:
+    """Send an alert, unless the run has: after a kill the same steps find the same again, and W&B writes mails."""
+    path = folder.wandb / "alerts.jsonl"
+    this = {"event": alert.event, "kind": alert.kind, "where": alert.where, "step": step}
+    if this in read_json_lines(path):
+        return
+    run.alert(f"{alert.event}: {alert.kind}", alert.message, level="WARN" if alert.is_new else "INFO")
+    JsonLines(path).append(this)
+
+
 class WeightsAndBiases(Callback):
     """Sends every logged step to W&B, from the main rank."""
 
@@ -76,7 +86,7 @@ class WeightsAndBiases(Callback):
         self._config = config
         self._jobs: queue.Queue[Callable[[Any], Any] | None] = queue.Queue(MOST_WAITING)
         self._thread: threading.Thread | None = None
-        self._panels = Panels(config.wandb.picture_interval)
+        self._panels = Panels(config)
 
     def on_start(self, trainer: "Trainer") -> None:
         mode = self._config.wandb.mode
@@ -90,8 +100,8 @@ class WeightsAndBiases(Callback):
         self._submit(lambda run: run.log(self._panels.of(metrics), step=metrics["step"]))
 
     def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
-        title, level = f"{alert.event}: {alert.kind}", "WARN" if alert.is_new else "INFO"
-        self._submit(lambda run: run.alert(title, alert.message, level=level))
+        step, folder = trainer.step, trainer.folder
+        self._submit(lambda run: send_once(run, alert, step, folder))
 
     def on_step_end(self, trainer: "Trainer") -> None:
         if trainer.step % self._config.position_watch.probe_interval == 0 or trainer.step == self._config.max_steps:
@@ -160,7 +170,7 @@ def main() -> None:
         sys.exit(EXIT_USER_ERROR)
     run = open_run(config, folder, uuid.uuid4().hex[:8], WandbMode[arguments.mode])
     rows = read_json_lines(folder.metrics)
-    panels, probed = Panels(config.wandb.picture_interval), probe_files(folder.probes)
+    panels, probed = Panels(config), probe_files(folder.probes)
     for step, row in sorted({**dict.fromkeys(probed), **{row["step"]: row for row in rows}}.items()):
         if row is not None:
             run.log(panels.of(row), step=step)

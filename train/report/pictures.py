@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, Normalize, SymLogNorm
 from matplotlib.figure import Figure
 
 from train.report.packing import evenly
@@ -19,6 +19,7 @@ PAPER = "#fffefb"
 SEQUENTIAL = LinearSegmentedColormap.from_list("sequential", ["#f3efe6", "#e9c58c", "#d9825b", "#93386b", "#2c1a4d"])
 DIVERGING = LinearSegmentedColormap.from_list("diverging", ["#1f6f78", "#f3efe6", "#b8432f"])
 LINES = LinearSegmentedColormap.from_list("lines", ["#e9c58c", "#d9825b", "#93386b"])
+NEARLY_ZERO = 0.1  # positions: below it, signed colors are linear
 NUM_LAYERS = 4  # that a picture of a text shows
 
 
@@ -51,7 +52,7 @@ def dress(axes: Axes, title: str, x: str, y: str) -> None:
 def draw_heat(
     axes: Axes, values_lh: np.ndarray, layers: Sequence[int], title: str, limits: tuple[float, float] | None = None
 ) -> None:
-    """A heat map with its color bar: signed numbers are pale at zero, wide ranges go by decades.
+    """A heat map with its color bar: signed numbers are pale at zero, wide ranges go by decades, also to both sides.
 
     `limits`: the range of the colors, where pictures are to be compared; None: that of the values.
     """
@@ -78,11 +79,11 @@ def draw_curves(axes: Axes, z_ht: np.ndarray, title: str) -> None:
     axes.margins(x=0.01)
 
 
-def heat_map(values_lh: np.ndarray, layers: Sequence[int], title: str) -> np.ndarray:
+def heat_map(values_lh: np.ndarray, layers: Sequence[int], title: str, limits: tuple[float, float]) -> np.ndarray:
     """[L, H] as an image."""
     figure = new_figure(4.6, 3.4)
-    figure.subplots_adjust(left=0.11, right=0.95, bottom=0.14, top=0.91)
-    draw_heat(figure.subplots(), values_lh, layers, title)
+    figure.subplots_adjust(left=0.11, right=0.91, bottom=0.14, top=0.91)
+    draw_heat(figure.subplots(), values_lh, layers, title, limits)
     return rgb(figure)
 
 
@@ -104,7 +105,7 @@ def _colors(values: np.ndarray) -> tuple[Normalize, Colormap]:
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     if low < 0 < high:
         limit = max(-low, high)
-        return Normalize(-limit, limit), DIVERGING
+        return SymLogNorm(NEARLY_ZERO, vmin=-limit, vmax=limit) if limit > 50 else Normalize(-limit, limit), DIVERGING
     if low > 0 and high / low > 50:
         return LogNorm(low, high), SEQUENTIAL
     return Normalize(low, high if high > low else low + 1e-9), SEQUENTIAL

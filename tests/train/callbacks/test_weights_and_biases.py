@@ -19,7 +19,8 @@ from train.callbacks import weights_and_biases
 from train.callbacks.weights_and_biases import WeightsAndBiases, main, run_id
 from train.config import WandbMode
 from train.json_lines import read_json_lines
-from train.report.panels import PICTURED, scalars
+from train.report import pictures
+from train.report.panels import PICTURED, Panels, scalars
 from train.run_folder import RunFolder
 from train.watch.alert import Alert
 from train.watch.probe_texts import PROBE_TEXTS
@@ -115,6 +116,58 @@ def test_alerts_are_in_the_files(tmp_path: Path) -> None:
     callback.on_stop(trainer, "finished")
     [run] = when_written(trainer.folder, lambda run: len(run.alerts) == 2)
     assert run.alerts == [("alert: collapse", found, "WARN"), ("recovery: collapse", found, "INFO")]
+
+
+def test_alerts_that_a_killed_run_finds_again_are_not_sent_again(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    for steps in ([4, 5], [4, 5, 6]):
+        callback = WeightsAndBiases(tiny(tmp_path, wandb__mode=WandbMode.offline))
+        trainer: Any = SimpleNamespace(ranks=SimpleNamespace(is_main=True), folder=folder, step=2)
+        callback.on_start(trainer)
+        for trainer.step in steps:
+            callback.on_alert(trainer, Alert("alert", "collapse", "layer 1 head 0", 2, f"found at {trainer.step}"))
+        callback.on_stop(trainer, "finished")
+    deadline = time.monotonic() + 30
+    while len(sent := [text for run in offline_runs(folder.wandb) for _, text, _ in run.alerts]) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert sent == ["found at 4", "found at 5", "found at 6"]
+
+
+def heads(step: int, **statistics: float) -> dict[str, Any]:
+    """Metrics with these statistics in four heads of two layers."""
+    row = {f"positions/layer_{layer:02d}/{name}": [x] * 4 for layer in (1, 2) for name, x in statistics.items()}
+    return {"step": step, **row}
+
+
+def test_a_collapse_has_other_colors_than_a_healthy_step(tmp_path: Path) -> None:
+    for name in ("std", "range", "similarity", "resolution"):
+        panels = Panels(tiny(tmp_path, wandb__picture_interval=1))
+        low, high = (panels.of(heads(step, **{name: step / 2000})) for step in (2, 1800))
+        seen = [np.asarray(row[f"positions_pictures/{name}"].image)[170, 200].astype(int) for row in (low, high)]
+        assert (seen[0] != seen[1]).any() and np.abs(seen[0] - seen[1]).max() > (2 if name == "resolution" else 30), (
+            name
+        )
+
+
+def test_numbers_that_cannot_be_drawn_cost_a_picture_and_not_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny(tmp_path, wandb__picture_interval=1)
+    wild = heads(1, std=1e300, mean=0.0, range=1e-320) | {
+        "positions/layer_02/std": [1.0] * 4,
+        "positions/layer_02/mean": [1e308, -1e308, None, float("inf")],
+    }
+    row = Panels(config).of(wild)
+    assert {f"positions_pictures/{name}" for name in ("std", "mean", "range")} < set(row) and not caplog.records
+
+    def refuse(*_: Any) -> None:
+        raise ValueError("too wild")
+
+    monkeypatch.setattr(pictures, "draw_heat", refuse)
+    row = Panels(config).of(wild)
+    assert row["positions_std/layer_01_max"] == 1e300 and "positions_pictures/std" not in row
+    assert "W&B goes without positions_pictures/std of this step: too wild" in caplog.messages
 
 
 def test_trouble_with_wandb_ends_its_part_and_nothing_else(
