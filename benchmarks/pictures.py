@@ -25,13 +25,14 @@ from train.distributed import Ranks, leave
 from train.errors import EXIT_OK
 from train.json_lines import read_json_lines
 from train.report.panels import head_arrays
-from train.report.pictures import ACCENT, ALERT, INK, LINES, draw_curves, draw_heat, dress, new_figure, rgb
+from train.report.pictures import ACCENT, ALERT, FAINT, INK, LINES, draw_curves, draw_heat, dress, new_figure, rgb
 from train.run_folder import RunFolder
-from train.watch.probes import probe_files, read_probes
+from train.watch.probes import ProbePositions, probe_files, read_probes
 
 ROOT, CORPUS, OUT = Path("runs/pictures"), Path("corpora/sample"), Path("docs/pictures")
 NUM_STEPS, FIRST_FAULT = 120, 60
 SPREADS = (3e-4, 3.0)  # the range of the colors, in positions
+NUM_HEADS, NUM_TOKENS = 2, 150  # of the table that are drawn: more cannot be told apart
 
 
 def config(experiment: str, name: str, *overrides: str) -> RunConfig:
@@ -42,30 +43,60 @@ def config(experiment: str, name: str, *overrides: str) -> RunConfig:
     return configured(experiment, positions, [*common, *overrides])
 
 
-def draw(folder: RunFolder, title: str, path: Path) -> None:
-    """One picture: how far each head spreads its tokens at the end and over time, and where it puts a table."""
+def draw(folder: RunFolder, like: RunFolder, title: str, path: Path) -> None:
+    """One picture: how far each head spreads its tokens at the end and over time, and where two of them put a table.
+
+    Which two, and the limits of their axis, is as in the run `like`, with which the picture is to be compared.
+    """
     rows = [(row["step"], head_arrays(row)) for row in read_json_lines(folder.metrics)]
     readings = [(step, layers, arrays["std"]) for step, (layers, arrays) in rows if "std" in arrays]
     alerts = [event for event in read_json_lines(folder.events) if event["event"] == "alert"]
     steps, (last, layers, spread) = [step for step, _, _ in readings], readings[-1]
-    figure = new_figure(10.4, 6.4)
-    grid = figure.add_gridspec(2, 2, left=0.06, right=0.965, bottom=0.16, top=0.86, hspace=0.42, wspace=0.16)
+    figure = new_figure(10.4, 7.2)
+    grid = figure.add_gridspec(2, 2, left=0.06, right=0.965, bottom=0.23, top=0.88, hspace=0.42, wspace=0.16)
     figure.text(0.06, 0.94, title, fontsize=15, color=INK, family="serif", weight="bold")
     heat, history, curves = (figure.add_subplot(cell) for cell in (grid[0, 0], grid[0, 1], grid[1, :]))
     draw_heat(heat, spread.clip(*SPREADS), layers, f"spread of positions, step {last}", SPREADS)
     draw_history(history, steps, np.array([values for _, _, values in readings]), layers, alerts)
-    step, file = list(probe_files(folder.probes).items())[-1]
-    probes = read_probes(step, file)
-    assert probes is not None, file
-    middle = len(probes.layers) // 2
-    draw_curves(curves, probes.z["table"][middle], f"where layer {probes.layers[middle]} puts a table, step {step}")
-    curves.set_ylim(-2.2, 2.2)
-    said = f"{alerts[0]['event']}, step {alerts[0]['step']}: {alerts[0]['message']}" if alerts else "no alert"
-    lines = "\n".join(textwrap.wrap(said, 128)[:3])
-    figure.text(0.06, 0.085, lines, fontsize=9.5, color=ALERT if alerts else ACCENT, va="top")
+    draw_table(curves, last_probes(folder), last_probes(like))
+    said = "\n".join(["\n".join(textwrap.wrap(words, 155)) for words in map(words_of, alerts)] or ["no alert"])
+    figure.text(0.06, 0.15, said, fontsize=8.5, color=ALERT if alerts else ACCENT, va="top", linespacing=1.35)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(rgb(figure)).quantize(200).save(path, optimize=True)  # a third of the bytes, and nobody sees it
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def last_probes(folder: RunFolder) -> ProbePositions:
+    """Where a run puts the probe texts at its end."""
+    step, file = list(probe_files(folder.probes).items())[-1]
+    probes = read_probes(step, file)
+    assert probes is not None, file
+    return probes
+
+
+def words_of(alert: dict[str, Any]) -> str:
+    """What was found, without what to do about it."""
+    return f"alert, step {alert['step']}: {alert['message'].partition(' (')[0]}"
+
+
+def draw_table(axes: Any, probes: ProbePositions, like: ProbePositions) -> None:
+    """Where two heads of the middle layer put the table's tokens, and where its rows end."""
+    middle = len(probes.layers) // 2
+    z_ht, like_ht = (one.z["table"][middle, :, :NUM_TOKENS] for one in (probes, like))
+    heads = np.sort(like_ht.std(-1).argsort()[-NUM_HEADS:])
+    title = (
+        f"where two heads of layer {probes.layers[middle]} put a table, whose rows end at the lines, step {probes.step}"
+    )
+    for token, piece in enumerate(probes.pieces["table"][:NUM_TOKENS]):
+        if "\n" in piece:
+            axes.axvline(token, color=FAINT, linewidth=1)
+    draw_curves(axes, z_ht[heads], title)
+    for head, line in zip(heads, axes.lines[-NUM_HEADS:], strict=True):
+        line.set(label=f"head {head}", linewidth=1.4)
+    low, high = like_ht[heads].min(), like_ht[heads].max()
+    axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    axes.grid(visible=False, axis="x")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=NUM_HEADS, frameon=False, fontsize=8.5, borderaxespad=0)
 
 
 def draw_history(
@@ -102,7 +133,7 @@ def main() -> int:
         run = config("demo", name, *repo)
         if code := train(run, ranks, callbacks):
             return code
-        draw(RunFolder.of(run), title, OUT / f"{name}.png")
+        draw(RunFolder.of(run), RunFolder(ROOT / "healthy"), title, OUT / f"{name}.png")
     return EXIT_OK
 
 
