@@ -4,15 +4,19 @@ Other ways to launch have the same face: a function that takes a composed config
 returns an exit code; launch/__main__.py is where one is chosen.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from types import FrameType
 
+import psutil
+
 from train.config import RunConfig, rows_per_rank
 from train.errors import EXIT_STOPPED, TrainError
 from train.run_folder import RunFolder
+from train.signals import NOTICE, heeded_signals
 
 INHERITED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
 
@@ -65,26 +69,37 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
         return None
 
 
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL torchrun and all that it started: the ranks have sessions of their own, no group holds them all."""
+    process.send_signal(signal.SIGSTOP)  # it starts no more; and once it is dead, nothing tells which ranks are its own
+    descendants = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    for descendant in descendants:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            descendant.kill()
+
+
 class _Stop:
     """A request to stop, from the first signal on; a second Ctrl-C ends everything at once."""
 
     def __init__(self) -> None:
         self.requested = False
-        self._at_once = False
+        self._num_interrupts = 0
         self._passed_on = False
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        for number in heeded_signals():
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and not self.requested:
-            print("\nsaving a checkpoint, then stopping (Ctrl-C again: stop at once, without saving)", file=sys.stderr)
-        self._at_once = number == signal.SIGINT and self.requested
         self.requested = True
+        if number == signal.SIGINT:
+            self._num_interrupts += 1
+            if self._num_interrupts == 1:
+                os.write(2, NOTICE)
 
     def pass_on(self, process: subprocess.Popen[bytes]) -> None:
         """Tell torchrun, which tells the ranks."""
-        if self._at_once:
-            os.killpg(process.pid, signal.SIGKILL)
+        if self._num_interrupts > 1:
+            _kill(process)
         elif self.requested and not self._passed_on:
             process.terminate()
             self._passed_on = True

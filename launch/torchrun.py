@@ -16,13 +16,14 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
 from train.processes import stop_with_parent
+from train.signals import heeded_signals
 
 
 def run() -> int:
     """As `torchrun`, arguments from sys.argv; returns the exit code."""
     logging.disable(logging.CRITICAL)
     sys.argv.insert(1, "--signals-to-handle=SIGQUIT")  # and no other
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+    for number in heeded_signals():
         signal.signal(number, _pass_on)
     stop_with_parent()
     try:

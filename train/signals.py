@@ -9,6 +9,12 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  #
 NOTICE = b"\nsaving a checkpoint, then stopping (Ctrl-C again: stop at once, without saving)\n"
 
 
+def heeded_signals() -> list[signal.Signals]:
+    """STOP_SIGNALS, but not a SIGHUP that this process was started to ignore: `nohup` outlives its terminal."""
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in STOP_SIGNALS if not (nohup and number == signal.SIGHUP)]
+
+
 class StopSignals:
     """While entered, takes note of stop signals instead of dying of them."""
 
@@ -18,7 +24,7 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        self._before = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
+        self._before = {number: signal.signal(number, self._on_signal) for number in heeded_signals()}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,3 +218,38 @@ def test_a_ctrl_c_during_start_up_is_a_stop(root: Path, sample: Path, moment: st
     ended = end(early)
     assert ended.returncode == EXIT_STOPPED and "Traceback" not in ended.stderr
     assert f"{name} is stopped before its first step; the same command continues it" in ended.stdout
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing_and_a_ctrl_c_after_a_sigterm_still_saves(
+    root: Path, sample: Path
+) -> None:
+    folder = RunFolder(root / "nohup")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does
+    try:
+        job = start(*arguments(root, sample, "nohup", "launch.processes=1"), "max_steps=100000")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_for(lambda: len(read(folder.metrics)) >= 2, job)
+    for process in [psutil.Process(job.pid), *psutil.Process(job.pid).children(), *ranks_of(job)]:
+        process.send_signal(signal.SIGHUP)
+    num_rows = len(read(folder.metrics))
+    wait_for(lambda: len(read(folder.metrics)) >= num_rows + 5, job)
+    job.send_signal(signal.SIGTERM)
+    job.send_signal(signal.SIGINT)
+    assert end(job).returncode == EXIT_STOPPED
+    stop = read(folder.events)[-1]
+    assert stop["event"] == "stop" and (folder.checkpoints / f"step-{stop['step']:07d}").is_dir()
+
+
+def test_a_second_ctrl_c_ends_ranks_that_do_not_answer(root: Path, sample: Path) -> None:
+    job = start(*arguments(root, sample, "deaf"), "max_steps=100000")
+    wait_for(lambda: len(ranks_of(job)) == 2, job)
+    ranks = ranks_of(job)
+    for rank in ranks:
+        rank.suspend()  # as good as stuck
+    job.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert job.poll() is None
+    job.send_signal(signal.SIGINT)
+    assert end(job, timeout=10).returncode == 128 + signal.SIGKILL
+    wait_for(lambda: not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks), None, 10)

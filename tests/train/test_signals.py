@@ -1,11 +1,11 @@
-"""The first Ctrl-C saves, the second ends the process at once, wherever it is."""
+"""The first Ctrl-C saves, the second ends the process at once, wherever it is; nohup stays nohup."""
 
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from train.signals import NOTICE
+from train.signals import NOTICE, StopSignals
 
 ROOT = Path(__file__).parents[2]
 WAITING_IN_C = """
@@ -31,3 +31,15 @@ def test_a_second_ctrl_c_ends_a_process_that_is_stuck_in_c() -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == -signal.SIGINT
         assert process.stderr.read() == NOTICE.decode()
+
+
+def test_a_process_under_nohup_outlives_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals(is_main=True) as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert signals.received is None
+            signal.raise_signal(signal.SIGTERM)
+            assert signals.received == "SIGTERM"
+    finally:
+        signal.signal(signal.SIGHUP, before)
