@@ -1,6 +1,6 @@
 """What a checkpoint costs: how long training stands still, the whole save, verifying, loading, converting; its bytes.
 
-    python -m benchmarks.checkpoint                        the tiny model and one of 190 M parameters, on this process
+    python -m benchmarks.checkpoint                        the tiny model and one of 269 M parameters, on this process
     torchrun --nproc-per-node 8 -m benchmarks.checkpoint --models olmo2-1b --folder /path/on/the/real/disk
     python -m benchmarks.checkpoint engine.zero_stage=3    any key of the config
 

@@ -28,7 +28,7 @@ def save_hf(
     max_shard_bytes: int = 5_000_000_000,
     max_position_embeddings: int = 4096,
 ) -> None:
-    """Writes config.json and safetensors to `folder`, whole or not at all.
+    """Writes config.json and safetensors to `folder`, whole and on the disk, or not at all.
 
     `tensors` yields (our parameter name, value), each parameter once, in any order and dtype; about one shard of them
     is held at a time. Raises ModelError if `folder` exists or `tensors` are not those of the model.
@@ -42,10 +42,22 @@ def save_hf(
         dtype = _write_shards(partial, parameter_shapes(config, positions), tensors, max_shard_bytes)
         description = hf_config(config, positions, dtype, max_position_embeddings)
         (partial / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+        for path in (*partial.iterdir(), partial):
+            _flush(path)
         partial.rename(folder)
+        _flush(folder.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _flush(path: Path) -> None:
+    """Makes a file's bytes, or a folder's entries, outlive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def hf_config(

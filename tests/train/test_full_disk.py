@@ -63,6 +63,8 @@ def test_a_last_save_that_fails_ends_with_a_code_of_its_own_and_spares_what_was_
     checkpoints = root / "runs/full/checkpoints"
     assert [path.name for path in checkpoints.glob("*step-*")] == ["step-0000002"]
     assert [path.name for path in checkpoints.glob(".*")] == []
+    failed = [step for event, step in kinds(root, "full") if event == "save_failed"]
+    assert failed == [4, 6]  # what fails at the last step is not followed by another interval
 
 
 def test_an_export_that_does_not_fit_is_a_line_after_the_last_checkpoint(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Saves every `checkpoint.interval` steps, and exports the final weights. A stop saves in the trainer.
+"""Saves every `checkpoint.interval` steps, and exports the final weights. The trainer saves at a stop and at the end.
 
 A full disk in the middle of a run is no reason to lose the hours until its end: training goes on, and saves at the next
 interval. Only the last checkpoint has to be written.
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.export import save_hf
 from train.callbacks.callback import Callback
+from train.checkpoint.manifest import flush_folder
 from train.config import RunConfig
 from train.errors import SaveError
 from train.run_folder import EXPORTED_STEP, FINISHED
@@ -29,6 +30,8 @@ class Checkpointer(Callback):
         self._config = config
 
     def on_step_end(self, trainer: "Trainer") -> None:
+        if trainer.step == self._config.max_steps:
+            return
         try:
             trainer.finish_save(wait=False)
             if trainer.step % self._config.checkpoint.interval == 0:
@@ -64,3 +67,5 @@ class Checkpointer(Callback):
         save_hf(folder, config.model, config.positions, parameters, max_position_embeddings=config.sequence_length)
         shutil.rmtree(old, ignore_errors=True)
         (folder / EXPORTED_STEP).write_text(f"{step}\n")
+        flush_folder(folder / EXPORTED_STEP)
+        flush_folder(folder)
