@@ -25,7 +25,9 @@ class PositionWatch(Callback):
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config.position_watch
-        self._detectors = Detectors(config.sequence_length)
+        self._detectors = Detectors(
+            config.sequence_length, max(config.schedule.warmup_steps, config.optimizer.repo_warmup_steps)
+        )
         self._has_positions = False
         self._meter: Meter | None = None
         self._is_alerted = False

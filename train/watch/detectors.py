@@ -6,20 +6,23 @@ CONFIRM that are well, so nothing flickers. Each episode is said once, at its be
 same reading is one sentence. All is a pure function of the readings, and its state is plain JSON.
 
 RePo starts close to NoPE, with positions that hardly differ, and the scale of its gradients is the model's own. So what
-a head or a map is held against is what it showed earlier in the same run:
+a head or a map is held against is what it showed earlier in the same run. A spread is q99 - q01, so that one token far
+off hides nothing:
 
-    collapse       head    spread (std) fell to a tenth of the highest that it had held for two readings, and no
-                           rotary frequency sees its range any more
+    collapse       head    its spread fell to a tenth of the highest that it had held for two readings, and no rotary
+                           frequency sees it any more, or neighbours share a position; or it fell to a hundredth
     rope           model   every head of every layer follows the token index: |rank correlation| above 0.95
     explosion      head    its range exceeds twice the sequence length, which is RoPE's own range; or a quarter of it,
                            and its spread jumped to twenty times what it had held; or |z| is so large that float32
                            positions are 1/8 apart, or not finite
     dead_gradient  layer   the gradient of one of its maps is zero, or a thousandth of its first readings'
     instability    layer   an update changes half of a map, or its maps are 90 % of the whole model's gradient
-    not_learning   layer   after 20 readings still no head whose range a rotary frequency sees
+    not_learning   layer   no head was ever seen by a rotary frequency, and for 20 readings and 1000 steps after
+                           the warm-up the widest spread has not doubled
 
 An earlier line explains a later one: a layer whose heads have collapsed or exploded, or a model that has become RoPE,
-gets odd gradients as a consequence, and is not accused of those as well; nor is RoPE's wide range an explosion.
+gets odd gradients as a consequence, and is not accused of those as well; nor is the wide range of a head that has
+become RoPE an explosion.
 """
 
 import math
@@ -28,7 +31,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from train.watch.alert import Alert
-from train.watch.memory import Memory
+from train.watch.memory import GROWN, Memory
 from train.watch.names import MAPS
 from train.watch.reading import Reading
 from train.watch.wording import (
@@ -45,9 +48,11 @@ from train.watch.wording import (
 )
 
 CONFIRM = 2  # readings in a row that begin or end an episode
-PATIENCE = 20  # readings that a fresh layer has to leave its start
+PATIENCE, PATIENCE_STEPS = 20, 1000  # readings and steps that a fresh layer has to leave its start
 COLLAPSED, SPREAD = 0.1, 0.2  # of the spread that a head has held
-SEEN = 1.0  # rotary frequencies that see a head's range
+VANISHED = 0.01  # ditto: a collapse, whatever is still seen of it
+FLAT = 0.95  # constant_share of a head that tells no neighbours apart
+SEEN = 0.1  # positions apart: 0.1 rad for the fastest rotary frequency, which turns one radian per position
 EXPLODED, CONTAINED = 2.0, 1.0  # range, in sequence lengths
 JUMPED, LARGE = 20.0, 0.25  # times the spread that a head has held, with a range of so many sequence lengths
 COARSE = 2.0**20  # |z| from which float32 positions are 1/8 apart
@@ -87,7 +92,8 @@ class Episode:
 class Detectors:
     """Readings in, alerts out."""
 
-    def __init__(self, sequence_length: int) -> None:
+    def __init__(self, sequence_length: int, warmup_steps: int = 0) -> None:
+        self._warmup = warmup_steps
         self._length = sequence_length
         self._memory = Memory()
         self._episodes: dict[tuple[str, Place], Episode] = {}
@@ -108,6 +114,9 @@ class Detectors:
                 episode = self._episodes.setdefault((kind, place), Episode())
                 if (begins := episode.observe(is_bad, reading.step)) is not None:
                     (begun if begins else ended)[place] = episode
+            if kind == "not_learning":
+                for (layer,), episode in begun.items():
+                    episode.since = int(self._memory.still[str(layer)][0])
             if begun:
                 where, since = name_places(begun, reading), min(episode.since for episode in begun.values())
                 message = sentence(kind, where, since, self._symptom(kind, list(begun), reading))
@@ -117,7 +126,8 @@ class Detectors:
                 until = min(episode.until for episode in ended.values())
                 alerts.append(Alert("recovery", kind, where, until, end_sentence(kind, where, since, until)))
         self._episodes = {key: episode for key, episode in self._episodes.items() if episode.is_open or episode.num_bad}
-        self._memory.add(reading, SEEN, unsound={place for place, is_bad in verdicts["explosion"].items() if is_bad})
+        unsound = {place for place, is_bad in verdicts["explosion"].items() if is_bad}
+        self._memory.add(reading, SEEN, DEAD, unsound, self._warmup)
         return alerts
 
     def state_dict(self) -> dict[str, Any]:
@@ -135,7 +145,7 @@ class Detectors:
         places = [(layer, head) for layer, values in reading.heads.items() for head in range(len(values["std"]))]
         collapse: Verdicts = {place: self._is_collapsed(*place, reading) for place in places}
         rope = _is_rope(reading)
-        explosion: Verdicts = {place: None if rope else self._is_exploded(*place, reading) for place in places}
+        explosion: Verdicts = {place: self._is_exploded(*place, reading) for place in places}
         gradient: Verdicts = {}
         instability: Verdicts = {}
         learning: Verdicts = {}
@@ -155,16 +165,19 @@ class Detectors:
         }
 
     def _is_collapsed(self, layer: int, head: int, reading: Reading) -> bool | None:
-        spread, seen = (reading.heads[layer][name][head] for name in ("std", "resolution"))
+        spread, flat = reading.spreads(layer)[head], reading.heads[layer]["constant_share"][head]
         held = self._memory.held(layer, head)
-        if seen < SEEN and spread < COLLAPSED * held:
+        if spread < VANISHED * held or (spread < COLLAPSED * held and (spread < SEEN or flat > FLAT)):
             return True
-        return False if seen >= 2 * SEEN or spread > SPREAD * held else None
+        return False if spread > SPREAD * held and spread > SEEN else None
 
     def _is_exploded(self, layer: int, head: int, reading: Reading) -> bool | None:
-        low, high, std, extent = (reading.heads[layer][name][head] for name in ("min", "max", "std", "range"))
+        low, high, extent, order = (
+            reading.heads[layer][name][head] for name in ("min", "max", "range", "rank_correlation")
+        )
         held = self._memory.held(layer, head)
-        jumped = held > 0 and std > JUMPED * held and extent > LARGE * self._length
+        is_rope = abs(order) > LIKE_INDEX and extent <= CONTAINED * self._length
+        jumped = 0 < JUMPED * held < reading.spreads(layer)[head] and extent > LARGE * self._length and not is_rope
         if jumped or not (extent <= EXPLODED * self._length and max(-low, high) <= COARSE):  # a NaN is bad too
             return True
         return False if extent < CONTAINED * self._length and max(-low, high) < COARSE / 2 else None
@@ -183,15 +196,17 @@ class Detectors:
         return {name: (now[f"{name}_grad_norm"], self._memory.first_gradient(layer, name)) for name in MAPS}
 
     def _is_still(self, layer: int, reading: Reading) -> bool | None:
-        if self._memory.was_seen.get(str(layer)) or max(reading.heads[layer]["resolution"]) >= SEEN:
+        if self._memory.was_seen.get(str(layer)) or max(reading.spreads(layer)) > SEEN:
             return False
-        return True if self._memory.num_readings >= PATIENCE else None
+        since, start, count = self._memory.still.get(str(layer), (reading.step, 0.0, 0))
+        is_long = count >= PATIENCE and reading.step - since >= PATIENCE_STEPS
+        return True if is_long and max(reading.spreads(layer)) <= GROWN * start else None
 
     def _symptom(self, kind: str, places: list[Place], reading: Reading) -> str:
         """How bad it is, at the worst of the places."""
         heads, signals = reading.heads, reading.signals
         if kind == "collapse":
-            pairs = [(heads[layer]["std"][head], self._memory.held(layer, head)) for layer, head in places]
+            pairs = [(reading.spreads(layer)[head], self._memory.held(layer, head)) for layer, head in places]
             return collapse_symptom(*min(pairs, key=lambda pair: pair[0] / pair[1]))
         if kind == "explosion":
             ends = [abs(heads[layer][name][head]) for layer, head in places for name in ("min", "max")]
@@ -211,7 +226,8 @@ class Detectors:
         if kind == "instability":
             ratio = max(signals[layer][f"{name}_update_ratio"] for layer in layers for name in MAPS)
             return instability_symptom(ratio, max(signals[layer]["gradient_share"] for layer in layers))
-        return not_learning_symptom(max(max(heads[layer]["range"]) for layer in layers), self._memory.num_readings + 1)
+        num_readings = min(int(self._memory.still[str(layer)][2]) for layer in layers) + 1
+        return not_learning_symptom(max(max(reading.spreads(layer)) for layer in layers), num_readings)
 
 
 def _is_rope(reading: Reading) -> bool | None:

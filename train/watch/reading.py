@@ -16,6 +16,11 @@ class Reading:
     signals: dict[int, dict[str, float]]
     """Layer -> name of SIGNALS -> number."""
 
+    def spreads(self, layer: int) -> list[float]:
+        """How far apart each head puts all but the outermost hundredths of its tokens: one far token does not count."""
+        values = self.heads[layer]
+        return [high - low for low, high in zip(values["q01"], values["q99"], strict=True)]
+
     def metrics(self) -> dict[str, Any]:
         """`positions/layer_LL/NAME` of every figure, and `positions/NAME`, the mean over all heads of all layers."""
         named: dict[str, Any] = {}

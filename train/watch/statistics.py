@@ -64,11 +64,16 @@ def sequences_of(labels_bt: Tensor, documents: Documents | None, filtered_rows: 
     for starts, lengths in _alike(documents.lengths, MAX_PADDING * num_rows * length):
         tokens = np.minimum(starts[:, None] + np.arange(lengths.max()), num_rows * length - 1)
         tokens_sl, rows_s, lengths_s = (
-            torch.from_numpy(values).to(labels_bt.device, non_blocking=True)
-            for values in (tokens, starts // length, lengths.astype(np.float64))
+            _on(labels_bt.device, values) for values in (tokens, starts // length, lengths.astype(np.float64))
         )
         groups.append(Sequences(tokens_sl, lengths_s, lengths_s * counts_b[rows_s]))
     return groups
+
+
+def _on(device: torch.device, values: np.ndarray) -> Tensor:
+    tensor = torch.from_numpy(values)
+    # Only a copy from pinned memory does not make the host wait.
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _alike(lengths: np.ndarray, budget: int) -> list[tuple[np.ndarray, np.ndarray]]:

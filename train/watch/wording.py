@@ -63,11 +63,11 @@ def end_sentence(kind: str, where: str, since: int, until: int) -> str:
     return f"{where}: {ENDED[kind]} since step {until}, after {kind.replace('_', ' ')} since step {since}"
 
 
-def collapse_symptom(std: float, held: float) -> str:
+def collapse_symptom(spread: float, held: float) -> str:
     """Of the worst head."""
     return (
-        f"positions have converged to nearly one value (spread {std:.2g}, {std / held:.1%} of what it was): no rotary "
-        "frequency sees them any more, which is NoPE"
+        f"positions have converged to nearly one value (98 % of them within {spread:.2g}, {spread / held:.2%} of what "
+        "it was), which is NoPE"
     )
 
 
@@ -99,8 +99,8 @@ def instability_symptom(update_ratio: float, share: float) -> str:
 
 
 def not_learning_symptom(spread: float, num_readings: int) -> str:
-    """Of the layer with the widest range."""
+    """Of the layer with the widest spread."""
     return (
-        f"positions have not left their start in {num_readings} readings: they are at most {spread:.2g} apart, which "
+        f"positions have not left their start in {num_readings} readings: 98 % of them lie within {spread:.2g}, which "
         "no rotary frequency sees"
     )

@@ -21,6 +21,7 @@ Change = Callable[[Reading], None]
 def reading(step: int, *changes: Change) -> Reading:
     """Positions a few units apart, maps that learn, and `changes`."""
     usual = dict.fromkeys(STATISTICS, 0.5) | {"std": 2.0, "min": -4.0, "max": 6.0, "range": 10.0, "resolution": 9.0}
+    usual |= {"q01": -3.0, "q99": 5.0}
     heads = {layer: {name: [value] * NUM_HEADS for name, value in usual.items()} for layer in LAYERS}
     signal = dict.fromkeys(SIGNALS, 0.01)
     made = Reading(step, heads, {layer: dict(signal) for layer in LAYERS})
@@ -58,11 +59,18 @@ def alerts_of(*runs: tuple[int, tuple[Change, ...]]) -> list[tuple[int, Alert]]:
 
 
 USUAL = (5, ())
-COLLAPSED = {"std": 0.1, "min": 1.0, "max": 1.05, "range": 0.05, "resolution": 0.0}
-EXPLODED = {"range": 2001.0, "max": 1997.0, "std": 300.0}
-FRESH = {"std": 0.01, "min": -0.02, "max": 0.02, "range": 0.04, "resolution": 0.0}
+COLLAPSED = {"std": 0.01, "min": 1.0, "max": 1.085, "range": 0.085, "resolution": 0.0, "q01": 1.0, "q99": 1.085}
+EXPLODED = {"range": 2001.0, "max": 1997.0, "std": 300.0, "q01": -3.0, "q99": 1500.0}
+FRESH = {"std": 0.01, "min": -0.02, "max": 0.02, "range": 0.04, "resolution": 0.0, "q01": -0.018, "q99": 0.018}
 CASES: dict[str, tuple[str, str, tuple[Change, ...]]] = {
     "all heads collapse": ("collapse", "all learned layers", (set_heads(**COLLAPSED),)),
+    "all but one token collapse": (
+        "collapse",
+        "layer 6",
+        (set_heads((6,), **(COLLAPSED | {"max": 300.0, "range": 299.0, "std": 4.7, "resolution": 9.0})),),
+    ),
+    "neighbours fall together": ("collapse", "layer 6", (set_heads((6,), q01=0.0, q99=0.7, constant_share=1.0),)),
+    "a head keeps a hundredth": ("collapse", "layer 6 head 2", (set_heads((6,), (2,), q01=0.0, q99=0.07),)),
     "a layer collapses": ("collapse", "layer 6", (set_heads((6,), **COLLAPSED),)),
     "two layers and a head": (
         "collapse",
@@ -76,7 +84,7 @@ CASES: dict[str, tuple[str, str, tuple[Change, ...]]] = {
         (set_heads((6,), **COLLAPSED), set_signal((6,), gate_grad_norm=0.0, final_update_ratio=5.0)),
     ),
     "a range explodes": ("explosion", "layer 5 head 1", (set_heads((5,), (1,), **EXPLODED),)),
-    "a spread jumps": ("explosion", "layer 5 head 1", (set_heads((5,), (1,), std=41.0, range=251.0, max=247.0),)),
+    "a spread jumps": ("explosion", "layer 5 head 1", (set_heads((5,), (1,), q99=158.0, range=251.0, max=247.0),)),
     "positions too far away": ("explosion", "layer 5", (set_heads((5,), min=2.0e6, max=2.0e6 + 10),)),
     "too far below zero": ("explosion", "layer 5", (set_heads((5,), min=-2.0e6, max=-2.0e6 + 10),)),
     "positions are not finite": ("explosion", "layer 5", (set_heads((5,), range=math.nan, std=math.nan),)),
@@ -98,10 +106,14 @@ CASES: dict[str, tuple[str, str, tuple[Change, ...]]] = {
     "maps rule the gradient": ("instability", "layer 7", (set_signal((7,), gradient_share=0.95),)),
 }
 HARMLESS: dict[str, tuple[Change, ...]] = {
-    "a small spread that frequencies see": (set_heads(std=0.1, range=2.0, resolution=4.0),),
-    "an unseen spread that is half of what it was": (set_heads(std=1.0, resolution=0.5),),
-    "a range as long as the sequence": (set_heads(range=999.0, max=995.0, std=39.0),),
-    "a jump to what is still small": (set_heads(range=249.0, max=245.0, std=80.0),),
+    "a small spread that frequencies see": (set_heads(q01=0.0, q99=0.2),),
+    "one token far off": (set_heads((5,), (1,), range=900.0, max=896.0, std=90.0),),
+    "heads and a layer that follow the index": (
+        set_heads((5,), (0, 1), rank_correlation=0.99, range=999.0, max=995.0, q99=990.0),
+        set_heads((6,), rank_correlation=0.99, range=999.0, max=995.0, q99=990.0),
+    ),
+    "a range as long as the sequence": (set_heads(range=999.0, max=995.0, q99=157.0),),
+    "a jump to what is still small": (set_heads(range=249.0, max=245.0, q99=240.0),),
     "positions far from zero": (set_heads(min=5.0e5, max=5.0e5 + 10),),
     "all but one head like the index": (set_heads(rank_correlation=0.99), set_heads((7,), (3,), rank_correlation=0.6)),
     "a gradient a hundred times smaller": (set_signal(final_grad_norm=1e-4, gate_grad_norm=1e-4),),
@@ -144,7 +156,7 @@ def test_an_episode_ends_with_one_recovery_and_may_begin_anew(name: str) -> None
 
 
 def test_between_the_thresholds_an_episode_neither_begins_nor_ends() -> None:
-    between = (set_heads(**(COLLAPSED | {"std": 0.3})),)
+    between = (set_heads(**(COLLAPSED | {"q99": 2.2})),)
     assert alerts_of(USUAL, (10, between)) == []
     [(number, alert)] = alerts_of(USUAL, (3, (set_heads(**COLLAPSED),)), (10, between))
     assert (number, alert.event) == (7, "alert")
@@ -154,7 +166,17 @@ def test_a_fresh_module_is_no_collapse_and_one_that_stays_so_does_not_learn() ->
     found = alerts_of((PATIENCE + 10, (set_heads(**FRESH),)))
     [(number, alert)] = found
     assert (number, alert.kind, alert.where) == (PATIENCE + CONFIRM, "not_learning", "all learned layers")
-    assert "0.04 apart" in alert.message
+    assert alert.since == 100 and "within 0.036" in alert.message
+
+
+def test_readings_in_the_warm_up_or_close_together_or_that_grow_are_no_stillness() -> None:
+    warming, close, growing = Detectors(LENGTH, 1000), Detectors(LENGTH), Detectors(LENGTH)
+    said = [(n, a) for n in range(1, 40) for a in warming.observe(reading(100 * n, set_heads(**FRESH)))]
+    assert [(number, alert.since) for number, alert in said] == [(10 + PATIENCE + CONFIRM, 1100)]
+    assert not [a for n in range(1, 40) for a in close.observe(reading(n, set_heads(**FRESH)))]
+    for number in range(1, 100):
+        wider = set_heads(**(FRESH | {"q99": 1e-4 * 1.05**number, "q01": 0.0}))
+        assert growing.observe(reading(100 * number, wider)) == []
 
 
 def test_a_module_that_leaves_its_start_learns() -> None:
@@ -174,12 +196,29 @@ def test_a_gradient_that_never_came_is_dead_from_the_start() -> None:
 
 
 def test_one_high_reading_is_nothing_that_a_head_is_held_against() -> None:
-    shock = (set_heads(std=50.0),)
+    shock = (set_heads(q99=50.0),)
     assert alerts_of((3, (set_heads(**COLLAPSED),)), (1, shock), (8, (set_heads(**COLLAPSED),))) == []
 
 
 def test_what_a_head_had_while_it_exploded_is_nothing_that_it_is_held_against() -> None:
     found = alerts_of((4, (set_heads(**COLLAPSED),)), (4, (set_heads(**EXPLODED),)), (6, (set_heads(**COLLAPSED),)))
+    assert [(alert.event, alert.kind) for _, alert in found] == [("alert", "explosion"), ("recovery", "explosion")]
+
+
+def test_a_collapsed_head_that_moves_a_little_has_not_recovered() -> None:
+    found = alerts_of(USUAL, (4, (set_heads(**COLLAPSED),)), (6, (set_heads(q01=0.0, q99=0.9),)))
+    assert [(number, alert.event) for number, alert in found] == [(7, "alert")]
+
+
+def test_a_dead_gradient_is_not_what_it_is_held_against() -> None:
+    found = alerts_of((1, ()), (9, (set_signal(content_grad_norm=1e-6),)))
+    assert [(number, alert.event) for number, alert in found] == [(3, "alert")]
+    assert "0.01 at first" in found[0][1].message
+
+
+def test_an_explosion_ends_where_the_index_explains_it() -> None:
+    wide = set_heads((5,), range=999.0, max=995.0, q99=990.0)
+    found = alerts_of(USUAL, (4, (wide,)), (4, (wide, set_heads((5,), rank_correlation=0.99))))
     assert [(alert.event, alert.kind) for _, alert in found] == [("alert", "explosion"), ("recovery", "explosion")]
 
 

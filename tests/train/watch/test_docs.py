@@ -23,10 +23,15 @@ def test_every_alert_is_explained() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (?:head|model|layer) \| (.*) \|$", TEXT, re.MULTILINE))
     assert rows.keys() == ADVICE.keys() == ENDED.keys()
     for kind, values in {
-        "collapse": (f"{detectors.COLLAPSED:.0%}", f"{detectors.SPREAD:.0%}", f"below {detectors.SEEN:g}"),
+        "collapse": (
+            f"{detectors.COLLAPSED:.0%}",
+            f"{detectors.SPREAD:.0%}",
+            f"below {detectors.SEEN:g} ",
+            f"{detectors.FLAT:.0%}",
+        ),
         "explosion": (
             f"above {detectors.EXPLODED:g} sequence lengths",
-            f"above {detectors.LARGE:g} with a `std` of {detectors.JUMPED:g} times",
+            f"above {detectors.LARGE:g} with a `q99` - `q01` of {detectors.JUMPED:g} times",
             f"beyond 2^{math.log2(detectors.COARSE):g}",
             f"below {detectors.CONTAINED:g}",
         ),
@@ -36,7 +41,7 @@ def test_every_alert_is_explained() -> None:
             f"{share:.0%}"
             for share in (detectors.WILD_UPDATE, detectors.TAME_UPDATE, detectors.DOMINANT, detectors.MODEST)
         ),
-        "not_learning": (f"after {detectors.PATIENCE} readings",),
+        "not_learning": (f"after {detectors.PATIENCE} readings and {detectors.PATIENCE_STEPS} steps",),
     }.items():
         for value in values:
             assert value in rows[kind].replace(" %", "%"), (kind, value)

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -28,8 +29,10 @@ from train.config import AlertPolicy, RunConfig
 from train.distributed import Ranks
 from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED
 from train.run_folder import ALERTED, FINISHED
+from train.watch import detectors
 
 NUM_STEPS, BREAKS, INTERVAL = 24, 9, 2
+LENGTHS = {"max_steps": NUM_STEPS, "position_watch__interval": INTERVAL}
 ALWAYS, ONCE = range(BREAKS, 10**9), range(BREAKS, BREAKS + 1)
 FAILURES: dict[str, tuple[str, str, Callable[[], Breaking]]] = {  # name -> kind, where, what breaks
     "W_z shrinks": ("collapse", "all learned layers", lambda: Breaking(scale_final(0.3), ALWAYS)),
@@ -56,21 +59,22 @@ FAILURES: dict[str, tuple[str, str, Callable[[], Breaking]]] = {  # name -> kind
 HEALTHY: dict[str, dict[str, Any]] = {
     **{f"seed {seed}": {"seed": seed} for seed in range(4)},
     "fast": {"seed": 4, "optimizer__lr": 1e-2},
+    **{f"seed {seed} read often": {"seed": seed, "max_steps": 30, "position_watch__interval": 1} for seed in (6, 7)},
     "documents": {"seed": 5, "mask_documents": True},
 }
 UNTAUGHT: dict[str, tuple[str, dict[str, Any]]] = {  # name -> kind, what is wrong with the recipe
     "too fast": ("instability", {"optimizer__repo_lr_multiplier": 100.0, "max_steps": 2}),
     "too slow": (
         "not_learning",
-        {"optimizer__repo_lr_multiplier": 0.0, "model__initializer_range": 0.02, "position_watch__interval": 1},
+        {"optimizer__repo_lr_multiplier": 0.0, "model__initializer_range": 0.02, "position_watch__interval": 1}
+        | {"max_steps": 30, "optimizer__lr": 1e-5},
     ),
 }
 UNWATCHED = {"rope": Scheme.rope, "nope": Scheme.nope}
 
 
 def configured(root: Path, name: str, **changes: Any) -> RunConfig:
-    lengths = {"max_steps": NUM_STEPS, "position_watch__interval": INTERVAL, "micro_batch_size": None}
-    return tiny(root, name=name.replace(" ", "-"), **{**lengths, **changes})
+    return tiny(root, name=name.replace(" ", "-"), **{**LENGTHS, "micro_batch_size": None, **changes})
 
 
 def found(root: Path, name: str) -> list[dict[str, Any]]:
@@ -94,8 +98,9 @@ def for_a_while() -> list[Breaking]:
 
 def on_one_rank(ranks: Ranks, root: Path) -> dict[str, list[tuple[int | str, str]]]:
     seen = {name: [run(configured(root, name, max_steps=16), ranks, make())] for name, (*_, make) in FAILURES.items()}
-    seen |= {name: [run(configured(root, name, **changes), ranks)] for name, changes in HEALTHY.items()}
-    seen |= {name: [run(configured(root, name, **changes), ranks)] for name, (_, changes) in UNTAUGHT.items()}
+    with mock.patch.object(detectors, "PATIENCE_STEPS", detectors.PATIENCE):
+        seen |= {name: [run(configured(root, name, **changes), ranks)] for name, changes in HEALTHY.items()}
+        seen |= {name: [run(configured(root, name, **changes), ranks)] for name, (_, changes) in UNTAUGHT.items()}
     for name, scheme in UNWATCHED.items():
         positions = PositionsConfig(scheme=scheme)
         seen[name] = [run(configured(root, name, positions=positions, max_steps=2), ranks)]
@@ -171,7 +176,9 @@ def test_a_recipe_that_does_not_suit_the_fresh_parameters_is_said(one: Any, root
 def test_a_healthy_run_raises_nothing(one: Any, root: Path, name: str) -> None:
     assert one[name][0][0] == EXIT_OK and found(root, name) == []
     rows = metrics(root, name.replace(" ", "-"))
-    assert [row["step"] for row in rows if "positions/std" in row] == [1, *range(INTERVAL, NUM_STEPS + 1, INTERVAL)]
+    num_steps, interval = (HEALTHY[name].get(key, usual) for key, usual in LENGTHS.items())
+    expected = sorted({1, *range(interval, num_steps + 1, interval)})
+    assert [row["step"] for row in rows if "positions/std" in row] == expected
     assert rows[-1]["positions/open_alerts"] == 0
 
 
