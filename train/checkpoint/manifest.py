@@ -20,6 +20,7 @@ import xxhash
 from train.errors import TrainError
 
 MANIFEST = "manifest.json"
+FORMAT = 1  # of the manifest and the files it lists; a manifest without a number is of the first format
 CHUNK = 1 << 24  # bytes read at once
 
 
@@ -36,6 +37,18 @@ def without_crc32() -> Iterator[None]:
 
 class DamageError(Exception):
     """A file that is not what was written; the message names it."""
+
+
+class VersionError(TrainError):
+    """Files that are what was written, by a version of this program that writes others."""
+
+    @classmethod
+    def of(cls, folder: Path) -> "VersionError":
+        """The error about this checkpoint."""
+        return cls(
+            f"{folder} was written by another version of this program: go on with that one, or give the new run a name "
+            "of its own"
+        )
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,7 @@ class DigestingFile:
 
 def write_manifest(folder: Path, fields: dict[str, Any], files: dict[str, FileRecord]) -> None:
     """List `files`, by their paths below `folder`, in a manifest that is flushed to the disk, and so is the folder."""
-    body = {**fields, "files": {name: asdict(record) for name, record in sorted(files.items())}}
+    body = {"format": FORMAT, **fields, "files": {name: asdict(record) for name, record in sorted(files.items())}}
     with (folder / MANIFEST).open("w") as file:
         json.dump({**body, "digest": _digest_of(body)}, file, indent=1)
         file.flush()
@@ -95,21 +108,28 @@ def write_manifest(folder: Path, fields: dict[str, Any], files: dict[str, FileRe
 
 
 def read_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, FileRecord]]:
-    """The fields and the files of a manifest; DamageError if it is not what was written, or a file has another size."""
+    """The fields and the files of a manifest; DamageError if it is not what was written, or a file has another size.
+
+    Raises VersionError if it is what another version wrote, and TrainError as `find_damage` does.
+    """
+    with _reading(folder, MANIFEST):
+        text = (folder / MANIFEST).read_bytes()
     try:
-        body = json.loads((folder / MANIFEST).read_bytes())
-        if body.pop("digest") != _digest_of(body):
-            raise DamageError(f"{MANIFEST} is altered")
-        files = {name: FileRecord(**record) for name, record in body.pop("files").items()}
-    except (FileNotFoundError, NotADirectoryError):
-        raise DamageError(f"{MANIFEST} is missing") from None
+        body = json.loads(text)
+        digest = body.pop("digest")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DamageError(f"{MANIFEST} is torn") from None
+    if digest != _digest_of(body):
+        raise DamageError(f"{MANIFEST} is altered")
+    if body.pop("format", 1) != FORMAT:
+        raise VersionError.of(folder)
+    try:
+        files = {name: FileRecord(**record) for name, record in body.pop("files").items()}
+    except (KeyError, TypeError, AttributeError):
+        raise VersionError.of(folder) from None
     for name, record in files.items():
-        try:
+        with _reading(folder, name):
             size = (folder / name).stat().st_size
-        except FileNotFoundError:
-            raise DamageError(f"{name} is missing") from None
         if size != record.size:
             raise DamageError(f"{name} has {size} bytes instead of {record.size}")
     return body, files
@@ -122,13 +142,10 @@ def find_damage(folder: Path, files: Iterable[tuple[str, FileRecord]]) -> str | 
     """
     for name, record in files:
         try:
-            digest = digest_file(folder / name)
-        except FileNotFoundError:
-            return f"{name} is missing"
-        except OSError as error:
-            if error.errno == errno.EIO:
-                return f"{name} cannot be read: {error.strerror}"
-            raise TrainError(f"cannot read {folder / name}: {error.strerror}; repair that, and start again") from error
+            with _reading(folder, name):
+                digest = digest_file(folder / name)
+        except DamageError as error:
+            return str(error)
         if digest != record.digest:
             return f"{name} is altered"
     return None
@@ -150,6 +167,19 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _reading(folder: Path, name: str) -> Iterator[None]:
+    """Tells damage from what says nothing about the file: DamageError or TrainError instead of OSError."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise DamageError(f"{name} is missing") from None
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise DamageError(f"{name} cannot be read: {error.strerror}") from error
+        raise TrainError(f"cannot read {folder / name}: {error.strerror}; repair that, and start again") from error
 
 
 def _digest_of(body: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import torch
 from model.config import ModelConfig, PositionsConfig
 from model.weights import Weights, parameter_shapes
 from train.checkpoint.generators import generator_file, seed_generators_anew, set_generator_state
-from train.checkpoint.manifest import DamageError, find_damage
+from train.checkpoint.manifest import DamageError, FileRecord, find_damage
 from train.checkpoint.store import (
     Checkpoint,
     Layout,
@@ -72,15 +72,18 @@ def choose_start(own: Checkpoint | None, init_from: str | None) -> Start:
 def find_checkpoint(folder: RunFolder, ranks: Ranks) -> Checkpoint | None:
     """The newest whole checkpoint of a run, every byte of which has been read and compared; None for a new run.
 
-    All ranks call it; each reads the files that the same rank wrote. Moves damaged ones aside. Raises TrainError if
-    there are only damaged ones.
+    All ranks call it; each reads the files that the same rank wrote. Moves damaged ones aside. Raises TrainError, on
+    all ranks, if there are only damaged ones, if a file cannot be read, or if another version wrote the newest.
     """
     while True:
         candidate = ranks.on_main(lambda: _newest(folder))
         if candidate is None:
             break
         mine = [item for item in candidate.files.items() if item[1].rank % ranks.world_size == ranks.rank]
-        damage = next(filter(None, ranks.gather(find_damage(candidate.folder, mine))), None)
+        reports = ranks.gather(_look_at(candidate.folder, mine))
+        if errors := [error for _, error in reports if error is not None]:
+            raise errors[0]
+        damage = next((damage for damage, _ in reports if damage is not None), None)
         if damage is None:
             return candidate
         ranks.on_main(partial(_quarantine, folder, candidate.folder, damage))
@@ -90,6 +93,14 @@ def find_checkpoint(folder: RunFolder, ranks: Ranks) -> Checkpoint | None:
             f"delete {folder.checkpoints} to begin anew, or give the new run a name of its own"
         )
     return None
+
+
+def _look_at(folder: Path, files: list[tuple[str, FileRecord]]) -> tuple[str | None, TrainError | None]:
+    """The damage, or the error that all ranks shall raise: one that raised alone would leave the others waiting."""
+    try:
+        return find_damage(folder, files), None
+    except TrainError as error:
+        return None, error
 
 
 def _newest(folder: RunFolder) -> Checkpoint | None:

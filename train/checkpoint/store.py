@@ -18,7 +18,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from train.checkpoint.manifest import MANIFEST, DamageError, FileRecord, flush_folder, read_manifest, write_manifest
+from train.checkpoint.manifest import (
+    DamageError,
+    FileRecord,
+    VersionError,
+    flush_folder,
+    read_manifest,
+    write_manifest,
+)
 from train.config import Precision, RunConfig
 
 PREFIX = "step-"
@@ -80,12 +87,12 @@ def checkpoint_folders(root: Path) -> list[Path]:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Raises DamageError unless the manifest is whole and every file has its size."""
+    """Raises DamageError unless the manifest is whole and every file has its size; else what `read_manifest` raises."""
     fields, files = read_manifest(folder)
     try:
         return Checkpoint(folder, fields["step"], Layout(**fields["layout"]), files)
     except (KeyError, TypeError):
-        raise DamageError(f"{MANIFEST} is of another version") from None
+        raise VersionError.of(folder) from None
 
 
 def newest_checkpoint(root: Path) -> Checkpoint | None:
@@ -118,7 +125,7 @@ def kept_steps(steps: Iterable[int], keep: int, keep_every: int | None) -> set[i
 
 
 def drop_old(root: Path, keep: int, keep_every: int | None) -> None:
-    """Delete the whole checkpoints that are not kept; damaged ones neither count nor go."""
+    """Delete the whole checkpoints that are not kept; damaged ones, and another version's, neither count nor go."""
     whole = {checkpoint.step: checkpoint.folder for checkpoint in _whole(root)}
     for step in whole.keys() - kept_steps(whole, keep, keep_every):
         remove(whole[step])
@@ -159,6 +166,6 @@ def _whole(root: Path) -> list[Checkpoint]:
     """Those that look whole, newest first."""
     whole = []
     for folder in checkpoint_folders(root):
-        with suppress(DamageError):
+        with suppress(DamageError, VersionError):
             whole.append(read_checkpoint(folder))
     return whole

@@ -26,6 +26,7 @@ from torch import Tensor
 from train.checkpoint.manifest import (
     DamageError,
     FileRecord,
+    VersionError,
     digest_file,
     find_damage,
     flush_folder,
@@ -77,7 +78,7 @@ def is_universal(checkpoint: Checkpoint) -> bool:
     try:
         _, files = read_manifest(folder)
         damage = find_damage(folder, files.items())
-    except DamageError as error:
+    except (DamageError, VersionError) as error:
         damage = str(error)
     if damage is not None:
         remove(folder)

@@ -1,20 +1,27 @@
 """One function decides what a run starts from, and only a checkpoint whose every byte is right is gone on from."""
 
+import errno
 import json
+import os
+import pickle
 import random
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tests.distributed import run_ranks
 from tests.train.conftest import NUM_STEPS, Runs, flip_a_bit
 from tests.train.probe import events, metrics
-from train.checkpoint import Checkpoint, Layout, Start, choose_start, find_checkpoint
+from train.checkpoint import Checkpoint, Layout, Start, choose_start, find_checkpoint, manifest
 from train.checkpoint.generators import seed_generators_anew
+from train.checkpoint.manifest import _digest_of, digest_file
+from train.checkpoint.store import corrupt_folders, drop_old
 from train.distributed import Ranks
 from train.errors import TrainError
 from train.json_lines import read_json_lines
@@ -108,9 +115,18 @@ def tear_manifest(folder: Path) -> None:
 
 
 def alter_manifest(folder: Path) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["layout"]["zero_stage"] = 3
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    body = json.loads((folder / "manifest.json").read_text())
+    body["layout"]["zero_stage"] = 3
+    (folder / "manifest.json").write_text(json.dumps(body))
+
+
+def sign(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the manifest, and give it the digest that its writer would have given it."""
+    path = folder / "manifest.json"
+    body = json.loads(path.read_text())
+    del body["digest"]
+    change(body)
+    path.write_text(json.dumps({**body, "digest": _digest_of(body)}))
 
 
 def empty(folder: Path) -> None:
@@ -147,6 +163,76 @@ def test_a_damaged_checkpoint_is_moved_aside_and_the_one_before_it_used(
     assert (event["event"], event["step"], event["folder"]) == ("alert", 8, "corrupt-step-0000008")
     assert event["damage"] in line
     assert re.search(named, event["damage"])
+
+
+VERSIONS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "another format": lambda body: body.update(format=2),
+    "a layout with another field": lambda body: body["layout"].update(expert_parallel=2),
+    "a layout without a field": lambda body: body["layout"].pop("decay_norms"),
+    "no step": lambda body: body.pop("step"),
+    "files with another field": lambda body: body["files"]["trainer.json"].update(mode=0o644),
+}
+
+
+@pytest.mark.parametrize("change", VERSIONS.values(), ids=VERSIONS)
+def test_what_another_version_wrote_is_refused_and_left_where_it_is(
+    folder: RunFolder, change: Callable[[dict[str, Any]], None]
+) -> None:
+    sign(folder.checkpoints / "step-0000008", change)
+    before = sorted(folder.checkpoints.iterdir())
+    with pytest.raises(TrainError, match="step-0000008 was written by another version") as caught:
+        find_checkpoint(folder, Ranks())
+    assert "\n" not in str(caught.value)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # the other ranks say the same
+    drop_old(folder.checkpoints, keep=1, keep_every=None)
+    assert sorted(folder.checkpoints.iterdir()) == before
+
+
+def test_a_manifest_without_a_format_is_of_the_first(folder: RunFolder) -> None:
+    sign(folder.checkpoints / "step-0000008", lambda body: body.pop("format"))
+    found = find_checkpoint(folder, Ranks())
+    assert found is not None and found.step == 8
+
+
+@pytest.mark.parametrize(("code", "step"), [(errno.EIO, 6), (errno.EACCES, None)])
+def test_a_manifest_on_bad_sectors_is_damaged_and_one_without_permission_is_not(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, code: int, step: int | None
+) -> None:
+    read = Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path == folder.checkpoints / "step-0000008/manifest.json":
+            raise OSError(code, os.strerror(code))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    if step is None:
+        with pytest.raises(TrainError, match=r"cannot read .*manifest.json: .*; repair that, and start again"):
+            find_checkpoint(folder, Ranks())
+        assert corrupt_folders(folder.checkpoints) == []
+    else:
+        found = find_checkpoint(folder, Ranks())
+        assert found is not None and found.step == step
+
+
+def find_without_permission(ranks: Ranks, run: Path) -> str:
+    """What this rank raises where the second one may not read."""
+
+    def digest(path: Path) -> str:
+        if ranks.rank == 1:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return digest_file(path)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TrainError) as caught:
+        patch.setattr(manifest, "digest_file", digest)
+        find_checkpoint(RunFolder(run), ranks)
+    return str(caught.value)
+
+
+def test_what_one_rank_may_not_read_is_the_same_error_on_all_and_moves_nothing(folder: RunFolder) -> None:
+    first, second = run_ranks(find_without_permission, 2, folder.path)
+    assert first == second and first.startswith("cannot read ") and "Permission denied" in first
+    assert corrupt_folders(folder.checkpoints) == []
 
 
 @pytest.mark.parametrize("latest", [None, "", "step-0000099\n", "\x00\xff", "corrupt-step-0000008"])
