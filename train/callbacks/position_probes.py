@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from data.roots import locate_tokenizer, open_root
 from data.tokenizer import DocumentEncoder
 from train.callbacks.callback import Callback
+from train.callbacks.console import Screen
 from train.config import RunConfig
 from train.errors import TrainError
+from train.watch.alert import Alert
 from train.watch.probe_texts import PROBE_TEXTS
 from train.watch.probes import ProbeText, probe_files, write_probes
 
@@ -59,11 +61,13 @@ def read_texts(encoder: DocumentEncoder, max_length: int) -> list[ProbeText]:
 
 
 class PositionProbes(Callback):
-    """Writes probes/step-NNNNNNN.npz: before the first step, every `position_watch.probe_interval`, and at the end."""
+    """Writes probes/step-NNNNNNN.npz: before the first step, at an interval, at an alert, and at the end."""
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._texts: list[ProbeText] = []
+        self._is_alerted = False
+        self._probed_step: int | None = None
         self._tokens_bt = torch.empty(0, 0, dtype=torch.int64)
 
     def on_start(self, trainer: "Trainer") -> None:
@@ -72,9 +76,10 @@ class PositionProbes(Callback):
         encoder = find_encoder(self._config)
         if encoder is None:
             if trainer.ranks.is_main:
-                print(
+                Screen(highlight=False, soft_wrap=True).print(
                     f"{self._config.name}: no tokenizer is known, so there are no pictures of positions: "
-                    "set position_watch.probe_tokenizer"
+                    "set position_watch.probe_tokenizer",
+                    markup=False,
                 )
             return
         self._texts = read_texts(encoder, self._config.sequence_length)
@@ -88,13 +93,22 @@ class PositionProbes(Callback):
         if trainer.step == 0:
             self._probe(trainer)
 
+    def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
+        self._is_alerted |= alert.is_new
+
     def on_step_end(self, trainer: "Trainer") -> None:
-        if trainer.step % self._config.position_watch.probe_interval == 0 or trainer.step == self._config.max_steps:
+        is_due = trainer.step % self._config.position_watch.probe_interval == 0
+        if is_due or self._is_alerted or trainer.step == self._config.max_steps:
             self._probe(trainer)
+        self._is_alerted = False
+
+    def on_stop(self, trainer: "Trainer", reason: str) -> None:
+        self._probe(trainer)  # that the last curves are of the end
 
     def _probe(self, trainer: "Trainer") -> None:
-        if not self._texts:
+        if not self._texts or self._probed_step == trainer.step:
             return
+        self._probed_step = trainer.step
         seen: dict[int, Tensor] = {}
 
         def listener(layer: int) -> Any:

@@ -9,10 +9,12 @@ positions has no watch, and says so.
 from typing import TYPE_CHECKING, Any
 
 from train.callbacks.callback import Callback
+from train.callbacks.console import Screen
 from train.config import AlertPolicy, RunConfig
 from train.run_folder import ALERTED
 from train.watch.detectors import Detectors
 from train.watch.meter import Meter
+from train.watch.statistics import CHUNK
 
 if TYPE_CHECKING:
     from train.trainer import Trainer
@@ -31,11 +33,14 @@ class PositionWatch(Callback):
         self._has_positions = False
         self._meter: Meter | None = None
         self._is_alerted = False
+        self._is_blind = False  # and that has been said
 
     def on_start(self, trainer: "Trainer") -> None:
         self._has_positions = any(trainer.engine.model.learned_positions())
         if not self._has_positions and trainer.ranks.is_main:
-            print(f"{trainer.config.name}: no layer learns its positions, so there is no position watch")
+            _say(trainer, "no layer learns its positions, so there is no position watch")
+        if self._has_positions and trainer.config.sequence_length < CHUNK:
+            self._say_blind(trainer)
 
     def on_step_start(self, trainer: "Trainer") -> None:
         is_due = trainer.is_logged and (trainer.step == 1 or trainer.step % self._config.interval == 0)
@@ -52,6 +57,7 @@ class PositionWatch(Callback):
         reading = self._meter.finish(trainer.step, trainer.update.grad_norm, trainer.ranks.world_size)
         self._meter = None
         if reading is None:
+            self._say_blind(trainer)
             return
         for name, value in reading.metrics().items():
             trainer.record(name, value)
@@ -69,8 +75,21 @@ class PositionWatch(Callback):
                 trainer.stop(ALERTED)
         self._is_alerted = False
 
+    def _say_blind(self, trainer: "Trainer") -> None:
+        if not self._is_blind and trainer.ranks.is_main:
+            _say(
+                trainer,
+                f"no sequence of {CHUNK} tokens counts at step {trainer.step}, so the position watch sees nothing: "
+                "set a longer sequence_length, mask_documents=false or position_watch.filtered_rows=true",
+            )
+        self._is_blind = True
+
     def state_dict(self) -> dict[str, Any]:
         return self._detectors.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._detectors.load_state_dict(state)
+
+
+def _say(trainer: "Trainer", message: str) -> None:
+    Screen(highlight=False, soft_wrap=True).print(f"{trainer.config.name}: {message}", markup=False)

@@ -19,6 +19,7 @@ from train.config import RunConfig
 from train.errors import TrainError
 from train.run_folder import RunFolder
 from train.trainer import Trainer
+from train.watch.alert import Alert
 from train.watch.probe_texts import PROBE_TEXTS
 from train.watch.probes import probe_files, read_probes
 
@@ -27,7 +28,7 @@ from train.watch.probes import probe_files, read_probes
 def test_probing_changes_no_loss_and_no_random_number(runs: Runs, name: str) -> None:
     straight, probed = RunFolder(runs.root / "runs" / name), RunFolder(runs.root / "runs" / f"{name}-stopped")
     assert not probe_files(straight.probes)
-    assert list(probe_files(probed.probes)) == [0, 2, 4, 6, NUM_STEPS]
+    assert list(probe_files(probed.probes)) == [0, 2, STOP_STEP, 4, 6, NUM_STEPS]
     assert metrics(runs.root, name) == metrics(runs.root, f"{name}-stopped")
     for rank in runs.two:
         again = rank[f"{name}-stopped/again"]
@@ -80,6 +81,21 @@ def test_a_run_without_a_tokenizer_says_so_once_and_probes_nothing(capsys: pytes
         probes.on_step_end(trainer)  # would need an engine that can look
     said = capsys.readouterr().out
     assert said.startswith("tiny: no tokenizer is known") and said.count("\n") == 1
+
+
+def test_an_alert_and_a_stop_are_probed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    trainer: Any = standing(tiny(Path()), is_main=False)
+    trainer.engine.look = lambda _: looks.append(trainer.step)
+    probes = PositionProbes(tiny(Path(), max_steps=100, position_watch__probe_interval=50))
+    monkeypatch.setattr(probes, "_texts", [None])
+    for trainer.step in (1, 2, 3):
+        if trainer.step == 2:
+            probes.on_alert(trainer, Alert("alert", "collapse", "model", 1, ""))
+        probes.on_step_end(trainer)
+    probes.on_stop(trainer, "told to")
+    probes.on_stop(trainer, "told to")
+    assert looks == [2, 3]
 
 
 def test_a_run_without_learned_positions_has_nothing_to_probe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,6 +70,7 @@ UNTAUGHT: dict[str, tuple[str, dict[str, Any]]] = {  # name -> kind, what is wro
         | {"max_steps": 30, "optimizer__lr": 1e-5},
     ),
 }
+BLIND = {"sequence_length": 12, "max_steps": 4}
 UNWATCHED = {"rope": Scheme.rope, "nope": Scheme.nope}
 
 
@@ -104,6 +105,7 @@ def on_one_rank(ranks: Ranks, root: Path) -> dict[str, list[tuple[int | str, str
     for name, scheme in UNWATCHED.items():
         positions = PositionsConfig(scheme=scheme)
         seen[name] = [run(configured(root, name, positions=positions, max_steps=2), ranks)]
+    seen["blind"] = [run(configured(root, "blind", **BLIND), ranks)]
     seen["straight"] = [run(configured(root, "straight"), ranks, *for_a_while())]
     stops = [BREAKS + 1, BREAKS + 3, BREAKS + 7, 0]  # after one bad reading, the alert, one good reading
     seen["stopped"] = [
@@ -187,6 +189,11 @@ def test_a_run_without_learned_positions_has_no_watch_and_says_so(one: Any, root
     code, printed = one[name][0]
     assert code == EXIT_OK and f"{name}: no layer learns its positions, so there is no position watch\n" in printed
     assert not [key for row in metrics(root, name) for key in row if key.startswith("positions/")]
+
+
+def test_a_watch_that_sees_nothing_says_so_once(one: Any) -> None:
+    code, printed = one["blind"][0]
+    assert code == EXIT_OK and printed.count("so the position watch sees nothing") == 1
 
 
 def test_an_episode_ends_with_a_recovery(one: Any, root: Path) -> None:
