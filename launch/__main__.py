@@ -10,6 +10,7 @@ The run folder is runs/NAME. Exit codes: 0 finished, 2 a mistake that one line e
 saving (run the same command again), 76 stopped by the position watch after saving; docs/reliability.md has the others.
 """
 
+import contextlib
 import re
 import shlex
 import sys
@@ -29,7 +30,11 @@ def launch(config: RunConfig) -> int:
         config.name += "-" + re.sub(r"[^\w.+-]", "_", override)
     folder = RunFolder.of(config)
     save_run_config(config, folder.launch)
-    code = launch_local(config)
+    try:
+        code = launch_local(config)
+    finally:
+        with contextlib.suppress(OSError):
+            folder.launch.unlink()
     event = folder.last_event() or {}
     if code == EXIT_OK and event.get("reason") == FINISHED:
         print(f"\n{config.name} is finished after {event['step']} steps{loss_change(folder)}: {folder.path}")

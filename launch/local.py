@@ -15,6 +15,7 @@ import psutil
 
 from train.config import RunConfig, rows_per_rank
 from train.errors import EXIT_STOPPED, TrainError
+from train.processes import PARENT
 from train.run_folder import RunFolder
 from train.signals import NOTICE, heeded_signals
 
@@ -34,7 +35,7 @@ def count_gpus() -> int:
 
 
 def launch_local(config: RunConfig) -> int:
-    """Run `config`, whose run folder holds its launch.yaml, to its end; returns the first failing rank's exit code.
+    """Run `config`, which RunFolder.launch holds, to its end; returns the first failing rank's exit code.
 
     Returns EXIT_STOPPED after a signal. Raises TrainError if there are fewer GPUs than processes, or if the batch does
     not divide over them.
@@ -49,6 +50,7 @@ def launch_local(config: RunConfig) -> int:
     command = [sys.executable, "-m", "launch.torchrun", "--standalone", f"--nproc-per-node={num_processes}"]
     command += ["--module", "train", "--config", str(RunFolder.of(config).launch)]
     environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
+    environment[PARENT] = str(os.getpid())
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
     environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_processes)))
     stop = _Stop()

@@ -12,20 +12,22 @@ import sys
 from types import FrameType
 
 import psutil
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import main
 
-from train.processes import stop_with_parent
+from train.processes import PARENT, stop_with_parent
 from train.signals import heeded_signals
 
 
 def run() -> int:
     """As `torchrun`, arguments from sys.argv; returns the exit code."""
+    stop_with_parent()  # before torch takes its seconds
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
+
+    os.environ[PARENT] = str(os.getpid())  # for the ranks
     logging.disable(logging.CRITICAL)
     sys.argv.insert(1, "--signals-to-handle=SIGQUIT")  # and no other
     for number in heeded_signals():
         signal.signal(number, _pass_on)
-    stop_with_parent()
     try:
         main()
     except ChildFailedError as error:

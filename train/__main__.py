@@ -2,7 +2,7 @@
 
   python -m train experiment=repo-1b-50b --cfg job      print the whole recipe and do nothing
   python -m train experiment=demo max_steps=20          train in this one process
-  python -m train --config runs/demo/launch.yaml        what a launcher runs, on every rank
+  python -m train --config runs/demo/config.yaml        what a launcher runs, on every rank
   torchrun --nproc-per-node 8 -m train experiment=repo-1b-50b      the same without our launcher
 
 Any key of the recipe can be set as key=value. The same command, run again, continues the run.

@@ -35,7 +35,8 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
-        self.launch = self.path / "launch.yaml"  # what a launcher composed, for its workers; not yet accepted by them
+        # What this launcher composed, for its own workers: no name that another could write while they start.
+        self.launch = self.path / f"launch-{socket.gethostname()}-{os.getpid()}.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.events = self.path / "events.jsonl"
         self.checkpoints = self.path / "checkpoints"

@@ -1,7 +1,9 @@
 """A job from one command, through a kill and a Ctrl-C, to its end: on two real processes, on real text."""
 
+import os
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +14,9 @@ import psutil
 import pytest
 
 from data.published import published_order
-from tests.launch.launching import SMALL, end, launch, ranks_of, read, start, wait_for
+from tests.launch.launching import ROOT, SMALL, end, launch, ranks_of, read, start, wait_for
 from train.errors import EXIT_ALERTED, EXIT_DATA, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, TrainError
+from train.processes import PARENT
 from train.run_folder import RunFolder
 from train.watch.probes import probe_files
 
@@ -190,8 +193,11 @@ def test_a_run_folder_has_one_owner_and_a_dead_launcher_gives_it_back(root: Path
     folder = RunFolder(root / "orphan")
     first = start(*command)
     wait_for(lambda: len(read(folder.metrics)) >= 2, first)
-    second = launch(*command)
+    [composed] = folder.path.glob("launch*.yaml")
+    text = composed.read_text()
+    second = launch(*command, "optimizer.lr=1e-9")
     assert second.returncode == EXIT_USER_ERROR
+    assert list(folder.path.glob("launch*.yaml")) == [composed] and composed.read_text() == text
     assert second.stderr.startswith(f"error: {folder.path} is in use by process ") and second.stderr.count("\n") == 1
     first.kill()
     first.wait()
@@ -199,6 +205,13 @@ def test_a_run_folder_has_one_owner_and_a_dead_launcher_gives_it_back(root: Path
     stop = read(folder.events)[-1]
     assert stop["reason"] == "SIGTERM" and (folder.checkpoints / f"step-{stop['step']:07d}").is_dir()
     wait_for(lambda: is_free(folder), None)  # the ranks leave a moment after the event
+
+
+@pytest.mark.parametrize(("parent", "code"), [(os.getpid(), 0), (10**9, 128 + signal.SIGTERM)])
+def test_what_was_launched_by_a_process_that_is_dead_already_ends(parent: int, code: int) -> None:
+    command = [sys.executable, "-m", "launch.torchrun", "--help"]
+    ended = subprocess.run(command, cwd=ROOT, env={**os.environ, PARENT: str(parent)}, capture_output=True, timeout=60)
+    assert ended.returncode == code
 
 
 def is_free(folder: RunFolder) -> bool:

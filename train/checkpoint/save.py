@@ -19,12 +19,22 @@ import torch
 
 from train.checkpoint.generators import generator_file, generator_state
 from train.checkpoint.manifest import DigestingFile, FileRecord, without_crc32
-from train.checkpoint.store import ASIDE, TRAINER, Layout, clear_leftovers, drop_old, folder_name, publish
+from train.checkpoint.store import (
+    ASIDE,
+    TRAINER,
+    Layout,
+    clear_leftovers,
+    folder_name,
+    newest_checkpoint,
+    publish,
+    settle,
+)
 from train.config import CheckpointConfig
 from train.distributed import Ranks
 from train.engine import Engine
-from train.errors import SaveError
+from train.errors import SaveError, TrainError
 
+FAILURES = (OSError, RuntimeError, MemoryError)  # torch makes a RuntimeError of a write or an allocation that fails
 Dump = Callable[[Any], None]  # writes something to an open file
 
 
@@ -88,7 +98,11 @@ class Writer:
             self._write(dump, path)
         else:
             buffer = HostBuffer()
-            dump(buffer)
+            try:
+                dump(buffer)
+            except FAILURES as error:
+                self._fail(path, error)
+                return
             self._pending.append(self._pool.submit(self._write, buffer.drain, path))
 
     def _write(self, dump: Dump, path: Path) -> None:
@@ -99,11 +113,14 @@ class Writer:
             file = DigestingFile(path)
             dump(file)
             self._records[path.name] = file.seal(self._rank)
-        except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a write that fails
+        except FAILURES as error:
             if file is not None:
                 file.close()
-            cause = (file and file.error) or error
-            self._problem = f"{path.name}: {getattr(cause, 'strerror', None) or cause}"
+            self._fail(path, (file and file.error) or error)
+
+    def _fail(self, path: Path, cause: Exception) -> None:
+        without_words = "not enough host memory" if isinstance(cause, MemoryError) else cause
+        self._problem = f"{path.name}: {getattr(cause, 'strerror', None) or without_words}"
 
 
 @dataclass(frozen=True)
@@ -153,7 +170,7 @@ class Saver:
         problems = [f"rank {rank}, {problem}" for rank, (_, problem) in enumerate(results) if problem is not None]
         if problems:
             self._on_main(pending.step, lambda: shutil.rmtree(pending.aside, ignore_errors=True))
-            raise _save_error(pending.step, problems[0])
+            raise self._error(pending.step, problems[0])
         files = {name: record for records, _ in results for name, record in records.items()}
         return self._on_main(pending.step, lambda: self._publish(pending, files))
 
@@ -164,18 +181,28 @@ class Saver:
 
     def _publish(self, pending: Pending, files: dict[str, FileRecord]) -> Path:
         folder = publish(self._root, pending.aside, pending.step, pending.layout, files)
-        drop_old(self._root, self._config.keep, self._config.keep_every)
+        settle(folder, self._config.keep, self._config.keep_every)
         return folder
 
     def _on_main(self, step: int, work: Callable[[], Any]) -> Any:
         try:
             return self._ranks.on_main(work)
         except OSError as error:
-            raise _save_error(step, str(error)) from error
+            raise self._error(step, str(error)) from error
 
+    def _error(self, step: int, problem: str) -> SaveError:
+        return SaveError(
+            f"the checkpoint of step {step} could not be written ({problem}); those before it are whole: make room"
+            f"{self._ranks.on_main(self._room)}, or repair the disk"
+        )
 
-def _save_error(step: int, problem: str) -> SaveError:
-    return SaveError(
-        f"the checkpoint of step {step} could not be written ({problem}); those before it are whole: make room, or "
-        "repair the disk"
-    )
+    def _room(self) -> str:
+        """How much there is and how much is needed, where that is known."""
+        try:
+            newest, free = newest_checkpoint(self._root), shutil.disk_usage(self._root).free
+        except (OSError, TrainError):
+            return ""
+        if newest is None:
+            return f" ({free / 1e9:.3f} GB are free)"
+        size = sum(record.size for record in newest.files.values())
+        return f" (the last one has {size / 1e9:.3f} GB, {free / 1e9:.3f} GB are free, {self._config.keep} are kept)"

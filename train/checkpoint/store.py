@@ -10,10 +10,11 @@ A folder gets its name, and loses it, by one rename: whatever is killed when, wh
 """
 
 import json
+import logging
 import re
 import shutil
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from train.checkpoint.manifest import (
     write_manifest,
 )
 from train.config import Precision, RunConfig
+from train.errors import TrainError
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "step-"
 CORRUPT = "corrupt-"
@@ -101,7 +105,7 @@ def newest_checkpoint(root: Path) -> Checkpoint | None:
 
 
 def publish(root: Path, aside: Path, step: int, layout: Layout, files: dict[str, FileRecord]) -> Path:
-    """Make what lies in `aside` the checkpoint of `step`; returns its folder."""
+    """Make what lies in `aside` the checkpoint of `step`; returns its folder. `settle` comes next."""
     write_manifest(aside, {"step": step, "layout": asdict(layout)}, files)
     final = root / folder_name(step)
     if (
@@ -109,13 +113,18 @@ def publish(root: Path, aside: Path, step: int, layout: Layout, files: dict[str,
     ):  # of the same step: a run goes on from it, and so never saves it again, but a person may copy one
         remove(final)
     aside.rename(final)
-    flush_folder(root)
-    part = root / ".latest.part"
-    part.write_text(final.name + "\n")
-    flush_folder(part)
-    part.replace(root / "latest")
-    flush_folder(root)
     return final
+
+
+def settle(final: Path, keep: int, keep_every: int | None) -> None:
+    """What follows a publication: `latest`, and room. Failures are warnings, as the checkpoint is there by then."""
+    root = final.parent
+    with _warning(final, "flushed"):
+        flush_folder(root)
+        with _warning(final, "named in `latest`"):
+            _name_latest(final)
+        with _warning(final, "made room for by deleting old ones"):
+            drop_old(root, keep, keep_every)
 
 
 def kept_steps(steps: Iterable[int], keep: int, keep_every: int | None) -> set[int]:
@@ -160,6 +169,22 @@ def set_aside(folder: Path) -> Path:
 def corrupt_folders(root: Path) -> list[Path]:
     """What `set_aside` has moved and nobody has deleted."""
     return sorted(root.glob(f"{CORRUPT}{PREFIX}*"))
+
+
+def _name_latest(final: Path) -> None:
+    part = final.with_name(".latest.part")
+    part.write_text(final.name + "\n")
+    flush_folder(part)
+    part.replace(final.with_name("latest"))
+    flush_folder(final.parent)
+
+
+@contextmanager
+def _warning(final: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, TrainError) as error:
+        logger.warning("%s is saved, but could not be %s (%s): repair the disk", final, what, error)
 
 
 def _whole(root: Path) -> list[Checkpoint]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import resource
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.train.conftest import Runs
 from tests.train.probe import events, metrics
 from tests.train.tiny import tiny
 from train.checkpoint import Layout, Saver, newest_checkpoint, read_checkpoint
+from train.checkpoint.save import Writer
 from train.distributed import Ranks
 from train.engine import Engine
 from train.errors import SaveError
@@ -85,6 +87,26 @@ def test_a_full_disk_on_one_rank_is_the_same_error_on_all(saves: list[Saves]) ->
 def test_a_failed_save_leaves_nothing_and_the_checkpoints_before_it(saves: list[Saves]) -> None:
     first = ["latest", "step-0000001"]
     assert saves[0].after_failure == [*first, *first, "step-0000003"]
+
+
+def test_a_failed_save_says_how_much_room_it_takes(saves: list[Saves]) -> None:
+    for complaint in saves[1].complaints:
+        assert re.search(r"make room \(the last one has \d+\.\d+ GB, \d+\.\d+ GB are free, \d+ are kept\)", complaint)
+
+
+class TooLarge:
+    """State that there is no memory to copy."""
+
+    def __reduce__(self) -> tuple[()]:
+        raise MemoryError
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_memory_that_does_not_suffice_for_a_save_is_a_problem_of_its_own(tmp_path: Path, background: bool) -> None:
+    writer = Writer(0, background)
+    writer.add(TooLarge(), tmp_path / "large.pt")
+    writer.add({"step": 1}, tmp_path / "small.pt")
+    assert writer.result()[1] == "large.pt: not enough host memory"
 
 
 def test_after_a_failed_save_the_next_one_succeeds(saves: list[Saves]) -> None:

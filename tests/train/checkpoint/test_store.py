@@ -22,6 +22,7 @@ from train.checkpoint.store import (
     publish,
     read_checkpoint,
     remove,
+    settle,
 )
 
 CHANGING = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "open"}  # audited by Python itself
@@ -99,7 +100,7 @@ def test_a_kill_while_publishing_leaves_the_old_or_the_new_checkpoint(root: Path
 
     def save() -> None:
         publish(root, part, 10, Layout(2, 2, "fp32", decay_embeddings=False, decay_norms=True), files)
-        drop_old(root, keep=2, keep_every=None)
+        settle(root / "step-0000010", keep=2, keep_every=None)
 
     newest, number = [], 1
     while killed_at(number, save):
@@ -114,6 +115,24 @@ def test_a_kill_while_publishing_leaves_the_old_or_the_new_checkpoint(root: Path
     assert newest == sorted(newest) and set(newest) == {8, 10}
     assert [folder.name for folder in checkpoint_folders(root)] == ["step-0000010", "step-0000008"]
     assert (root / "latest").read_text() == "step-0000010\n"
+
+
+@pytest.mark.parametrize("broken", ["latest", "old"])
+def test_what_fails_after_the_publication_is_a_warning(
+    root: Path, broken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if broken == "latest":
+        (root / "latest").unlink()
+        (root / "latest").mkdir()
+    else:
+        monkeypatch.setattr(shutil, "rmtree", lambda *arguments, **options: None)
+        (root / ".old-step-0000006" / "stuck").mkdir(parents=True)
+    settle(root / "step-0000008", keep=1, keep_every=None)
+    [record] = caplog.records
+    assert "step-0000008 is saved, but could not be " in record.message and "\n" not in record.message
+    assert [folder.name for folder in checkpoint_folders(root)] == ["step-0000008", "step-0000006"][
+        : 1 + (broken == "old")
+    ]
 
 
 def test_the_newest_are_kept_and_latest_names_the_last(runs: Runs) -> None:
