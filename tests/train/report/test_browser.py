@@ -77,7 +77,7 @@ def test_curves_show_each_probe_text_with_its_tokens(browser: Browser, tiny_run:
     browser.click("#texts button:nth-child(3)")
     browser.choose("layer", 1)
     browser.choose("head", 0)
-    for index, step in ((4, NUM_STEPS), (0, 0)):
+    for index, step in ((5, NUM_STEPS), (0, 0)):  # probed at the start, at an interval of 2, and at a stop
         browser.slide("curve-step", index)
         probes = read_probes(step, folder.probe(step))
         assert probes is not None

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tests.train.conftest import NUM_STEPS, Runs
+from tests.train.conftest import NUM_STEPS, STOP_STEP, Runs
 from tests.train.report.folders import HEADS, LAYERS, add_probes, make_run, metrics
 from train.errors import TrainError
 from train.report.packing import MAX_POINTS, curve, evenly, pack, smooth, thin
@@ -39,7 +39,7 @@ def test_every_metric_of_a_real_run_is_on_its_page(runs: Runs) -> None:
     assert labels == [statistic.label for statistic in STATISTICS.values()]
     assert {series["label"] for series in data["layers"]} == {signal.label for signal in SIGNALS.values()}
     assert [text["name"] for text in data["probes"]["texts"]] == list(PROBE_TEXTS)
-    assert data["probes"]["steps"] == [0, 2, 4, 6, NUM_STEPS]
+    assert data["probes"]["steps"] == [0, 2, STOP_STEP, 4, 6, NUM_STEPS]
     assert data["status"] == {"state": "finished", "text": f"finished after step {NUM_STEPS}"}
     assert data["marks"] == [3] and data["progress"] == 1
     assert dict(data["facts"])["Batch"] == "8 x 48 tokens"
