@@ -74,7 +74,9 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL torchrun and all that it started: the ranks have sessions of their own, no group holds them all."""
     process.send_signal(signal.SIGSTOP)  # it starts no more; and once it is dead, nothing tells which ranks are its own
-    descendants = psutil.Process(process.pid).children(recursive=True)
+    descendants = []
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended by itself
+        descendants = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     for descendant in descendants:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.export import save_hf
 from train.callbacks.callback import Callback
-from train.checkpoint.manifest import flush_folder
+from train.checkpoint.manifest import flush_to_disk
 from train.config import RunConfig
 from train.errors import SaveError
 from train.run_folder import EXPORTED_STEP, FINISHED
@@ -67,5 +67,5 @@ class Checkpointer(Callback):
         save_hf(folder, config.model, config.positions, parameters, max_position_embeddings=config.sequence_length)
         shutil.rmtree(old, ignore_errors=True)
         (folder / EXPORTED_STEP).write_text(f"{step}\n")
-        flush_folder(folder / EXPORTED_STEP)
-        flush_folder(folder)
+        flush_to_disk(folder / EXPORTED_STEP)
+        flush_to_disk(folder)

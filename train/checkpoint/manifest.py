@@ -104,7 +104,7 @@ def write_manifest(folder: Path, fields: dict[str, Any], files: dict[str, FileRe
         json.dump({**body, "digest": _digest_of(body)}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    flush_folder(folder)
+    flush_to_disk(folder)
 
 
 def read_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, FileRecord]]:
@@ -160,9 +160,9 @@ def digest_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def flush_folder(folder: Path) -> None:
-    """Flush a folder's entries, or one file's bytes, to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def flush_to_disk(path: Path) -> None:
+    """A folder's entries, or a file's bytes, outlive a power failure from here on."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -23,7 +23,7 @@ from train.checkpoint.manifest import (
     DamageError,
     FileRecord,
     VersionError,
-    flush_folder,
+    flush_to_disk,
     read_manifest,
     write_manifest,
 )
@@ -108,9 +108,7 @@ def publish(root: Path, aside: Path, step: int, layout: Layout, files: dict[str,
     """Make what lies in `aside` the checkpoint of `step`; returns its folder. `settle` comes next."""
     write_manifest(aside, {"step": step, "layout": asdict(layout)}, files)
     final = root / folder_name(step)
-    if (
-        final.exists()
-    ):  # of the same step: a run goes on from it, and so never saves it again, but a person may copy one
+    if final.exists():  # a run goes on from its newest step, and so never saves it again, but a person may copy one
         remove(final)
     aside.rename(final)
     return final
@@ -120,7 +118,7 @@ def settle(final: Path, keep: int, keep_every: int | None) -> None:
     """What follows a publication: `latest`, and room. Failures are warnings, as the checkpoint is there by then."""
     root = final.parent
     with _warning(final, "flushed"):
-        flush_folder(root)
+        flush_to_disk(root)
         with _warning(final, "named in `latest`"):
             _name_latest(final)
         with _warning(final, "made room for by deleting old ones"):
@@ -162,7 +160,7 @@ def set_aside(folder: Path) -> Path:
         number += 1
         place = root / f"{CORRUPT}{folder.name}-{number}"
     folder.rename(place)
-    flush_folder(root)
+    flush_to_disk(root)
     return place
 
 
@@ -174,9 +172,9 @@ def corrupt_folders(root: Path) -> list[Path]:
 def _name_latest(final: Path) -> None:
     part = final.with_name(".latest.part")
     part.write_text(final.name + "\n")
-    flush_folder(part)
+    flush_to_disk(part)
     part.replace(final.with_name("latest"))
-    flush_folder(final.parent)
+    flush_to_disk(final.parent)
 
 
 @contextmanager

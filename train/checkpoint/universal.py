@@ -29,7 +29,7 @@ from train.checkpoint.manifest import (
     VersionError,
     digest_file,
     find_damage,
-    flush_folder,
+    flush_to_disk,
     read_manifest,
     without_crc32,
     write_manifest,
@@ -100,10 +100,10 @@ def make_universal(checkpoint: Checkpoint) -> None:
             num_updates = convert(checkpoint.folder, output, checkpoint.layout)
         files = {str(path.relative_to(output)): _seal(path) for path in sorted(output.rglob("*.pt"))}
         for folder in {path.parent for path in output.rglob("*.pt")}:
-            flush_folder(folder)
+            flush_to_disk(folder)
         write_manifest(output, {"num_updates": num_updates}, files)
         output.rename(checkpoint.folder / FOLDER)
-        flush_folder(checkpoint.folder)
+        flush_to_disk(checkpoint.folder)
     except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a write that fails
         reason = str(error).splitlines()[0]
         raise TrainError(
@@ -164,5 +164,5 @@ def _check_updated(folder: Path, optimizer_states: Any) -> None:
 
 
 def _seal(path: Path) -> FileRecord:
-    flush_folder(path)
+    flush_to_disk(path)
     return FileRecord(path.stat().st_size, digest_file(path), rank=0)
