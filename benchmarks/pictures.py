@@ -23,7 +23,7 @@ from train.callbacks.callback import Callback
 from train.config import RunConfig
 from train.distributed import Ranks, leave
 from train.errors import EXIT_OK
-from train.json_lines import read_json_lines
+from common.json_lines import read_json_lines
 from train.report.panels import head_arrays
 from train.report.pictures import ACCENT, ALERT, FAINT, INK, LINES, draw_curves, draw_heat, dress, new_figure, rgb
 from train.run_folder import RunFolder

@@ -1,5 +1,7 @@
-"""The one exception of this room: what the user can put right, in one sentence that says how."""
+"""The error of the `data` package."""
+
+from common.errors import UserError
 
 
-class DataError(ValueError):
-    """A mistake in the data or its configuration."""
+class DataError(UserError):
+    """The data or its configuration cannot be used; the message says what to change."""

@@ -1,5 +1,7 @@
-"""The one error type of this room: a sentence for the person who can fix it."""
+"""The error of the `model` package."""
+
+from common.errors import UserError
 
 
-class ModelError(ValueError):
+class ModelError(UserError):
     """A model, its positions or its weights cannot be what was asked; the message says what to change."""

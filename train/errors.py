@@ -1,4 +1,6 @@
-"""The errors of this room: each message is one line that says what is wrong and what to do."""
+"""The errors of the `train` package, and the exit codes of a run."""
+
+from common.errors import UserError
 
 EXIT_OK, EXIT_CRASHED, EXIT_USER_ERROR = 0, 1, 2
 EXIT_DATA = 69  # the data could not be read any more; all that was trained is saved
@@ -8,7 +10,7 @@ EXIT_STOPPED = 75  # stopped by a signal after saving; run it again
 EXIT_ALERTED = 76  # stopped by the position watch after saving; for a person to look at first
 
 
-class TrainError(ValueError):
+class TrainError(UserError):
     """A setting, a folder or a checkpoint that training cannot go on with."""
 
 

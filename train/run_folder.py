@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from train.config import RunConfig
 from train.errors import TrainError
-from train.json_lines import JsonLines, read_json_lines
+from common.json_lines import JsonLines, read_json_lines
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from tests.train.tiny import LENGTH, VOCAB_SIZE, write_tokens
-from train.json_lines import read_json_lines
+from common.json_lines import read_json_lines
 from train.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from train.__main__ import train
 from train.callbacks.callback import Callback
 from train.config import RunConfig
 from train.distributed import Ranks
-from train.json_lines import read_json_lines
+from common.json_lines import read_json_lines
 from train.trainer import Trainer
 
 

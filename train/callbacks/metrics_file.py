@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from train.callbacks.callback import Callback
 from train.checkpoint.store import step_of
-from train.json_lines import JsonLines, read_json_lines
+from common.json_lines import JsonLines, read_json_lines
 from train.run_folder import explained_write_errors
 from train.watch.alert import Alert
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from train.callbacks.callback import Callback
 from train.config import RunConfig, WandbMode
-from train.json_lines import JsonLines, read_json_lines
+from common.json_lines import JsonLines, read_json_lines
 from train.report.panels import Panels, probe_pictures
 from train.run_folder import RunFolder
 from train.watch.alert import Alert

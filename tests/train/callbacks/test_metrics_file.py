@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from train.callbacks.metrics_file import MetricsFile
-from train.json_lines import read_json_lines
+from common.json_lines import read_json_lines
 from train.run_folder import RunFolder
 from train.trainer import Trainer
 

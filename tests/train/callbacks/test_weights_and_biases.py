@@ -18,7 +18,7 @@ from tests.train.tiny import VOCAB_SIZE, tiny
 from train.callbacks import weights_and_biases
 from train.callbacks.weights_and_biases import WeightsAndBiases, main, run_id
 from train.config import WandbMode
-from train.json_lines import read_json_lines
+from common.json_lines import read_json_lines
 from train.report import pictures
 from train.report.panels import PICTURED, Panels, scalars
 from train.run_folder import RunFolder

@@ -24,7 +24,7 @@ from train.checkpoint.manifest import _digest_of, digest_file
 from train.checkpoint.store import corrupt_folders, drop_old
 from train.distributed import Ranks
 from train.errors import TrainError
-from train.json_lines import read_json_lines
+from common.json_lines import read_json_lines
 from train.run_folder import RunFolder
 
 OWN = Checkpoint(Path("own"), 7, Layout(2, 2, "fp32", decay_embeddings=False, decay_norms=True), {})

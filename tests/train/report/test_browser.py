@@ -9,7 +9,7 @@ import pytest
 from tests.train.conftest import NUM_STEPS, Runs
 from tests.train.report.browser import Browser, open_browser
 from tests.train.report.folders import HEADS, LAYERS, add_probes, make_run
-from train.json_lines import read_json_lines
+from common.json_lines import read_json_lines
 from train.report.page import write_page
 from train.report.reading import read_run
 from train.run_folder import RunFolder

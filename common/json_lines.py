@@ -1,4 +1,4 @@
-"""JSON-lines files that survive kills and full disks: whole lines only, late rather than lost, never in the way."""
+"""JSON-lines files that survive kills and full disks: rows are written whole, and late rather than not at all."""
 
 import json
 import logging

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from train.json_lines import JsonLines, read_json_lines
+from common.json_lines import JsonLines, read_json_lines
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""What every package may use: files written whole, JSON lines, the base of all user errors. Standard library only."""
