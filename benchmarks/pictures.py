@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.step import configured
+from common.json_lines import read_json_lines
 from data.sample import build_sample
 from tests.train.watch.failing import Breaking, scale_final
 from train.__main__ import train
@@ -23,7 +24,6 @@ from train.callbacks.callback import Callback
 from train.config import RunConfig
 from train.distributed import Ranks, leave
 from train.errors import EXIT_OK
-from common.json_lines import read_json_lines
 from train.report.panels import head_arrays
 from train.report.pictures import ACCENT, ALERT, FAINT, INK, LINES, draw_curves, draw_heat, dress, new_figure, rgb
 from train.run_folder import RunFolder

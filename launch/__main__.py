@@ -16,11 +16,11 @@ import shlex
 import sys
 from pathlib import Path
 
+from common.json_lines import read_json_lines
 from launch.local import launch_local
 from train.compose import hydra_app, save_run_config, swept_overrides
 from train.config import RunConfig, WandbMode
 from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED
-from common.json_lines import read_json_lines
 from train.run_folder import FINISHED, RunFolder
 
 

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from common.json_lines import JsonLines, read_json_lines
 from train.config import RunConfig
 from train.errors import TrainError
-from common.json_lines import JsonLines, read_json_lines
 
 logger = logging.getLogger(__name__)
 

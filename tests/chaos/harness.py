@@ -21,8 +21,8 @@ from typing import Any
 
 import psutil
 
-from tests.train.tiny import LENGTH, VOCAB_SIZE, write_tokens
 from common.json_lines import read_json_lines
+from tests.train.tiny import LENGTH, VOCAB_SIZE, write_tokens
 from train.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.json_lines import read_json_lines
 from train.__main__ import train
 from train.callbacks.callback import Callback
 from train.config import RunConfig
 from train.distributed import Ranks
-from common.json_lines import read_json_lines
 from train.trainer import Trainer
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.json_lines import JsonLines, read_json_lines
 from train.callbacks.callback import Callback
 from train.checkpoint.store import step_of
-from common.json_lines import JsonLines, read_json_lines
 from train.run_folder import explained_write_errors
 from train.watch.alert import Alert
 

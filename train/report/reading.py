@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from train.errors import TrainError
 from common.json_lines import read_json_lines
+from train.errors import TrainError
 from train.report.packing import curve, evenly, pack, short
 from train.run_folder import FINISHED, RunFolder
 from train.watch.names import SIGNALS, STATISTICS, Statistic

@@ -5,8 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from train.callbacks.metrics_file import MetricsFile
 from common.json_lines import read_json_lines
+from train.callbacks.metrics_file import MetricsFile
 from train.run_folder import RunFolder
 from train.trainer import Trainer
 

@@ -7,11 +7,11 @@ from typing import cast
 import pytest
 import torch
 
+from common.json_lines import read_json_lines
 from model.accounting import flops_per_token
 from tests.train.conftest import NUM_STEPS, Runs
 from tests.train.tiny import LENGTH, tiny
 from train.callbacks.throughput import Throughput, bf16_peak
-from common.json_lines import read_json_lines
 from train.trainer import Trainer
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.json_lines import read_json_lines
 from tests.distributed import run_ranks
 from tests.train.conftest import NUM_STEPS, Runs, flip_a_bit
 from tests.train.probe import events, metrics
@@ -24,7 +25,6 @@ from train.checkpoint.manifest import _digest_of, digest_file
 from train.checkpoint.store import corrupt_folders, drop_old
 from train.distributed import Ranks
 from train.errors import TrainError
-from common.json_lines import read_json_lines
 from train.run_folder import RunFolder
 
 OWN = Checkpoint(Path("own"), 7, Layout(2, 2, "fp32", decay_embeddings=False, decay_norms=True), {})

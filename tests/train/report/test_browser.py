@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.json_lines import read_json_lines
 from tests.train.conftest import NUM_STEPS, Runs
 from tests.train.report.browser import Browser, open_browser
 from tests.train.report.folders import HEADS, LAYERS, add_probes, make_run
-from common.json_lines import read_json_lines
 from train.report.page import write_page
 from train.report.reading import read_run
 from train.run_folder import RunFolder
