@@ -137,7 +137,7 @@ def initial_weights(config: RunConfig, start: Start, layout: Layout, ranks: Rank
     if start.resume is not None:
         return other_layout_weights(start.resume, layout, config.model, config.positions, ranks)
     if start.import_from is not None:
-        return hf_weights(start.import_from, config.model, config.positions, config.seed)
+        return hf_weights(start.import_from, config.model, config.positions, config.seed, is_conversion=True)
     return random_weights(config.model, config.positions, config.seed)
 
 
@@ -147,7 +147,8 @@ def work(config: RunConfig) -> int:
     if ranks.world_size > 1:  # a launcher started it
         stop_with_parent()
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("data").setLevel(logging.INFO if ranks.is_main else logging.WARNING)
+    for name in ("data", "model"):
+        logging.getLogger(name).setLevel(logging.INFO if ranks.is_main else logging.WARNING)
     try:
         ranks.join()
         return train(config, ranks)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model.config import PositionsConfig, Scheme
+from model.config import PositionsConfig
 from tests.distributed import run_ranks
 from tests.train.probe import Outcome, start
 from tests.train.tiny import tiny, write_tokenizer, write_tokens
@@ -84,7 +84,7 @@ def on_two_ranks(ranks: Ranks, root: Path) -> dict[str, Outcome]:
     seen["crashed/again"] = start(crashing, ranks)
     seen["documents"] = start(tiny(root, name="documents", mask_documents=True), ranks)
     seen["all-tokens"] = start(tiny(root, name="all-tokens", loss__denominator=LossDenominator.all_tokens), ranks)
-    backbone = {"positions": PositionsConfig(scheme=Scheme.rope), **RESUMED["zero3-bf16"]}
+    backbone = {"positions": PositionsConfig(scheme="rope"), **RESUMED["zero3-bf16"]}
     exported = tiny(root, name="exported", max_steps=2, checkpoint__export_hf=True, **backbone)
     seen["exported"] = start(exported, ranks)
     still = {"max_steps": 1, "optimizer__lr": 0.0, "checkpoint__export_hf": True}

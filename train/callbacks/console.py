@@ -68,7 +68,7 @@ class ConsoleReport(Callback):
         self._say(
             f"{config.name}: {begin}, {config.max_steps} steps of {config.global_batch_size} x "
             f"{config.sequence_length} tokens; {trainer.ranks.world_size} x {engine.device.type}, ZeRO "
-            f"{engine.zero_stage}, {engine.precision.value}; positions {config.positions.scheme.value}"
+            f"{engine.zero_stage}, {engine.precision.value}; positions {config.positions.scheme}"
         )
         self._started = (trainer.step, time.perf_counter())
         if self._console.is_terminal:
