@@ -4,7 +4,7 @@ from torch import Tensor
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from model.attention import Documents
-from model.config import ModelConfig, PositionsConfig
+from model.config import ModelConfig, NormPrecision, PositionsConfig
 from model.positions.module import Positions
 from model.transformer import Olmo2, RMSNorm
 from model.weights import hf_keys, initialise, random_weights
@@ -145,6 +145,36 @@ def test_norms_compute_in_float32() -> None:
     x = (30 * torch.randn(8, 64)).bfloat16()
     exact = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt()
     torch.testing.assert_close(norm(x), exact.bfloat16(), atol=0, rtol=2**-8)
+
+
+def published_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMSLayerNorm of the published trainer (OLMo), line by line."""
+    wide = x.to(torch.float32)
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * wide.to(x.dtype)
+
+
+def test_reference_norms_round_where_the_published_trainer_does() -> None:
+    torch.manual_seed(0)
+    ours, reference = (RMSNorm(64, small(norm_precision=precision)).bfloat16() for precision in NormPrecision)
+    x, weight = (3 * torch.randn(128, 64)).bfloat16(), torch.rand(64).bfloat16() + 0.5
+    for norm in (ours, reference):
+        norm.load_state_dict({"weight": weight})
+    expected = published_norm(x, weight, 1e-6)
+    assert reference(x).dtype == torch.bfloat16
+    assert torch.equal(reference(x), expected)
+    assert 0.1 < (ours(x) != expected).float().mean() < 0.9  # one rounding or two: the last bit
+    torch.testing.assert_close(ours(x), expected, atol=0, rtol=2**-6)
+
+
+def test_reference_norms_are_the_same_norms_in_float32() -> None:
+    tokens = torch.randint(96, (1, 9))
+    ours, reference = (built(small(norm_precision=precision), REPO) for precision in NormPrecision)
+    for model in (ours, reference):
+        model(tokens, labels=tokens).total.backward()
+    torch.testing.assert_close(reference(tokens), ours(tokens), atol=1e-5, rtol=0)
+    for one, other in zip(ours.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-4, rtol=1e-4)
 
 
 def test_nothing_but_parameters_travels_with_the_model() -> None:
