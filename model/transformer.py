@@ -131,7 +131,7 @@ class Olmo2(nn.Module):
     def forward(
         self, tokens_bt: Tensor, labels: Tensor | None = None, documents: Documents | None = None
     ) -> Tensor | LossSums:
-        """Returns logits [B, T, V] of int64 tokens [B, T]; with labels [B, T] (shifted already, -100 ignored), LossSums."""
+        """Returns logits [B, T, V] of int64 tokens [B, T]; with labels [B, T] (shifted, -100 ignored), LossSums."""
         h_btd = self.embed_tokens(tokens_bt)
         for block in self.layers:
             if self.activation_checkpointing:
