@@ -25,8 +25,6 @@ from train.errors import TrainError
 logger = logging.getLogger(__name__)
 
 EXPORTED_STEP = "step"  # file in hf/ that says which step its weights are of
-FINISHED = "finished"  # the reason in the stop event of a run that reached its last step
-ALERTED = "the position watch found something"  # ditto, where position_watch.policy is stop
 
 
 class RunFolder:
