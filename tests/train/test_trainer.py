@@ -8,7 +8,6 @@ import pytest
 from tests.train.conftest import NUM_STEPS, RESUMED, STOP_STEP, Runs
 from tests.train.probe import Outcome, events, metrics
 from tests.train.tiny import LENGTH, tiny
-from train.run_folder import FINISHED
 from train.schedule import learning_rate
 
 NOISE = 5e-6  # of fp32 sums in another order, after eight steps
@@ -91,10 +90,10 @@ def test_events_tell_what_became_of_a_run(runs: Runs) -> None:
     assert events(runs.root, "zero2-fp32-stopped") == [
         {"event": "start", "step": 0, "world_size": 2, "zero_stage": 2},
         {"event": "checkpoint", "step": 3, "folder": "step-0000003"},
-        {"event": "stop", "step": 3, "reason": "signal on another rank"},
+        {"event": "stop", "step": 3, "reason": "signal", "exit_code": 75, "detail": "signal on another rank"},
         {"event": "resume", "step": 3, "world_size": 2, "zero_stage": 2},
         {"event": "checkpoint", "step": 8, "folder": "step-0000008"},
-        {"event": "stop", "step": 8, "reason": FINISHED},
+        {"event": "stop", "step": 8, "reason": "finished", "exit_code": 0},
     ]
     kinds = [(event["event"], event["step"]) for event in events(runs.root, "crashed")]
     saved = [("checkpoint", step) for step in (2, 4, 6, 8)]

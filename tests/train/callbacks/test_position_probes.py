@@ -1,5 +1,6 @@
 """The probe texts: what a model makes of them is kept, and leaves training as it was."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,7 +17,7 @@ from tests.train.probe import metrics
 from tests.train.tiny import LENGTH, VOCAB_SIZE, tiny, write_tokenizer, write_tokens
 from train.callbacks.position_probes import PositionProbes, find_encoder, read_texts
 from train.config import RunConfig
-from train.errors import TrainError
+from train.errors import Stop, StopReason, TrainError
 from train.run_folder import RunFolder
 from train.trainer import Trainer
 from train.watch.alert import Alert
@@ -64,18 +65,25 @@ def test_positions_move_as_the_model_learns(runs: Runs) -> None:
     assert all(not np.array_equal(first.z[name], last.z[name]) for name in PROBE_TEXTS)
 
 
+def probing(config: RunConfig) -> PositionProbes:
+    """The callback as `build_callbacks` makes it."""
+    return PositionProbes(config.position_watch.probe_interval, config.sequence_length, partial(find_encoder, config))
+
+
 def standing(config: RunConfig, *, is_main: bool) -> Trainer:
     """As much of a trainer as a start asks for."""
     with torch.device("meta"):
         engine = SimpleNamespace(model=Olmo2(config.model, config.positions))
-    trainer: Any = SimpleNamespace(engine=engine, ranks=SimpleNamespace(is_main=is_main), step=0, config=config)
+    trainer: Any = SimpleNamespace(
+        engine=engine, ranks=SimpleNamespace(is_main=is_main), step=0, config=config, max_steps=config.max_steps
+    )
     return cast(Trainer, trainer)
 
 
 def test_a_run_without_a_tokenizer_says_so_once_and_probes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny(Path(), max_steps=0)
     for is_main in (True, False):
-        probes = PositionProbes(config)
+        probes = probing(config)
         trainer = standing(config, is_main=is_main)
         probes.on_start(trainer)
         probes.on_step_end(trainer)  # would need an engine that can look
@@ -85,22 +93,24 @@ def test_a_run_without_a_tokenizer_says_so_once_and_probes_nothing(capsys: pytes
 
 def test_an_alert_and_a_stop_are_probed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[int] = []
+    told: list[str] = []
     trainer: Any = standing(tiny(Path()), is_main=False)
     trainer.engine.look = lambda _: looks.append(trainer.step)
-    probes = PositionProbes(tiny(Path(), max_steps=100, position_watch__probe_interval=50))
+    trainer.folder, trainer.probed = RunFolder(Path()), lambda path: told.append(path.stem)
+    probes = probing(tiny(Path(), max_steps=100, position_watch__probe_interval=50))
     monkeypatch.setattr(probes, "_texts", [None])
     for trainer.step in (1, 2, 3):
         if trainer.step == 2:
             probes.on_alert(trainer, Alert("alert", "collapse", "model", 1, ""))
         probes.on_step_end(trainer)
-    probes.on_stop(trainer, "told to")
-    probes.on_stop(trainer, "told to")
-    assert looks == [2, 3]
+    probes.on_stop(trainer, Stop(StopReason.signal, "SIGTERM"))
+    probes.on_stop(trainer, Stop(StopReason.signal, "SIGTERM"))
+    assert looks == [2, 3] and told == ["step-0000002", "step-0000003"]
 
 
 def test_a_run_without_learned_positions_has_nothing_to_probe(capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny(Path(), positions=PositionsConfig(scheme=Scheme.rope))
-    PositionProbes(config).on_start(standing(config, is_main=True))
+    probing(config).on_start(standing(config, is_main=True))
     assert capsys.readouterr().out == ""
 
 

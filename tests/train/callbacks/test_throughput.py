@@ -64,7 +64,7 @@ def test_an_unknown_gpu_is_reported_once_and_never_guessed(
     config = tiny(Path())
     for trainer in trainers:
         trainer.step_seconds, trainer.data_seconds = 0.5, 0.1
-        throughput = Throughput(config)
+        throughput = Throughput(config.model, config.positions, LENGTH, config.global_batch_size)
         throughput.on_start(cast(Trainer, trainer))
         throughput.on_update(cast(Trainer, trainer))
     assert len(caplog.records) == num_warnings
