@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from common.json_lines import JsonLines, read_json_lines
 from train.config import RunConfig
-from train.errors import TrainError
+from train.errors import StopReason, TrainError
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +90,14 @@ class RunFolder:
             return int((self.hf / EXPORTED_STEP).read_text())
         except (OSError, ValueError):
             return None
+
+    def has_finished(self, step: int) -> bool:
+        """Returns whether the events say that the run finished after `step`."""
+        finished = StopReason.finished.word
+        return any(
+            event.get("event") == "stop" and event.get("reason") == finished and event.get("step") == step
+            for event in read_json_lines(self.events)
+        )
 
     def last_event(self) -> dict[str, Any] | None:
         """The newest event, or None."""

@@ -13,7 +13,6 @@ import torch.distributed as dist
 
 from data.errors import DataError
 from data.stream import Batch, BatchStream, merge_states
-from model.attention import Documents
 from model.loss import IGNORED
 from train.callbacks.callback import Callback
 from train.callbacks.group import CallbackGroup
@@ -23,6 +22,7 @@ from train.distributed import Ranks, is_lost_connection
 from train.engine import Engine, MicroBatch, Update
 from train.errors import BadNumbersError, CollectiveError, LostDataError, Stop, StopReason
 from train.guard import SpikeGuard
+from train.micro_batches import shifted_labels, to_micro_batch
 from train.run_folder import RunFolder
 from train.schedule import learning_rate, repo_factor
 from train.signals import StopSignals
@@ -69,6 +69,8 @@ class Trainer:
         """The part of it that waited for data."""
         self.update = Update(grad_norm=0.0, applied=True)
         """The last update."""
+        self.is_cut_short = False
+        """Whether a callback left work of the last step to the next start, because a stop was requested."""
         self._skipped_in_a_row = 0
         self._metrics: dict[str, Any] = {}
         self._signals = StopSignals(is_main=ranks.is_main)
@@ -129,7 +131,7 @@ class Trainer:
             if self.stop_requested():
                 break
         self.save(required=True)
-        if self.step < self.max_steps:
+        if self.step < self.max_steps or self.is_cut_short:
             return self._stop or Stop(StopReason.signal, self._signals.received or "signal on another rank")
         self.callbacks.on_finish(self)
         return Stop(StopReason.finished)
@@ -228,7 +230,7 @@ class Trainer:
         try:
             batch = self.stream.next_batch()
             self._check_tokens(batch)
-            labels = shifted_labels(batch)
+            labels = shifted_labels(batch.tokens, batch.loss_mask)
             num_valid = int((labels != IGNORED).sum())
         except DataError as error:
             problem = str(error)
@@ -270,12 +272,8 @@ class Trainer:
         return update
 
     def _micro_batch(self, batch: Batch, labels: np.ndarray, rows: slice) -> MicroBatch:
-        device = self.engine.device
-        return MicroBatch(
-            tokens_bt=torch.from_numpy(batch.tokens[rows].astype(np.int64)).to(device, non_blocking=True),
-            labels_bt=torch.from_numpy(labels[rows]).to(device, non_blocking=True),
-            documents=Documents.from_boundaries(batch.boundaries[rows], device) if self.config.mask_documents else None,
-        )
+        boundaries = batch.boundaries[rows] if self.config.mask_documents else None
+        return to_micro_batch(batch.tokens[rows], labels[rows], boundaries, self.engine.device)
 
     def _check_tokens(self, batch: Batch) -> None:
         largest = int(batch.tokens.max())
@@ -299,11 +297,3 @@ class Trainer:
         self.guard.load_state_dict(state["guard"])
         self.stream.load_state_dict(state["stream"])
         self.callbacks.load_state_dict(state["callbacks"])
-
-
-def shifted_labels(batch: Batch) -> np.ndarray:
-    """int64 `[R, T]`: the next token of each row; nothing after the last, and nothing at all in a masked row."""
-    labels = np.full(batch.tokens.shape, IGNORED, dtype=np.int64)
-    labels[:, :-1] = batch.tokens[:, 1:]
-    labels[~batch.loss_mask] = IGNORED
-    return labels

@@ -44,12 +44,12 @@ class Checkpoints:
         return start
 
     def is_finished(self, start: Start) -> bool:
-        """Returns whether nothing is left to do: the last step is done, and the export too if one is wanted."""
+        """Returns whether nothing is left to do: the last step is done, what follows it, and a wanted export."""
         if start.resume is None:
             return False
         step, last = start.resume.step, self._config.max_steps
         exported = self._folder.exported_step() == step or not self._config.checkpoint.export_hf
-        return step > last or (step == last and exported)
+        return step > last or (step == last and exported and self._folder.has_finished(step))
 
     def check_data(self, start: Start, fingerprint: dict[str, str]) -> None:
         """Raises TrainError if the data is not that of the checkpoint, unless `checkpoint.accept_changes` allows it.

@@ -16,13 +16,13 @@ from train.checkpoint.manifest import find_damage
 from train.checkpoint.store import (
     Layout,
     checkpoint_folders,
+    complete_publication,
     drop_old,
     kept_steps,
     newest_checkpoint,
     publish,
     read_checkpoint,
     remove,
-    settle,
 )
 
 CHANGING = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "open"}  # audited by Python itself
@@ -100,7 +100,7 @@ def test_a_kill_while_publishing_leaves_the_old_or_the_new_checkpoint(root: Path
 
     def save() -> None:
         publish(root, part, 10, Layout(2, 2, "fp32", decay_embeddings=False, decay_norms=True), files)
-        settle(root / "step-0000010", keep=2, keep_every=None)
+        complete_publication(root / "step-0000010", keep=2, keep_every=None)
 
     newest, number = [], 1
     while killed_at(number, save):
@@ -127,7 +127,7 @@ def test_what_fails_after_the_publication_is_a_warning(
     else:
         monkeypatch.setattr(shutil, "rmtree", lambda *arguments, **options: None)
         (root / ".old-step-0000006" / "stuck").mkdir(parents=True)
-    settle(root / "step-0000008", keep=1, keep_every=None)
+    complete_publication(root / "step-0000008", keep=1, keep_every=None)
     [record] = caplog.records
     assert "step-0000008 is saved, but could not be " in record.message and "\n" not in record.message
     assert [folder.name for folder in checkpoint_folders(root)] == ["step-0000008", "step-0000006"][
