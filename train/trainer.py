@@ -220,9 +220,9 @@ class Trainer:
         self.step_seconds = time.perf_counter() - start
 
     def _next_batch(self) -> tuple[Batch, np.ndarray, int]:
-        """This rank's rows, their labels `[R, T]`, and how many of those count over all ranks.
+        """Returns this rank's rows, their labels [R, T], and the number of valid labels over all ranks.
 
-        Where a rank cannot read on, all learn of it here, save what was done before this step, and raise LostDataError.
+        If a rank cannot read its data, all ranks save the steps before this one and raise LostDataError.
         """
         self.watchdog.enter("waiting for data")
         cursor, problem, num_valid = self.stream.state_dict(), None, 0
@@ -248,7 +248,7 @@ class Trainer:
         return batch, labels, num_valid
 
     def _update(self, rate: float, loss: torch.Tensor) -> Update:
-        """Apply what has accumulated, unless it is not finite or the guard refuses it."""
+        """Applies the accumulated gradient, unless it is not finite or the guard refuses it."""
         reasons: list[str] = []
 
         def accept(grad_norm: float) -> bool:

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_encoder(config: RunConfig) -> DocumentEncoder | None:
-    """The tokenizer of the run, if the config, the data or the backbone's folder has it.
+    """Returns the tokenizer of the run, if the config, the data or the backbone's folder has it.
 
     Raises TrainError if it is not the model's, and DataError if it is none.
     """
@@ -53,7 +53,7 @@ def find_encoder(config: RunConfig) -> DocumentEncoder | None:
 
 
 def read_texts(encoder: DocumentEncoder, max_length: int) -> list[ProbeText]:
-    """The probe texts in tokens, cut at `max_length`."""
+    """Returns the probe texts in tokens, cut at `max_length`."""
     texts = []
     for name, document in PROBE_TEXTS.items():
         tokens = encoder.encode([document])[:-1][:max_length].astype(np.int64)  # without EOS

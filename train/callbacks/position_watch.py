@@ -26,7 +26,7 @@ class PositionWatch(StatefulCallback):
     name = "position_watch"
 
     def __init__(self, config: PositionWatchConfig, sequence_length: int, warmup_steps: int) -> None:
-        """`warmup_steps`: of the learning rate, during which no layer is expected to learn."""
+        """Takes the steps of the learning rate's warm-up, in which no layer is expected to learn."""
         self._config = config
         self._sequence_length = sequence_length
         self._detectors = Detectors(sequence_length, warmup_steps)

@@ -27,7 +27,7 @@ CHUNK = 1 << 24  # bytes read at once
 
 @contextmanager
 def without_crc32() -> Iterator[None]:
-    """A context in which torch.save leaves out CRC-32, which takes most of a save; the digest replaces it."""
+    """Makes torch.save leave out CRC-32 in this context: it takes most of a save, and the digest replaces it."""
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:

@@ -53,7 +53,7 @@ def choose_start(own: Checkpoint | None, init_from: str | None) -> Start:
     folder = Path(init_from).expanduser()
     if not folder.is_dir():
         raise TrainError(
-            f"init_from={init_from} does not exist: download the checkpoint there, or set init_from to its folder"
+            f"init_from={init_from} is absent: download the checkpoint there, or set init_from to its folder"
         )
     if (folder / "config.json").is_file():
         return Start(import_from=folder)
