@@ -3,6 +3,7 @@
 A spawn costs four seconds, mostly imports, so a test gives it many cases at once and looks at the results one by one.
 """
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -74,6 +75,7 @@ def _rank(work: Work, rank: int, world_size: int, port: int, folder: Path, argum
         torch.set_num_threads(1)
         ranks = Ranks()
         ranks.join()
+        gc.freeze()  # what is imported by now: each run begins with a full collection, a quarter of a second of it
         (folder / f"{rank}.result").write_bytes(pickle.dumps(work(ranks, *arguments)))
         ranks.barrier()  # a rank that leaves early would look like a lost connection to the others
     except BaseException:
