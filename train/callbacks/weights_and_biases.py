@@ -110,7 +110,7 @@ class WeightsAndBiases(Callback):
 
     def on_stop(self, trainer: "Trainer", stop: Stop) -> None:
         self._submit(None)
-        if self._thread is not None:
+        if self._thread is not None and not self._has_given_up:
             self._thread.join(LAST_SECONDS)
             if self._thread.is_alive():
                 self._give_up(f"no answer in {LAST_SECONDS:g} s")

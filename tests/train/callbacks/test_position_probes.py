@@ -26,27 +26,27 @@ from train.watch.probes import probe_files, read_probes
 
 
 @pytest.mark.parametrize("name", RESUMED)
-def test_probing_changes_no_loss_and_no_random_number(runs: Runs, name: str) -> None:
-    straight, probed = RunFolder(runs.root / "runs" / name), RunFolder(runs.root / "runs" / f"{name}-stopped")
+def test_probing_changes_no_loss_and_no_random_number(stages: Runs, name: str) -> None:
+    straight, probed = stages.folder(name), stages.folder(f"{name}-stopped")
     assert not probe_files(straight.probes)
     assert list(probe_files(probed.probes)) == [0, 2, STOP_STEP, 4, 6, NUM_STEPS]
-    assert metrics(runs.root, name) == metrics(runs.root, f"{name}-stopped")
-    for rank in runs.two:
-        again = rank[f"{name}-stopped/again"]
-        assert rank[name].draws[:STOP_STEP] == rank[f"{name}-stopped"].draws
+    assert metrics(stages.root, name) == metrics(stages.root, f"{name}-stopped")
+    names = (name, f"{name}-stopped", f"{name}-stopped/again")
+    for alone, stopped, again in zip(*(stages.outcomes[run] for run in names), strict=True):
+        assert alone.draws[:STOP_STEP] == stopped.draws
         assert len(again.draws) == NUM_STEPS - STOP_STEP
 
 
 @pytest.mark.parametrize("name", ["zero2-fp32", "zero3-fp32"])
-def test_the_first_positions_are_those_of_the_fresh_model_on_each_text_alone(runs: Runs, name: str) -> None:
-    config = tiny(Path(), position_watch__probe_tokenizer=str(runs.root / "tokenizer.json"))
-    config.data.root = str(runs.root)
+def test_the_first_positions_are_those_of_the_fresh_model_on_each_text_alone(stages: Runs, name: str) -> None:
+    config = tiny(Path(), position_watch__probe_tokenizer=str(stages.root / "tokenizer.json"))
+    config.data.root = str(stages.root)
     model = Olmo2(config.model, config.positions, config.loss.z_loss_weight)
     initialise(model, random_weights(config.model, config.positions, config.seed), "cpu")
     expected: list[np.ndarray] = []
     for _, module in model.learned_positions():
         module.register_forward_hook(lambda _, __, z: expected.append(z.detach()[0].T.numpy()))
-    probes = read_probes(0, RunFolder(runs.root / "runs" / f"{name}-stopped").probe(0))
+    probes = read_probes(0, stages.folder(f"{name}-stopped").probe(0))
     encoder = find_encoder(config)
     assert probes is not None and encoder is not None and probes.layers == [1, 2]
     texts = read_texts(encoder, LENGTH)
@@ -58,8 +58,8 @@ def test_the_first_positions_are_those_of_the_fresh_model_on_each_text_alone(run
         assert probes.pieces[text.name] == text.pieces and PROBE_TEXTS[text.name].startswith("".join(text.pieces))
 
 
-def test_positions_move_as_the_model_learns(runs: Runs) -> None:
-    folder = RunFolder(runs.root / "runs" / "zero2-fp32-stopped")
+def test_positions_move_as_the_model_learns(stages: Runs) -> None:
+    folder = stages.folder("zero2-fp32-stopped")
     first, last = (read_probes(step, folder.probe(step)) for step in (0, NUM_STEPS))
     assert first is not None and last is not None
     assert all(not np.array_equal(first.z[name], last.z[name]) for name in PROBE_TEXTS)

@@ -71,8 +71,8 @@ def image(run: OfflineRun, step: int, name: str) -> np.ndarray:
     return np.asarray(Image.open(run.media / row[name]["path"]))
 
 
-def test_a_resumed_run_is_one_wandb_run_with_every_row_at_its_step(runs: Runs) -> None:
-    folder = RunFolder(runs.root / "runs" / "wandb-stopped")
+def test_a_resumed_run_is_one_wandb_run_with_every_row_at_its_step(stages: Runs) -> None:
+    folder = stages.folder("wandb-stopped")
     first, second = offline_runs(folder.wandb)
     assert first.run_id == second.run_id == (folder.wandb / "run_id").read_text()
     assert [row["_step"] for row in first.rows] == list(range(STOP_STEP + 1))  # texts are probed before the first
@@ -82,8 +82,8 @@ def test_a_resumed_run_is_one_wandb_run_with_every_row_at_its_step(runs: Runs) -
     assert "positions_range/layer_02_max" in first.rows[1]
 
 
-def test_pictures_of_statistics_and_texts_are_in_the_files(runs: Runs) -> None:
-    folder = RunFolder(runs.root / "runs" / "wandb-stopped")
+def test_pictures_of_statistics_and_texts_are_in_the_files(stages: Runs) -> None:
+    folder = stages.folder("wandb-stopped")
     first, second = offline_runs(folder.wandb)
     for name in PICTURED:
         assert image(first, 1, f"positions_pictures/{name}").std() > 10, name
@@ -95,8 +95,8 @@ def test_pictures_of_statistics_and_texts_are_in_the_files(runs: Runs) -> None:
     assert histogram["_type"] == "histogram" and sum(histogram["values"]) == 4  # two layers of two heads
 
 
-def test_probes_of_an_alert_and_of_a_stop_reach_wandb(runs: Runs, tmp_path: Path) -> None:
-    probe = RunFolder(runs.root / "runs" / "wandb-stopped").probe(0)
+def test_probes_of_an_alert_and_of_a_stop_reach_wandb(stages: Runs, tmp_path: Path) -> None:
+    probe = stages.folder("wandb-stopped").probe(0)
     callback = WeightsAndBiases(tiny(tmp_path, wandb__mode=WandbMode.offline))
     trainer: Any = SimpleNamespace(folder=RunFolder(tmp_path / "run"), step=0)
     callback.on_probe(trainer, probe)  # before the thread starts: PositionProbes starts first
@@ -198,17 +198,17 @@ def when_written(folder: RunFolder, is_whole: Callable[[OfflineRun], bool]) -> l
     return offline_runs(folder.wandb)
 
 
-def test_wandb_knows_the_whole_config(runs: Runs) -> None:
-    [first, _] = offline_runs(runs.root / "runs" / "wandb-stopped" / "wandb")
+def test_wandb_knows_the_whole_config(stages: Runs) -> None:
+    [first, _] = offline_runs(stages.folder("wandb-stopped").wandb)
     assert first.config["model"]["vocab_size"] == VOCAB_SIZE
     assert first.config["engine"]["precision"] == "fp32"
     assert first.config["positions"] | {"scheme": "repo", "start_layer": 1} == first.config["positions"]
 
 
 def test_a_wandb_run_can_be_rebuilt_from_the_metrics(
-    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    crashes: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = RunFolder(shutil.copytree(runs.root / "runs" / "crashed", tmp_path / "crashed"))
+    folder = RunFolder(shutil.copytree(crashes.folder("crashed").path, tmp_path / "crashed"))
     monkeypatch.setattr(sys, "argv", ["weights_and_biases", str(folder.path)])
     main()
     [run] = when_written(folder, lambda run: len(run.rows) == NUM_STEPS)
