@@ -19,7 +19,8 @@ from train.callbacks.throughput import bf16_peak
 from train.compose import CONFIG_FOLDER, to_run_config
 from train.config import RunConfig
 from train.distributed import Ranks, leave
-from train.engine import Engine, MicroBatch
+from train.engine.build import build_engine
+from train.engine.engine import Engine, MicroBatch
 
 
 def configured(experiment: str, positions: str, overrides: list[str]) -> RunConfig:
@@ -54,7 +55,7 @@ def main() -> None:
     ranks.join()
     configs = {name: configured(arguments.experiment, name, arguments.overrides) for name in ("rope", "repo")}
     engines = {
-        name: Engine(config, ranks, random_weights(config.model, config.positions, config.seed))
+        name: build_engine(config, ranks, random_weights(config.model, config.positions, config.seed))
         for name, config in configs.items()
     }
     shape = (configs["repo"].global_batch_size, configs["repo"].sequence_length)

@@ -26,7 +26,7 @@ from train.checkpoint import Checkpoint, Layout, Start, choose_start, find_check
 from train.compose import USER_ERRORS, hydra_app, load_run_config, save_run_config
 from train.config import RunConfig
 from train.distributed import Ranks, leave, seed_generators
-from train.engine import Engine, resolve_precision
+from train.engine.build import build_engine, resolve_precision
 from train.errors import EXIT_ALERTED, EXIT_CRASHED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, AgreedError, TrainError
 from train.processes import stop_with_parent
 from train.run_folder import ALERTED, FINISHED, RunFolder, explained_write_errors
@@ -78,7 +78,7 @@ def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -
                 save_run_config(config, folder.config)
         seed_generators(config.seed + ranks.rank)
         watchdog.enter("building the engine")
-        engine = Engine(config, ranks, weights)
+        engine = build_engine(config, ranks, weights)
         watchdog.enter("restoring the run")
         trainer = Trainer(config, ranks, folder, engine, stream, [*build_callbacks(config), *callbacks], watchdog)
         reason = trainer.fit(start.resume)

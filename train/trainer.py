@@ -18,7 +18,7 @@ from train.callbacks.callback import Callback
 from train.checkpoint import Checkpoint, Layout, Saver, load_checkpoint
 from train.config import LossDenominator, RunConfig
 from train.distributed import Ranks, is_lost_connection
-from train.engine import Engine, MicroBatch, Update
+from train.engine.engine import Engine, MicroBatch, Update
 from train.errors import AgreedError, BadNumbersError, LostDataError, SaveError
 from train.guard import SpikeGuard
 from train.run_folder import FINISHED, RunFolder

@@ -12,7 +12,7 @@ from model.loss import IGNORED
 from model.transformer import Olmo2
 from model.weights import initialise, random_weights
 from tests.distributed import run_ranks
-from tests.train.test_engine import (
+from tests.train.engine.test_engine import (
     BF16_NOISE,
     CASES,
     RATES,
@@ -27,7 +27,8 @@ from tests.train.tiny import LENGTH
 from tests.train.watch.definitions import plain
 from train.config import Precision, RunConfig
 from train.distributed import Ranks
-from train.engine import Engine, MicroBatch
+from train.engine.build import build_engine
+from train.engine.engine import MicroBatch
 from train.watch.meter import Meter
 from train.watch.names import MAPS, SIGNALS, STATISTICS
 from train.watch.reading import Reading
@@ -51,7 +52,7 @@ def read(
 ) -> Reading:
     """The reading of one update on the global batch of step 0, micro-batches of two rows."""
     config.model.activation_checkpointing = activation_checkpointing
-    engine = Engine(config, ranks, random_weights(config.model, config.positions, config.seed))
+    engine = build_engine(config, ranks, random_weights(config.model, config.positions, config.seed))
     tokens, labels = batch(0)
     share = len(tokens) // ranks.world_size
     meter = Meter(engine, filtered_rows)

@@ -19,7 +19,8 @@ from tests.distributed import run_ranks
 from tests.train.tiny import LENGTH, VOCAB_SIZE, tiny
 from train.config import Precision, RunConfig
 from train.distributed import Ranks
-from train.engine import Engine, MicroBatch, resolve_precision
+from train.engine.build import build_engine, resolve_precision
+from train.engine.engine import Engine, MicroBatch
 from train.errors import TrainError
 
 CASES = [(stage, Precision.fp32) for stage in (0, 1, 2, 3)] + [(stage, Precision.bf16) for stage in (1, 2, 3)]
@@ -102,7 +103,7 @@ def measure(ranks: Ranks, stage: int, precision: Precision) -> dict[str, Any]:
     from deepspeed.utils import safe_get_full_grad
 
     config = configured(stage, precision)
-    engine = Engine(config, ranks, random_weights(config.model, config.positions, config.seed))
+    engine = build_engine(config, ranks, random_weights(config.model, config.positions, config.seed))
     seen: dict[str, Any] = {"initial": state_of(engine), "states": [], "norms": [], "applied": [], "totals": []}
     seen["asked"] = []
     for step, rate in enumerate(RATES):
