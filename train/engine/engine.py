@@ -188,7 +188,7 @@ class Engine(ABC):
             group.update(hyperparameters)
 
     def load_optimizer(self, moment: Callable[[str, str], Tensor], num_updates: int) -> None:
-        """Sets AdamW's state after `num_updates` updates from whole tensors, in any layout.
+        """Sets AdamW's state after `num_updates` updates from whole tensors, in any layout, before the first update.
 
         `moment(name, key)` returns `exp_avg` or `exp_avg_sq` of a parameter: fp32, in its shape or flat.
         """
