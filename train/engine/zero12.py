@@ -1,8 +1,8 @@
 """ZeRO 1 and 2: optimizer state, and under ZeRO 2 gradients, are partitioned; every rank holds all parameters.
 
-DeepSpeed lays the masters of a parameter group end to end and cuts the result into one part per rank, so that a
-parameter may lie with one rank, with several, or with none but others. `parameter._hp_mapping` describes this rank's
-fragment of it; None means that there is none.
+DeepSpeed lays the masters of a parameter group end to end and cuts the result into one part per rank, so that one rank
+or several hold a parameter's master. `parameter._hp_mapping` describes this rank's fragment of it; None means that
+this rank holds none.
 """
 
 import math
@@ -19,11 +19,11 @@ class Zero12Engine(ZeroEngine):
 
     def local_value(self, parameter: Any) -> Tensor:
         fragment = parameter._hp_mapping
-        return _nothing(parameter) if fragment is None else fragment.hp_fragment.detach()
+        return _empty(parameter) if fragment is None else fragment.hp_fragment.detach()
 
     def local_gradient(self, parameter: Any) -> Tensor:
         fragment = parameter._hp_mapping
-        return _nothing(parameter) if fragment is None else self._fragment_gradient(parameter, fragment)
+        return _empty(parameter) if fragment is None else self._fragment_gradient(parameter, fragment)
 
     def _fragment_gradient(self, parameter: Any, fragment: Any) -> Tensor:
         gradient: Tensor = fragment.get_lp_grad_fragment(parameter._index_in_param_group)
@@ -41,13 +41,14 @@ class Zero12Engine(ZeroEngine):
 
     def _create_moments(self, num_updates: int) -> None:
         super()._create_moments(num_updates)
-        self._engine.optimizer._lazy_init_hp_params_optimizer_state()  # DeepSpeed's view of it, by parameter
+        self._engine.optimizer._lazy_init_hp_params_optimizer_state()  # links each parameter to its fragment of them
 
     def _grad_norm(self) -> float:
         return float(self._engine.optimizer.scaled_global_norm())
 
     def _invalidate_gradients(self) -> None:
-        # One rank holds it; the norms are summed over ranks. The smallest parameter, as the value is whole.
+        # The setter takes a whole value, so the smallest parameter. Only the ranks that hold it get the NaN, but
+        # DeepSpeed adds the squared norms of all ranks.
         smallest: Any = min(self.model.parameters(), key=Tensor.numel)
         smallest.set_full_hp_grad(torch.full_like(smallest, math.nan))
 
@@ -66,10 +67,10 @@ class Zero1Bf16Engine(Zero12Engine):
         return float(get_global_norm_of_tensors(optimizer.get_grads_for_norm()[0], mpu=optimizer.mpu))
 
     def _invalidate_gradients(self) -> None:
-        self._engine.optimizer.get_grads_for_norm()[0][0].fill_(math.nan)  # each rank judges by its own copy
+        self._engine.optimizer.get_grads_for_norm()[0][0].fill_(math.nan)  # on every rank: each checks its own copy
 
 
-def _nothing(parameter: Any) -> Tensor:
-    """Returns the part of a parameter that lies with other ranks alone."""
-    empty: Tensor = parameter.new_empty(0, dtype=torch.float32)
-    return empty
+def _empty(parameter: Any) -> Tensor:
+    """Returns this rank's part of a parameter that only other ranks hold."""
+    part: Tensor = parameter.new_empty(0, dtype=torch.float32)
+    return part

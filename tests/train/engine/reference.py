@@ -89,6 +89,7 @@ def reference_gradients(masters: State, precision: Precision, step: int) -> Stat
             model.zero_grad()
             (model(micro.tokens_bt, micro.labels_bt).total / num_valid(step)).backward()
             for name, parameter in model.named_parameters():
+                assert parameter.grad is not None
                 total[name] += parameter.grad.float()
     return total
 
