@@ -25,7 +25,7 @@ from train.checkpoint import Checkpoints, Layout
 from train.compose import hydra_app, load_run_config, save_run_config
 from train.config import RunConfig
 from train.distributed import Ranks, leave, seed_generators
-from train.engine import Engine, resolve_precision
+from train.engine.build import build_engine, resolve_precision
 from train.errors import EXIT_CRASHED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, CollectiveError, TrainError
 from train.processes import stop_with_parent
 from train.run_folder import RunFolder, explained_write_errors
@@ -55,7 +55,7 @@ def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -
         weights = checkpoints.initial_weights(start)
         watchdog.enter("building the engine")
         record_start(config, ranks, folder)
-        engine = Engine(config, ranks, weights)
+        engine = build_engine(config, ranks, weights)
         watchdog.enter("restoring the run")
         every_run = build_callbacks(config)
         trainer = Trainer(config, ranks, folder, engine, stream, [*every_run, *callbacks], checkpoints, watchdog)

@@ -7,7 +7,7 @@ import torch
 
 from model.attention import Documents
 from model.loss import IGNORED
-from train.engine import MicroBatch
+from train.engine.engine import MicroBatch
 
 
 def shifted_labels(tokens_rt: np.ndarray, counts_r: np.ndarray) -> np.ndarray:

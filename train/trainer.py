@@ -19,7 +19,7 @@ from train.callbacks.group import CallbackGroup
 from train.checkpoint import Checkpoint, Checkpoints
 from train.config import LossDenominator, RunConfig
 from train.distributed import Ranks, is_lost_connection
-from train.engine import Engine, MicroBatch, Update
+from train.engine.engine import Engine, MicroBatch, Update
 from train.errors import BadNumbersError, CollectiveError, LostDataError, Stop, StopReason
 from train.guard import SpikeGuard
 from train.micro_batches import shifted_labels, to_micro_batch

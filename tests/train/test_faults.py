@@ -45,7 +45,7 @@ class SpikeOf(Callback):
             self._hook.remove()
 
     def _spike(self, module: Any, inputs: Any, sums: LossSums) -> LossSums:
-        return LossSums(*(value * self._factor for value in sums))
+        return sums._replace(total=sums.total * self._factor, ce=sums.ce * self._factor, z=sums.z * self._factor)
 
 
 class StopAfter(Callback):

@@ -21,7 +21,7 @@ from torch import Tensor
 from data.stream import split_evenly
 from train.callbacks.callback import StatefulCallback
 from train.callbacks.config import EvaluationConfig
-from train.engine import MicroBatch
+from train.engine.engine import MicroBatch
 from train.micro_batches import shifted_labels, to_micro_batch
 
 if TYPE_CHECKING:

@@ -125,7 +125,7 @@ class PositionProbes(Callback):
             module.register_forward_hook(listener(layer)) for layer, module in trainer.engine.model.learned_positions()
         ]
         try:
-            trainer.engine.look(self._tokens_bt)
+            trainer.engine.forward_only(self._tokens_bt)
         finally:
             for hook in hooks:
                 hook.remove()

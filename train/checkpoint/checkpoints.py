@@ -15,7 +15,7 @@ from train.checkpoint.save import Saver
 from train.checkpoint.store import Checkpoint, Layout
 from train.config import RunConfig
 from train.distributed import Ranks
-from train.engine import Engine
+from train.engine.engine import Engine
 from train.errors import BadNumbersError, SaveError
 from train.run_folder import RunFolder
 

@@ -27,7 +27,7 @@ from train.checkpoint.store import (
 )
 from train.checkpoint.universal import is_universal, make_universal, open_universal
 from train.distributed import Ranks
-from train.engine import Engine
+from train.engine.engine import Engine
 from train.errors import TrainError
 from train.run_folder import RunFolder
 

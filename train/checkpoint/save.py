@@ -31,7 +31,7 @@ from train.checkpoint.store import (
 )
 from train.config import CheckpointConfig
 from train.distributed import Ranks
-from train.engine import Engine
+from train.engine.engine import Engine
 from train.errors import SaveError, TrainError
 
 FAILURES = (OSError, RuntimeError, MemoryError)  # torch makes a RuntimeError of a write or an allocation that fails

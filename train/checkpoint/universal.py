@@ -16,7 +16,9 @@ import argparse
 import contextlib
 import io
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from train.checkpoint.manifest import (
 )
 from train.checkpoint.store import PARTIAL, Checkpoint, Layout, clear_leftovers, remove
 from train.config import OptimizerConfig
-from train.engine import MOMENTS
+from train.engine.engine import MOMENTS
 from train.errors import TrainError
 from train.optimizer import parameter_groups
 
@@ -95,7 +97,7 @@ def make_universal(checkpoint: Checkpoint) -> None:
     output = aside / FOLDER  # DeepSpeed also writes a file beside its output
     output.mkdir(parents=True)
     try:
-        convert = _convert_zero if checkpoint.layout.zero_stage else _convert_plain
+        convert = CONVERTERS[checkpoint.layout.zero_stage]
         with without_crc32():
             num_updates = convert(checkpoint.folder, output, checkpoint.layout)
         files = {str(path.relative_to(output)): _record(path) for path in sorted(output.rglob("*.pt"))}
@@ -114,13 +116,16 @@ def make_universal(checkpoint: Checkpoint) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _convert_zero(folder: Path, output: Path, layout: Layout) -> int:
-    """Converts with DeepSpeed's converter, in this process: its workers would survive a kill, and keep writing."""
+def _convert_zero(optimizer_key: str, folder: Path, output: Path, layout: Layout) -> int:
+    """Converts ZeRO 1, 2 or 3 by DeepSpeed's converter, and returns the number of updates made.
+
+    `optimizer_key` is where a rank's file holds the state of torch's AdamW. It runs in this process: worker
+    processes would survive a kill, and keep writing.
+    """
     from deepspeed.checkpoint.ds_to_universal import main
 
     shard = torch.load(next(folder.glob("*_optim_states.pt")), map_location="cpu", mmap=True, weights_only=False)
-    inner = "optimizer_state_dict" if layout.zero_stage == 3 else "base_optimizer_state"
-    states = shard["optimizer_state_dict"][inner]["state"]
+    states = shard["optimizer_state_dict"][optimizer_key]["state"]
     _check_updated(folder, states)
     options = argparse.Namespace(
         input_folder=str(folder),
@@ -153,6 +158,14 @@ def _convert_plain(folder: Path, output: Path, layout: Layout) -> int:
         for key, tensor in tensors.items():
             torch.save({"param": tensor.clone()}, output / "zero" / name / f"{key}.pt")
     return int(states[0]["step"])
+
+
+CONVERTERS: dict[int, Callable[[Path, Path, Layout], int]] = {
+    0: _convert_plain,
+    1: partial(_convert_zero, "base_optimizer_state"),
+    2: partial(_convert_zero, "base_optimizer_state"),
+    3: partial(_convert_zero, "optimizer_state_dict"),
+}  # by ZeRO stage
 
 
 def _check_updated(folder: Path, optimizer_states: Any) -> None:

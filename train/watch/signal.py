@@ -23,7 +23,7 @@ from model.positions import LearnedPositions
 from train.watch.names import MAPS, SIGNALS
 
 if TYPE_CHECKING:
-    from train.engine import Engine
+    from train.engine.engine import Engine
 
 
 class MapSquares:

@@ -86,7 +86,7 @@ def test_a_run_without_a_tokenizer_says_so_once_and_probes_nothing(capsys: pytes
         probes = probing(config)
         trainer = standing(config, is_main=is_main)
         probes.on_start(trainer)
-        probes.on_step_end(trainer)  # would need an engine that can look
+        probes.on_step_end(trainer)  # would need an engine
     said = capsys.readouterr().out
     assert said.startswith("tiny: no tokenizer is known") and said.count("\n") == 1
 
@@ -95,7 +95,7 @@ def test_an_alert_and_a_stop_are_probed_once(monkeypatch: pytest.MonkeyPatch) ->
     looks: list[int] = []
     told: list[str] = []
     trainer: Any = standing(tiny(Path()), is_main=False)
-    trainer.engine.look = lambda _: looks.append(trainer.step)
+    trainer.engine.forward_only = lambda _: looks.append(trainer.step)
     trainer.folder, trainer.probed = RunFolder(Path()), lambda path: told.append(path.stem)
     probes = probing(tiny(Path(), max_steps=100, position_watch__probe_interval=50))
     monkeypatch.setattr(probes, "_texts", [None])

@@ -17,7 +17,7 @@ from tests.train.tiny import tiny
 from train.checkpoint import Layout, newest_checkpoint, read_checkpoint
 from train.checkpoint.save import Saver, Writer
 from train.distributed import Ranks
-from train.engine import Engine
+from train.engine.build import build_engine
 from train.errors import SaveError
 
 LIMIT = 20_000  # bytes that a file of the second rank may have
@@ -41,7 +41,7 @@ def entries(root: Path) -> list[str]:
 def save_and_fail(ranks: Ranks, root: Path) -> Saves:
     """Step 1 is saved; step 2 fails on one rank, at once and behind the training; steps 3 and 4 are saved."""
     config = tiny(root, engine__zero_stage=1)
-    engine = Engine(config, ranks, random_weights(config.model, config.positions, config.seed))
+    engine = build_engine(config, ranks, random_weights(config.model, config.positions, config.seed))
     layout = Layout.of(config, ranks.world_size, engine.precision)
     saves = Saves([], [], [], [])
     for background in (False, True):

@@ -16,7 +16,7 @@ from tests.train.tiny import tiny
 from train.checkpoint import Checkpoint, read_checkpoint
 from train.checkpoint.manifest import find_damage, read_manifest
 from train.checkpoint.universal import is_universal, make_universal, open_universal
-from train.engine import MOMENTS
+from train.engine.engine import MOMENTS
 from train.errors import TrainError
 
 STRAIGHT = {"travelled-fp32": "zero1-fp32", "travelled-bf16": "zero2-bf16"}
