@@ -8,22 +8,38 @@ positions of a layer are a module that reads the block's input.
 from collections.abc import Iterator
 from typing import overload
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.attention import Documents, attention, resolve_backend
-from model.config import ModelConfig, PositionsConfig, layer_kinds
+from model.config import ModelConfig, NormPrecision, PositionsConfig
 from model.loss import LMHead, LossSums
-from model.positions import LearnedPositions, build_positions
+from model.positions import build_schemes
+from model.positions.module import Positions
 from model.rotary import Frequencies, rotate
 
 
 class RMSNorm(nn.RMSNorm):
-    """x / rms(x) * weight over the last dimension; float32 inside, whatever comes in."""
+    """x / rms(x) * weight over the last dimension; float32 inside for every dtype of x.
+
+    In bfloat16 it rounds once, after the weight. `model.norm_precision=reference` rounds x / rms(x) as well, as the
+    published trainer does (OLMo's RMSLayerNorm): the two differ by a bit wherever a weight is not 1.
+    """
 
     def __init__(self, width: int, config: ModelConfig) -> None:
         super().__init__(width, eps=config.rms_norm_eps)
+        self._eps = config.rms_norm_eps
+        self._rounds_before_weight = config.norm_precision is NormPrecision.reference
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns a tensor of the shape and dtype of x."""
+        if not self._rounds_before_weight:
+            return super().forward(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        unit = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self._eps)
+        return self.weight * unit.to(x.dtype)
 
 
 class MLP(nn.Module):
@@ -71,7 +87,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """One layer: h + norm(attention(h)), then h + norm(mlp(h)). `positions` sees h before any norm."""
 
-    def __init__(self, config: ModelConfig, positions: nn.Module, frequencies: Frequencies) -> None:
+    def __init__(self, config: ModelConfig, positions: Positions, frequencies: Frequencies) -> None:
         super().__init__()
         self.positions = positions
         self.attention = Attention(config, frequencies)
@@ -97,8 +113,7 @@ class Olmo2(nn.Module):
         self.frequencies = Frequencies(config, positions)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(
-            Block(config, build_positions(kind, config, positions), self.frequencies)
-            for kind in layer_kinds(positions, config.num_layers)
+            Block(config, Positions(scheme), self.frequencies) for scheme in build_schemes(config, positions)
         )
         self.norm = RMSNorm(config.hidden_size, config)
         self.lm_head = LMHead(config.hidden_size, config.vocab_size, z_loss_weight, config.loss_chunk_rows)
@@ -122,8 +137,9 @@ class Olmo2(nn.Module):
                 h_btd = block(h_btd, documents)
         return self.lm_head(self.norm(h_btd), labels)
 
-    def learned_positions(self) -> Iterator[tuple[int, LearnedPositions]]:
-        """(layer index, module) of every RePo layer, bottom first."""
-        for index, block in enumerate(self.layers):
-            if isinstance(block.positions, LearnedPositions):
-                yield index, block.positions
+    def learned_positions(self) -> Iterator[tuple[int, Positions]]:
+        """Yields (layer, from 0, module) of every layer that learns its positions, bottom first."""
+        for layer, block in enumerate(self.layers):
+            assert isinstance(block, Block)
+            if block.positions.scheme.is_learned:
+                yield layer, block.positions

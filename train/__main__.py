@@ -125,7 +125,8 @@ def work(config: RunConfig) -> int:
     if ranks.world_size > 1:  # a launcher started it
         stop_with_parent()
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("data").setLevel(logging.INFO if ranks.is_main else logging.WARNING)
+    for name in ("data", "model"):
+        logging.getLogger(name).setLevel(logging.INFO if ranks.is_main else logging.WARNING)
     try:
         ranks.join()
         return train(config, ranks)

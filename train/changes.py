@@ -15,6 +15,7 @@ from model.config import ModelConfig, PositionsConfig
 from model.weights import parameter_shapes
 from train.config import RunConfig
 from train.errors import TrainError
+from train.renamed_keys import with_new_keys
 
 Changes = dict[str, tuple[Any, Any]]  # key -> (value then, value now)
 
@@ -24,8 +25,12 @@ FREE = ("model.attention", "model.activation_checkpointing", "model.loss_chunk_r
 
 
 def changed_keys(saved: Mapping[str, Any], config: RunConfig) -> Changes:
-    """Returns every key in which `config` differs from the plain config that a checkpoint holds."""
-    then, now = _flat(saved), _flat(config.as_plain())
+    """Returns every key in which `config` differs from the plain config that a checkpoint holds.
+
+    A key that is newer than the checkpoint had its default then.
+    """
+    defaults = RunConfig(name=config.name).as_plain()
+    then, now = {**_flat(defaults), **_flat(with_new_keys(saved))}, _flat(config.as_plain())
     return {key: (then.get(key), now.get(key)) for key in {**then, **now} if then.get(key) != now.get(key)}
 
 
@@ -65,6 +70,7 @@ def _listed(changes: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def _saved_shapes(checkpoint: Path, saved: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    saved = with_new_keys(saved)
     try:
         model, positions = (
             OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), saved[name]))

@@ -25,6 +25,7 @@ from data.errors import DataError
 from model.errors import ModelError
 from train.config import RunConfig
 from train.errors import EXIT_CRASHED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, TrainError
+from train.renamed_keys import with_new_keys, with_new_names
 
 CONFIG_FOLDER = Path(configs.__file__).parent
 USER_ERRORS = (TrainError, ModelError, DataError)
@@ -48,7 +49,8 @@ def load_run_config(path: Path) -> RunConfig:
     if not path.is_file():
         raise TrainError(f"there is no config file {path}: start the run with `python -m launch experiment=NAME`")
     try:
-        return to_run_config(OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path)))  # type: ignore[arg-type]
+        saved = with_new_keys(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
+        return to_run_config(OmegaConf.merge(OmegaConf.structured(RunConfig), saved))  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
         raise TrainError(f"{path}: {explain(error)}") from error
 
@@ -90,7 +92,12 @@ def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
             return EXIT_USER_ERROR
     # Hydra's parser wants options first: allow `experiment=demo -m optimizer.lr=1e-3,2e-3` too.
     overrides = command_line_overrides(sys.argv[1:])
-    sys.argv[1:] = [*(argument for argument in sys.argv[1:] if argument not in overrides), *overrides]
+    try:
+        renamed = with_new_names(overrides)
+    except TrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    sys.argv[1:] = [*(argument for argument in sys.argv[1:] if argument not in overrides), *renamed]
     codes = [EXIT_OK]
 
     def run(composed: DictConfig) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 from data.config import DataConfig
-from model.config import ModelConfig, PositionsConfig, layer_kinds, map_width
+from model.config import ModelConfig, PositionsConfig
+from model.positions import build_schemes
 from train.errors import TrainError
 
 
@@ -255,8 +256,7 @@ class RunConfig:
         if self.engine.zero_stage not in (0, 1, 2, 3):
             raise TrainError(f"engine.zero_stage={self.engine.zero_stage} does not exist: choose 0, 1, 2 or 3")
         self.model.validate()
-        layer_kinds(self.positions, self.model.num_layers)
-        map_width(self.positions, self.model.hidden_size)
+        build_schemes(self.model, self.positions)
         self.data.validate()
 
     def as_plain(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from model.config import PositionsConfig, Scheme
+from model.config import PositionsConfig
 from tests.distributed import run_ranks
 from tests.train.probe import Outcome, start
 from tests.train.tiny import tiny, write_tokenizer, write_tokens
@@ -173,7 +173,7 @@ def splits(runs_root: Path) -> Runs:
 
 def run_exports(ranks: Ranks, root: Path) -> dict[str, Outcome]:
     """A backbone that is exported, and a run that starts from it."""
-    backbone = {"positions": PositionsConfig(scheme=Scheme.rope), **RESUMED["zero3-bf16"]}
+    backbone = {"positions": PositionsConfig(scheme="rope"), **RESUMED["zero3-bf16"]}
     exported = tiny(root, name="exported", max_steps=2, checkpoint__export_hf=True, **backbone)
     still = {"max_steps": 1, "optimizer__lr": 0.0, "checkpoint__export_hf": True}
     imported = tiny(root, name="imported", init_from=str(RunFolder.of(exported).path), **still)

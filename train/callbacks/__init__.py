@@ -19,7 +19,7 @@ from train.config import RunConfig, WandbMode
 def build_callbacks(config: RunConfig) -> list[Callback]:
     """Returns first what measures, then what reports, then what acts."""
     length, warmup = config.sequence_length, max(config.schedule.warmup_steps, config.optimizer.repo_warmup_steps)
-    batch = f"{config.global_batch_size} x {length} tokens; positions {config.positions.scheme.value}"
+    batch = f"{config.global_batch_size} x {length} tokens; positions {config.positions.scheme}"
     callbacks = [
         SlowSteps(config.watchdog.slow_step_factor),
         Throughput(config.model, config.positions, length, config.global_batch_size),

@@ -70,7 +70,7 @@ class Checkpoints:
         if start.resume is not None:
             return other_layout_weights(start.resume, self._layout, config.model, config.positions, self._ranks)
         if start.import_from is not None:
-            return hf_weights(start.import_from, config.model, config.positions, config.seed)
+            return hf_weights(start.import_from, config.model, config.positions, config.seed, is_conversion=True)
         return random_weights(config.model, config.positions, config.seed)
 
     def restore(self, checkpoint: Checkpoint, engine: Engine) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from model.positions import LearnedPositions
+from model.positions.module import Positions
 from train.watch.names import MAPS, SIGNALS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class MapSquares:
     """Squared norms of this rank's pieces of the maps, their gradients, and what one update changed."""
 
-    def __init__(self, engine: "Engine", modules: list[LearnedPositions]) -> None:
+    def __init__(self, engine: "Engine", modules: list[Positions]) -> None:
         """Call it when the gradients are whole, before the update."""
         self._engine = engine
         self._maps = [getattr(module, name).weight for module in modules for name in MAPS]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import PositionsConfig, Scheme
+from model.config import PositionsConfig
 from model.transformer import Olmo2
 from model.weights import initialise, random_weights
 from tests.train.conftest import NUM_STEPS, RESUMED, STOP_STEP, Runs
@@ -109,7 +109,7 @@ def test_an_alert_and_a_stop_are_probed_once(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_run_without_learned_positions_has_nothing_to_probe(capsys: pytest.CaptureFixture[str]) -> None:
-    config = tiny(Path(), positions=PositionsConfig(scheme=Scheme.rope))
+    config = tiny(Path(), positions=PositionsConfig(scheme="rope"))
     probing(config).on_start(standing(config, is_main=True))
     assert capsys.readouterr().out == ""
 

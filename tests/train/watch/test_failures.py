@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from model.config import PositionsConfig, Scheme
+from model.config import PositionsConfig
 from tests.distributed import run_ranks
 from tests.train.probe import CrashError, Outcome, Probe, events, metrics
 from tests.train.tiny import tiny, write_tokens
@@ -70,7 +70,7 @@ UNTAUGHT: dict[str, tuple[str, dict[str, Any]]] = {  # name -> kind, what is wro
     ),
 }
 BLIND = {"sequence_length": 12, "max_steps": 4}
-UNWATCHED = {"rope": Scheme.rope, "nope": Scheme.nope}
+UNWATCHED = {"rope": "rope", "nope": "nope"}
 
 
 def configured(root: Path, name: str, **changes: Any) -> RunConfig:

@@ -68,7 +68,7 @@ def read(
     meter.gradients_are_there()
     update = engine.update(*RATES[0])
     reading = meter.finish(1, update.grad_norm, ranks.world_size)
-    hooked = [module for module in engine.model.modules() if type(module).__name__ in ("LearnedPositions", "Olmo2")]
+    hooked = [module for module in engine.model.modules() if type(module).__name__ in ("Positions", "Olmo2")]
     left = [hook for module in hooked for hook in module._forward_hooks.values() if "Meter" in repr(hook)]
     assert reading is not None and not left
     engine.close()
@@ -78,7 +78,7 @@ def read(
 def uneven(stage: int) -> RunConfig:
     """One key-value head, and maps of an inner width of five: W_z has five elements, which two ranks cannot halve."""
     config = configured(stage, Precision.fp32)
-    config.model.num_kv_heads, config.positions.hidden_ratio = 1, 6
+    config.model.num_kv_heads, config.positions.hidden_divisor = 1, 6
     return config
 
 
