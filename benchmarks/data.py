@@ -28,14 +28,14 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from data.config import DataConfig, DataKind, SourceConfig
-from data.files import find_files, read_manifest
-from data.frames import RecordCounts
-from data.ingest import FrameCache
-from data.records import read_records
-from data.sample import EOS_TOKEN, build_sample
+from data.fetch.files import find_files, read_manifest
 from data.stream import BatchStream, build_stream
+from data.text.frames import RecordCounts
+from data.text.ingest import FrameCache
+from data.text.records import read_records
 from data.tokenizer import DocumentEncoder
-from data.tokens import POSITION, TOKEN_DTYPE
+from data.tokens.backend import POSITION, TOKEN_DTYPE
+from data.tools.sample import EOS_TOKEN, build_sample
 
 LENGTH, BATCH_SIZE, NUM_STREAMS = 4096, 16, 16
 NODE_TOKENS = 8 * 55_000  # per second: eight GPUs that train at 55k tokens/s each

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data import commands
 from data.errors import DataError
-from data.sample import EOS_TOKEN, TOKENIZER_NAME
+from data.tools import commands
+from data.tools.sample import EOS_TOKEN, TOKENIZER_NAME
 
 EXAMPLES = """examples:
   python -m data sample corpora/sample                  real text from this Python installation, as a small mix

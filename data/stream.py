@@ -15,8 +15,8 @@ import numpy as np
 from data.config import DataConfig, DataKind
 from data.errors import DataError
 from data.rows import Backend, Rows, document_boundaries, split_evenly
-from data.text import TextBackend, divisors
-from data.tokens import TokenBackend
+from data.text.backend import TextBackend, divisors
+from data.tokens.backend import TokenBackend
 
 
 @dataclass(frozen=True)

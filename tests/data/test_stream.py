@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from data.config import DataConfig, DataKind, RepetitionFilterConfig, SourceConfig
 from data.errors import DataError
 from data.stream import build_stream, changed_data, merge_states
-from data.text import TextBackend
-from data.tokens import TokenBackend
+from data.text.backend import TextBackend
+from data.tokens.backend import TokenBackend
 from tests.data.reading import assert_same, read_global
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
