@@ -1,7 +1,8 @@
 """Work in daemon threads, which never keep a finished or interrupted process from ending.
 
-Work done ahead of need has one thread per process, and is done in the order it was asked for. It is only ever a head
-start: a job that fails is logged, and whoever needs its result does the work, and meets the error, in the foreground.
+Work ahead of need (`Background`) has one thread per process and is done in the order of submission. It only saves time:
+a job that fails is logged, and whoever needs its result does the work again in the foreground, where the error is
+raised.
 """
 
 import logging
@@ -22,10 +23,10 @@ Result = TypeVar("Result")
 
 
 def run_all(function: Callable[[Item], Result], items: Sequence[Item], num_threads: int) -> list[Result]:
-    """The results for all items, several at a time, started in this order.
+    """Returns the results for all items in their order; `num_threads` at a time, started in this order.
 
-    An error is raised, and an interrupt ends the wait, at once: nothing new begins, and what is under way is left to
-    its threads.
+    Raises the first error at once, and KeyboardInterrupt: no further item is started, and calls that are running are
+    left to their threads.
     """
     futures: list[Future[Result]] = [Future() for _ in items]
     waiting = deque(zip(items, futures, strict=True))
@@ -52,14 +53,14 @@ def run_all(function: Callable[[Item], Result], items: Sequence[Item], num_threa
 
 
 class Background:
-    """Takes jobs; a copy in another process, forked or unpickled, starts with none."""
+    """A queue of jobs and its thread; a copy in another process, forked or unpickled, starts empty."""
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._process = 0
 
     def submit(self, job: Callable[[], object]) -> None:
-        """Do this after what was submitted before."""
+        """Runs this job after those submitted before; returns at once."""
         if self._process != os.getpid():
             self._jobs, self._process = queue.SimpleQueue(), os.getpid()
             threading.Thread(target=_work, args=(self._jobs,), daemon=True, name="data ahead").start()

@@ -1,8 +1,10 @@
 """One remote file to disk, whole: resumed where it broke off, checked, and shared between processes.
 
-Compressed files are fetched as they are, below any decompressor: a retry there can skip or repeat bytes unseen, here
-it goes on at a byte offset. What has come so far lies in `.NAME.part`; a killed process leaves nothing else, and the
-next one goes on from it. The file appears under its own name only with its full size, and hash where one is known.
+Compressed files are fetched as they are: a retry above the decompressor can skip or repeat bytes unnoticed, here it
+goes on at a byte offset. The bytes received so far lie in `.NAME.part`, from which the next process goes on after a
+kill. The file appears under its own name only with its full size, and its hash where one is known.
+
+`stream_bytes` reads a remote file without storing it, for readers that need its beginning only.
 """
 
 import errno
@@ -27,16 +29,16 @@ NUM_HASH_TRIES = 2
 
 
 def _ignore(num_bytes: int) -> None:
-    """Nobody wants to know."""
+    """Does nothing: the default of callbacks."""
 
 
 def is_present(file: DataFile) -> bool:
-    """Whether the whole file lies at its path."""
+    """Returns whether the whole file lies at its path."""
     return file.path.exists() and file.path.stat().st_size == file.num_bytes
 
 
 def missing_bytes(file: DataFile) -> int:
-    """How much of it is still to come."""
+    """Returns how many bytes are still to be fetched."""
     return 0 if is_present(file) else max(0, file.num_bytes - _size(_part_of(file)))
 
 
@@ -44,14 +46,15 @@ def download(
     file: DataFile,
     *,
     wait: bool = True,
-    make_room: Callable[[int], None] = _ignore,
+    reserve: Callable[[int], None] = _ignore,
     report: Callable[[int], None] = _ignore,
 ) -> bool:
-    """Bring a remote file to its path; at once if it is there. Returns whether it is there now.
+    """Fetches a remote file to its path, unless it is there already. Returns whether it is there now.
 
-    Without `wait`, gives up when another process is fetching it. `make_room` hears how many bytes will be written,
-    `report` how many more of the file's bytes are there, also of those that were before; fewer, when it starts again.
-    Raises DataError when the file cannot be had, is not the listed one, or does not fit on the disk.
+    Without `wait`, returns False when another process is fetching it. `reserve` is called with the number of bytes that
+    will be written; `report` with each number of bytes that have arrived, those of an earlier process included, and
+    with a negative one when they are dropped. Raises DataError when the file cannot be fetched, is not the listed one,
+    or does not fit on the disk.
     """
     if is_present(file):
         report(file.num_bytes)
@@ -72,7 +75,7 @@ def download(
             if lock.read_text() not in ("", file.version):
                 part.unlink(missing_ok=True)
             lock.write_text(file.version)
-            make_room(file.num_bytes - _size(part))
+            reserve(file.num_bytes - _size(part))
             report(_size(part))
             for attempt in range(1, NUM_HASH_TRIES + 1):
                 retried(lambda: _receive(file, part, report), lambda: _size(part))
@@ -90,12 +93,44 @@ def download(
 
 
 def download_all(files: Sequence[DataFile], fetch: Callable[[DataFile], object] = download) -> None:
-    """Several at a time, started in this order; raises the first error at once."""
+    """Fetches several files at a time, started in this order; raises the first error at once."""
     run_all(fetch, files, NUM_CONNECTIONS)
 
 
+def stream_bytes(file: DataFile) -> Iterator[bytes]:
+    """Yields the bytes of a remote file from its beginning, without storing them; stop at any time.
+
+    Goes on at the same byte after a fault. Raises DataError when the file cannot be fetched or is not the listed one;
+    its hash is not checked.
+    """
+    assert file.origin is not None
+    origin, received = file.origin, 0
+    chunks: Iterator[bytes] | None = None
+
+    def next_chunk() -> bytes:
+        nonlocal chunks
+        try:
+            if chunks is None:
+                start, body = origin.read(file.name, received, file.num_bytes, file.etag)
+                chunks = _without_first(body, received - start)
+            chunk = next(chunks, b"")
+            if not chunk and received < file.num_bytes:
+                raise TransientError(f"{origin.root}: {file.name} ended after {received:,} of {file.num_bytes:,} bytes")
+            return chunk
+        except TransientError:
+            chunks = None
+            raise
+
+    def progress() -> int:
+        return received
+
+    while chunk := retried(next_chunk, progress):
+        received += len(chunk)
+        yield chunk
+
+
 def hash_file(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
+    """Returns the sha256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(HASH_BYTES):
@@ -105,7 +140,7 @@ def hash_file(path: Path) -> str:
 
 @contextmanager
 def explained_disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a full disk, a quota, or a folder that cannot be written to into DataError."""
+    """Raises DataError instead of OSError for a full disk, a disk quota, and a folder that cannot be written to."""
     try:
         yield
     except OSError as error:
@@ -119,7 +154,7 @@ def explained_disk_errors(folder: Path) -> Iterator[None]:
 
 
 def _receive(file: DataFile, part: Path, report: Callable[[int], None]) -> None:
-    """Append to `part` what is missing; returns once all bytes are on the disk."""
+    """Appends to `part` what is missing; returns once all bytes are on the disk. Raises TransientError, DataError."""
     assert file.origin is not None
     if _size(part) > file.num_bytes:
         report(-_size(part))
@@ -143,6 +178,14 @@ def _receive(file: DataFile, part: Path, report: Callable[[int], None]) -> None:
         raise TransientError(
             f"{file.origin.root}: {file.name} came as {size:,} bytes where {file.num_bytes:,} are listed"
         )
+
+
+def _without_first(chunks: Iterator[bytes], num_bytes: int) -> Iterator[bytes]:
+    for chunk in chunks:
+        dropped = min(num_bytes, len(chunk))
+        num_bytes -= dropped
+        if dropped < len(chunk):
+            yield chunk[dropped:]
 
 
 def _part_of(file: DataFile) -> Path:

@@ -1,4 +1,4 @@
-"""Which files a source has: glob patterns resolved below a root, with sizes and, given a manifest, hashes."""
+"""Data files of a folder: found by glob patterns, with sizes and, given a manifest, hashes."""
 
 import hashlib
 from collections.abc import Iterable
@@ -17,24 +17,29 @@ END_BYTES = 4096
 
 @dataclass(frozen=True)
 class DataFile:
-    """One input file; `name` is its path below the root, and stays the same wherever the root lies."""
+    """One input file."""
 
     name: str
+    """Its path below the root, the same wherever the root lies."""
     path: Path
     """Where it lies, or will once it has been fetched from `origin`."""
     num_bytes: int
+    """Its listed size."""
     sha256: str | None = None
+    """In hexadecimal; None: not known."""
     etag: str | None = None
+    """The server's mark of its version; None: not known."""
     origin: Remote | None = None
+    """Where it is fetched from; None: a file of a local folder."""
 
     @property
     def version(self) -> str:
-        """What tells it from other content of the same name and size, as far as anybody knows."""
+        """A value that changes with the content, as far as hash, ETag or time of modification tell."""
         return str(self.sha256 or self.etag) if self.origin else f"{self.path.stat().st_mtime_ns}\t{self.sha256}"
 
 
 def open_folder(root: str) -> Path:
-    """The data folder; raises DataError where there is none."""
+    """Returns the data folder; raises DataError where there is none."""
     path = Path(root).expanduser()
     if not path.is_dir():
         raise DataError(
@@ -44,7 +49,10 @@ def open_folder(root: str) -> Path:
 
 
 def read_manifest(root: Path) -> dict[str, dict[str, Any]]:
-    """What `root/manifest.json` says of each file (`bytes`, `sha256`, ...), by path below root; empty without one."""
+    """Returns what `root/manifest.json` says of each file (`bytes`, `sha256`, ...), by path; empty without one.
+
+    Raises DataError for a file that is not a manifest.
+    """
     path = root / MANIFEST_NAME
     if not path.is_file():
         return {}
@@ -56,7 +64,7 @@ def read_manifest(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def find_files(root: Path, patterns: Iterable[str], key: str, manifest: dict[str, dict[str, Any]]) -> list[DataFile]:
-    """Files that match any of the patterns, each once, ordered by name; hidden files and folders never match.
+    """Returns the files that match any of the patterns, each once, ordered by name; hidden ones never match.
 
     Raises DataError, naming `key`, for a pattern without a match, and for a file whose size is not the manifest's.
     """
@@ -73,10 +81,10 @@ def find_files(root: Path, patterns: Iterable[str], key: str, manifest: dict[str
 
 
 def digest_files(files: Iterable[DataFile], *, contents: bool) -> str:
-    """A short value that changes with any file's name or size, and with its listed hash, or first and last bytes.
+    """Returns a short value that changes with any file's name or size and, with `contents`, with its content.
 
-    Those two only count with `contents`. A remote file that no hash is known of counts by name and size: servers invent
-    etags anew.
+    Content counts by the listed hash, else by the first and last bytes of a local file. A remote file without a hash
+    counts by name and size alone: ETags change without a change of content.
     """
     digest = hashlib.sha256()
     for file in files:
@@ -93,7 +101,10 @@ def _hash_ends(file: DataFile) -> str:
 
 
 def describe_file(root: Path, name: str, listed: dict[str, Any] | None) -> DataFile:
-    """A file of a local root and its manifest entry, if it has one; DataError where the two differ in size."""
+    """Returns a file of a local root with the hash of its manifest entry, if it has one.
+
+    Raises DataError where the sizes differ, FileNotFoundError where there is no file.
+    """
     path = root / name
     num_bytes = path.stat().st_size
     if listed is None:

@@ -1,7 +1,7 @@
-"""Bounded disk use: before something is written to the cache, what no stream needs any more makes room for it.
+"""The bound on the cache folder: files that no stream needs any more are deleted before new ones are written.
 
-Sources say which files they are at. Nothing is evicted as long as all fits, so a mix that fits is fetched once, for all
-epochs. Evicting is always safe: what turns out to be needed after all is fetched and ingested again.
+Each source says which files it is reading. Nothing is evicted as long as everything fits, so a mix that fits is fetched
+once for all epochs. Evicting is always safe: a file that is needed again is fetched and ingested again.
 """
 
 from collections.abc import Iterable
@@ -9,56 +9,56 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISREG
 
+from common.files import is_own_partial
 from data.errors import DataError
-from data.fetch.locks import is_own
 
 GIB = 1 << 30
 
 
-class CrowdedError(DataError):
-    """There is no room, but only because of what others are writing."""
+class CacheFullError(DataError):
+    """The cache is full, but only because of files that other processes are writing at the moment."""
 
 
 @dataclass
-class Room:
-    """A cache folder of at most `max_gib` (None: any size), counted before each piece that is written.
+class CacheQuota:
+    """A cache folder of at most `max_gib` GiB (None: any size), measured before each piece that is written.
 
-    What several processes have made room for at the same time, and not written yet, none of them knows of the others.
+    Processes do not know what others have reserved and not written yet; see `DataConfig.max_cache_gib`.
     """
 
     folder: Path
     max_gib: float | None
-    _needed: dict[str, tuple[frozenset[Path], ...]] = field(default_factory=dict)
+    _in_use: dict[str, tuple[frozenset[Path], ...]] = field(default_factory=dict)
 
-    def note(self, source: str, paths: Iterable[Path]) -> None:
-        """A stream has come to these files of a source; the two sets before are what others may still be at."""
+    def mark_in_use(self, source: str, paths: Iterable[Path]) -> None:
+        """Records that a stream of this source reads these files; other streams may still read the two sets before."""
         paths = frozenset(paths)
-        earlier = [known for known in self._needed.get(source, ()) if known != paths]
-        self._needed[source] = (*earlier[-2:], paths)
+        earlier = [known for known in self._in_use.get(source, ()) if known != paths]
+        self._in_use[source] = (*earlier[-2:], paths)
 
-    def make(self, num_bytes: int, *, ahead: bool = False) -> None:
-        """Evict, least recently written first, until `num_bytes` more fit.
+    def reserve(self, num_bytes: int, *, ahead: bool = False) -> None:
+        """Deletes files, least recently written first, until `num_bytes` more fit.
 
-        For work done `ahead` nothing goes that any stream may still be at; otherwise only the latest two sets of files
-        of each source are sure to stay. Raises DataError when that is not enough; CrowdedError, when it would be
-        without the files that others are writing just now.
+        For work done `ahead` of need, all files that a stream may still read are kept; otherwise only the latest two
+        sets of each source. Raises DataError when that is not enough, and CacheFullError when it would be enough
+        without the files that others are writing.
         """
         if self.max_gib is None:
             return
         sets = 3 if ahead else 2
-        needed = {path for known in list(self._needed.values()) for paths in known[-sets:] for path in paths}
+        in_use = {path for known in list(self._in_use.values()) for paths in known[-sets:] for path in paths}
         total, others, evictable = num_bytes, 0, []
         for path in self.folder.rglob("*"):
             try:
                 stat = path.stat()
-            except FileNotFoundError:  # others make room as well
+            except FileNotFoundError:  # other processes evict as well
                 continue
             if not S_ISREG(stat.st_mode):
                 continue
             total += stat.st_size
             if path.name.startswith("."):
-                others += 0 if is_own(path) else stat.st_size
-            elif path not in needed and path.suffix != ".json":
+                others += 0 if is_own_partial(path) else stat.st_size
+            elif path not in in_use and path.suffix != ".json":
                 evictable.append((stat.st_mtime_ns, stat.st_size, path))
         bound = int(self.max_gib * GIB)
         for _, size, path in sorted(evictable):
@@ -67,9 +67,9 @@ class Room:
             path.unlink(missing_ok=True)
             total -= size
         if total > bound:
-            crowded = total - others <= bound
-            needed_bytes = total if crowded else total - others
-            raise (CrowdedError if crowded else DataError)(
+            full_for_now = total - others <= bound
+            num_needed = total if full_for_now else total - others
+            raise (CacheFullError if full_for_now else DataError)(
                 f"data.max_cache_gib = {self.max_gib:g} cannot hold what the order needs at once in {self.folder}, "
-                f"{needed_bytes / GIB:.3g} GiB; raise it or lower data.files_per_group"
+                f"{num_needed / GIB:.3g} GiB; raise it or lower data.files_per_group"
             )

@@ -1,4 +1,4 @@
-"""Trying again what the network failed at, with growing pauses, and giving up with one clear sentence."""
+"""Tries again what the network failed at, with growing pauses, and gives up with one sentence."""
 
 import logging
 import time
@@ -12,12 +12,12 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 NUM_TRIES = 7  # without any progress: pauses of 1, 2, 4 ... seconds, a minute in all
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 300.0  # that a server may ask for
+FIRST_PAUSE = 1.0  # seconds
+LONGEST_PAUSE = 300.0  # seconds, also where a server asks for more
 
 
 class TransientError(Exception):
-    """Failed in a way that may pass; `pause` is what the server asked for, in seconds."""
+    """A failure that may pass; `pause` is the wait in seconds that the server asked for, if it did."""
 
     def __init__(self, message: str, pause: float | None = None) -> None:
         super().__init__(message)
@@ -25,9 +25,10 @@ class TransientError(Exception):
 
 
 def retried(attempt: Callable[[], Result], progress: Callable[[], int] = lambda: 0) -> Result:
-    """The first result of `attempt` that is not TransientError; DataError after NUM_TRIES in a row without progress.
+    """Returns the first result of `attempt` that is not TransientError.
 
-    Whenever `progress()` has grown since the last failure, the count starts again: a slow way is still a way.
+    `progress()` is any count that grows while something arrives. Raises DataError after NUM_TRIES failures in a row
+    without progress: a slow transfer goes on however often it breaks off.
     """
     failures, reached = 0, progress()
     while True:

@@ -1,7 +1,7 @@
-"""Where the files of a run lie: a folder, or a remote whose files come into a cache folder as they are needed.
+"""What `data.root` names: a folder, or a remote place whose files are fetched to a cache folder as they are needed.
 
-What a remote holds is asked once and pinned in the cache folder (`.listing.json`): sizes, hashes and, for the hub, the
-commit. From then on every rank and every later run means the same files, with or without a network.
+A remote is listed once, and the listing is kept in the cache folder (`.listing.json`): sizes, hashes and, for the hub,
+the commit. From then on every rank and every later run reads the same files, with or without a network.
 """
 
 import hashlib
@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from fsspec.utils import glob_translate
 
+from common.files import write_whole
 from data.errors import DataError
 from data.fetch.download import download, explained_disk_errors
 from data.fetch.files import DataFile, describe_file, find_files, open_folder, read_manifest
-from data.fetch.locks import atomic_write, file_lock
-from data.fetch.remote import HubRepo, Remote, is_offline, is_remote, open_remote, parse_hub
+from data.fetch.hub import find_snapshot, is_offline, parse_hub
+from data.fetch.locks import file_lock
+from data.fetch.remote import Remote, is_remote, open_remote
 
 LISTING_NAME = ".listing.json"
 FRAMES_NAME = ".frames"
@@ -26,16 +29,19 @@ REMOTE_CACHES = Path("corpora/cache")  # below the working folder, one folder pe
 
 @dataclass(frozen=True)
 class Root:
-    """The files below one root, by name; `remote` is None for a folder."""
+    """The files below one root, by name."""
 
     folder: Path
+    """Where the files lie, or are fetched to."""
     frames: Path
     """The folder for ingested documents."""
     remote: Remote | None = None
+    """Where files are fetched from; None: the root is a folder."""
     listing: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    """What is known of each file (`bytes`, `sha256`, `etag`), by name."""
 
     def find(self, patterns: Sequence[str], key: str) -> list[DataFile]:
-        """Files that match any of the glob patterns, each once, ordered by name; hidden ones never match.
+        """Returns the files that match any of the glob patterns, each once, ordered by name; hidden ones never match.
 
         Raises DataError, naming `key`, for a pattern without a match.
         """
@@ -47,8 +53,7 @@ class Root:
         if wildcards:
             self._look_up(None)
         for pattern in wildcards:
-            matches = pattern_to_regex(pattern)
-            found = {name for name in self.listing if matches.fullmatch(name)}
+            found = {name for name in self.listing if matches_pattern(name, pattern)}
             if not found:
                 raise DataError(f"{key}: {pattern!r} matches no file below {self.remote.root}; correct it or data.root")
             names |= found
@@ -56,7 +61,7 @@ class Root:
         return sorted({*found_by_name, *(self._entry(name) for name in names)}, key=lambda file: file.name)
 
     def named(self, names: Sequence[str], key: str) -> list[DataFile]:
-        """The files of these names, in this order; DataError, naming `key`, if some are missing."""
+        """Returns the files of these names, in this order; raises DataError, naming `key`, if some are missing."""
         if self.remote is None:
             missing = [name for name in names if not (self.folder / name).is_file()]
         else:
@@ -71,12 +76,12 @@ class Root:
 
     @property
     def cache(self) -> Path:
-        """The folder that all that is fetched and made lies in, and that data.max_cache_gib bounds."""
+        """The folder that everything fetched or ingested lies in, and that `data.max_cache_gib` bounds."""
         return self.folder if self.remote else self.frames
 
     @property
     def address(self) -> str:
-        """What a person knows the root by."""
+        """The root as messages name it."""
         return self.remote.root if self.remote else str(self.folder)
 
     def _entry(self, name: str) -> DataFile:
@@ -87,7 +92,7 @@ class Root:
         return DataFile(name, self.folder / name, entry["bytes"], entry.get("sha256"), entry.get("etag"), self.remote)
 
     def _look_up(self, names: Sequence[str] | None) -> None:
-        """Have the listing cover these names (None: all there are), asking the remote for what is not pinned yet."""
+        """Extends the listing to these names (None: all there are); asks the remote for those that are not kept yet."""
         assert self.remote is not None
         with explained_disk_errors(self.folder), file_lock(self.folder / f"{LISTING_NAME}.lock"):
             pinned = _read_pinned(self.folder)
@@ -101,7 +106,10 @@ class Root:
 
 
 def open_root(root: str, cache_dir: str | None = None) -> Root:
-    """The root that a config names; DataError for a folder that is not there and an address that leads nowhere."""
+    """Returns the root that a config names.
+
+    Raises DataError for a folder that is not there, and an address that leads nowhere.
+    """
     if not is_remote(root):
         folder = open_folder(root)
         frames = Path(cache_dir).expanduser() if cache_dir else folder / FRAMES_NAME
@@ -110,7 +118,7 @@ def open_root(root: str, cache_dir: str | None = None) -> Root:
     default = REMOTE_CACHES / f"{slug}-{hashlib.sha256(root.encode()).hexdigest()[:8]}"
     folder = Path(cache_dir).expanduser() if cache_dir else default
     if is_offline() and root.startswith("hf://") and not (folder / LISTING_NAME).exists():
-        snapshot = _find_snapshot(parse_hub(root))
+        snapshot = find_snapshot(parse_hub(root))
         return Root(snapshot, folder / FRAMES_NAME, None, read_manifest(snapshot))
     with explained_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +127,10 @@ def open_root(root: str, cache_dir: str | None = None) -> Root:
 
 
 def locate_tokenizer(tokenizer: str, root: Root) -> Path:
-    """The tokenizer.json on disk: below the root, at an absolute path, or at an address of its own."""
+    """Returns the tokenizer.json on disk: below the root, at an absolute path, or fetched from an address of its own.
+
+    Raises DataError when it cannot be fetched.
+    """
     if is_remote(tokenizer):
         address, _, name = tokenizer.rpartition("/")
         root, tokenizer = open_root(address), name
@@ -130,19 +141,10 @@ def locate_tokenizer(tokenizer: str, root: Root) -> Path:
     return file.path
 
 
-def pattern_to_regex(pattern: str) -> re.Pattern[str]:
-    """What a glob pattern matches, as pathlib has it: `**` for any folders, `*` and `?` within one; nothing hidden."""
-    visible = r"(?!\.)"
-    parts = []
-    for part in pattern.split("/"):
-        if part == "**":
-            parts.append(rf"(?:{visible}[^/]+/)*")
-            continue
-        tokens = re.findall(r"\[[^\]]+\]|.", part)
-        known = {"*": "[^/]*", "?": "[^/]"}
-        body = "".join(known.get(token) or (token if len(token) > 1 else re.escape(token)) for token in tokens)
-        parts.append(f"{visible}{body}/")
-    return re.compile("".join(parts).removesuffix("/").replace("[!", "[^"))
+def matches_pattern(name: str, pattern: str) -> bool:
+    """Returns whether a glob pattern matches, as pathlib has it: `**` for any folders; hidden files never match."""
+    is_hidden = any(part.startswith(".") for part in name.split("/"))
+    return not is_hidden and re.match(glob_translate(pattern), name) is not None
 
 
 def _open_pinned(address: str, folder: Path) -> Root:
@@ -167,24 +169,10 @@ def _read_pinned(folder: Path) -> dict[str, Any]:
 
 
 def _pin(folder: Path, pinned: dict[str, Any]) -> None:
-    with atomic_write(folder / LISTING_NAME) as output:
+    with write_whole(folder / LISTING_NAME, durable=True) as output:
         output.write(orjson.dumps(pinned, option=orjson.OPT_INDENT_2))
 
 
-def _find_snapshot(address: HubRepo) -> Path:
-    """What the hub's own client has on this machine of a repository."""
-    from huggingface_hub import snapshot_download
-
-    repo, repo_type, revision, folder = address
-    try:
-        return Path(snapshot_download(repo, repo_type=repo_type, revision=revision, local_files_only=True)) / folder
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"HF_HUB_OFFLINE is set and nothing of {repo} is on this machine; unset it, or fetch the files first with "
-            "`python -m data fetch`"
-        ) from error
-
-
 def _is_safe(name: str) -> bool:
-    """Whether a remote's name for a file stays below the cache folder."""
+    """Returns whether a remote's name for a file stays below the cache folder."""
     return "\0" not in name and not {"", ".", ".."} & set(name.split("/"))

@@ -1,7 +1,7 @@
-"""Reading files from a web server, from any byte on, and believing nothing that the server does not prove.
+"""Files of a web server, read from any byte on, with every answer checked.
 
-An answer counts only if it is the range that was asked for, to the byte: error pages, shortened bodies and servers that
-ignore ranges are all told apart by status, Content-Range and length. Nothing is decoded on the way.
+An answer counts only if it is the range that was asked for, to the byte: status, Content-Range, length and type tell it
+from an error page, a shortened body, and the whole file of a server without ranges. Nothing is decoded on the way.
 """
 
 import re
@@ -33,15 +33,16 @@ MAX_FILE_BYTES = 1 << 62
 
 
 class WebFolder:
-    """The files below an http(s) prefix."""
+    """The files below an http(s) prefix; a `data.fetch.remote.Remote`."""
 
     def __init__(self, root: str, url_of: Callable[[str], str] | None = None, headers: Mapping[str, str] | None = None):
+        """Asks nothing yet. `url_of` gives the address of a file by name, if it is not `root/name`."""
         self.root = root
         self._url_of = url_of
         self._headers = dict(headers or {})
 
     def listing(self, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-        """Size (and ETag, if there is one) of the named files; of all in its manifest.json without names.
+        """Returns size and, if there is one, ETag of the named files; without names, of all in its manifest.json.
 
         Raises DataError for a file that is not there or is a web page, and for a server without a manifest.
         """
@@ -50,10 +51,10 @@ class WebFolder:
         return dict(zip(names, run_all(self._describe, names, NUM_CONNECTIONS), strict=True))
 
     def read(self, name: str, start: int, num_bytes: int, etag: str | None = None) -> tuple[int, Iterator[bytes]]:
-        """Where the answer starts (at `start`, or at 0 if the server knows no ranges), and its bytes up to the end.
+        """Returns where the answer starts (`start`, or 0 if the server has no ranges), and its bytes up to the end.
 
-        Raises TransientError for what may be better the next time, DataError for what will not, and for a file that is
-        no longer the one with this `etag`.
+        Raises TransientError for what may be better the next time, and DataError for what will not, such as a file that
+        no longer has this `etag`.
         """
         url = self.url(name)
         headers = {"Range": f"bytes={start}-"}
@@ -63,7 +64,7 @@ class WebFolder:
         found = response.headers.get("ETag")
         if etag and found and found.removeprefix("W/") != etag.removeprefix("W/"):
             response.close()
-            raise changed(url)
+            raise changed_error(url)
         kind = response.headers.get("Content-Type", "unknown type")
         if response.status_code == HTTPStatus.PARTIAL_CONTENT:
             extent = response.headers.get("Content-Range", "")
@@ -78,7 +79,7 @@ class WebFolder:
         return start, _body(response, url)
 
     def url(self, name: str) -> str:
-        """Where a file lies."""
+        """Returns the address of a file."""
         return self._url_of(name) if self._url_of else f"{self.root.rstrip('/')}/{quote(name)}"
 
     def _manifest(self) -> dict[str, dict[str, Any]]:
@@ -127,8 +128,8 @@ class WebFolder:
         raise DataError(f"{answer}; correct data.root, the name of the file, or your access to it")
 
 
-def changed(address: str) -> DataError:
-    """What is wrong with a file that is not the listed one any more."""
+def changed_error(address: str) -> DataError:
+    """Returns the error for a file that is no longer the listed one."""
     return DataError(
         f"{address} has changed on the server since it was listed; delete .listing.json in the folder it is fetched to "
         "(or use a fresh data.cache_dir), and all is fetched as it is now"

@@ -1,10 +1,11 @@
-"""Bytes of a data file in, lines out; a file that was cut short raises instead of ending early.
+"""Lines of a data file, plain or compressed; a file that was cut short raises instead of ending early.
 
-Both decompressors report whether a frame was finished. Checking that after the last byte is what tells a whole file
-from a torn one, also where the cut falls on a line boundary and the text so far parses.
+Both decompressors report whether a frame is complete. Checking that after the last byte tells a whole file from a
+truncated one, even if the cut falls on a line boundary and the text so far parses.
 """
 
 import hashlib
+import itertools
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,22 +23,38 @@ MAX_WINDOW_BYTES = 1 << 31  # files made with `zstd --long=31` need it
 
 
 class Decompressor(Protocol):
-    """What zlib's and zstandard's decompression objects share."""
+    """The part of zlib's and zstandard's decompression objects that is used here."""
 
     @property
-    def eof(self) -> bool: ...
+    def eof(self) -> bool:
+        """Whether the end of a frame has been reached."""
+        ...
+
     @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
+    def unused_data(self) -> bytes:
+        """The bytes after that end."""
+        ...
+
+    def decompress(self, data: bytes, /) -> bytes:
+        """Returns what these bytes decompress to."""
+        ...
 
 
 def read_lines(path: Path, sha256: str | None = None) -> Iterator[bytes]:
-    """The lines of a plain, gzip or zstd file, without their newlines.
+    """Yields the lines of a plain, gzip or zstd file, without their newlines.
 
     Raises DataError, naming the file, when it is truncated, damaged, or does not match `sha256`.
     """
+    return decode_lines(path, _read_chunks(path, sha256))
+
+
+def decode_lines(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yields the lines of a plain, gzip or zstd file from its bytes; `path` is for its suffix and for messages.
+
+    Raises DataError when the bytes are damaged, or end within a frame.
+    """
     tail = b""
-    for chunk in _decoded(path, _read_chunks(path, sha256)):
+    for chunk in _decoded(path, chunks):
         *lines, tail = (tail + chunk).split(b"\n")
         yield from lines
     if tail:
@@ -45,7 +62,7 @@ def read_lines(path: Path, sha256: str | None = None) -> Iterator[bytes]:
 
 
 def is_cut_off(path: Path) -> bool:
-    """Whether a file that is not compressed lacks the newline at its end; a compressed one says itself if it is cut."""
+    """Returns whether the file is not compressed and has no newline at its end; compressed frames mark their end."""
     with path.open("rb") as file:
         is_plain = not file.read(len(ZSTD_MAGIC)).startswith((ZSTD_MAGIC, GZIP_MAGIC))
         return is_plain and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
@@ -63,8 +80,11 @@ def _read_chunks(path: Path, sha256: str | None) -> Iterator[bytes]:
 
 
 def _decoded(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        magic = file.read(len(ZSTD_MAGIC))
+    start = b""
+    while len(start) < len(ZSTD_MAGIC) and (chunk := next(chunks, b"")):
+        start += chunk
+    magic = start[: len(ZSTD_MAGIC)]
+    chunks = itertools.chain([start], chunks)
     if magic == ZSTD_MAGIC or path.suffix == ".zst":
         zstd = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
         return _decompressed(path, chunks, zstd.decompressobj)
@@ -74,7 +94,7 @@ def _decoded(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _decompressed(path: Path, chunks: Iterator[bytes], start_frame: Callable[[], Decompressor]) -> Iterator[bytes]:
-    """Decompress any number of concatenated frames (zstd) or members (gzip)."""
+    """Yields what any number of concatenated frames (zstd) or members (gzip) decompress to; raises DataError."""
     frame: Decompressor | None = None
     try:
         for chunk in chunks:

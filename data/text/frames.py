@@ -1,7 +1,7 @@
 """The cache format: documents in independently compressed, checksummed frames, with random access.
 
 A file is `frame frame ... index footer`. The index (compressed JSON) holds where each frame starts, how many documents
-it has, and what was counted while reading. One file, renamed into place when complete: it exists whole or not at all.
+it has, and the counts of records. The file is renamed into place when complete: it exists whole or not at all.
 """
 
 import struct
@@ -16,37 +16,44 @@ import zstandard
 
 from data.errors import DataError
 
-FOOTER = struct.Struct("<Q8s")  # where the index starts, and a mark that names the format's version
+FOOTER = struct.Struct("<Q8s")  # byte offset of the index, and the version of the format
 MAGIC = b"frames-1"
 LENGTH = struct.Struct("<I")
 
 
 @dataclass
 class RecordCounts:
-    """What became of the records of one file."""
+    """The number of records of one file by outcome."""
 
     documents: int = 0
+    """Records that were read."""
     text_bytes: int = 0
-    bad_json: int = 0  # not JSON, or not UTF-8
-    bad_text: int = 0  # not an object with a string as `text`
-    empty: int = 0  # nothing but white space: skipped, and no fault of the file
+    """Their text in UTF-8."""
+    bad_json: int = 0
+    """Not JSON, or not UTF-8."""
+    bad_text: int = 0
+    """Not an object with a string as `text`."""
+    empty: int = 0
+    """Nothing but white space: skipped, and not counted as bad."""
 
     @property
     def num_bad(self) -> int:
+        """Records that could not be read."""
         return self.bad_json + self.bad_text
 
     @property
     def bad_share(self) -> float:
+        """Their share of all records."""
         return self.num_bad / max(1, self.num_bad + self.documents + self.empty)
 
     def describe_bad(self) -> str:
-        """The bad records in words."""
+        """Returns the number of bad records in words, for messages."""
         total = self.num_bad + self.documents + self.empty
         return f"{self.num_bad} of {total} records ({self.bad_json} bad JSON or UTF-8, {self.bad_text} without text)"
 
 
 class FrameWriter:
-    """Collects documents into frames of about `frame_bytes`; a document is never split."""
+    """Writes documents in frames of about `frame_bytes` of text; a document is never split."""
 
     def __init__(self, file: BinaryIO, frame_bytes: int) -> None:
         self.counts = RecordCounts()
@@ -60,11 +67,11 @@ class FrameWriter:
 
     @property
     def num_bytes(self) -> int:
-        """Written so far."""
+        """Bytes written so far."""
         return self._offsets[-1]
 
     def add(self, text: str) -> None:
-        """Append one document."""
+        """Appends one document."""
         encoded = text.encode()
         self.counts.documents += 1
         self.counts.text_bytes += len(encoded)
@@ -74,7 +81,7 @@ class FrameWriter:
             self._flush()
 
     def finish(self) -> None:
-        """Write what is pending, then index and footer."""
+        """Writes the last frame, the index and the footer."""
         self._flush()
         index = {"offsets": self._offsets, "num_documents": self._num_documents, "counts": asdict(self.counts)}
         self._file.write(self._compressor.compress(orjson.dumps(index)))
@@ -90,10 +97,10 @@ class FrameWriter:
 
 
 class FrameFile:
-    """A finished cache file: `num_documents` int64 `[num_frames]`, `counts`, and documents by frame."""
+    """A complete cache file: `num_documents` (int64 `[num_frames]`), `counts`, and the documents of each frame."""
 
     def __init__(self, path: Path) -> None:
-        """Read the index; raises DataError where it is not one, FileNotFoundError where there is no file."""
+        """Reads the index; raises DataError where it is damaged, FileNotFoundError where there is no file."""
         self.path = path
         try:
             with path.open("rb") as file:
@@ -112,7 +119,10 @@ class FrameFile:
         self.counts = RecordCounts(**index["counts"])
 
     def read_frame(self, frame: int, start: int = 0, step: int = 1) -> list[str]:
-        """Documents `start, start + step, ...` of one frame."""
+        """Returns the documents `start, start + step, ...` of one frame.
+
+        Raises DataError for a damaged frame, FileNotFoundError when the file has been evicted.
+        """
         begin, end = self._offsets[frame], self._offsets[frame + 1]
         # Opened for each read: a frame takes a hundred times longer to tokenise, and nothing is held across a fork.
         with self.path.open("rb") as file:

@@ -15,20 +15,24 @@ CHARACTERS_AT_ONCE = 16384  # about a row of 4,096 tokens; enough to keep all co
 
 
 class Cursor(NamedTuple):
-    """Where a stream stands in a source: the next token to read."""
+    """The place of a stream in a source: the next token to read."""
 
     epoch: int = 0
+    """Passes over the source."""
     group: int = 0
+    """Groups of files read in the epoch."""
     unit: int = 0
+    """Units of this stream read in the group."""
     piece: int = 0
-    """A document, or a part of a very long one."""
+    """Pieces read in the unit; a piece is a document, or a part of a very long one."""
     token: int = 0
+    """Tokens read in the piece."""
 
 
 class RowPacker:
-    """The endless rows of one (stream, source); `cursor` is all there is to its state.
+    """The endless rows of one (stream, source); `cursor` is its whole state.
 
-    Documents are encoded a few at a time, from the one at the cursor on: that is what a resumed stream waits for.
+    Documents are encoded a few at a time, from the one at the cursor on, so that a resumed stream starts soon.
     """
 
     def __init__(self, source: Source, encoder: DocumentEncoder, stream: int, row_length: int, cursor: Cursor) -> None:
@@ -41,7 +45,7 @@ class RowPacker:
         self._encoded: deque[np.ndarray] = deque()  # those before them, the first of which is at the cursor
 
     def next_row(self) -> np.ndarray:
-        """The next `row_length` tokens, uint32."""
+        """Returns the next `row_length` tokens, uint32; raises DataError."""
         row = np.empty(self._row_length, np.uint32)
         filled = 0
         while filled < len(row):
@@ -68,7 +72,7 @@ class RowPacker:
         while not self._pieces:
             pieces = [piece for document in self._load_unit() for piece in cut_document(document)]
             self._pieces = pieces[self.cursor.piece :]
-            if not self._pieces:  # the unit has become shorter, with other files that somebody has accepted
+            if not self._pieces:  # all held out; or fewer than before, after an accepted change of files
                 self.cursor = self.cursor._replace(unit=self.cursor.unit + 1, piece=0, token=0)
         num_characters = np.cumsum([len(piece.text) for piece in self._pieces])
         some = int(np.searchsorted(num_characters, CHARACTERS_AT_ONCE)) + 1
@@ -76,7 +80,7 @@ class RowPacker:
         del self._pieces[:some]
 
     def _load_unit(self) -> list[str]:
-        """The documents of the unit at the cursor, which moves on to the next group or epoch if there is none."""
+        """Returns the documents of the unit at the cursor; moves to the next group or epoch if there is none."""
         any_units = self.cursor.group > 0 or self.cursor.unit > 0
         while True:
             at = self.cursor
@@ -88,6 +92,7 @@ class RowPacker:
             if at.group + 1 < self._source.num_groups:
                 self.cursor = Cursor(at.epoch, at.group + 1)
             elif any_units:
+                self._source.check_holdout()
                 self.cursor = Cursor(at.epoch + 1)
             else:
-                raise self._source.empty()
+                raise self._source.empty_error()

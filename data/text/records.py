@@ -1,8 +1,8 @@
 """The documents of one file, whatever its format: JSON lines in any encoding, Parquet, Arrow.
 
-JSON lines are read by our own decoder, which knows a torn file from a whole one. Tables are left to `datasets`, one
-file at a time, without its shuffling, mixing and retries. Only `text` (and `id`) is used: the other fields of the mix
-change their types from folder to folder, and within some.
+JSON lines are read by our own decoder (decode.py), which tells a truncated file from a whole one. Tables are left to
+`datasets`, one file at a time, without its shuffling, mixing and retries. Only `text` (and `id`) is used: the other
+fields of the mix change their types from folder to folder, and within some.
 """
 
 import glob
@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from data.errors import DataError
-from data.fetch.download import hash_file
+from data.fetch.download import hash_file, is_present, stream_bytes
 from data.fetch.files import DataFile
-from data.text.decode import is_cut_off, read_lines
+from data.text.decode import decode_lines, is_cut_off, read_lines
 from data.text.frames import RecordCounts
 
 TABLE_BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}
@@ -28,16 +28,18 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Record(NamedTuple):
-    """A document and where it is from."""
+    """A document and where it comes from."""
 
     text: str
+    """Its text, not empty."""
     id: Any
+    """Its `id` field; None without one."""
     line: int
     """Its line or row in the file, counted from 1."""
 
 
 def find_text_names(folder: Path) -> list[str]:
-    """Names, relative to `folder`, of the text files at any depth below it, in order; nothing hidden."""
+    """Returns the names, relative to `folder`, of the text files at any depth below it, in order; no hidden ones."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if TEXT_NAME.search(path.name) and path.is_file())
     return sorted(
         path.as_posix()
@@ -47,11 +49,29 @@ def find_text_names(folder: Path) -> list[str]:
 
 
 def read_records(file: DataFile, counts: RecordCounts) -> Iterator[Record]:
-    """The documents of a file; what cannot be read is skipped and counted in `counts`, what is read is not.
+    """Yields the documents of a file on disk; records that cannot be read are skipped and counted in `counts`.
 
-    Raises DataError for a torn or damaged file, and for one that is not the listed one.
+    Raises DataError for a truncated or damaged file, and for one that is not the listed one.
     """
-    rows = _read_table(file) if file.path.suffix in TABLE_BUILDERS else _read_json(file)
+    return _documents(_read_table(file) if is_table(file) else _read_json(file), counts)
+
+
+def read_first_records(file: DataFile, counts: RecordCounts) -> Iterator[Record]:
+    """Yields the documents of a file of JSON lines as `read_records` does, without storing a remote file.
+
+    Reads little more than what is taken from the iterator. Raises DataError; the hash of a remote file is not checked.
+    """
+    if is_present(file):
+        return read_records(file, counts)
+    return _documents(_parse(decode_lines(file.path, stream_bytes(file))), counts)
+
+
+def is_table(file: DataFile) -> bool:
+    """Returns whether this is a Parquet or Arrow file, which can only be read from disk."""
+    return file.path.suffix in TABLE_BUILDERS
+
+
+def _documents(rows: Iterator[tuple[int, Any]], counts: RecordCounts) -> Iterator[Record]:
     for line, record in rows:
         if record is UNREADABLE:
             counts.bad_json += 1
@@ -66,17 +86,22 @@ def read_records(file: DataFile, counts: RecordCounts) -> Iterator[Record]:
 
 
 def _read_json(file: DataFile) -> Iterator[tuple[int, Any]]:
-    unreadable = number = 0
-    for number, line in enumerate(read_lines(file.path, file.sha256), 1):
+    last: Any = None
+    for number, last in _parse(read_lines(file.path, file.sha256)):
+        yield number, last
+    if last is UNREADABLE and is_cut_off(file.path):
+        raise DataError(f"{file.path} is truncated: it ends within a line; fetch or build the file again")
+
+
+def _parse(lines: Iterator[bytes]) -> Iterator[tuple[int, Any]]:
+    """Yields the number, from 1, and the JSON value of each line that is not blank; UNREADABLE for what is not JSON."""
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             yield number, orjson.loads(line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line)
         except orjson.JSONDecodeError:
-            unreadable = number
             yield number, UNREADABLE
-    if unreadable == number > 0 and is_cut_off(file.path):
-        raise DataError(f"{file.path} is truncated: it ends within a line; fetch or build the file again")
 
 
 def _read_table(file: DataFile) -> Iterator[tuple[int, Any]]:

@@ -21,10 +21,10 @@ from data.errors import DataError
 from data.fetch.files import DataFile, open_folder
 from data.fetch.mirror import mirror
 from data.fetch.roots import Root, open_root
-from data.tokenizer import DocumentEncoder
-from data.tokens.backend import MAX_TOKEN_ID, TokenRows, list_token_files, read_file_list
+from data.tokenizer import TOKENIZER_NAME, DocumentEncoder
+from data.tokens.files import MAX_TOKEN_ID, TokenRows, list_token_files, read_file_list
 from data.tools.convert import convert, plan
-from data.tools.sample import TOKENIZER_NAME, build_sample
+from data.tools.sample import build_sample
 from data.tools.summary import (
     find_sources,
     published_tokens,
@@ -40,7 +40,7 @@ TOKEN_COLUMNS = ("files", "tokens", "bytes", "share")
 
 
 def sample(options: argparse.Namespace) -> None:
-    """Build the miniature mix."""
+    """Builds the miniature mix."""
     with Console(stderr=True).status("looking for the sample") as status:
         built = build_sample(
             options.folder,
@@ -53,7 +53,7 @@ def sample(options: argparse.Namespace) -> None:
 
 
 def fetch(options: argparse.Namespace) -> None:
-    """Copy files of a remote root to a folder."""
+    """Copies files of a remote root to a folder."""
     root = open_root(options.root, str(options.to))
     if root.remote is None:
         raise DataError(f"{options.root} is on this machine already; give an address: https, hf, s3 or gs")
@@ -73,7 +73,7 @@ def fetch(options: argparse.Namespace) -> None:
 
 
 def verify_folder(options: argparse.Namespace) -> None:
-    """Check the files of a folder; DataError when some are faulty."""
+    """Checks the files of a folder; raises DataError when some are faulty."""
     folder = open_folder(str(options.folder))
     tokenizer = options.tokenizer or folder / TOKENIZER_NAME
     known = options.tokenizer or tokenizer.is_file()
@@ -93,7 +93,7 @@ def verify_folder(options: argparse.Namespace) -> None:
 
 
 def tokenize(options: argparse.Namespace) -> None:
-    """Convert text to token files."""
+    """Converts text to token files."""
     root = open_folder(str(options.source))
     tokenizer = options.tokenizer or root / TOKENIZER_NAME
     encoder = DocumentEncoder(tokenizer, options.eos_token)
@@ -113,7 +113,7 @@ def tokenize(options: argparse.Namespace) -> None:
 
 
 def inspect(options: argparse.Namespace) -> None:
-    """Print what each source holds, and the first rows."""
+    """Prints what each source holds, and the first rows."""
     if options.file_list:
         _inspect_tokens(options)
     elif options.root:

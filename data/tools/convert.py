@@ -6,9 +6,9 @@
     DIR/files.txt        the .npy paths in order, for data.file_list
     DIR/manifest.json    bytes, sha256, tokens and documents of each .npy; written last
 
-Each source file makes one of each, in a process of its own. A .npy is there when it is complete, and `.NAME.source`
-says of what it was made: a conversion that was interrupted goes on with the files that are missing, and makes those
-anew whose source or end-of-document token has changed.
+Each source file becomes one of each, in a process of its own. A .npy exists when it is complete, and `.NAME.source`
+says what it was made from: a conversion that was interrupted goes on with the missing files, and repeats those whose
+source, tokenizer or end-of-document token has changed.
 """
 
 import csv
@@ -24,15 +24,15 @@ from typing import Any
 
 import orjson
 
+from common.files import write_text_whole, write_whole
 from data.errors import DataError
 from data.fetch.download import explained_disk_errors, hash_file
 from data.fetch.files import MANIFEST_NAME, DataFile, describe_file, read_manifest
-from data.fetch.locks import atomic_write, file_lock, remove_partials
+from data.fetch.locks import file_lock
 from data.text.frames import RecordCounts
 from data.text.records import TEXT_NAME, Record, find_text_names, read_records
-from data.tokenizer import DocumentEncoder
-from data.tokens.backend import TOKEN_DTYPE
-from data.tools.sample import TOKENIZER_NAME
+from data.tokenizer import TOKENIZER_NAME, DocumentEncoder
+from data.tokens.files import TOKEN_DTYPE
 
 DOCUMENTS_AT_ONCE = 256
 csv.field_size_limit(1 << 30)  # an id may be anything
@@ -44,24 +44,29 @@ class Conversion:
     """One source file and where its tokens go."""
 
     source: DataFile
+    """The file to read."""
     target: Path
+    """The .npy file to write."""
     encoder: DocumentEncoder
+    """What encodes the text."""
     max_bad_share: float
+    """Share of bad records above which the file is refused."""
 
     @property
     def sidecar(self) -> Path:
+        """The file that lists the documents."""
         return self.target.with_suffix(".csv.gz")
 
     @property
     def identity(self) -> str:
-        """What the tokens depend on."""
+        """What the tokens depend on, as a line of text."""
         source, encoder = self.source, self.encoder
         return "\t".join(
             map(str, (source.name, source.num_bytes, source.version, encoder.sha256, encoder.eos_token_id))
         )
 
     def run(self) -> dict[str, Any]:
-        """Convert the file unless that has been done; returns its manifest entry."""
+        """Converts the file unless that has been done; returns its manifest entry. Raises DataError."""
         with (
             explained_disk_errors(self.target.parent),
             file_lock(self.target.with_name(f".{self.target.name}.lock")),
@@ -69,9 +74,8 @@ class Conversion:
             made_of = self.target.with_name(f".{self.target.stem}.source")
             done = made_of.exists() and self.target.exists() and self.sidecar.exists()
             if not (done and made_of.read_text() == self.identity):
-                for path in (self.target, self.sidecar):
-                    remove_partials(path)
-                    path.unlink(missing_ok=True)
+                self.target.unlink(missing_ok=True)
+                self.sidecar.unlink(missing_ok=True)
                 made_of.write_text(self.identity)
                 self._write()
         with gzip.open(self.sidecar, "rt", newline="") as file:
@@ -87,7 +91,7 @@ class Conversion:
     def _write(self) -> None:
         counts = RecordCounts()
         num_tokens = 0
-        with atomic_write(self.target) as tokens, atomic_write(self.sidecar) as sidecar:
+        with write_whole(self.target, durable=True) as tokens, write_whole(self.sidecar, durable=True) as sidecar:
             with gzip.GzipFile("", "wb", 6, sidecar, mtime=0) as compressed:
                 rows = csv.writer(io.TextIOWrapper(compressed, "utf-8", newline="", write_through=True))
                 for records in _batches(read_records(self.source, counts)):
@@ -104,7 +108,10 @@ class Conversion:
 
 
 def plan(root: Path, target: Path, encoder: DocumentEncoder, max_bad_share: float) -> list[Conversion]:
-    """A conversion for each text file below `root`, in order; DataError if there is none, or two want one name."""
+    """Returns a conversion for each text file below `root`, in order.
+
+    Raises DataError if there is none, or if two would have the same target.
+    """
     manifest = read_manifest(root)
     names = find_text_names(root)
     if not names:
@@ -120,7 +127,7 @@ def plan(root: Path, target: Path, encoder: DocumentEncoder, max_bad_share: floa
 
 
 def convert(conversions: list[Conversion], target: Path, tokenizer: Path, num_processes: int) -> Iterator[Conversion]:
-    """Do them all, `num_processes` at a time, and hand out each as it is done; raises the first DataError."""
+    """Runs all conversions, `num_processes` at a time; yields each as it is done. Raises the first DataError."""
     _keep_tokenizer(tokenizer, target)
     for conversion in conversions:
         conversion.target.parent.mkdir(parents=True, exist_ok=True)
@@ -135,9 +142,8 @@ def convert(conversions: list[Conversion], target: Path, tokenizer: Path, num_pr
             pool.shutdown(cancel_futures=True)
             raise
     files = {item.target.relative_to(target).as_posix(): entries[item] for item in conversions}
-    with atomic_write(target / FILES_NAME) as output:
-        output.write("".join(f"{name}\n" for name in files).encode())
-    with atomic_write(target / MANIFEST_NAME) as output:
+    write_text_whole(target / FILES_NAME, "".join(f"{name}\n" for name in files), durable=True)
+    with write_whole(target / MANIFEST_NAME, durable=True) as output:
         output.write(orjson.dumps({"files": files}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
@@ -147,12 +153,12 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
 
 
 def _keep_tokenizer(tokenizer: Path, target: Path) -> None:
-    """Copy the tokenizer beside the tokens; DataError where another one lies."""
+    """Copies the tokenizer to the folder of the tokens; raises DataError if another one is there."""
     kept = target / TOKENIZER_NAME
     with explained_disk_errors(target):
         target.mkdir(parents=True, exist_ok=True)
         if not kept.exists():
-            with atomic_write(kept) as output:
+            with write_whole(kept, durable=True) as output:
                 output.write(tokenizer.read_bytes())
     if kept.read_bytes() != tokenizer.read_bytes():
         raise DataError(f"{target} was begun with another tokenizer; give that one ({kept}) or an empty folder")

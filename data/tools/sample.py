@@ -4,7 +4,7 @@
     FOLDER/tokenizer.json                    byte-level BPE trained on the text, with <|endoftext|>
     FOLDER/manifest.json                     bytes, sha256 and documents per file; written last
 
-A folder with a manifest is complete. Without one, whatever is there is of an interrupted build, and is built again.
+A folder with a manifest is complete. Without one, the build was interrupted, and everything is built again.
 """
 
 import gzip
@@ -21,13 +21,13 @@ import orjson
 import zstandard
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from common.files import write_whole
 from data.errors import DataError
 from data.fetch.files import MANIFEST_NAME
-from data.fetch.locks import atomic_write, file_lock
+from data.fetch.locks import file_lock
+from data.tokenizer import EOS_TOKEN, TOKENIZER_NAME
 from data.tools.sample_texts import Document, arithmetic, encyclopedia_pages, find_modules, module_documents
 
-EOS_TOKEN = "<|endoftext|>"
-TOKENIZER_NAME = "tokenizer.json"
 EPOCH = "1970-01-01T00:00:00.000Z"  # for `added` and `created`: a clock would make every build differ
 # Words, numbers of up to three digits, punctuation, white space: the way cl100k and OLMo-2's tokenizer split text.
 WORD_PATTERN = (
@@ -38,11 +38,14 @@ WORD_PATTERN = (
 
 @dataclass(frozen=True)
 class Ingredient:
-    """How much of a source there is, and in which files: the kinds of the real mix, down to two files and one."""
+    """The size of a source and the form of its files; the real mix too has sources of one or two files."""
 
     share: float
+    """Of the text of the sample."""
     num_shards: int
+    """Files."""
     suffix: str
+    """Their encoding."""
 
 
 INGREDIENTS = {
@@ -64,7 +67,7 @@ def build_sample(
     megabytes: float = 20.0,
     report: Callable[[str], None] = print,
 ) -> bool:
-    """Make the sample in `folder` unless it is there already; returns whether it was made.
+    """Makes the sample in `folder` unless it is there already; returns whether it was made.
 
     `megabytes` is an upper bound on the text (a source may run out before its share). The same arguments and the same
     Python installation give the same files. Raises DataError for arguments that no sample can be made with.
@@ -90,13 +93,13 @@ def build_sample(
         tokenizer = train_tokenizer(texts, vocab_size).encode()
         files[TOKENIZER_NAME] = _write(folder / TOKENIZER_NAME, tokenizer)
         manifest = {**parameters, "python": platform.python_version(), "files": files}
-        with atomic_write(folder / MANIFEST_NAME) as output:
+        with write_whole(folder / MANIFEST_NAME, durable=False) as output:
             output.write(orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     return True
 
 
 def collect_documents(seed: int, budgets: dict[str, float]) -> dict[str, list[Document]]:
-    """Documents per source in seeded order, up to `budgets[source]` bytes of text each."""
+    """Returns the documents of each source in seeded order, up to `budgets[source]` bytes of text each."""
     collected: dict[str, list[Document]] = {source: [] for source in budgets}
     left = dict(budgets)
 
@@ -124,7 +127,10 @@ def collect_documents(seed: int, budgets: dict[str, float]) -> dict[str, list[Do
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> str:
-    """A tokenizer.json of exactly `vocab_size` tokens: byte-level BPE, EOS included; DataError for too little text."""
+    """Returns a tokenizer.json of exactly `vocab_size` tokens: byte-level BPE, EOS included.
+
+    Raises DataError for too little text.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -159,7 +165,7 @@ def _is_complete(folder: Path, parameters: dict[str, Any]) -> bool:
 
 
 def _write_source(folder: Path, source: str, documents: list[Document]) -> dict[str, dict[str, Any]]:
-    """Write a source's shards; returns their manifest entries."""
+    """Writes the shards of a source; returns their manifest entries."""
     ingredient = INGREDIENTS[source]
     (folder / source).mkdir(exist_ok=True)
     entries = {}

@@ -32,11 +32,14 @@ Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Document(NamedTuple):
-    """A text, the source it belongs to, and where it comes from."""
+    """A text of the sample."""
 
     source: str
+    """The source it belongs to."""
     origin: str
+    """Where it comes from."""
     text: str
+    """The text itself."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,13 @@ class Module:
     """A Python file of an installed package."""
 
     name: str
+    """Its name below the package, as a path."""
     path: Path
+    """The file."""
 
 
 def find_modules() -> list[Module]:
-    """The standard library's modules, and SymPy's if it is installed; sorted by name, tests left out."""
+    """Returns the modules of the standard library, and SymPy's if it is installed; sorted by name, tests left out."""
     roots = {"": Path(sysconfig.get_path("stdlib"))}
     sympy = importlib.util.find_spec("sympy")
     if sympy is not None and sympy.origin is not None:
@@ -63,7 +68,7 @@ def find_modules() -> list[Module]:
 
 
 def module_documents(module: Module) -> Iterator[Document]:
-    """All documents that one module gives; none for a file that does not parse."""
+    """Yields all documents of one module; none for a file that does not parse."""
     try:
         code = module.path.read_text(encoding="utf-8")
         with warnings.catch_warnings():
@@ -88,7 +93,7 @@ def module_documents(module: Module) -> Iterator[Document]:
 
 
 def encyclopedia_pages() -> Iterator[Document]:
-    """The topics of the language reference, then the assigned Unicode characters, page by page."""
+    """Yields the topics of the language reference, then the assigned Unicode characters, page by page."""
     with contextlib.suppress(ImportError):  # some distributions package it apart
         from pydoc_data.topics import topics
 
@@ -104,7 +109,7 @@ def encyclopedia_pages() -> Iterator[Document]:
 
 
 def arithmetic(seed: int) -> Iterator[Document]:
-    """Endless pages of worked exercises."""
+    """Yields pages of worked exercises without end."""
     rng = random.Random(seed)
     number = 0
     while True:

@@ -1,7 +1,7 @@
-"""What there is, source by source: documents and tokens of text, each of them read; files and tokens of a token list.
+"""What each source holds: documents and tokens of text, by reading all of it; files and tokens of a file list.
 
-A list of token files can be summarised before any of them is here: a CSV of the same name beside it (`prefix,tokens`)
-says what was published of each folder.
+A list of token files can be summarised before any of them is fetched: a CSV of the same name beside it
+(`prefix,tokens`) says how many tokens each folder has.
 """
 
 import csv
@@ -17,7 +17,7 @@ from data.fetch.files import DataFile, describe_file, read_manifest
 from data.text.frames import RecordCounts
 from data.text.records import find_text_names, read_records
 from data.tokenizer import DocumentEncoder
-from data.tokens.backend import TOKEN_DTYPE, TokenRows, name_sources
+from data.tokens.files import TOKEN_DTYPE, TokenRows, name_sources
 from data.tokens.published import published_order
 
 DOCUMENTS_AT_ONCE = 1000
@@ -25,13 +25,18 @@ DOCUMENTS_AT_ONCE = 1000
 
 @dataclass
 class SourceSummary:
-    """Counts of one source of text; tokens include an EOS per document."""
+    """Counts of one source of text."""
 
     name: str
+    """The folder of the source."""
     num_files: int
+    """Its files."""
     counts: RecordCounts
+    """Its records."""
     num_file_bytes: int
+    """The files' size on disk."""
     num_tokens: int = 0
+    """Tokens, an EOS per document included."""
 
 
 @dataclass
@@ -39,16 +44,23 @@ class TokenSummary:
     """Counts of one source of token files."""
 
     name: str
+    """The folder of the source."""
     num_files: int = 0
+    """Its files."""
     num_tokens: int = 0
+    """Tokens in them."""
 
     @property
     def num_bytes(self) -> int:
+        """The files' size."""
         return self.num_tokens * TOKEN_DTYPE.itemsize
 
 
 def find_sources(root: Path) -> dict[str, list[DataFile]]:
-    """The text files below each folder of `root`, or of what all files are below; DataError where there is none."""
+    """Returns the text files of each source: of each folder of `root`, or of the folder that all files are below.
+
+    Raises DataError where there is none.
+    """
     manifest = read_manifest(root)
     names = [name for name in find_text_names(root) if "/" in name]
     sources: dict[str, list[DataFile]] = {}
@@ -60,7 +72,7 @@ def find_sources(root: Path) -> dict[str, list[DataFile]]:
 
 
 def summarise(sources: dict[str, list[DataFile]], encoder: DocumentEncoder) -> Iterator[SourceSummary]:
-    """One summary per source; DataError for a torn file."""
+    """Yields one summary per source; raises DataError for a truncated file."""
     for name, files in sources.items():
         summary = SourceSummary(name, len(files), RecordCounts(), sum(file.num_bytes for file in files))
         records = itertools.chain.from_iterable(read_records(file, summary.counts) for file in files)
@@ -72,7 +84,7 @@ def summarise(sources: dict[str, list[DataFile]], encoder: DocumentEncoder) -> I
 
 
 def summarise_tokens(names: Sequence[str], num_tokens: Sequence[int]) -> list[TokenSummary]:
-    """One summary per source of the listed files, largest first."""
+    """Returns one summary per source of the listed files, largest first."""
     summaries: dict[str, TokenSummary] = {}
     for source, tokens in zip(name_sources(list(names)), num_tokens, strict=True):
         summary = summaries.setdefault(source, TokenSummary(source))
@@ -82,7 +94,7 @@ def summarise_tokens(names: Sequence[str], num_tokens: Sequence[int]) -> list[To
 
 
 def published_tokens(names: Sequence[str], file_list: Path) -> list[int]:
-    """Tokens of the listed files, spread evenly over the files of each published prefix.
+    """Returns the tokens of the listed files, spread evenly over the files of each published prefix.
 
     Raises DataError without the CSV beside the list, and for a file that no prefix covers.
     """
@@ -101,7 +113,7 @@ def published_tokens(names: Sequence[str], file_list: Path) -> list[int]:
 
 
 def text_rows(files: Sequence[DataFile], encoder: DocumentEncoder, length: int, num_rows: int) -> Iterator[str]:
-    """The first rows of `length` tokens that these files make, decoded."""
+    """Yields the first rows of `length` tokens of these files, decoded; raises DataError."""
     records = itertools.chain.from_iterable(read_records(file, RecordCounts()) for file in files)
     tokens = np.empty(0, np.uint32)
     for _ in range(num_rows):
@@ -114,6 +126,6 @@ def text_rows(files: Sequence[DataFile], encoder: DocumentEncoder, length: int, 
 
 
 def token_rows(rows: TokenRows, encoder: DocumentEncoder, seed: int, num_rows: int) -> Iterator[str]:
-    """The first rows of the published order, decoded."""
+    """Yields the first rows of the published order, decoded; raises DataError."""
     for row in rows.read(published_order(len(rows), seed, 0)[:num_rows]):
         yield encoder.decode(row)

@@ -1,4 +1,4 @@
-"""Whether the files of a folder are what they should be: size, hash, decodable to the end, token ids in range."""
+"""Checks of the files of a folder: size, hash, decoding to the end, range of token ids."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,22 +13,25 @@ from data.fetch.download import NUM_CONNECTIONS, hash_file
 from data.fetch.files import DataFile, describe_file, read_manifest
 from data.text.frames import RecordCounts
 from data.text.records import OTHER_JSON, TEXT_NAME, find_text_names, read_records
-from data.tokens.backend import MAX_TOKEN_ID, TOKEN_DTYPE, check_token_file
+from data.tokens.files import MAX_TOKEN_ID, TOKEN_DTYPE, check_token_file, check_token_ids
 
 TOKENS_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found out about one file; `fault` is None for a sound one."""
+    """The result for one file."""
 
     name: str
+    """Its path below the folder."""
     num_bytes: int
+    """Its size."""
     fault: str | None
+    """What is wrong with it; None: nothing."""
 
 
 def verify(folder: Path, max_token_id: int = MAX_TOKEN_ID) -> Iterator[Verdict]:
-    """One verdict per data file below `folder`, listed or found; DataError where there is none."""
+    """Yields one verdict per data file below `folder`, listed or found; raises DataError where there is none."""
     manifest = read_manifest(folder)
     tokens = (path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
     unfinished = (path.relative_to(folder).as_posix() for path in folder.rglob("*.part"))
@@ -67,9 +70,7 @@ def _check_tokens(file: DataFile, max_token_id: int) -> None:
     _check_hash(file)
     tokens = np.memmap(file.path, TOKEN_DTYPE, mode="r") if file.num_bytes else np.empty(0, TOKEN_DTYPE)
     for start in range(0, len(tokens), TOKENS_AT_ONCE):
-        largest = tokens[start : start + TOKENS_AT_ONCE].max()
-        if largest > max_token_id:
-            raise DataError(f"{file.path} holds token id {largest}, and {max_token_id} is the largest; fetch it again")
+        check_token_ids(tokens[start : start + TOKENS_AT_ONCE], file, max_token_id)
 
 
 def _check_text(file: DataFile) -> None:

@@ -16,7 +16,7 @@ import zstandard
 from data.errors import DataError
 from data.fetch.files import DataFile
 from data.fetch.locks import file_lock
-from data.fetch.quota import GIB, CrowdedError, Room
+from data.fetch.quota import GIB, CacheFullError, CacheQuota
 from data.fetch.web import WebFolder
 from data.text import ingest
 from data.text.ingest import FrameCache
@@ -51,19 +51,19 @@ def size_of(folder: Path) -> int:
 
 
 def test_the_latest_two_sets_of_a_source_stay_and_ahead_of_need_three(tmp_path: Path) -> None:
-    room = Room(tmp_path, 4000 / GIB)
+    quota = CacheQuota(tmp_path, 4000 / GIB)
     paths = [tmp_path / f"{number}.frames" for number in range(4)]
     for path in paths:
         path.write_bytes(bytes(1000))
-        room.note("source", [path])
-    room.make(1000, ahead=True)
+        quota.mark_in_use("source", [path])
+    quota.reserve(1000, ahead=True)
     assert [path.exists() for path in paths] == [False, True, True, True]
     with pytest.raises(DataError, match=r"at once in .*, 4\.66e-06 GiB"):
-        room.make(2000, ahead=True)
-    room.make(2000)
+        quota.reserve(2000, ahead=True)
+    quota.reserve(2000)
     assert [path.exists() for path in paths] == [False, False, True, True]
     with pytest.raises(DataError, match="cannot hold what the order needs"):
-        room.make(3000)
+        quota.reserve(3000)
     assert [path.exists() for path in paths] == [False, False, True, True]
 
 
@@ -81,9 +81,9 @@ def test_files_that_others_remove_meanwhile_are_no_error(tmp_path: Path) -> None
     for thread in threads:
         thread.start()
     try:
-        room = Room(tmp_path, 1.0)
+        quota = CacheQuota(tmp_path, 1.0)
         for _ in range(200):
-            room.make(1)
+            quota.reserve(1)
     finally:
         stopped.set()
         for thread in threads:
@@ -94,11 +94,11 @@ def test_a_lock_that_is_held_is_not_evicted(tmp_path: Path) -> None:
     file = DataFile("file.jsonl", tmp_path / "file.jsonl", len(CONTENT))
     file.path.write_bytes(CONTENT)
     folder = tmp_path / "cache"
-    texts_of(FrameCache(folder, 4096, 0.0, Room(folder, 1.0)), file)
+    texts_of(FrameCache(folder, 4096, 0.0, CacheQuota(folder, 1.0)), file)
     (lock,) = folder.glob("*.lock")
     with file_lock(lock):
         with pytest.raises(DataError):
-            Room(folder, 1 / GIB).make(10)
+            CacheQuota(folder, 1 / GIB).reserve(10)
         assert lock.exists() and not list(folder.glob("*.frames"))
 
 
@@ -106,21 +106,21 @@ def test_what_others_evict_before_it_is_used_is_made_again(
     tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = remote_file(server, tmp_path / "cache")
-    room = Room(tmp_path / "cache", 1.0)
-    cache = FrameCache(tmp_path / "cache/.frames", 4096, 0.0, room)
+    quota = CacheQuota(tmp_path / "cache", 1.0)
+    cache = FrameCache(tmp_path / "cache/.frames", 4096, 0.0, quota)
     robbed = []
 
-    def make(num_bytes: int, *, ahead: bool = False) -> None:  # called between fetching and ingesting, too
+    def reserve(num_bytes: int, *, ahead: bool = False) -> None:  # called between fetching and ingesting, too
         for path in (file.path, cache.path_of(file)):
             if path.exists() and path not in robbed:
                 robbed.append(path)
                 path.unlink()
 
-    monkeypatch.setattr(room, "make", make)
+    monkeypatch.setattr(quota, "reserve", reserve)
     check = FrameCache._checked
 
     def check_late(cache: FrameCache, file: DataFile) -> object:
-        make(0)
+        reserve(0)
         return check(cache, file)
 
     monkeypatch.setattr(FrameCache, "_checked", check_late)
@@ -132,7 +132,7 @@ def test_what_others_are_writing_is_waited_for(
     tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = remote_file(server, tmp_path / "cache")
-    cache = FrameCache(tmp_path / "cache/.frames", 4096, 0.0, Room(tmp_path / "cache", 3 * len(CONTENT) / GIB))
+    cache = FrameCache(tmp_path / "cache/.frames", 4096, 0.0, CacheQuota(tmp_path / "cache", 3 * len(CONTENT) / GIB))
     cache.folder.mkdir(parents=True)
     foreign = cache.folder / ".x.frames.elsewhere-1-1.partial"
     foreign.write_bytes(bytes(2 * len(CONTENT)))
@@ -143,10 +143,10 @@ def test_what_others_are_writing_is_waited_for(
     assert time.monotonic() - started > 0.9
     foreign.write_bytes(bytes(2 * len(CONTENT)))
     cache.path_of(file).unlink()
-    monkeypatch.setattr(ingest, "CROWDED_SECONDS", 1.0)
-    with pytest.raises(CrowdedError, match="cannot hold what the order needs"):
+    monkeypatch.setattr(ingest, "CACHE_FULL_SECONDS", 1.0)
+    with pytest.raises(CacheFullError, match="cannot hold what the order needs"):
         cache.open([file])
-    small = replace(cache, room=Room(tmp_path / "cache", 0.9 * len(CONTENT) / GIB))
+    small = replace(cache, quota=CacheQuota(tmp_path / "cache", 0.9 * len(CONTENT) / GIB))
     started = time.monotonic()
     with pytest.raises(DataError, match="cannot hold what the order needs"):
         small.open([file])
@@ -161,11 +161,11 @@ def test_frames_that_outgrow_their_file_keep_to_the_bound(tmp_path: Path) -> Non
     file = replace(file, num_bytes=file.path.stat().st_size)
     bound, frame_bytes, largest = 4 * file.num_bytes, 4096, 0
 
-    class Watched(Room):
-        def make(self, num_bytes: int, *, ahead: bool = False) -> None:
+    class Watched(CacheQuota):
+        def reserve(self, num_bytes: int, *, ahead: bool = False) -> None:
             nonlocal largest
             largest = max(largest, size_of(folder))
-            super().make(num_bytes, ahead=ahead)
+            super().reserve(num_bytes, ahead=ahead)
 
     cache = FrameCache(folder, frame_bytes, 0.0, Watched(folder, bound / GIB))
     folder.mkdir()
@@ -180,7 +180,7 @@ def test_frames_that_outgrow_their_file_keep_to_the_bound(tmp_path: Path) -> Non
 
 def _read_in_turns(url: str, folder: Path, bound: float, rank: int, results: "multiprocessing.Queue[object]") -> None:
     try:
-        cache = FrameCache(folder / ".frames", 4096, 0.0, Room(folder, bound / GIB))
+        cache = FrameCache(folder / ".frames", 4096, 0.0, CacheQuota(folder, bound / GIB))
         rng = np.random.default_rng(rank)
         for step in range(30):
             name = f"{step % NUM_FILES}.jsonl"

@@ -11,9 +11,9 @@ import numpy as np
 import orjson
 import pytest
 
+from common.files import STALE_SECONDS
 from data.errors import DataError
 from data.fetch.files import DataFile, find_files, read_manifest
-from data.fetch.locks import STALE_SECONDS
 from data.text.ingest import FrameCache
 
 

@@ -51,7 +51,7 @@ def write_files(folder: Path, sizes: list[int]) -> DataConfig:
 def test_the_order_kept_on_disk_is_the_published_one_even_if_it_was_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data.tokens.published.WORTH_KEEPING", 100)
+    monkeypatch.setattr("data.tokens.published.MIN_KEPT_ROWS", 100)
     expected = published_order(1000, 42, 1)
     np.testing.assert_array_equal(kept_order(tmp_path / "cache", 1000, 42, 1), expected)
     (path,) = (tmp_path / "cache").iterdir()

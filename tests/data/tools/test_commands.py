@@ -24,7 +24,7 @@ from data.fetch.files import read_manifest
 from data.stream import build_stream
 from data.text.records import Record
 from data.tokenizer import DocumentEncoder
-from data.tokens.backend import TOKEN_DTYPE
+from data.tokens.files import TOKEN_DTYPE
 from tests.data.fetch.server import FileServer, serving, slowly
 
 FILE_LIST = Path(__file__).parents[3] / "configs/data/olmo2-stage2-files.txt"
