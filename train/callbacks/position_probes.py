@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.roots import locate_tokenizer, open_root
+from data.fetch.roots import locate_tokenizer, open_root
 from data.tokenizer import DocumentEncoder
 from train.callbacks.callback import Callback
 from train.callbacks.console import Screen
