@@ -25,12 +25,15 @@ from hydra import compose, initialize_config_dir
 
 from model.accounting import num_parameters
 from model.weights import random_weights
-from train.checkpoint import Layout, Saver, find_checkpoint, load_checkpoint, read_checkpoint
+from train.checkpoint import Layout, read_checkpoint
+from train.checkpoint.resume import find_checkpoint, load_checkpoint
+from train.checkpoint.save import Saver
 from train.checkpoint.universal import make_universal
 from train.compose import CONFIG_FOLDER, to_run_config
 from train.config import RunConfig
 from train.distributed import Ranks, leave
-from train.engine import Engine, MicroBatch
+from train.engine.build import build_engine
+from train.engine.engine import Engine, MicroBatch
 from train.run_folder import RunFolder
 
 LENGTH = 16  # tokens of the one update that gives the optimizer its state
@@ -49,7 +52,7 @@ def configured(model: str, folder: Path, overrides: list[str]) -> RunConfig:
 def trained(config: RunConfig, ranks: Ranks) -> Engine:
     """An engine after one update on random tokens, one row a rank."""
     config.global_batch_size, config.micro_batch_size = ranks.world_size, 1
-    engine = Engine(config, ranks, random_weights(config.model, config.positions, config.seed))
+    engine = build_engine(config, ranks, random_weights(config.model, config.positions, config.seed))
     tokens = torch.randint(config.model.vocab_size, (1, LENGTH), device=ranks.device)
     engine.accumulate(MicroBatch(tokens, tokens.roll(-1, 1)), LENGTH * ranks.world_size)
     engine.update(1e-6, 1.0)

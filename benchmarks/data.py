@@ -28,14 +28,15 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from data.config import DataConfig, DataKind, SourceConfig
-from data.files import find_files, read_manifest
-from data.frames import RecordCounts
-from data.ingest import FrameCache
-from data.records import read_records
-from data.sample import EOS_TOKEN, build_sample
+from data.fetch.files import find_files, read_manifest
 from data.stream import BatchStream, build_stream
-from data.tokenizer import DocumentEncoder
-from data.tokens import POSITION, TOKEN_DTYPE
+from data.text.frames import RecordCounts
+from data.text.ingest import FrameCache
+from data.text.records import read_records
+from data.tokenizer import EOS_TOKEN, DocumentEncoder
+from data.tokens.backend import STREAM
+from data.tokens.files import TOKEN_DTYPE
+from data.tools.sample import build_sample
 
 LENGTH, BATCH_SIZE, NUM_STREAMS = 4096, 16, 16
 NODE_TOKENS = 8 * 55_000  # per second: eight GPUs that train at 55k tokens/s each
@@ -166,7 +167,7 @@ def measure_resume(bench: Bench) -> None:
     rng = random.Random(1)
     config, step = published_size(bench), rng.randrange(10_000, 20_000)
     stream = build_stream(config, sequence_length=LENGTH, global_batch_size=512)
-    state = {**stream.state_dict(), "batches": step, "streams": {POSITION: [0, step * 512]}}
+    state = {**stream.state_dict(), "batches": step, "streams": {STREAM: [0, step * 512]}}
     first = timed(lambda: resume(config, 512, state))
     bench.compare(
         f".npy of the published size, step {step}", timed(lambda: resume(config, 512, state)), None, " s", "0.1 s", True

@@ -17,7 +17,7 @@ from PIL import Image
 
 from benchmarks.step import configured
 from common.json_lines import read_json_lines
-from data.sample import build_sample
+from data.tools.sample import build_sample
 from tests.train.watch.failing import Breaking, scale_final
 from train.__main__ import train
 from train.callbacks.callback import Callback

@@ -1,4 +1,4 @@
-"""Command line tools of the data room: `python -m data VERB`.
+"""The command line of the data tools: `python -m data VERB`.
 
 Mistakes get one line and exit code 2.
 """
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data import commands
 from data.errors import DataError
-from data.sample import EOS_TOKEN, TOKENIZER_NAME
+from data.tokenizer import EOS_TOKEN, TOKENIZER_NAME
+from data.tools import commands
 
 EXAMPLES = """examples:
   python -m data sample corpora/sample                  real text from this Python installation, as a small mix
@@ -27,7 +27,7 @@ TOKENIZER_HELP = f"tokenizer.json (default: {TOKENIZER_NAME} in the folder)"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb; returns the exit code."""
+    """Runs one verb; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)

@@ -20,8 +20,8 @@ from common.json_lines import read_json_lines
 from launch.local import launch_local
 from train.compose import hydra_app, save_run_config, swept_overrides
 from train.config import RunConfig, WandbMode
-from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED
-from train.run_folder import FINISHED, RunFolder
+from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, StopReason
+from train.run_folder import RunFolder
 
 
 def launch(config: RunConfig) -> int:
@@ -36,7 +36,7 @@ def launch(config: RunConfig) -> int:
         with contextlib.suppress(OSError):
             folder.launch.unlink()
     event = folder.last_event() or {}
-    if code == EXIT_OK and event.get("reason") == FINISHED:
+    if code == EXIT_OK and event.get("reason") == StopReason.finished.word:
         print(f"\n{config.name} is finished after {event['step']} steps{loss_change(folder)}: {folder.path}")
         print(next_steps(config, folder))
     elif code == EXIT_STOPPED:

@@ -17,7 +17,7 @@ from train.config import RunConfig, rows_per_rank
 from train.errors import EXIT_STOPPED, TrainError
 from train.processes import PARENT
 from train.run_folder import RunFolder
-from train.signals import NOTICE, heeded_signals
+from train.signals import NOTICE, stop_signals
 
 INHERITED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
 
@@ -90,7 +90,7 @@ class _Stop:
         self.requested = False
         self._num_interrupts = 0
         self._passed_on = False
-        for number in heeded_signals():
+        for number in stop_signals():
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

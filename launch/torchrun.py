@@ -14,7 +14,7 @@ from types import FrameType
 import psutil
 
 from train.processes import PARENT, stop_with_parent
-from train.signals import heeded_signals
+from train.signals import stop_signals
 
 
 def run() -> int:
@@ -26,7 +26,7 @@ def run() -> int:
     os.environ[PARENT] = str(os.getpid())  # for the ranks
     logging.disable(logging.CRITICAL)
     sys.argv.insert(1, "--signals-to-handle=SIGQUIT")  # and no other
-    for number in heeded_signals():
+    for number in stop_signals():
         signal.signal(number, _pass_on)
     try:
         main()

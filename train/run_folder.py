@@ -20,13 +20,11 @@ from typing import IO, Any
 
 from common.json_lines import JsonLines, read_json_lines
 from train.config import RunConfig
-from train.errors import TrainError
+from train.errors import StopReason, TrainError
 
 logger = logging.getLogger(__name__)
 
 EXPORTED_STEP = "step"  # file in hf/ that says which step its weights are of
-FINISHED = "finished"  # the reason in the stop event of a run that reached its last step
-ALERTED = "the position watch found something"  # ditto, where position_watch.policy is stop
 
 
 class RunFolder:
@@ -49,15 +47,15 @@ class RunFolder:
 
     @classmethod
     def of(cls, config: RunConfig) -> "RunFolder":
-        """The folder that `config` names."""
+        """Returns the folder that `config` names."""
         return cls(Path(config.run_root) / config.name)
 
     def probe(self, step: int) -> Path:
-        """The file with the positions of the probe texts at a step."""
+        """Returns the file with the positions of the probe texts at a step."""
         return self.probes / f"step-{step:07d}.npz"
 
     def lock(self) -> IO[str]:
-        """Keep other processes out of this run for as long as the returned file is open; a dead process holds nothing.
+        """Locks the run for this process while the returned file is open; the kernel releases it when the process ends.
 
         Raises TrainError if another process is in it, or if the folder cannot be written.
         """
@@ -83,18 +81,26 @@ class RunFolder:
         return file
 
     def log_event(self, event: str, /, **fields: Any) -> None:
-        """Append one event with the time; call it on rank 0 only."""
+        """Appends one event with the time; for the main rank only."""
         self._event_log.append({"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields})
 
     def exported_step(self) -> int | None:
-        """The step whose weights are in hf/, or None if there is no whole export."""
+        """Returns the step whose weights are in hf/, or None if there is no whole export."""
         try:
             return int((self.hf / EXPORTED_STEP).read_text())
         except (OSError, ValueError):
             return None
 
+    def has_finished(self, step: int) -> bool:
+        """Returns whether the events say that the run finished after `step`."""
+        finished = StopReason.finished.word
+        return any(
+            event.get("event") == "stop" and event.get("reason") == finished and event.get("step") == step
+            for event in read_json_lines(self.events)
+        )
+
     def last_event(self) -> dict[str, Any] | None:
-        """The newest event, or None."""
+        """Returns the newest event, or None."""
         lines = read_json_lines(self.events)
         return lines[-1] if lines else None
 

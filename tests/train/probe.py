@@ -12,9 +12,10 @@ import torch
 
 from common.json_lines import read_json_lines
 from train.__main__ import train
-from train.callbacks.callback import Callback
+from train.callbacks.callback import StatefulCallback
 from train.config import RunConfig
 from train.distributed import Ranks
+from train.errors import Stop
 from train.trainer import Trainer
 
 
@@ -26,14 +27,14 @@ class CrashError(Exception):
 class Outcome:
     """What one rank saw of one start of a run."""
 
-    reason: str = ""  # what `Trainer.fit` returned, or the message of what it raised
+    reason: str = ""  # why the loop ended: the detail of the stop, or the message of what was raised
     rows: list[np.ndarray] = field(default_factory=list)  # per step, the tokens that the model read: [R, T]
     draws: list[float] = field(default_factory=list)  # per step, a random number of torch's default generator
     collects: list[bool] = field(default_factory=list)  # per step, and after the run, whether Python collects garbage
     steps: int = 0  # counted in the checkpoint: over all starts of the run
 
 
-class Probe(Callback):
+class Probe(StatefulCallback):
     """Records, and ends the run after a step: by a signal to one rank, or by an exception."""
 
     name = "probe"
@@ -62,8 +63,8 @@ class Probe(Callback):
         if trainer.step == self._crash_step:
             raise CrashError(f"broken after step {trainer.step}")
 
-    def on_stop(self, trainer: Trainer, reason: str) -> None:
-        self._outcome.reason = reason
+    def on_stop(self, trainer: Trainer, stop: Stop) -> None:
+        self._outcome.reason = stop.detail or stop.reason.word
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self._outcome.steps}

@@ -16,9 +16,9 @@ import numpy as np
 import yaml
 
 from common.json_lines import read_json_lines
-from train.errors import TrainError
+from train.errors import StopReason, TrainError
 from train.report.packing import curve, evenly, pack, short
-from train.run_folder import FINISHED, RunFolder
+from train.run_folder import RunFolder
 from train.watch.names import SIGNALS, STATISTICS, Statistic
 from train.watch.probes import ProbePositions, probe_files, read_probes
 
@@ -126,9 +126,12 @@ def status(folder: RunFolder, events: list[dict[str, Any]], step: int, max_steps
     ends = [event for event in events if event.get("event") in ("start", "resume", "stop")]
     last = ends[-1] if ends else {}
     if last.get("event") == "stop":
-        if last.get("reason") == FINISHED:
+        if last.get("reason") == StopReason.finished.word:
             return {"state": "finished", "text": f"finished after step {step}"}
-        return {"state": "stopped", "text": f"stopped after step {step}{of}: {last.get('reason')}"}
+        return {
+            "state": "stopped",
+            "text": f"stopped after step {step}{of}: {last.get('detail') or last.get('reason')}",
+        }
     age = time.time() - folder.metrics.stat().st_mtime
     if age > SILENCE:
         return {"state": "silent", "text": f"no sign of life for {_duration(age)}, after step {step}{of}"}

@@ -18,7 +18,7 @@ from train.watch.signal import MapSquares, residual_sums, signal_values
 from train.watch.statistics import Sequences, sequences_of, weighted_sums
 
 if TYPE_CHECKING:
-    from train.engine import Engine
+    from train.engine.engine import Engine
 
 
 class Meter:
@@ -73,6 +73,8 @@ class Meter:
         )
 
     def _on_micro_batch(self, model: nn.Module, inputs: tuple[Tensor, Tensor, Documents | None]) -> None:
+        if not torch.is_grad_enabled():  # an evaluation, or a probe: only what is trained on counts
+            return
         _, labels_bt, documents = inputs
         self._groups = sequences_of(labels_bt, documents, self._filtered_rows)
 

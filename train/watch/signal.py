@@ -23,7 +23,7 @@ from model.positions.module import Positions
 from train.watch.names import MAPS, SIGNALS
 
 if TYPE_CHECKING:
-    from train.engine import Engine
+    from train.engine.engine import Engine
 
 
 class MapSquares:

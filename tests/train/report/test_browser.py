@@ -27,9 +27,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def tiny_run(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Path]:
+def tiny_run(stages: Runs, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Path]:
     """A real run that was stopped once, and its page."""
-    folder, page = RunFolder(runs.root / "runs" / "zero2-fp32-stopped"), tmp_path_factory.mktemp("page") / "tiny.html"
+    folder, page = stages.folder("zero2-fp32-stopped"), tmp_path_factory.mktemp("page") / "tiny.html"
     write_page(read_run(folder), page)
     return folder, page
 

@@ -25,8 +25,8 @@ from train.watch.names import SIGNALS, STATISTICS
 from train.watch.probe_texts import PROBE_TEXTS
 
 
-def test_every_metric_of_a_real_run_is_on_its_page(runs: Runs) -> None:
-    folder = RunFolder(runs.root / "runs" / "zero2-fp32-stopped")
+def test_every_metric_of_a_real_run_is_on_its_page(stages: Runs) -> None:
+    folder = stages.folder("zero2-fp32-stopped")
     data = read_run(folder)
     shown = {chart["name"] for charts in ("main", "other", "model") for chart in data[charts]}
     shown |= {

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model.positions.module import Positions
 from train.callbacks.callback import Callback
-from train.engine import Engine
+from train.engine.engine import Engine
 from train.trainer import Trainer
 
 Damage = Callable[[Engine, Positions], None]

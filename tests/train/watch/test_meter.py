@@ -12,7 +12,7 @@ from model.loss import IGNORED
 from model.transformer import Olmo2
 from model.weights import initialise, random_weights
 from tests.distributed import run_ranks
-from tests.train.test_engine import (
+from tests.train.engine.reference import (
     BF16_NOISE,
     CASES,
     RATES,
@@ -27,7 +27,8 @@ from tests.train.tiny import LENGTH
 from tests.train.watch.definitions import plain
 from train.config import Precision, RunConfig
 from train.distributed import Ranks
-from train.engine import Engine, MicroBatch
+from train.engine.build import build_engine
+from train.engine.engine import MicroBatch
 from train.watch.meter import Meter
 from train.watch.names import MAPS, SIGNALS, STATISTICS
 from train.watch.reading import Reading
@@ -39,6 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "checkpointing": {"activation_checkpointing": True},
     "documents": {"cuts": CUTS},
     "filtered": {"filtered_rows": True},
+    "evaluating": {"evaluating": True},
 }
 
 
@@ -48,16 +50,20 @@ def read(
     activation_checkpointing: bool = False,
     cuts: list[list[int]] | None = None,
     filtered_rows: bool = False,
+    evaluating: bool = False,
 ) -> Reading:
     """The reading of one update on the global batch of step 0, micro-batches of two rows."""
     config.model.activation_checkpointing = activation_checkpointing
-    engine = Engine(config, ranks, random_weights(config.model, config.positions, config.seed))
+    engine = build_engine(config, ranks, random_weights(config.model, config.positions, config.seed))
     tokens, labels = batch(0)
     share = len(tokens) // ranks.world_size
     meter = Meter(engine, filtered_rows)
     for first in range(ranks.rank * share, (ranks.rank + 1) * share, 2):
         documents = None if cuts is None else Documents.from_boundaries(cuts)
         rows = slice(first, first + 2)
+        if evaluating:
+            engine.evaluate(MicroBatch(tokens[:1], tokens[:1], documents))
+            engine.forward_only(tokens[:1])
         engine.accumulate(MicroBatch(tokens[rows], labels[rows], documents), num_valid(0))
     meter.gradients_are_there()
     update = engine.update(*RATES[0])
@@ -155,6 +161,10 @@ def test_maps_that_do_not_divide_over_the_ranks_are_read_whole(two: Any, stage: 
 def test_what_checkpointing_recomputes_is_not_counted_again(one: Any) -> None:
     assert one["checkpointing"].heads == one["plain"].heads
     assert one["checkpointing"].signals[2] == pytest.approx(one["plain"].signals[2], rel=1e-6)
+
+
+def test_an_evaluation_does_not_enter_a_reading(one: Any) -> None:
+    assert one["evaluating"] == one["plain"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
