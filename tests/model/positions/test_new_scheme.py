@@ -143,6 +143,9 @@ def check_export(model, config, positions, num_maps):
 
 def check_training(name):
     run = tiny(here, positions=PositionsConfig(scheme=name), max_steps=2, checkpoint__export_hf=True)
+    weights = random_weights(run.model, rope, 0)
+    save_hf(here / "backbone", run.model, rope, ((key, weights(key)) for key in parameter_shapes(run.model, rope)))
+    run.init_from = str(here / "backbone")
     assert work(run) == 0
     rows = [json.loads(line) for line in (here / "runs" / "tiny" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
@@ -172,3 +175,4 @@ def test_a_new_scheme_is_one_file_and_one_yaml(tmp_path: Path) -> None:
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.endswith("all checked\n")
+    assert ended.stderr.count("backbone: 3 of 3 layers change from rope to slope in every layer\n") == 1
