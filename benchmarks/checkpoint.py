@@ -25,7 +25,9 @@ from hydra import compose, initialize_config_dir
 
 from model.accounting import num_parameters
 from model.weights import random_weights
-from train.checkpoint import Layout, Saver, find_checkpoint, load_checkpoint, read_checkpoint
+from train.checkpoint.resume import find_checkpoint, load_checkpoint
+from train.checkpoint.save import Saver
+from train.checkpoint.store import Layout, read_checkpoint
 from train.checkpoint.universal import make_universal
 from train.compose import CONFIG_FOLDER, to_run_config
 from train.config import RunConfig

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from common.json_lines import read_json_lines
 from launch.local import launch_local
+from train.callbacks.config import WandbMode
 from train.compose import hydra_app, save_run_config, swept_overrides
-from train.config import RunConfig, WandbMode
+from train.config import RunConfig
 from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED
 from train.run_folder import FINISHED, RunFolder
 

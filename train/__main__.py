@@ -19,10 +19,11 @@ from pathlib import Path
 from data.stream import BatchStream, build_stream, changed_data
 from model.config import ModelConfig
 from model.weights import Weights, hf_weights, random_weights
-from train.callbacks import build_callbacks
+from train.callbacks.build import build_callbacks
 from train.callbacks.callback import Callback
 from train.changes import Changes, changed_keys, check_changes, refuse_changes
-from train.checkpoint import Checkpoint, Layout, Start, choose_start, find_checkpoint, other_layout_weights
+from train.checkpoint.resume import Start, choose_start, find_checkpoint, other_layout_weights
+from train.checkpoint.store import Checkpoint, Layout
 from train.compose import USER_ERRORS, hydra_app, load_run_config, save_run_config
 from train.config import RunConfig
 from train.distributed import Ranks, leave, seed_generators

@@ -13,25 +13,23 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import configs
 from data.errors import DataError
 from model.errors import ModelError
 from train.config import RunConfig
+from train.config_groups import CONFIG_FOLDER, register_dataclasses
 from train.errors import EXIT_CRASHED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, TrainError
 
-CONFIG_FOLDER = Path(configs.__file__).parent
 USER_ERRORS = (TrainError, ModelError, DataError)
 
 HYDRA_OPTIONS = {"--cfg", "--info", "--multirun", "--run", "--resolve", "--package", "--hydra-help", "--version"}
 
-ConfigStore.instance().store(name="schema", node=RunConfig)
+register_dataclasses()
 
 
 def to_run_config(composed: DictConfig) -> RunConfig:

@@ -31,8 +31,9 @@ from model.attention import Documents
 from model.loss import LossSums
 from model.transformer import Olmo2
 from model.weights import Weights, initialise
-from train.config import Precision, RunConfig, rows_per_rank
+from train.config import RunConfig, rows_per_rank
 from train.distributed import Ranks
+from train.engine_config import Precision
 from train.errors import TrainError
 from train.optimizer import REPO_GROUP, build_optimizer
 from train.stopwatch import Stopwatch

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from train.config import OptimizerConfig
+from train.optimizer_config import OptimizerConfig
 
 REPO_GROUP = "repo"
 P = TypeVar("P")  # a parameter, or whatever stands for one

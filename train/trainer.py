@@ -15,12 +15,15 @@ from data.stream import Batch, BatchStream, merge_states
 from model.attention import Documents
 from model.loss import IGNORED
 from train.callbacks.callback import Callback
-from train.checkpoint import Checkpoint, Layout, Saver, load_checkpoint
-from train.config import LossDenominator, RunConfig
+from train.checkpoint.resume import load_checkpoint
+from train.checkpoint.save import Saver
+from train.checkpoint.store import Checkpoint, Layout
+from train.config import RunConfig
 from train.distributed import Ranks, is_lost_connection
 from train.engine import Engine, MicroBatch, Update
 from train.errors import AgreedError, BadNumbersError, LostDataError, SaveError
 from train.guard import SpikeGuard
+from train.loss_config import LossDenominator
 from train.run_folder import FINISHED, RunFolder
 from train.schedule import learning_rate, repo_factor
 from train.signals import StopSignals

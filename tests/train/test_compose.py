@@ -12,8 +12,10 @@ import yaml
 from tests.composing import compose, run_app
 from tests.train.tiny import tiny
 from train.compose import EXIT_OK, EXIT_USER_ERROR, hydra_app, load_run_config, save_run_config
-from train.config import OptimizerConfig, Precision, RunConfig, rows_per_rank
+from train.config import RunConfig, rows_per_rank
+from train.engine_config import Precision
 from train.errors import TrainError
+from train.optimizer_config import OptimizerConfig
 
 ROOT = Path(__file__).parents[2]
 DEMO = "experiment=demo"

@@ -17,9 +17,10 @@ from model.transformer import Olmo2
 from model.weights import initialise, random_weights
 from tests.distributed import run_ranks
 from tests.train.tiny import LENGTH, VOCAB_SIZE, tiny
-from train.config import Precision, RunConfig
+from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine import Engine, MicroBatch, resolve_precision
+from train.engine_config import Precision
 from train.errors import TrainError
 
 CASES = [(stage, Precision.fp32) for stage in (0, 1, 2, 3)] + [(stage, Precision.bf16) for stage in (1, 2, 3)]

@@ -1,6 +1,6 @@
 """The whole extension surface: what a callback may do, and when it is called.
 
-To add something periodic, write a subclass in a file of its own in this folder and list it in `build_callbacks`. A
+To add something periodic, write a subclass in a file of its own in this folder and list it in build.py. A
 callback sees the trainer and calls `trainer.record(name, value)`; it never changes the loop. Methods run on every rank,
 in the order of the list, so a callback may use `trainer.ranks`; one that writes or prints asks `trainer.ranks.is_main`.
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from train.callbacks.callback import Callback
 from train.callbacks.console import Screen
-from train.config import AlertPolicy, RunConfig
+from train.config import RunConfig
 from train.run_folder import ALERTED
+from train.watch.config import AlertPolicy
 from train.watch.detectors import Detectors
 from train.watch.meter import Meter
 from train.watch.statistics import CHUNK

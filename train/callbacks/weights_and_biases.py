@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from common.json_lines import JsonLines, read_json_lines
 from train.callbacks.callback import Callback
-from train.config import RunConfig, WandbMode
+from train.callbacks.config import WandbMode
+from train.config import RunConfig
 from train.report.panels import Panels, probe_pictures
 from train.run_folder import RunFolder
 from train.watch.alert import Alert

@@ -3,6 +3,7 @@
 DeepSpeed writes in place, names `latest` before all ranks are done, checks nothing when it loads, and loads only into
 the layout that saved. Here:
 
+    config.py       the settings; importable without torch, as is this package
     manifest.py     sizes and digests of all files: what was torn or altered is found
     store.py        the folder: one rename publishes a checkpoint, another takes it away
     save.py         every rank writes, the main rank publishes; at once, or behind the training
@@ -10,26 +11,3 @@ the layout that saved. Here:
     universal.py    the same state for another number of ranks, ZeRO stage or precision
     generators.py   random generators
 """
-
-from train.checkpoint.resume import (
-    Start,
-    choose_start,
-    find_checkpoint,
-    load_checkpoint,
-    other_layout_weights,
-)
-from train.checkpoint.save import Saver
-from train.checkpoint.store import Checkpoint, Layout, newest_checkpoint, read_checkpoint
-
-__all__ = [
-    "Checkpoint",
-    "Layout",
-    "Saver",
-    "Start",
-    "choose_start",
-    "find_checkpoint",
-    "load_checkpoint",
-    "newest_checkpoint",
-    "other_layout_weights",
-    "read_checkpoint",
-]

@@ -27,7 +27,8 @@ from train.checkpoint.manifest import (
     read_manifest,
     write_manifest,
 )
-from train.config import Precision, RunConfig
+from train.config import RunConfig
+from train.engine_config import Precision
 from train.errors import TrainError
 
 logger = logging.getLogger(__name__)

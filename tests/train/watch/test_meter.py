@@ -25,9 +25,10 @@ from tests.train.test_engine import (
 )
 from tests.train.tiny import LENGTH
 from tests.train.watch.definitions import plain
-from train.config import Precision, RunConfig
+from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine import Engine, MicroBatch
+from train.engine_config import Precision
 from train.watch.meter import Meter
 from train.watch.names import MAPS, SIGNALS, STATISTICS
 from train.watch.reading import Reading
