@@ -1,8 +1,8 @@
 """The groups of `RunConfig` and their options, as Hydra knows them.
 
-A group is a component of the config, `guard` for example; an option is a set of values for it, chosen by `guard=spikes`.
-The dataclass of a component is registered as an option, by default the one that a run has; files in `configs/GROUP/`
-are the others, and state what differs from the dataclass. Only this module registers: components know no Hydra.
+A group is a component of the config, `guard` for example. An option is a set of values for it: `guard=spikes`. The
+dataclass of a component is registered as an option, by default the one that a run has; files in `configs/GROUP/` are
+the others, and state what differs from the dataclass. Only this module registers: components do not depend on Hydra.
 """
 
 from pathlib import Path
