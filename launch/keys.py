@@ -5,7 +5,6 @@ python -m launch keys optimizer        keys that contain this
 python -m launch keys '*_steps'        keys that match this pattern: * is any text, ? one character
 """
 
-import difflib
 import fnmatch
 import shutil
 import sys
@@ -13,6 +12,7 @@ import textwrap
 from collections.abc import Sequence
 
 from train.config_keys import ConfigKey, config_keys
+from train.config_names import closest_keys
 from train.errors import EXIT_OK, EXIT_USER_ERROR
 
 GAP = 2  # spaces between columns
@@ -30,7 +30,9 @@ def print_keys(arguments: Sequence[str]) -> int:
     pattern = arguments[0] if arguments else ""
     chosen = matching(pattern)
     if not chosen:
-        print(f"error: no key matches {pattern!r}{closest(pattern)}", file=sys.stderr)
+        near = closest_keys(pattern)
+        hint = f"; the closest: {', '.join(near)}" if near else ": `python -m launch keys` prints all that there are"
+        print(f"error: no key matches {pattern!r}{hint}", file=sys.stderr)
         return EXIT_USER_ERROR
     print("\n".join(table(chosen, shutil.get_terminal_size().columns)))
     return EXIT_OK
@@ -40,15 +42,6 @@ def matching(pattern: str) -> list[ConfigKey]:
     """Returns the keys that contain `pattern`, or match it where it has the characters of a glob."""
     glob = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
     return [row for row in config_keys() if fnmatch.fnmatchcase(row.key, glob)]
-
-
-def closest(pattern: str) -> str:
-    """Returns the keys whose whole or last part is most like `pattern`, in words; empty if none is."""
-    keys = [row.key for row in config_keys()]
-    parts = {key.rpartition(".")[2]: key for key in reversed(keys)}
-    found = difflib.get_close_matches(pattern, [*keys, *parts], n=3, cutoff=0.5)
-    near = dict.fromkeys(parts.get(name, name) for name in found)
-    return f"; the closest are {', '.join(near)}" if near else ": `python -m launch keys` prints all"
 
 
 def table(rows: Sequence[ConfigKey], width: int) -> list[str]:

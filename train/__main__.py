@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from common.errors import UserError
 from data.stream import BatchStream, build_stream, changed_data
 from model.config import ModelConfig
 from model.weights import Weights, hf_weights, random_weights
@@ -24,7 +25,7 @@ from train.callbacks.callback import Callback
 from train.changes import Changes, changed_keys, check_changes, refuse_changes
 from train.checkpoint.resume import Start, choose_start, find_checkpoint, other_layout_weights
 from train.checkpoint.store import Checkpoint, Layout
-from train.compose import USER_ERRORS, hydra_app, load_run_config, save_run_config
+from train.compose import hydra_app, load_run_config, save_run_config
 from train.config import RunConfig
 from train.distributed import Ranks, leave, seed_generators
 from train.engine import Engine, resolve_precision
@@ -158,7 +159,7 @@ def work(config: RunConfig) -> int:
         else:
             time.sleep(PATIENCE)  # the end of this rank would end the main one before it has spoken
         return error.exit_code
-    except USER_ERRORS as error:
+    except UserError as error:
         if not ranks.is_main:
             time.sleep(PATIENCE)  # the main rank most likely says the same
         print(f"error: {error}", file=sys.stderr)
@@ -179,7 +180,7 @@ def main() -> int:
     if sys.argv[1:2] == ["--config"] and len(sys.argv) == 3:
         try:
             config = load_run_config(Path(sys.argv[2]))
-        except USER_ERRORS as error:
+        except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_USER_ERROR
         return work(config)

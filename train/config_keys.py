@@ -41,6 +41,11 @@ def config_keys() -> tuple[ConfigKey, ...]:
     return (_group_key("experiment", "What to run: a recipe."), *_keys_of(RunConfig, ""))
 
 
+def named_parts() -> list[str]:
+    """Returns the keys whose value is a dataclass per name, such as `data.sources`."""
+    return list(dict.fromkeys(row.key.partition(".NAME.")[0] for row in config_keys() if ".NAME." in row.key))
+
+
 @functools.cache
 def field_meanings(dataclass: type) -> dict[str, str]:
     """Returns the first sentence of the string literal below each field, for fields that have one."""
@@ -128,7 +133,8 @@ def _type_in_words(hint: Any) -> str:
         return " | ".join(map(_type_in_words, typing.get_args(hint)))
     if typing.get_origin(hint) is list:
         [item] = typing.get_args(hint)
-        return f"list of {_type_in_words(item)}"
+        words = _type_in_words(item)
+        return f"list of ({words})" if "|" in words else f"list of {words}"
     if typing.get_origin(hint) is dict:
         return "keys below NAME, for each name"
     if isinstance(hint, type) and issubclass(hint, Enum):

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.errors import UserError
 from common.json_lines import JsonLines, read_json_lines
 from train.callbacks.callback import Callback
 from train.callbacks.config import WandbMode
@@ -154,7 +155,7 @@ class WeightsAndBiases(Callback):
 
 def main() -> None:
     """Rebuild a W&B run from a run folder."""
-    from train.compose import EXIT_USER_ERROR, USER_ERRORS, load_run_config
+    from train.compose import EXIT_USER_ERROR, load_run_config
 
     parser = argparse.ArgumentParser(
         prog="python -m train.callbacks.weights_and_biases",
@@ -166,7 +167,7 @@ def main() -> None:
     folder = RunFolder(arguments.run)
     try:
         config = load_run_config(folder.config)
-    except USER_ERRORS as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     run = open_run(config, folder, uuid.uuid4().hex[:8], WandbMode[arguments.mode])
