@@ -19,6 +19,7 @@ from pathlib import Path
 from data.stream import BatchStream, build_stream, changed_data
 from model.config import ModelConfig
 from model.weights import Weights, hf_weights, random_weights
+from report.run_folder import FINISHED
 from train.callbacks import build_callbacks
 from train.callbacks.callback import Callback
 from train.changes import Changes, changed_keys, check_changes, refuse_changes
@@ -29,7 +30,7 @@ from train.distributed import Ranks, leave, seed_generators
 from train.engine import Engine, resolve_precision
 from train.errors import EXIT_ALERTED, EXIT_CRASHED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, AgreedError, TrainError
 from train.processes import stop_with_parent
-from train.run_folder import ALERTED, FINISHED, RunFolder, explained_write_errors
+from train.run_folder import ALERTED, RunFolder, explained_write_errors
 from train.trainer import EndedError, Trainer
 from train.watchdog import Watchdog
 

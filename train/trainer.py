@@ -14,6 +14,8 @@ from data.errors import DataError
 from data.stream import Batch, BatchStream, merge_states
 from model.attention import Documents
 from model.loss import IGNORED
+from report.metrics import CE_LOSS, GRAD_NORM, LEARNING_RATE, LOSS, SKIPPED, STEP, TOKENS, Z_LOSS
+from report.run_folder import FINISHED
 from train.callbacks.callback import Callback
 from train.checkpoint import Checkpoint, Layout, Saver, load_checkpoint
 from train.config import LossDenominator, RunConfig
@@ -21,7 +23,7 @@ from train.distributed import Ranks, is_lost_connection
 from train.engine import Engine, MicroBatch, Update
 from train.errors import AgreedError, BadNumbersError, LostDataError, SaveError
 from train.guard import SpikeGuard
-from train.run_folder import FINISHED, RunFolder
+from train.run_folder import RunFolder
 from train.schedule import learning_rate, repo_factor
 from train.signals import StopSignals
 from train.watch.alert import Alert
@@ -200,14 +202,14 @@ class Trainer:
         self._call("on_gradients")
         self.update = self._update(rate, sums[2] / denominator)
         self.tokens += num_tokens
-        self.record("tokens", self.tokens)
+        self.record(TOKENS, self.tokens)
         # Cross entropy and z-loss are means over valid tokens; the total is what was differentiated.
-        self.record("train/ce_loss", sums[0] / max(1, num_valid))
-        self.record("train/z_loss", sums[1] / max(1, num_valid))
-        self.record("train/loss", sums[2] / denominator)
-        self.record("optim/lr", rate)
-        self.record("optim/grad_norm", self.update.grad_norm)
-        self.record("optim/skipped", self.num_skipped)
+        self.record(CE_LOSS, sums[0] / max(1, num_valid))
+        self.record(Z_LOSS, sums[1] / max(1, num_valid))
+        self.record(LOSS, sums[2] / denominator)
+        self.record(LEARNING_RATE, rate)
+        self.record(GRAD_NORM, self.update.grad_norm)
+        self.record(SKIPPED, self.num_skipped)
         self.step_seconds = time.perf_counter() - start
 
     def _next_batch(self) -> tuple[Batch, np.ndarray, int]:
@@ -282,7 +284,7 @@ class Trainer:
     def _log(self) -> None:
         if self.is_logged:
             metrics = {name: v.tolist() if isinstance(v, torch.Tensor) else v for name, v in self._metrics.items()}
-            self._call("on_metrics", {"step": self.step, **metrics})
+            self._call("on_metrics", {STEP: self.step, **metrics})
         self._metrics = {}
 
     def _restore(self, checkpoint: Checkpoint) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from report.run_folder import FINISHED
 from tests.train.conftest import NUM_STEPS, RESUMED, STOP_STEP, Runs
 from tests.train.probe import Outcome, events, metrics
 from tests.train.tiny import LENGTH, tiny
-from train.run_folder import FINISHED
 from train.schedule import learning_rate
 
 NOISE = 5e-6  # of fp32 sums in another order, after eight steps

@@ -13,11 +13,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from model.export import save_hf
+from report.run_folder import FINISHED
 from train.callbacks.callback import Callback
 from train.checkpoint.manifest import flush_to_disk
 from train.config import RunConfig
 from train.errors import SaveError
-from train.run_folder import EXPORTED_STEP, FINISHED
+from train.run_folder import EXPORTED_STEP
 
 if TYPE_CHECKING:
     from train.trainer import Trainer

@@ -1,7 +1,6 @@
 """The report of a run that goes on: written beside it, never by it."""
 
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.train.report.folders import make_run
+from report.run_folder import RunFiles
+from tests.report.folders import make_run
 from tests.train.tiny import tiny
 from train.callbacks.report import Report
-from train.run_folder import RunFolder
 
 
-def standing(folder: RunFolder, *, is_main: bool = True) -> Any:
+def standing(folder: RunFiles, *, is_main: bool = True) -> Any:
     """As much of a trainer as the report asks for."""
     return SimpleNamespace(folder=folder, ranks=SimpleNamespace(is_main=is_main))
 
@@ -61,8 +60,8 @@ def test_only_pages_that_nobody_waits_for_are_written_at_the_lowest_priority(
 
     monkeypatch.setattr(subprocess, "Popen", start)
     report = Report(tiny(tmp_path, logging__report_seconds=0.0))
-    report.on_step_end(standing(RunFolder(tmp_path)))
-    report.on_stop(standing(RunFolder(tmp_path)), "finished")
+    report.on_step_end(standing(RunFiles(tmp_path)))
+    report.on_stop(standing(RunFiles(tmp_path)), "finished")
     assert [command[-1] for command in started] == ["--nice", str(tmp_path)]
 
 
@@ -72,7 +71,7 @@ def test_a_report_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCapt
     report.on_stop(standing(folder), "finished")
     [record] = caplog.records
     assert record.message.startswith("the report could not be written: error: ")
-    assert "holds no whole line yet" in record.message
+    assert "holds no complete line" in record.message
 
 
 def test_the_end_of_a_crashed_run_leaves_no_process_behind(tmp_path: Path) -> None:
@@ -91,19 +90,3 @@ def test_other_ranks_and_runs_that_want_none_start_nothing(tmp_path: Path) -> No
         report.on_step_end(standing(folder, is_main=is_main))
         report.on_stop(standing(folder, is_main=is_main), "finished")
         assert report._process is None
-
-
-def test_the_command_writes_where_it_is_told_and_answers_mistakes_in_one_line(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run", range(1, 4))
-
-    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "train.report", *arguments], capture_output=True, text=True)
-
-    done = command(str(folder.path), "--out", str(tmp_path / "page.html"))
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"report: {tmp_path / 'page.html'}\n", "")
-    page = (tmp_path / "page.html").read_text()
-    assert "https://" not in page.split("<script>")[0] and not folder.report.exists()
-    for arguments in ([str(tmp_path / "none")], [str(folder.path), "--out", str(tmp_path / "none" / "page.html")]):
-        wrong = command(*arguments)
-        assert wrong.returncode == 2 and wrong.stdout == ""
-        assert wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1

@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 
 from model.config import PositionsConfig, Scheme
+from report.run_folder import FINISHED
 from tests.distributed import run_ranks
 from tests.train.probe import CrashError, Outcome, Probe, events, metrics
 from tests.train.tiny import tiny, write_tokens
@@ -28,7 +29,7 @@ from train.__main__ import train
 from train.config import AlertPolicy, RunConfig
 from train.distributed import Ranks
 from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED
-from train.run_folder import ALERTED, FINISHED
+from train.run_folder import ALERTED
 from train.watch import detectors
 
 NUM_STEPS, BREAKS, INTERVAL = 24, 9, 2
@@ -99,7 +100,7 @@ def for_a_while() -> list[Breaking]:
 
 def on_one_rank(ranks: Ranks, root: Path) -> dict[str, list[tuple[int | str, str]]]:
     seen = {name: [run(configured(root, name, max_steps=16), ranks, make())] for name, (*_, make) in FAILURES.items()}
-    with mock.patch.object(detectors, "PATIENCE_STEPS", detectors.PATIENCE):
+    with mock.patch.object(detectors, "UNCHANGED_STEPS", detectors.UNCHANGED_READINGS):
         seen |= {name: [run(configured(root, name, **changes), ranks)] for name, changes in HEALTHY.items()}
         seen |= {name: [run(configured(root, name, **changes), ranks)] for name, (_, changes) in UNTAUGHT.items()}
     for name, scheme in UNWATCHED.items():
