@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from report.metrics import CE_LOSS, GRAD_NORM, LEARNING_RATE, MFU, OPEN_ALERTS, SKIPPED, TOKENS_PER_SECOND
 from train.callbacks.callback import Callback
 from train.watch.alert import Alert
 
@@ -21,15 +22,15 @@ logger = logging.getLogger(__name__)
 
 def summary(metrics: dict[str, Any]) -> str:
     """Returns the main metrics in one short line."""
-    parts = [f"loss {metrics['train/ce_loss']:.4f}", f"lr {metrics['optim/lr']:.2e}"]
-    parts.append(f"grad {metrics['optim/grad_norm']:.2f}")
-    parts.append(f"{human(metrics['throughput/tokens_per_second'])} tok/s")
-    if "throughput/mfu" in metrics:
-        parts.append(f"MFU {metrics['throughput/mfu']:.1%}")
-    if metrics.get("positions/open_alerts"):
-        parts.append(f"alerts {metrics['positions/open_alerts']}")
-    if metrics["optim/skipped"]:
-        parts.append(f"skipped {metrics['optim/skipped']}")
+    parts = [f"loss {metrics[CE_LOSS]:.4f}", f"lr {metrics[LEARNING_RATE]:.2e}"]
+    parts.append(f"grad {metrics[GRAD_NORM]:.2f}")
+    parts.append(f"{human(metrics[TOKENS_PER_SECOND])} tok/s")
+    if MFU in metrics:
+        parts.append(f"MFU {metrics[MFU]:.1%}")
+    if metrics.get(OPEN_ALERTS):
+        parts.append(f"alerts {metrics[OPEN_ALERTS]}")
+    if metrics[SKIPPED]:
+        parts.append(f"skipped {metrics[SKIPPED]}")
     return "  ".join(parts)
 
 
