@@ -30,10 +30,11 @@ def map_symbols(config: Mapping[str, Any]) -> dict[str, str]:
 def _learned_schemes(config: Mapping[str, Any]) -> list[type[PositionScheme]] | None:
     """Returns each learned scheme once, or None if the config does not say which layer has which."""
     try:
-        stated, num_layers = config["positions"], config["model"]["num_layers"]
-        positions = PositionsConfig(
-            scheme=stated["scheme"], start_layer=stated.get("start_layer"), layers=stated.get("layers")
-        )
+        stated = config["positions"]
+        start, layers = stated.get("start_layer"), stated.get("layers")
+        # Any number of layers that fits tells which schemes there are, where the config has lost it.
+        num_layers = config.get("model", {}).get("num_layers") or len(layers or ()) or (start or 0) + 3
+        positions = PositionsConfig(scheme=stated["scheme"], start_layer=start, layers=layers)
         return list(dict.fromkeys(learned_layers(positions, num_layers).values()))
     except (KeyError, TypeError, AttributeError, ModelError):
         return None

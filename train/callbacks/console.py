@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from report.metrics import CE_LOSS, GRAD_NORM, LEARNING_RATE, MFU, OPEN_ALERTS, SKIPPED, TOKENS_PER_SECOND
+from report.metrics import (
+    BUCKET_LOSS,
+    CE_LOSS,
+    EVAL_LOSS,
+    EVAL_PERPLEXITY,
+    GRAD_NORM,
+    LEARNING_RATE,
+    MFU,
+    OPEN_ALERTS,
+    SKIPPED,
+    SOURCE_LOSS,
+    TOKENS_PER_SECOND,
+)
 from train.callbacks.callback import Callback
 from train.watch.alert import Alert
 
@@ -35,9 +47,15 @@ def summary(metrics: dict[str, Any]) -> str:
 
 
 def evaluation_summary(metrics: dict[str, Any]) -> str:
-    """Returns the results of an evaluation in one line: the whole, then each source, then by position in the row."""
-    parts = [f"eval loss {metrics['eval/loss']:.4f}", f"perplexity {metrics['eval/perplexity']:.2f}"]
-    return "  ".join(parts)
+    """Returns the results of an evaluation in one line: the whole, then each source, then by index in the row."""
+    whole = [f"eval loss {metrics[EVAL_LOSS]:.4f}", f"perplexity {metrics[EVAL_PERPLEXITY]:.2f}"]
+    parts = [
+        f"{key} {value:.3f}"
+        for family in (SOURCE_LOSS, BUCKET_LOSS)
+        for name, value in metrics.items()
+        if (key := family.key(name)) is not None
+    ]
+    return "  ".join([*whole, *parts])
 
 
 def human(number: float) -> str:
@@ -92,7 +110,7 @@ class ConsoleReport(Callback):
             self._progress.start()
 
     def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
-        if "train/ce_loss" not in metrics:  # an evaluation that was cut off by a stop and is done again
+        if CE_LOSS not in metrics:  # an evaluation that was cut off by a stop and is done again
             self._say(f"step {metrics['step']}  {evaluation_summary(metrics)}")
             return
         step, last = metrics["step"], trainer.max_steps
@@ -102,7 +120,7 @@ class ConsoleReport(Callback):
             first, then = self._started
             remaining = (time.perf_counter() - then) / (step - first) * (last - step)
             self._say(f"step {step}/{last}  {summary(metrics)}  ETA {timedelta(seconds=round(remaining))}")
-        if "eval/loss" in metrics:
+        if EVAL_LOSS in metrics:
             self._say(f"step {step}/{last}  {evaluation_summary(metrics)}")
 
     def on_skip(self, trainer: "Trainer", reason: str) -> None:

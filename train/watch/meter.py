@@ -28,6 +28,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.attention import Documents
+from model.positions.module import Positions
 from report.metrics import GRADIENT, GRADIENT_RESIDUAL, GRADIENT_SHARE, NORM, STATISTICS, UPDATE, map_signal
 from train.watch.reading import Reading
 from train.watch.statistics import Sequences, sequences_of, weighted_sums
@@ -42,7 +43,7 @@ class Meter:
     def __init__(self, engine: "Engine", filtered_rows: bool) -> None:
         self._engine = engine
         self._filtered_rows = filtered_rows
-        self._modules: dict[int, nn.Module] = dict(engine.model.learned_positions())
+        self._modules: dict[int, Positions] = dict(engine.model.learned_positions())
         self._groups: list[Sequences] | None = None  # of the micro-batch in the forward pass; None outside of one
         self._squares: MapSquares | None = None
         zero = torch.zeros((), dtype=torch.float64, device=engine.device)
@@ -115,10 +116,10 @@ class Meter:
 class MapSquares:
     """Squared norms of this rank's pieces of all maps, their gradients, and what one update changed."""
 
-    def __init__(self, engine: "Engine", modules: Mapping[int, nn.Module]) -> None:
+    def __init__(self, engine: "Engine", modules: Mapping[int, Positions]) -> None:
         """Reads the maps and their gradients, which must be complete; to be called before the update."""
         self._engine = engine
-        self._keys = [(layer, name) for layer, module in modules.items() for name in dict(module.scheme.symbols)]
+        self._keys = [(layer, name) for layer, module in modules.items() for name in module.scheme.symbols]
         self._maps = [modules[layer].get_submodule(name).weight for layer, name in self._keys]
         self._before = [engine.local_value(parameter).clone() for parameter in self._maps]
         self._gradients = [_square(engine.local_gradient(parameter)) for parameter in self._maps]
