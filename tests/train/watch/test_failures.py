@@ -25,10 +25,11 @@ from tests.train.watch.failing import (
     zero_gradients,
 )
 from train.__main__ import train
-from train.config import AlertPolicy, RunConfig
+from train.config import RunConfig
 from train.distributed import Ranks
 from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED
 from train.watch import detectors
+from train.watch.config import AlertPolicy
 
 NUM_STEPS, BREAKS, INTERVAL = 24, 9, 2
 LENGTHS = {"max_steps": NUM_STEPS, "position_watch__interval": INTERVAL}
@@ -98,7 +99,7 @@ def for_a_while() -> list[Breaking]:
 
 def on_one_rank(ranks: Ranks, root: Path) -> dict[str, list[tuple[int | str, str]]]:
     seen = {name: [run(configured(root, name, max_steps=16), ranks, make())] for name, (*_, make) in FAILURES.items()}
-    with mock.patch.object(detectors, "PATIENCE_STEPS", detectors.PATIENCE):
+    with mock.patch.object(detectors, "UNCHANGED_STEPS", detectors.UNCHANGED_READINGS):
         seen |= {name: [run(configured(root, name, **changes), ranks)] for name, changes in HEALTHY.items()}
         seen |= {name: [run(configured(root, name, **changes), ranks)] for name, (_, changes) in UNTAUGHT.items()}
     for name, scheme in UNWATCHED.items():

@@ -1,0 +1,48 @@
+"""One HTML file from the data of a run: style, scripts, Plotly and data, all inside it.
+
+The page loads nothing: its content security policy forbids it. Text from outside (run names, tokens, messages) is in it
+as JSON, and is shown as text, never as markup.
+"""
+
+import html
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from common.files import write_text_whole
+
+FOLDER = Path(__file__).parent
+SCRIPTS = ("charts", "evaluation", "heads", "tokens", "page")  # each uses the ones before it
+
+
+def render(data: dict[str, Any]) -> str:
+    """Returns the whole page."""
+    parts = {
+        "title": html.escape(str(data["name"])),
+        "style": (FOLDER / "report.css").read_text(),
+        "plotly": plotly(),
+        "data": embedded_json(data),
+        "script": "\n".join((FOLDER / f"{name}.js").read_text() for name in SCRIPTS),
+    }
+    template = (FOLDER / "report.html").read_text()
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+
+
+def embedded_json(data: Any) -> str:
+    """Returns JSON that is safe inside a <script>: it holds no `<`. Raises ValueError for NaN and infinity."""
+    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def write_page(data: dict[str, Any], path: Path) -> None:
+    """Writes the page whole: a browser that reloads it sees the old page or the new one. Raises OSError."""
+    write_text_whole(path, render(data), durable=False)  # it can be written again at any time
+
+
+@cache
+def plotly() -> str:
+    """Returns the script of the charts' library, as its package brings it along."""
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
