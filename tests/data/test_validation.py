@@ -52,11 +52,12 @@ def write_texts(path: Path, numbers: Any) -> None:
 
 @pytest.fixture(scope="module")
 def mix(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
-    """Two sources of several files that share documents, of which some are held out."""
+    """Two sources that share documents and hold many twice; a quarter of all is held out."""
     folder = tmp_path_factory.mktemp("mix")
     for source, numbers in NUMBERS.items():
         for part in range(3):
             write_texts(folder / f"{source}/{part}.jsonl", numbers[part::3])
+        write_texts(folder / f"{source}/copies.jsonl", numbers[::2])
     write_texts(folder / "own/0.jsonl", range(10_000, 10_050))
     (folder / "tokenizer.json").write_bytes((sample / "tokenizer.json").read_bytes())
     return DataConfig(
