@@ -340,6 +340,25 @@ def test_reading_is_bounded(mix: DataConfig, tmp_path: Path, monkeypatch: pytest
     assert not list((tmp_path / "cache").rglob("a.jsonl*"))
 
 
+def test_a_remote_table_gives_the_rows_of_the_table_on_disk(mix: DataConfig, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    (tmp_path / "remote/own").mkdir(parents=True)
+    table = Dataset.from_dict({"text": [TEXTS[number] for number in range(10_000, 10_100)]})
+    table.to_parquet(str(tmp_path / "remote/own/a.parquet"))
+    write_texts(tmp_path / "remote/train/a.jsonl", range(10_200, 10_250))
+    config = dataclasses.replace(
+        mix,
+        root=str(tmp_path / "remote"),
+        tokenizer=str(Path(mix.root) / "tokenizer.json"),
+        sources={"train": SourceConfig(["train/a.jsonl"], 1.0)},
+        validation=ValidationConfig(sources={"own": SourceConfig(["own/a.parquet"])}),
+    )
+    with serving(tmp_path / "remote") as server:
+        remote = dataclasses.replace(config, root=server.url, cache_dir=str(tmp_path / "cache"), max_cache_gib=0.1)
+        assert_equal_rows(built(remote), built(config))
+
+
 def test_no_more_than_a_bound_of_documents_is_read(mix: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data.validation, "MAX_DOCUMENTS", 40)
     tokens, sources, counts = data.validation._read_all(
