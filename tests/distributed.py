@@ -20,7 +20,7 @@ from train.distributed import Ranks, leave
 Work = Callable[..., Any]  # work(ranks, *arguments); importable by its name, as a fresh process has to find it
 
 
-def run_ranks(work: Work, world_size: int, *arguments: Any, timeout: float = 120) -> list[Any]:
+def run_ranks(work: Work, world_size: int, *arguments: Any, timeout: float = 900) -> list[Any]:
     """What `work(ranks, *arguments)` returns on each of `world_size` ranks, in rank order.
 
     When a rank fails, or after `timeout` seconds, all are killed; raises AssertionError with the failing ranks'
