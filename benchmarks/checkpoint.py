@@ -25,11 +25,11 @@ from hydra import compose, initialize_config_dir
 
 from model.accounting import num_parameters
 from model.weights import random_weights
-from train.checkpoint import Layout, read_checkpoint
 from train.checkpoint.resume import find_checkpoint, load_checkpoint
 from train.checkpoint.save import Saver
+from train.checkpoint.store import Layout, read_checkpoint
 from train.checkpoint.universal import make_universal
-from train.compose import CONFIG_FOLDER, to_run_config
+from train.compose.app import CONFIG_FOLDER, to_run_config
 from train.config import RunConfig
 from train.distributed import Ranks, leave
 from train.engine.build import build_engine

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from model.accounting import flops_per_token
 from model.weights import random_weights
 from train.callbacks.throughput import bf16_peak
-from train.compose import CONFIG_FOLDER, to_run_config
+from train.compose.app import CONFIG_FOLDER, to_run_config
 from train.config import RunConfig
 from train.distributed import Ranks, leave
 from train.engine.build import build_engine

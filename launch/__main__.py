@@ -5,6 +5,7 @@
   python -m launch experiment=demo wandb.mode=online name=mine     any key can be set
   python -m launch -m experiment=demo optimizer.lr=1e-3,3e-3       a sweep: one run folder per combination
   python -m launch experiment=repo-1b-50b --cfg job                print the whole recipe and start nothing
+  python -m launch keys [PATTERN]                                  print keys: default, type, meaning
 
 The run folder is runs/NAME. Exit codes: 0 finished, 2 a mistake that one line explains, 75 stopped by a signal after
 saving (run the same command again), 76 stopped by the position watch after saving; docs/reliability.md has the others.
@@ -17,9 +18,11 @@ import sys
 from pathlib import Path
 
 from common.json_lines import read_json_lines
+from launch.keys import print_keys
 from launch.local import launch_local
-from train.compose import hydra_app, save_run_config, swept_overrides
-from train.config import RunConfig, WandbMode
+from train.callbacks.config import WandbMode
+from train.compose.app import hydra_app, save_run_config, swept_overrides
+from train.config import RunConfig
 from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, StopReason
 from train.run_folder import RunFolder
 
@@ -81,5 +84,12 @@ def next_steps(config: RunConfig, folder: RunFolder) -> str:
     return "\n".join(f"  {what:<30}{how}" for what, how in lines)
 
 
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    if sys.argv[1:2] == ["keys"]:
+        return print_keys(sys.argv[2:])
+    return hydra_app(launch, __doc__ or "")
+
+
 if __name__ == "__main__":
-    sys.exit(hydra_app(launch, __doc__ or ""))
+    sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from train.compose import EXIT_OK, hydra_app
+from train.compose.app import EXIT_OK, hydra_app
 from train.config import RunConfig
 
 

@@ -19,10 +19,11 @@ from pathlib import Path
 from common.errors import UserError
 from data.stream import BatchStream, build_stream
 from model.config import ModelConfig
-from train.callbacks import build_callbacks
+from train.callbacks.build import build_callbacks
 from train.callbacks.callback import Callback
-from train.checkpoint import Checkpoints, Layout
-from train.compose import hydra_app, load_run_config, save_run_config
+from train.checkpoint.checkpoints import Checkpoints
+from train.checkpoint.store import Layout
+from train.compose.app import hydra_app, load_run_config, save_run_config
 from train.config import RunConfig
 from train.distributed import Ranks, leave, seed_generators
 from train.engine.build import build_engine, resolve_precision

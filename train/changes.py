@@ -13,9 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from model.config import ModelConfig, PositionsConfig
 from model.weights import parameter_shapes
+from train.compose.renamed import with_new_keys
 from train.config import RunConfig
 from train.errors import TrainError
-from train.renamed_keys import with_new_keys
 
 Changes = dict[str, tuple[Any, Any]]  # key -> (value then, value now)
 

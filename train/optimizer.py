@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from model.weights import is_position_parameter
-from train.config import OptimizerConfig
+from train.optimizer_config import OptimizerConfig
 
 REPO_GROUP = "repo"
 """The group of all learned position maps: its name in saved optimizer states."""

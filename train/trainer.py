@@ -16,12 +16,14 @@ from data.stream import Batch, BatchStream, merge_states
 from model.loss import IGNORED
 from train.callbacks.callback import Callback
 from train.callbacks.group import CallbackGroup
-from train.checkpoint import Checkpoint, Checkpoints
-from train.config import LossDenominator, RunConfig
+from train.checkpoint.checkpoints import Checkpoints
+from train.checkpoint.store import Checkpoint
+from train.config import RunConfig
 from train.distributed import Ranks, is_lost_connection
 from train.engine.engine import Engine, MicroBatch, Update
 from train.errors import BadNumbersError, CollectiveError, LostDataError, Stop, StopReason
 from train.guard import SpikeGuard
+from train.loss_config import LossDenominator
 from train.micro_batches import shifted_labels, to_micro_batch
 from train.run_folder import RunFolder
 from train.schedule import learning_rate, repo_factor

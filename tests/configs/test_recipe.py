@@ -1,21 +1,19 @@
-"""The recipes are the published ones, and every knob of a dataclass but the data's is in the YAML of its group.
+"""The recipes are the published ones.
 
 Published values: SakanaAI/repo, OLMo2-1B-stage2-seed42-SEXMH-L5.yaml and the trainer that reads it; for 7B, the
-backbone's own OLMo2-7B-stage2-seed42.yaml. They are written out here, so that no default of ours can vouch for itself.
+backbone's own OLMo2-7B-stage2-seed42.yaml. They are written out here, so that a changed default is a failing test.
 """
 
-import dataclasses
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from data.config import DataConfig
 from model.accounting import num_parameters
 from model.config import PositionsConfig, YarnConfig
 from model.positions import layer_schemes
-from train.compose import CONFIG_FOLDER, to_run_config
+from train.compose.app import CONFIG_FOLDER, to_run_config
 from train.config import RunConfig
 from train.schedule import learning_rate
 
@@ -164,34 +162,3 @@ def test_the_list_names_576_files_of_stage_2() -> None:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes_and_is_named_like_its_file(experiment: str) -> None:
     assert composed(experiment).name == experiment
-
-
-GROUPS = {
-    field.name: field.default_factory
-    for field in dataclasses.fields(RunConfig)
-    if dataclasses.is_dataclass(field.default_factory)
-}
-
-
-@pytest.mark.parametrize("group", sorted(GROUPS.keys() - {"data"}))  # the data states what differs from the defaults
-def test_every_option_of_a_group_states_every_knob(group: str) -> None:
-    knobs = {field.name for field in dataclasses.fields(GROUPS[group])}
-    options = sorted((CONFIG_FOLDER / group).glob("*.yaml"))
-    assert options, f"configs/{group}/ has no option"
-    for option in options:
-        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            stated = compose(f"{group}/{option.stem}")
-        while set(stated) == {group}:
-            stated = stated[group]
-        assert set(OmegaConf.to_container(stated)) <= knobs, option
-        assert knobs <= set(stated), option
-
-
-def test_the_options_of_the_root_config_state_the_defaults_of_the_dataclasses() -> None:
-    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        root = compose("config", ["experiment=repo-1b-50b"], return_hydra_config=True).hydra.runtime.choices
-    assert {group for group in root if "/" not in group} == {*GROUPS, "experiment"}
-    defaults = RunConfig(name="x").as_plain()
-    for group in GROUPS.keys() - {"data"}:  # which has no default worth the name
-        stated = OmegaConf.load(CONFIG_FOLDER / group / f"{root[group]}.yaml")
-        assert stated == defaults[group], group

@@ -16,8 +16,10 @@ from model.config import PositionsConfig
 from tests.distributed import run_ranks
 from tests.train.probe import Outcome, start
 from tests.train.tiny import tiny, write_tokenizer, write_tokens
-from train.config import LossDenominator, Precision, WandbMode
+from train.callbacks.config import WandbMode
 from train.distributed import Ranks
+from train.engine.config import Precision
+from train.loss_config import LossDenominator
 from train.run_folder import RunFolder
 
 NUM_STEPS, STOP_STEP = 8, 3

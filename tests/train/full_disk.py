@@ -11,10 +11,10 @@ from tests.train.tiny import tiny
 from tests.train.watch.failing import Breaking, scale_final
 from train.__main__ import train
 from train.callbacks.callback import Callback
-from train.config import AlertPolicy
 from train.distributed import Ranks, leave
 from train.errors import CollectiveError
 from train.trainer import Trainer
+from train.watch.config import AlertPolicy
 
 FULL_STEP, FREE_STEP = 3, 5
 BREAK_STEP, ALERT_STEP = 9, 12

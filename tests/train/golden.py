@@ -14,8 +14,8 @@ from model.config import PositionPrecision
 from tests.distributed import run_ranks
 from tests.train.probe import metrics, start
 from tests.train.tiny import tiny, write_tokens
-from train.config import LossDenominator
 from train.distributed import Ranks
+from train.loss_config import LossDenominator
 
 FILE = Path(__file__).with_name("golden.json")
 NUM_STEPS = 6

@@ -17,7 +17,7 @@ from tests.train.probe import events, metrics
 from tests.train.tiny import tiny, write_tokens
 from train.__main__ import train
 from train.callbacks.callback import Callback
-from train.checkpoint import newest_checkpoint
+from train.checkpoint.store import newest_checkpoint
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.errors import EXIT_DATA, EXIT_OK, EXIT_STOPPED, BadNumbersError, CollectiveError, LostDataError

@@ -8,8 +8,8 @@ import torch
 from model.config import PositionsConfig
 from model.transformer import Olmo2
 from tests.train.tiny import tiny
-from train.config import OptimizerConfig
 from train.optimizer import build_optimizer, group_name, parameter_groups
+from train.optimizer_config import OptimizerConfig
 
 
 def built(scheme: str = "repo") -> Olmo2:

@@ -1,6 +1,6 @@
 """The contract of callbacks: what they may do, and when each hook is called.
 
-To add something periodic, write a subclass in a file of its own in this folder and list it in `build_callbacks`. A
+To add something periodic, write a subclass in a file of its own in this folder and list it in build.py. A
 callback gets its own part of the config in its constructor and sees the trainer in its hooks. It never changes the
 loop. Hooks run in the order of the list, on every rank, unless `main_rank_only` is set.
 

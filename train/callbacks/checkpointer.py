@@ -16,7 +16,7 @@ from common.files import write_text_whole
 from model.config import ModelConfig, PositionsConfig
 from model.export import save_hf
 from train.callbacks.callback import Callback
-from train.config import CheckpointConfig
+from train.checkpoint.config import CheckpointConfig
 from train.errors import SaveError
 from train.run_folder import EXPORTED_STEP
 

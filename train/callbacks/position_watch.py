@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from train.callbacks.callback import StatefulCallback
 from train.callbacks.console import Screen
-from train.config import AlertPolicy, PositionWatchConfig
 from train.errors import Stop, StopReason
+from train.watch.config import AlertPolicy, PositionWatchConfig
 from train.watch.detectors import Detectors
 from train.watch.meter import Meter
 from train.watch.statistics import CHUNK

@@ -22,10 +22,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.errors import UserError
 from common.files import write_text_whole
 from common.json_lines import JsonLines, read_json_lines
 from train.callbacks.callback import Callback
-from train.config import RunConfig, WandbMode
+from train.callbacks.config import WandbMode
+from train.config import RunConfig
 from train.errors import Stop
 from train.report.panels import Panels, probe_pictures
 from train.run_folder import RunFolder
@@ -148,7 +150,8 @@ class WeightsAndBiases(Callback):
 
 def main() -> None:
     """Rebuilds a W&B run from a run folder."""
-    from train.compose import EXIT_USER_ERROR, USER_ERRORS, load_run_config
+    from train.compose.app import load_run_config
+    from train.errors import EXIT_USER_ERROR
 
     parser = argparse.ArgumentParser(
         prog="python -m train.callbacks.weights_and_biases",
@@ -160,7 +163,7 @@ def main() -> None:
     folder = RunFolder(arguments.run)
     try:
         config = load_run_config(folder.config)
-    except USER_ERRORS as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     run = open_run(config, folder, uuid.uuid4().hex[:8], WandbMode[arguments.mode])

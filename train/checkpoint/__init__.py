@@ -3,6 +3,7 @@
 DeepSpeed writes in place, names `latest` before all ranks are done, verifies nothing when it loads, and loads only into
 the layout that saved. Here:
 
+    config.py       the settings; importable without torch, as is this package
     checkpoints.py  the owner: find, decide, load, save, and what a full disk means
     manifest.py     sizes and digests of all files: torn or altered files are found
     store.py        the folder: one rename publishes a checkpoint, another removes it
@@ -11,8 +12,3 @@ the layout that saved. Here:
     universal.py    the same state for another number of ranks, ZeRO stage or precision
     generators.py   random generators
 """
-
-from train.checkpoint.checkpoints import Checkpoints
-from train.checkpoint.store import Checkpoint, Layout, newest_checkpoint, read_checkpoint
-
-__all__ = ["Checkpoint", "Checkpoints", "Layout", "newest_checkpoint", "read_checkpoint"]

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from train.checkpoint.config import CheckpointConfig
 from train.checkpoint.generators import generator_file, generator_state
 from train.checkpoint.manifest import DigestingFile, FileRecord, without_crc32
 from train.checkpoint.store import (
@@ -29,7 +30,6 @@ from train.checkpoint.store import (
     newest_checkpoint,
     publish,
 )
-from train.config import CheckpointConfig
 from train.distributed import Ranks
 from train.engine.engine import Engine
 from train.errors import SaveError, TrainError

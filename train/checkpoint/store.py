@@ -21,7 +21,8 @@ from typing import Any
 
 from common.files import flush_to_disk, write_text_whole
 from train.checkpoint.manifest import DamageError, FileRecord, VersionError, read_manifest, write_manifest
-from train.config import Precision, RunConfig
+from train.config import RunConfig
+from train.engine.config import Precision
 from train.errors import TrainError
 
 logger = logging.getLogger(__name__)

@@ -37,10 +37,10 @@ from train.checkpoint.manifest import (
     write_manifest,
 )
 from train.checkpoint.store import PARTIAL, Checkpoint, Layout, clear_leftovers, remove
-from train.config import OptimizerConfig
 from train.engine.engine import MOMENTS
 from train.errors import TrainError
 from train.optimizer import parameter_groups
+from train.optimizer_config import OptimizerConfig
 
 FOLDER = "universal"
 

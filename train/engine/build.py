@@ -3,8 +3,9 @@
 import torch
 
 from model.weights import Weights
-from train.config import Precision, RunConfig
+from train.config import RunConfig
 from train.distributed import Ranks
+from train.engine.config import Precision
 from train.engine.engine import Engine
 from train.engine.plain import PlainEngine
 from train.engine.zero3 import Zero3Engine

@@ -20,8 +20,9 @@ from model.attention import Documents
 from model.loss import LossSums
 from model.transformer import Olmo2
 from model.weights import Weights, initialise
-from train.config import Precision, RunConfig
+from train.config import RunConfig
 from train.distributed import Ranks
+from train.engine.config import Precision
 from train.engine.settings import deepspeed_config
 from train.engine.stopwatch import Stopwatch
 from train.errors import TrainError

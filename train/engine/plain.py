@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from model.weights import Weights
-from train.config import Precision, RunConfig
+from train.config import RunConfig
 from train.distributed import Ranks
+from train.engine.config import Precision
 from train.engine.engine import Accept, Engine, Update
 
 

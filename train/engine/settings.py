@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from train.config import Precision, RunConfig, rows_per_rank
+from train.config import RunConfig, rows_per_rank
+from train.engine.config import Precision
 
 
 def deepspeed_config(config: RunConfig, world_size: int, precision: Precision) -> dict[str, Any]:

@@ -74,7 +74,7 @@ from model.weights import hf_keys, hf_weights, initialise, parameter_shapes, ran
 from tests.composing import compose
 from tests.train.tiny import tiny, write_tokens
 from train.__main__ import work
-from train.config import OptimizerConfig
+from train.optimizer_config import OptimizerConfig
 from train.optimizer import parameter_groups
 
 here = Path(__file__).parent

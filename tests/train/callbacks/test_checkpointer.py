@@ -12,7 +12,7 @@ from model.weights import hf_weights, is_position_parameter, parameter_shapes, r
 from tests.train.conftest import Runs
 from tests.train.tiny import tiny
 from train.callbacks.checkpointer import Checkpointer
-from train.compose import load_run_config
+from train.compose.app import load_run_config
 
 
 def test_the_export_holds_the_masters_of_the_last_checkpoint(exports: Runs) -> None:

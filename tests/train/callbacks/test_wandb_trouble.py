@@ -12,8 +12,8 @@ import pytest
 
 from tests.train.tiny import tiny
 from train.callbacks import weights_and_biases
+from train.callbacks.config import WandbMode
 from train.callbacks.weights_and_biases import WeightsAndBiases
-from train.config import WandbMode
 from train.errors import Stop, StopReason
 from train.run_folder import RunFolder
 from train.trainer import Trainer

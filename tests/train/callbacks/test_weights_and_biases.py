@@ -17,8 +17,8 @@ from tests.train.callbacks.wandb_files import OfflineRun, offline_runs
 from tests.train.conftest import NUM_STEPS, STOP_STEP, Runs
 from tests.train.tiny import VOCAB_SIZE, tiny
 from train.callbacks import weights_and_biases
+from train.callbacks.config import WandbMode
 from train.callbacks.weights_and_biases import WeightsAndBiases, main, run_id
-from train.config import WandbMode
 from train.errors import Stop, StopReason
 from train.report import pictures
 from train.report.panels import PICTURED, Panels, scalars

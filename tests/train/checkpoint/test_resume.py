@@ -19,11 +19,11 @@ from common.json_lines import read_json_lines
 from tests.distributed import run_ranks
 from tests.train.conftest import NUM_STEPS, Runs, flip_a_bit
 from tests.train.probe import events, metrics
-from train.checkpoint import Checkpoint, Layout, manifest
+from train.checkpoint import manifest
 from train.checkpoint.generators import seed_generators_anew
 from train.checkpoint.manifest import _digest_of, digest_file
 from train.checkpoint.resume import Start, choose_start, find_checkpoint
-from train.checkpoint.store import corrupt_folders, drop_old
+from train.checkpoint.store import Checkpoint, Layout, corrupt_folders, drop_old
 from train.distributed import Ranks
 from train.errors import TrainError
 from train.run_folder import RunFolder

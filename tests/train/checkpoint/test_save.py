@@ -14,8 +14,8 @@ from tests.distributed import run_ranks
 from tests.train.conftest import Runs
 from tests.train.probe import events, metrics
 from tests.train.tiny import tiny
-from train.checkpoint import Layout, newest_checkpoint, read_checkpoint
 from train.checkpoint.save import Saver, Writer
+from train.checkpoint.store import Layout, newest_checkpoint, read_checkpoint
 from train.distributed import Ranks
 from train.engine.build import build_engine
 from train.errors import SaveError

@@ -13,8 +13,8 @@ from tests.train.checkpoint.test_store import killed_at
 from tests.train.conftest import NUM_STEPS, ROUTES, Runs, flip_a_bit
 from tests.train.probe import metrics
 from tests.train.tiny import tiny
-from train.checkpoint import Checkpoint, read_checkpoint
 from train.checkpoint.manifest import find_damage, read_manifest
+from train.checkpoint.store import Checkpoint, read_checkpoint
 from train.checkpoint.universal import is_universal, make_universal, open_universal
 from train.engine.engine import MOMENTS
 from train.errors import TrainError

@@ -15,9 +15,10 @@ from model.loss import IGNORED
 from model.transformer import Olmo2
 from model.weights import initialise, random_weights
 from tests.train.tiny import LENGTH, VOCAB_SIZE, tiny
-from train.config import Precision, RunConfig
+from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.build import build_engine
+from train.engine.config import Precision
 from train.engine.engine import Engine, MicroBatch
 
 CASES = [(stage, Precision.fp32) for stage in (0, 1, 2, 3)] + [(stage, Precision.bf16) for stage in (1, 2, 3)]

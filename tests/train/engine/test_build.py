@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from train.config import Precision
 from train.engine.build import ENGINES, resolve_precision
+from train.engine.config import Precision
 from train.errors import TrainError
 
 

@@ -29,9 +29,9 @@ from tests.train.engine.reference import (
     reference_updates,
     state_of,
 )
-from train.config import Precision
 from train.distributed import Ranks
 from train.engine.build import build_engine
+from train.engine.config import Precision
 from train.engine.engine import MOMENTS, Engine
 
 Case = tuple[int, Precision]

@@ -24,8 +24,8 @@ from tests.train.engine.reference import (
     state_of,
 )
 from tests.train.tiny import LENGTH
-from train.config import Precision
 from train.distributed import Ranks
+from train.engine.config import Precision
 from train.engine.engine import Engine, MicroBatch
 
 NUM_STEPS = 2

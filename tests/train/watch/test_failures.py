@@ -25,10 +25,11 @@ from tests.train.watch.failing import (
     zero_gradients,
 )
 from train.__main__ import train
-from train.config import AlertPolicy, RunConfig
+from train.config import RunConfig
 from train.distributed import Ranks
 from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED
 from train.watch import detectors
+from train.watch.config import AlertPolicy
 
 NUM_STEPS, BREAKS, INTERVAL = 24, 9, 2
 LENGTHS = {"max_steps": NUM_STEPS, "position_watch__interval": INTERVAL}

@@ -25,9 +25,10 @@ from tests.train.engine.reference import (
 )
 from tests.train.tiny import LENGTH
 from tests.train.watch.definitions import plain
-from train.config import Precision, RunConfig
+from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.build import build_engine
+from train.engine.config import Precision
 from train.engine.engine import MicroBatch
 from train.watch.meter import Meter
 from train.watch.names import MAPS, SIGNALS, STATISTICS

@@ -9,10 +9,10 @@ from model.errors import ModelError
 from tests.composing import compose, run_app
 from tests.train.tiny import tiny
 from train.changes import changed_keys, check_changes
-from train.compose import load_run_config, save_run_config
+from train.compose.app import load_run_config, save_run_config
+from train.compose.renamed import RENAMED, with_new_keys, with_new_names
 from train.config import RunConfig
 from train.errors import EXIT_USER_ERROR, TrainError
-from train.renamed_keys import RENAMED, with_new_keys, with_new_names
 
 CHECKPOINT = Path("runs/mine/checkpoints/step-0000007")
 DEMO = "experiment=demo"

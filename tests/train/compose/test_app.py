@@ -11,11 +11,12 @@ import yaml
 
 from tests.composing import compose, run_app
 from tests.train.tiny import tiny
-from train.compose import EXIT_OK, EXIT_USER_ERROR, hydra_app, load_run_config, save_run_config
-from train.config import OptimizerConfig, Precision, RunConfig, rows_per_rank
+from train.compose.app import EXIT_OK, EXIT_USER_ERROR, hydra_app, load_run_config, save_run_config
+from train.engine.config import Precision
 from train.errors import TrainError
+from train.optimizer_config import OptimizerConfig
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEMO = "experiment=demo"
 
 
@@ -26,12 +27,35 @@ DEMO = "experiment=demo"
         ([DEMO, "+optimizer.lrr=1"], "there is no config key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
         ([DEMO, "optimiser.lr=1"], "there is no config key 'optimiser'; did you mean 'optimizer'?"),
         ([DEMO, "modle=tiny"], "there is no config key 'modle'; did you mean 'model'?"),
-        ([DEMO, "xyzzy=1"], "there is no config key 'xyzzy': `--cfg job` prints all that there are"),
+        ([DEMO, "xyzzy=1"], "there is no config key 'xyzzy': `python -m launch keys` prints all that there are"),
+        ([DEMO, "lr=1"], "there is no config key 'lr'; did you mean 'optimizer.lr'?"),
+        ([DEMO, "learning_rate=1"], "there is no config key 'learning_rate'; did you mean 'optimizer.lr'?"),
+        ([DEMO, "num_gpus=8"], "there is no config key 'num_gpus'; did you mean 'launch.processes'?"),
+        ([DEMO, "batch_size=8"], "there is no config key 'batch_size'; did you mean 'global_batch_size'?"),
+        ([DEMO, "resume=true"], "there is no config key 'resume': the same command, run again, continues the run"),
+        ([DEMO, "optimizer.name=x"], "there is no config key 'optimizer.name': `python -m launch keys optimizer.`"),
+        ([DEMO, "gc_interval=1"], "there is no config key 'gc_interval'; did you mean 'logging.gc_interval'?"),
+        ([DEMO, "data.sources.web.weigt=1"], "there is no config key 'data.sources.web.weigt'; did you mean "),
+        ([DEMO, "data.sources.web=a/*.zst"], "a/*.zst is given where keys belong: data.sources.NAME.files, data"),
         ([DEMO, "optimizer.lr=fast"], "optimizer.lr: Value 'fast' of type 'str' could not be converted to Float"),
         ([DEMO, "max_steps=1.5"], "max_steps: Value '1.5' of type 'float' could not be converted to Integer"),
         ([DEMO, "engine.precision=fp31"], "engine.precision: Invalid value 'fp31', expected one of [auto, bf16, fp32]"),
         ([DEMO, "model=tinny"], "there is no model=tinny; choose one of olmo2-1b, olmo2-7b, small, tiny"),
+        ([DEMO, "optimizer=adam"], "there is no optimizer=adam; choose one of published"),
+        ([DEMO, "optimizer.betas=0.9"], "optimizer.betas takes a list, as in 'optimizer.betas=[...]'"),
+        ([DEMO, "wandb=false"], "there is no wandb=false; choose one of default, or set a key of it: wandb.mode, "),
+        ([DEMO, "hydra/launcher=joblib"], "there is no hydra/launcher=joblib here: "),
+        ([DEMO, "positions/yarn=default"], "positions/yarn is not among the groups of this run: add it with a plus, "),
+        ([DEMO, "~optimizer.lr"], "optimizer.lr cannot be deleted: set it to another value"),
         ([DEMO, "max_steps"], "'max_steps' is not of the form key=value"),
+        (["demo"], "'demo' is not of the form key=value; did you mean experiment=demo?"),
+        ([DEMO, "data.eos_token=<eos>"], "the value in 'data.eos_token=<eos>' has characters that need quotes: "),
+        ([DEMO, "seed=1,2"], "seed=1,2 gives several values: add -m to run each, or write 'seed=[1,2]' for a list"),
+        ([DEMO, "-max_steps=5"], "there is no option -max_steps; keys are set without a dash, as in max_steps=5"),
+        ([DEMO, "--max_steps=5"], "there is no option --max_steps; keys are set without a dash, as in max_steps=5"),
+        ([DEMO, "--cfg"], "option --cfg needs one of job, hydra, all, as in --cfg job"),
+        ([DEMO, "--cfg", "job", "-m"], "--cfg prints one config: leave out -m, and give each key one value"),
+        (["experiment="], "experiment is not given; choose one of demo, demo-backbone, "),
         (["experiment=dmeo"], "there is no experiment=dmeo; choose one of demo, demo-backbone, "),
         (["name=x"], "experiment is not given; choose one of demo, demo-backbone, "),
         ([DEMO, "engine.zero_stage=4"], "engine.zero_stage=4 does not exist: choose 0, 1, 2 or 3"),
@@ -57,6 +81,18 @@ def test_any_key_can_be_set_and_the_rest_stays() -> None:
     plain, changed = compose(DEMO), compose(DEMO, "optimizer.lr=0.5", "model=small", "positions.start_layer=4")
     assert (changed.optimizer.lr, changed.model.hidden_size, changed.positions.start_layer) == (0.5, 768, 4)
     assert plain.optimizer.lr != 0.5 and plain.data == changed.data
+
+
+def test_sources_can_be_named_on_the_command_line() -> None:
+    def sources(*arguments: str) -> dict[str, tuple[list[str], float]]:
+        return {name: (one.files, one.weight) for name, one in compose(DEMO, *arguments).data.sources.items()}
+
+    shipped, mine = sources(), {"mine": (["x/*"], 2.0)}
+    assert sources("data.sources={mine: {files: [x/*], weight: 2}}") == mine
+    assert sources("data.sources={}", "data.sources={mine: {files: [x/*], weight: 2}}") == mine
+    assert sources("data.sources.mine.files=[x/*]", "data.sources.mine.weight=2") == shipped | mine
+    assert sources("+data.sources={mine: {files: [x/*], weight: 2}}") == shipped | mine
+    assert sources("data.sources.web.weight=3")["web"] == (shipped["web"][0], 3.0)
 
 
 def test_a_sweep_is_every_combination_wherever_the_flag_stands(tmp_path: Path) -> None:
@@ -110,28 +146,6 @@ def test_help_shows_examples_and_no_arguments_are_a_mistake(capsys: pytest.Captu
     assert run_app() == (EXIT_USER_ERROR, [])
     assert capsys.readouterr().out == "usage\nusage\n"
     assert hydra_app.__doc__
-
-
-@pytest.mark.parametrize(
-    ("changes", "world_size", "expected"),
-    [
-        ({}, 1, (4, 128)),
-        ({}, 8, (4, 16)),
-        ({"micro_batch_size": None}, 8, (64, 1)),
-        ({}, 3, "use launch.processes=2, or a global_batch_size that is a multiple of 3"),
-        ({"micro_batch_size": 5}, 8, "does not divide a rank's 64 rows .* use micro_batch_size=4"),
-        ({"micro_batch_size": 500}, 8, "use micro_batch_size=64"),
-    ],
-)
-def test_the_batch_divides_or_the_error_says_what_would(
-    changes: dict[str, int | None], world_size: int, expected: tuple[int, int] | str
-) -> None:
-    config = RunConfig(name="x", **changes)  # type: ignore[arg-type]
-    if isinstance(expected, tuple):
-        assert rows_per_rank(config, world_size) == expected
-    else:
-        with pytest.raises(TrainError, match=expected):
-            rows_per_rank(config, world_size)
 
 
 def worker(*arguments: str) -> subprocess.CompletedProcess[str]:
