@@ -3,9 +3,9 @@
     python -m benchmarks.watch                 the demo's model, on whatever device there is
     python -m benchmarks.watch --experiment repo-1b-50b global_batch_size=32      the real shape
 
-Steps with a reading and without take turns in one process, and the cost is the median difference of neighbours. On a
-CPU what counts is the process's own time, which does not grow on a busy machine; on a GPU the clock. A reading costs
-the same whenever it is taken; a longer interval only divides it.
+Steps with and without a reading alternate in one process, and the cost is the median difference of neighbours. On a CPU
+it is the process's CPU time, which does not grow on a busy machine; on a GPU wall time. A reading costs the same at
+every step, so its share is inversely proportional to the interval.
 """
 
 import argparse
@@ -26,7 +26,7 @@ TARGET = 0.005  # of the time of training
 
 
 def step_seconds(engine: Engine, tokens_bt: torch.Tensor, detectors: Detectors | None) -> float:
-    """Seconds of one update on random tokens, with a reading and its judgement if there are detectors."""
+    """Returns the seconds of one update on random tokens, with a reading if there are detectors to observe it."""
     clock = time.perf_counter if engine.device.type == "cuda" else time.process_time
     start = clock()
     meter = None if detectors is None else Meter(engine, filtered_rows=False)
@@ -47,10 +47,10 @@ def step_seconds(engine: Engine, tokens_bt: torch.Tensor, detectors: Detectors |
 
 
 def main() -> None:
-    """Print seconds per step with and without a reading, and the share at the interval of the config's default."""
+    """Prints the seconds of a step with and without a reading, and the share of a reading at an interval."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.watch", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--experiment", default="demo")
-    parser.add_argument("--steps", type=int, default=10, help="timed steps of each kind, after two that warm up")
+    parser.add_argument("--steps", type=int, default=10, help="timed steps of each kind, after two untimed ones")
     parser.add_argument("--interval", type=int, default=100, help="steps between readings; 100 is the default of runs")
     parser.add_argument("overrides", nargs="*", help="key=value of the config")
     arguments = parser.parse_args()
@@ -76,7 +76,7 @@ def main() -> None:
     )
     print(f"a step without a reading {without:.3f} s, a reading {cost:+.3f} s ({cost / without:+.1%} of its step)")
     verdict = "within" if share < TARGET else "above"
-    print(f"every {arguments.interval} steps that is {share:.3%} of the time, {verdict} the {TARGET:.1%} aimed at")
+    print(f"every {arguments.interval} steps that is {share:.3%} of the time, {verdict} the target of {TARGET:.1%}")
 
 
 if __name__ == "__main__":

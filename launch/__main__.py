@@ -17,9 +17,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from common.json_lines import read_json_lines
 from launch.keys import print_keys
 from launch.local import launch_local
+from report.metrics import CE_LOSS
 from train.callbacks.config import WandbMode
 from train.compose.app import hydra_app, save_run_config, swept_overrides
 from train.config import RunConfig
@@ -53,7 +53,7 @@ def launch(config: RunConfig) -> int:
 
 def loss_change(folder: RunFolder, window: int = 10) -> str:
     """The mean loss of the first and of the last logged steps, in words."""
-    losses = [row["train/ce_loss"] for row in read_json_lines(folder.metrics) if row["train/ce_loss"] is not None]
+    losses = [row[CE_LOSS] for row in folder.read_metrics() if row.get(CE_LOSS) is not None]
     if len(losses) < 2 * window:
         return ""
     first, last = sum(losses[:window]) / window, sum(losses[-window:]) / window

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from common.errors import UserError
+from report.run_folder import FINISHED
 
 EXIT_OK, EXIT_CRASHED, EXIT_USER_ERROR = 0, 1, 2
 EXIT_DATA = 69  # the data cannot be read; the steps done so far are saved
@@ -16,7 +17,7 @@ EXIT_ALERTED = 76  # stopped by the position watch after saving; look at the ale
 class StopReason(Enum):
     """Why the training loop of a run ended, with the exit code that says so."""
 
-    finished = ("finished", EXIT_OK)
+    finished = (FINISHED, EXIT_OK)
     signal = ("signal", EXIT_STOPPED)
     alert = ("alert", EXIT_ALERTED)
     data_lost = ("data_lost", EXIT_DATA)

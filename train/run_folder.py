@@ -1,10 +1,6 @@
-"""The folder of one run, `runs/NAME/`, and its names: the only place that spells them.
+"""The folder of a run that this process trains: its lock, its event log, and errors of writing explained.
 
-config.yaml      of the last start         checkpoints/   step-NNNNNNN/ and `latest`
-metrics.jsonl    a line per logged step   wandb/         offline files, and the run's id
-events.jsonl     start, alert, stop ...   hf/            final weights, Hugging Face layout
-probes/          positions of fixed texts  report.html    all of it, as one page
-stuck/           the stacks of ranks that did not move (train/watchdog.py)
+report/run_folder.py names its files and reads them.
 """
 
 import contextlib
@@ -18,41 +14,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from common.json_lines import JsonLines, read_json_lines
+from common.json_lines import JsonLines
+from report.run_folder import FINISHED, RunFiles
 from train.config import RunConfig
-from train.errors import StopReason, TrainError
+from train.errors import TrainError
 
 logger = logging.getLogger(__name__)
 
 EXPORTED_STEP = "step"  # file in hf/ that says which step its weights are of
 
 
-class RunFolder:
-    """Paths of a run, and its event log. Creates nothing until something is written."""
+class RunFolder(RunFiles):
+    """The files of a run, its lock and its event log. Creates nothing until something is written."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.config = self.path / "config.yaml"
+        super().__init__(path)
         # What this launcher composed, for its own workers: no name that another could write while they start.
         self.launch = self.path / f"launch-{socket.gethostname()}-{os.getpid()}.yaml"
-        self.metrics = self.path / "metrics.jsonl"
-        self.events = self.path / "events.jsonl"
-        self.checkpoints = self.path / "checkpoints"
-        self.wandb = self.path / "wandb"
-        self.hf = self.path / "hf"
-        self.stuck = self.path / "stuck"
-        self.probes = self.path / "probes"
-        self.report = self.path / "report.html"
         self._event_log = JsonLines(self.events)
 
     @classmethod
     def of(cls, config: RunConfig) -> "RunFolder":
         """Returns the folder that `config` names."""
         return cls(Path(config.run_root) / config.name)
-
-    def probe(self, step: int) -> Path:
-        """Returns the file with the positions of the probe texts at a step."""
-        return self.probes / f"step-{step:07d}.npz"
 
     def lock(self) -> IO[str]:
         """Locks the run for this process while the returned file is open; the kernel releases it when the process ends.
@@ -93,16 +77,15 @@ class RunFolder:
 
     def has_finished(self, step: int) -> bool:
         """Returns whether the events say that the run finished after `step`."""
-        finished = StopReason.finished.word
         return any(
-            event.get("event") == "stop" and event.get("reason") == finished and event.get("step") == step
-            for event in read_json_lines(self.events)
+            event.get("event") == "stop" and event.get("reason") == FINISHED and event.get("step") == step
+            for event in self.read_events()
         )
 
     def last_event(self) -> dict[str, Any] | None:
         """Returns the newest event, or None."""
-        lines = read_json_lines(self.events)
-        return lines[-1] if lines else None
+        events = self.read_events()
+        return events[-1] if events else None
 
 
 @contextlib.contextmanager

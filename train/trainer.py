@@ -14,6 +14,7 @@ import torch.distributed as dist
 from data.errors import DataError
 from data.stream import Batch, BatchStream, merge_states
 from model.loss import IGNORED
+from report.metrics import CE_LOSS, GRAD_NORM, LEARNING_RATE, LOSS, SKIPPED, STEP, TOKENS, Z_LOSS
 from train.callbacks.callback import Callback
 from train.callbacks.group import CallbackGroup
 from train.checkpoint.checkpoints import Checkpoints
@@ -152,7 +153,7 @@ class Trainer:
     def log(self, metrics: dict[str, Any]) -> None:
         """Hands metrics of `self.step` to the callbacks at once; every rank calls it."""
         plain = {name: v.tolist() if isinstance(v, torch.Tensor) else v for name, v in metrics.items()}
-        self.callbacks.on_metrics(self, {"step": self.step, **plain})
+        self.callbacks.on_metrics(self, {STEP: self.step, **plain})
 
     def alert(self, alert: Alert) -> None:
         """Tells all callbacks what the position watch found; every rank calls it."""
@@ -211,14 +212,14 @@ class Trainer:
         self.callbacks.on_gradients(self)
         self.update = self._update(rate, sums[2] / denominator)
         self.tokens += num_tokens
-        self.record("tokens", self.tokens)
+        self.record(TOKENS, self.tokens)
         # Cross entropy and z-loss are means over valid tokens; the total is what was differentiated.
-        self.record("train/ce_loss", sums[0] / max(1, num_valid))
-        self.record("train/z_loss", sums[1] / max(1, num_valid))
-        self.record("train/loss", sums[2] / denominator)
-        self.record("optim/lr", rate)
-        self.record("optim/grad_norm", self.update.grad_norm)
-        self.record("optim/skipped", self.num_skipped)
+        self.record(CE_LOSS, sums[0] / max(1, num_valid))
+        self.record(Z_LOSS, sums[1] / max(1, num_valid))
+        self.record(LOSS, sums[2] / denominator)
+        self.record(LEARNING_RATE, rate)
+        self.record(GRAD_NORM, self.update.grad_norm)
+        self.record(SKIPPED, self.num_skipped)
         self.step_seconds = time.perf_counter() - start
 
     def _next_batch(self) -> tuple[Batch, np.ndarray, int]:

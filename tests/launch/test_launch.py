@@ -14,11 +14,11 @@ import psutil
 import pytest
 
 from data.tokens.published import published_order
+from report.probes import probe_files
 from tests.launch.launching import ROOT, SMALL, end, launch, ranks_of, read, start, wait_for
 from train.errors import EXIT_ALERTED, EXIT_DATA, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, TrainError
 from train.processes import PARENT
 from train.run_folder import RunFolder
-from train.watch.probes import probe_files
 
 NUM_STEPS, INTERVAL = 40, 10
 

@@ -2,10 +2,12 @@
 
 from functools import partial
 
+from data.validation import build_validation
 from train.callbacks.callback import Callback
 from train.callbacks.checkpointer import Checkpointer
 from train.callbacks.config import WandbMode
 from train.callbacks.console import ConsoleReport
+from train.callbacks.evaluator import Evaluator
 from train.callbacks.garbage import GarbageCollector
 from train.callbacks.metrics_file import EventLog, MetricsFile
 from train.callbacks.position_probes import PositionProbes, find_encoder
@@ -15,6 +17,14 @@ from train.callbacks.slow_steps import SlowSteps
 from train.callbacks.throughput import Throughput
 from train.callbacks.weights_and_biases import WeightsAndBiases
 from train.config import RunConfig
+
+
+def evaluators(config: RunConfig) -> list[Callback]:
+    """Returns the evaluation of the validation rows, unless it is switched off."""
+    if not config.evaluation.enabled:
+        return []
+    rows = partial(build_validation, config.data, sequence_length=config.sequence_length)
+    return [Evaluator(config.evaluation, rows, mask_documents=config.mask_documents)]
 
 
 def build_callbacks(config: RunConfig) -> list[Callback]:
@@ -35,4 +45,5 @@ def build_callbacks(config: RunConfig) -> list[Callback]:
         callbacks.append(Report(config.logging.report_seconds))
     if config.wandb.mode is not WandbMode.disabled:
         callbacks.append(WeightsAndBiases(config))  # last of the sinks: at the end it may wait for a network
-    return [*callbacks, GarbageCollector(config.logging.gc_interval)]
+    # After the sinks: a resumed run may log an evaluation when it starts.
+    return [*callbacks, *evaluators(config), GarbageCollector(config.logging.gc_interval)]

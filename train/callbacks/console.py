@@ -10,6 +10,19 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from report.metrics import (
+    BUCKET_LOSS,
+    CE_LOSS,
+    EVAL_LOSS,
+    EVAL_PERPLEXITY,
+    GRAD_NORM,
+    LEARNING_RATE,
+    MFU,
+    OPEN_ALERTS,
+    SKIPPED,
+    SOURCE_LOSS,
+    TOKENS_PER_SECOND,
+)
 from train.callbacks.callback import Callback
 from train.watch.alert import Alert
 
@@ -21,22 +34,28 @@ logger = logging.getLogger(__name__)
 
 def summary(metrics: dict[str, Any]) -> str:
     """Returns the main metrics in one short line."""
-    parts = [f"loss {metrics['train/ce_loss']:.4f}", f"lr {metrics['optim/lr']:.2e}"]
-    parts.append(f"grad {metrics['optim/grad_norm']:.2f}")
-    parts.append(f"{human(metrics['throughput/tokens_per_second'])} tok/s")
-    if "throughput/mfu" in metrics:
-        parts.append(f"MFU {metrics['throughput/mfu']:.1%}")
-    if metrics.get("positions/open_alerts"):
-        parts.append(f"alerts {metrics['positions/open_alerts']}")
-    if metrics["optim/skipped"]:
-        parts.append(f"skipped {metrics['optim/skipped']}")
+    parts = [f"loss {metrics[CE_LOSS]:.4f}", f"lr {metrics[LEARNING_RATE]:.2e}"]
+    parts.append(f"grad {metrics[GRAD_NORM]:.2f}")
+    parts.append(f"{human(metrics[TOKENS_PER_SECOND])} tok/s")
+    if MFU in metrics:
+        parts.append(f"MFU {metrics[MFU]:.1%}")
+    if metrics.get(OPEN_ALERTS):
+        parts.append(f"alerts {metrics[OPEN_ALERTS]}")
+    if metrics[SKIPPED]:
+        parts.append(f"skipped {metrics[SKIPPED]}")
     return "  ".join(parts)
 
 
 def evaluation_summary(metrics: dict[str, Any]) -> str:
-    """Returns the results of an evaluation in one line: the whole, then each source, then by position in the row."""
-    parts = [f"eval loss {metrics['eval/loss']:.4f}", f"perplexity {metrics['eval/perplexity']:.2f}"]
-    return "  ".join(parts)
+    """Returns the results of an evaluation in one line: the whole, then each source, then by index in the row."""
+    whole = [f"eval loss {metrics[EVAL_LOSS]:.4f}", f"perplexity {metrics[EVAL_PERPLEXITY]:.2f}"]
+    parts = [
+        f"{key} {value:.3f}"
+        for family in (SOURCE_LOSS, BUCKET_LOSS)
+        for name, value in metrics.items()
+        if (key := family.key(name)) is not None
+    ]
+    return "  ".join([*whole, *parts])
 
 
 def human(number: float) -> str:
@@ -91,7 +110,7 @@ class ConsoleReport(Callback):
             self._progress.start()
 
     def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
-        if "train/ce_loss" not in metrics:  # an evaluation that was cut off by a stop and is done again
+        if CE_LOSS not in metrics:  # an evaluation that was cut off by a stop and is done again
             self._say(f"step {metrics['step']}  {evaluation_summary(metrics)}")
             return
         step, last = metrics["step"], trainer.max_steps
@@ -101,7 +120,7 @@ class ConsoleReport(Callback):
             first, then = self._started
             remaining = (time.perf_counter() - then) / (step - first) * (last - step)
             self._say(f"step {step}/{last}  {summary(metrics)}  ETA {timedelta(seconds=round(remaining))}")
-        if "eval/loss" in metrics:
+        if EVAL_LOSS in metrics:
             self._say(f"step {step}/{last}  {evaluation_summary(metrics)}")
 
     def on_skip(self, trainer: "Trainer", reason: str) -> None:

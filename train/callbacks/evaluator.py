@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from report.metrics import EVAL_LOSS, EVAL_PERPLEXITY, bucket_loss, source_loss, source_perplexity
 from torch import Tensor
 
-from data.stream import split_evenly
+from data.rows import split_evenly
 from data.validation import ValidationRows
+from report.metrics import EVAL_LOSS, EVAL_PERPLEXITY, bucket_loss, source_loss, source_perplexity
 from train.callbacks.callback import StatefulCallback
 from train.callbacks.config import EvaluationConfig
 from train.engine.engine import MicroBatch

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from data.fetch.roots import locate_tokenizer, open_root
 from data.tokenizer import DocumentEncoder
+from report.probes import ProbeText, probe_files, write_probes
 from train.callbacks.callback import Callback
 from train.callbacks.console import Screen
 from train.config import RunConfig
 from train.errors import Stop, TrainError
 from train.watch.alert import Alert
 from train.watch.probe_texts import PROBE_TEXTS
-from train.watch.probes import ProbeText, probe_files, write_probes
 
 if TYPE_CHECKING:
     from train.trainer import Trainer

@@ -8,6 +8,7 @@ positions has no watch, and says so.
 
 from typing import TYPE_CHECKING, Any
 
+from report.metrics import OPEN_ALERTS
 from train.callbacks.callback import StatefulCallback
 from train.callbacks.console import Screen
 from train.errors import Stop, StopReason
@@ -63,7 +64,7 @@ class PositionWatch(StatefulCallback):
             trainer.record(name, value)
         # One rank decides for all: were two to differ by a bit, one would save and the other not.
         alerts = trainer.ranks.gather(self._detectors.observe(reading))[0]
-        trainer.record("positions/open_alerts", self._detectors.num_open)
+        trainer.record(OPEN_ALERTS, self._detectors.num_open)
         for alert in alerts:
             trainer.alert(alert)
         self._is_alerted = any(alert.is_new for alert in alerts)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TOP = Path(__file__).parents[2]  # where `python -m train.report` is at home
+TOP = Path(__file__).parents[2]  # where `python -m report` is found
 LAST_SECONDS = 60.0  # that the end of a run waits for its page
 
 
@@ -64,7 +64,7 @@ class Report(Callback):
     def _start(self, run: Path, *options: str) -> None:
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "train.report", str(run.resolve()), *options],
+                [sys.executable, "-m", "report", str(run.resolve()), *options],
                 cwd=TOP,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

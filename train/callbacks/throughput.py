@@ -13,6 +13,7 @@ import torch
 
 from model.accounting import flops_per_token
 from model.config import ModelConfig, PositionsConfig
+from report.metrics import DATA_SECONDS, MFU, MFU_CAUSAL, PEAK_GIB, STEP_SECONDS, TOKENS_PER_SECOND
 from train.callbacks.callback import Callback
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Throughput(Callback):
         self._tokens = global_batch_size * sequence_length
         self._flops = {
             name: flops_per_token(model, positions, sequence_length, causal=causal)
-            for name, causal in (("throughput/mfu", False), ("throughput/mfu_causal", True))
+            for name, causal in ((MFU, False), (MFU_CAUSAL, True))
         }
         self._peak: float | None = None
 
@@ -71,11 +72,11 @@ class Throughput(Callback):
 
     def on_update(self, trainer: "Trainer") -> None:
         rate = self._tokens / trainer.step_seconds
-        trainer.record("throughput/tokens_per_second", rate)
-        trainer.record("throughput/step_seconds", trainer.step_seconds)
-        trainer.record("throughput/data_seconds", trainer.data_seconds)
+        trainer.record(TOKENS_PER_SECOND, rate)
+        trainer.record(STEP_SECONDS, trainer.step_seconds)
+        trainer.record(DATA_SECONDS, trainer.data_seconds)
         if self._peak is not None:
             for name, flops in self._flops.items():
                 trainer.record(name, rate * flops / (self._peak * trainer.ranks.world_size))
         if trainer.engine.device.type == "cuda":
-            trainer.record("memory/peak_gib", torch.cuda.max_memory_allocated(trainer.engine.device) / 2**30)
+            trainer.record(PEAK_GIB, torch.cuda.max_memory_allocated(trainer.engine.device) / 2**30)

@@ -1,6 +1,6 @@
 """Weights & Biases: a view of the run folder that can be rebuilt from it.
 
-train/report/panels.py says what a step looks like there.
+report/panels.py says what a step looks like there.
 
 The run id is in the run folder before `wandb.init`, and every row carries its step: a resumed run goes on as the same
 W&B run, online and, once synced, offline, where each launch leaves a part of its own. Rows of steps that were done
@@ -25,14 +25,15 @@ from typing import TYPE_CHECKING, Any
 from common.errors import UserError
 from common.files import write_text_whole
 from common.json_lines import JsonLines, read_json_lines
+from report.metrics import STEP, MetricTable
+from report.panels import Panels, probe_pictures
+from report.probes import probe_files
 from train.callbacks.callback import Callback
 from train.callbacks.config import WandbMode
 from train.config import RunConfig
 from train.errors import Stop
-from train.report.panels import Panels, probe_pictures
 from train.run_folder import RunFolder
 from train.watch.alert import Alert
-from train.watch.probes import probe_files
 
 if TYPE_CHECKING:
     from train.trainer import Trainer
@@ -41,6 +42,16 @@ logger = logging.getLogger(__name__)
 
 MAX_WAITING = 10_000  # rows that are kept for a slow server
 LAST_SECONDS = 60.0  # that the end of a run waits for W&B
+
+
+def panels_of(config: RunConfig) -> Panels:
+    """Returns what makes rows for W&B from the metrics of this run."""
+    return Panels(
+        MetricTable.of(config.as_plain()),
+        picture_interval=config.wandb.picture_interval,
+        sequence_length=config.sequence_length,
+        num_frequencies=config.model.head_dim // 2,
+    )
 
 
 def run_id(folder: RunFolder) -> str:
@@ -92,7 +103,7 @@ class WeightsAndBiases(Callback):
         self._jobs: queue.Queue[Callable[[Any], Any] | None] = queue.Queue(MAX_WAITING)
         self._thread: threading.Thread | None = None
         self._has_given_up = False
-        self._panels = Panels(config)
+        self._panels = panels_of(config)
 
     def on_start(self, trainer: "Trainer") -> None:
         arguments = (trainer.folder, self._config.wandb.mode)
@@ -167,9 +178,9 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     run = open_run(config, folder, uuid.uuid4().hex[:8], WandbMode[arguments.mode])
-    rows = read_json_lines(folder.metrics)
-    panels, probed = Panels(config), probe_files(folder.probes)
-    for step, row in sorted({**dict.fromkeys(probed), **{row["step"]: row for row in rows}}.items()):
+    rows = folder.read_metrics()
+    panels, probed = panels_of(config), probe_files(folder.probes)
+    for step, row in sorted({**dict.fromkeys(probed), **{row[STEP]: row for row in rows}}.items()):
         if row is not None:
             run.log(panels.of(row), step=step)
         if step in probed:

@@ -1,29 +1,136 @@
-"""What a detector says: that something is wrong with the positions, or that it no longer is."""
+"""Alerts of the position watch, and their messages: where, since when, how bad, what to try."""
 
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from train.watch.reading import Reading
+
+Place = tuple[int, ...]
+"""() the model, (layer,), or (layer, head)."""
+
+RECOVERED = {
+    "collapse": "the positions are spread out again",
+    "explosion": "the positions are within bounds again",
+    "rope": "not every head follows the token index any more",
+    "dead_gradient": "the gradient is there again",
+    "instability": "updates and gradients are moderate again",
+    "not_learning": "the positions have started to spread",
+}
+"""What a recovery says, by the kind of the alert."""
+
+ADVICE = {
+    "collapse": "resume from a checkpoint before it with a lower optimizer.repo_lr_multiplier or "
+    "optimizer.weight_decay",
+    "explosion": "resume from a checkpoint before it with a lower optimizer.repo_lr_multiplier, or with a warm-up "
+    "(optimizer.repo_warmup_steps)",
+    "rope": "compare the loss with positions=rope, and try a higher positions.start_layer or another seed",
+    "dead_gradient": "look for a detached or frozen tensor in what was changed, and rule out the attention kernel with "
+    "model.attention=plain",
+    "instability": "give the fresh parameters a warm-up (optimizer.repo_warmup_steps) or a lower "
+    "optimizer.repo_lr_multiplier",
+    "not_learning": "raise optimizer.repo_lr_multiplier",
+}
+"""What to try, by the kind of the alert."""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """One finding, in one sentence."""
+    """One finding of a detector: something is wrong with the positions, or no longer is."""
 
     event: str
-    """`alert`, or `recovery` when what was found is over."""
+    """`alert`, or `recovery` when the failure is over."""
     kind: str
     """The detector's name: collapse, dead_gradient, ..."""
     where: str
-    """Layers and heads: "layer 7 head 3", "layer 9", "model"."""
+    """Layers and heads: "layer 7 head 3", "layer 9", "all learned layers"."""
     since: int
     """Step of the first reading that showed it."""
     message: str
-    """Where, since when, how bad, what to try."""
+    """Where, since when, how bad, what to try; one sentence."""
 
     @property
     def is_new(self) -> bool:
-        """Whether it begins, rather than ends, an episode."""
+        """Whether it begins an episode, rather than ends one."""
         return self.event == "alert"
 
     def as_plain(self) -> dict[str, Any]:
-        """The fields of its line in events.jsonl, `event` aside."""
+        """Returns the fields of its line in events.jsonl, without `event`."""
         return {name: value for name, value in asdict(self).items() if name != "event"}
+
+
+def name_places(places: Iterable[Place], reading: Reading) -> str:
+    """Returns whole layers first, then heads of others: "layers 5, 7; layer 9 heads 0, 3"."""
+    whole: list[int] = []
+    parts: list[str] = []
+    heads_of: dict[int, list[int]] = {}
+    for place in places:
+        if len(place) < 2:
+            whole += place or reading.heads.keys()
+        else:
+            heads_of.setdefault(place[0], []).append(place[1])
+    for layer, heads in heads_of.items():
+        if len(heads) == len(reading.heads[layer]["std"]):
+            whole.append(layer)
+        else:
+            parts.append(f"layer {layer} head{'s' * (len(heads) > 1)} {', '.join(map(str, sorted(heads)))}")
+    if len(whole) == len(reading.heads):
+        return "all learned layers"
+    if whole:
+        parts.insert(0, f"layer{'s' * (len(whole) > 1)} {', '.join(map(str, sorted(whole)))}")
+    return "; ".join(parts)
+
+
+def alert_message(kind: str, where: str, since: int, symptom: str) -> str:
+    """Returns the message of an alert."""
+    return f"{where}: since step {since}, {symptom}; {ADVICE[kind]}"
+
+
+def recovery_message(kind: str, where: str, since: int, until: int) -> str:
+    """Returns the message of a recovery from a failure that lasted from step `since` to before step `until`."""
+    return f"{where}: {RECOVERED[kind]} since step {until}, after {kind.replace('_', ' ')} since step {since}"
+
+
+def collapse_symptom(spread: float, held: float) -> str:
+    """Describes the worst head, whose spread was `held`."""
+    return (
+        f"positions are nearly equal, as in NoPE (98 % of them lie within {spread:.2g}, {spread / held:.2%} of the "
+        "earlier spread)"
+    )
+
+
+def explosion_symptom(ranges: Sequence[float], distances: Sequence[float], sequence_length: int) -> str:
+    """Describes heads with these ranges; `distances`: from zero to the heads' lowest and highest positions."""
+    if not all(map(math.isfinite, [*ranges, *distances])):
+        return "positions are not finite"
+    if max(distances) > 1e3 * max(ranges):
+        return f"positions lie up to {max(distances):.2g} from zero, where float32 is too coarse for angles"
+    return f"positions are up to {max(ranges):.3g} apart in sequences of {sequence_length} tokens"
+
+
+def rope_symptom(lowest: float) -> str:
+    """Describes a model whose heads have at least this |rank correlation|."""
+    return f"positions follow the token index, as in RoPE (|rank correlation| at least {lowest:.3f} in every head)"
+
+
+def dead_gradient_symptom(norms: Sequence[tuple[str, float, float]], symbols: Mapping[str, str]) -> str:
+    """Describes dead maps: of each its name, its gradient norm, and that of its first readings."""
+    name, now, first = min(norms, key=lambda norm: norm[1] / (norm[2] or 1.0))
+    dead = {name for name, _, _ in norms}
+    maps = ", ".join(symbol for name, symbol in symbols.items() if name in dead)
+    was = f"{first:.2g} at first" if first else "and none at first"
+    return f"hardly any gradient reaches {maps} (norm {now:.2g} for {symbols[name]}, {was})"
+
+
+def instability_symptom(update_ratio: float, share: float) -> str:
+    """Describes the worst layer."""
+    return f"an update changes {update_ratio:.0%} of a map, and the maps are {share:.0%} of the model's gradient"
+
+
+def not_learning_symptom(spread: float, num_readings: int) -> str:
+    """Describes the layer with the widest spread."""
+    return (
+        f"positions have not spread in {num_readings} readings: 98 % of them lie within {spread:.2g}, which no rotary "
+        "frequency resolves"
+    )

@@ -1,7 +1,8 @@
-"""The texts whose positions are pictured: one for each thing that RePo is said to do with positions.
+"""The probe texts, whose positions are drawn: one for each pattern that RePo is expected to learn.
 
-Plain prose, for its slow drift; a needle in noise, whose tokens should stand apart; a table, whose rows should repeat
-one pattern; code, with its nesting. They never change, or pictures of two runs could not be laid side by side.
+Prose, with slowly changing positions; a needle in repeated text, whose tokens should have positions of their own; a
+table, whose rows should repeat a pattern; code, with its nesting. They never change, so that pictures of two runs can
+be compared.
 """
 
 PROSE = """\
@@ -61,3 +62,4 @@ def merge_sort(items):
 '''
 
 PROBE_TEXTS = {"prose": PROSE, "needle": NEEDLE, "table": TABLE, "code": CODE}
+"""Name in files, W&B and the page -> text."""

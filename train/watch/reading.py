@@ -1,9 +1,9 @@
-"""One reading of the position watch: plain numbers, as they stand in metrics.jsonl."""
+"""One reading of the position watch: the numbers of one step, as they are in metrics.jsonl."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from train.watch.names import STATISTICS
+from report.metrics import STATISTICS, layer_metric, positions_metric
 
 
 @dataclass(frozen=True)
@@ -14,20 +14,22 @@ class Reading:
     heads: dict[int, dict[str, list[float]]]
     """Layer -> name of STATISTICS -> one number per head."""
     signals: dict[int, dict[str, float]]
-    """Layer -> name of SIGNALS -> number."""
+    """Layer -> name of a training signal -> number."""
+    maps: dict[int, dict[str, str]]
+    """Layer -> name of each of its maps -> symbol."""
 
     def spreads(self, layer: int) -> list[float]:
-        """How far apart each head puts all but the outermost hundredths of its tokens: one far token does not count."""
+        """Returns q99 - q01 of each head: the extent of its positions without the outermost 2 % of the tokens."""
         values = self.heads[layer]
         return [high - low for low, high in zip(values["q01"], values["q99"], strict=True)]
 
     def metrics(self) -> dict[str, Any]:
-        """`positions/layer_LL/NAME` of every figure, and `positions/NAME`, the mean over all heads of all layers."""
+        """Returns every figure by its name in metrics.jsonl, and each statistic's mean over all heads of all layers."""
         named: dict[str, Any] = {}
         for layer, values in self.heads.items():
             for name, value in {**values, **self.signals[layer]}.items():
-                named[f"positions/layer_{layer:02d}/{name}"] = value
+                named[layer_metric(layer, name)] = value
         for name in STATISTICS:
             all_heads = [number for values in self.heads.values() for number in values[name]]
-            named[f"positions/{name}"] = sum(all_heads) / len(all_heads)
+            named[positions_metric(name)] = sum(all_heads) / len(all_heads)
         return named

@@ -1,11 +1,11 @@
-"""What is measured of learned positions: every statistic with its formula, and nothing else.
+"""The statistics of learned positions, each with its formula.
 
 The unit is a *sequence* of n tokens: a row of the batch, or, where documents are kept apart (`mask_documents`), a
-document of at least 16 tokens, because positions of different documents never meet. Each statistic is one number per
-sequence and head, computed in float64 from z_1 ... z_n, the positions that RePo gave its tokens (arXiv 2512.14391,
-section 3). A reading is its mean over the sequences of the global batch, weighted by n. Sums of that kind add up over
-micro-batches and ranks, so a reading depends on neither. Rows that the repetition filter takes out of the loss weigh
-nothing, unless `position_watch.filtered_rows` says that they count.
+document of at least 16 tokens, because tokens of different documents do not attend to each other. Each statistic is one
+number per sequence and head, computed in float64 from z_1 ... z_n, the positions of its tokens (arXiv 2512.14391,
+section 3). A reading is its mean over the sequences of the global batch, weighted by n. Such sums add up over
+micro-batches and ranks, so a reading depends on neither. Rows that the repetition filter takes out of the loss have the
+weight 0, unless `position_watch.filtered_rows` is set.
 
 With t the token's index, d_t = z_{t+1} - z_t, r_t the rank of z_t in its sequence (ties share their mean rank), and
 w_i the model's rotary frequencies in radians per position:
@@ -20,7 +20,7 @@ w_i the model's rotary frequencies in radians per position:
     constant_share           of 16-token chunks that lie within 0.2 of their own mean
     monotone_share           of the other chunks, those that only rise or only fall
     hybrid_share             the rest of the chunks (a last, shorter chunk is left out)
-    resolution               number of frequencies i with w_i * range > 0.1 rad: what sees any position at all
+    resolution               number of frequencies i with w_i * range > 0.1 rad; 0: positions have no effect
     similarity               mean over the layer's other heads of |Pearson's correlation| with their z; 0 if constant
 """
 
@@ -33,26 +33,29 @@ from torch import Tensor
 
 from model.attention import Documents
 from model.loss import IGNORED
-from train.watch.names import STATISTICS
+from report.metrics import STATISTICS
 
-CHUNK = 16  # tokens, of the paper's patterns
-CHUNK_EPS = 0.2  # positions, ditto
-RESOLVED_RADIANS = 0.1  # a spread of phases below this is hardly a difference: its cosine is 0.995
+CHUNK = 16  # tokens of a chunk in the paper's patterns
+CHUNK_EPS = 0.2  # positions that count as equal in the paper's patterns
+RESOLVED_RADIANS = 0.1  # smaller differences of phase hardly change attention: the cosine is 0.995
 QUANTILES = (("q01", 0.01), ("q50", 0.5), ("q99", 0.99))
-MAX_PADDING = 2  # times the tokens of a micro-batch: what documents may take padded to the longest of their group
+MAX_PADDING = 2  # times the tokens of a micro-batch: size of a group of documents, padded to the longest
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """S sequences of a micro-batch [B, T], each in a line as long as the longest."""
+    """S sequences of a micro-batch [B, T], each padded to the longest."""
 
-    tokens_sl: Tensor | None  # int64: which of the B * T tokens; None: the rows as they are
-    lengths_s: Tensor  # float64: tokens of each
-    weights_s: Tensor  # float64: the length, or 0 for what does not count
+    tokens_sl: Tensor | None
+    """int64: index among the B * T tokens; None: the rows as they are."""
+    lengths_s: Tensor
+    """float64: tokens of each."""
+    weights_s: Tensor
+    """float64: the length, or 0 for sequences that do not count."""
 
 
 def sequences_of(labels_bt: Tensor, documents: Documents | None, filtered_rows: bool) -> list[Sequences]:
-    """The sequences of a micro-batch in groups of like length; nothing is read back from the device."""
+    """Returns the sequences of a micro-batch in groups of similar length; nothing is read back from the device."""
     num_rows, length = labels_bt.shape
     counts_b = torch.ones_like(labels_bt[:, 0], dtype=torch.bool)
     if not filtered_rows:
@@ -61,7 +64,7 @@ def sequences_of(labels_bt: Tensor, documents: Documents | None, filtered_rows: 
         lengths_s = torch.full_like(counts_b, length, dtype=torch.float64)
         return [Sequences(None, lengths_s, lengths_s * counts_b)] if length >= CHUNK else []
     groups = []
-    for starts, lengths in _alike(documents.lengths, MAX_PADDING * num_rows * length):
+    for starts, lengths in _groups(documents.lengths, MAX_PADDING * num_rows * length):
         tokens = np.minimum(starts[:, None] + np.arange(lengths.max()), num_rows * length - 1)
         tokens_sl, rows_s, lengths_s = (
             _on(labels_bt.device, values) for values in (tokens, starts // length, lengths.astype(np.float64))
@@ -76,8 +79,8 @@ def _on(device: torch.device, values: np.ndarray) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def _alike(lengths: np.ndarray, budget: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(starts, lengths) of documents of a chunk or more, longest first, each group at most `budget` tokens padded."""
+def _groups(lengths: np.ndarray, budget: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns (starts, lengths) of documents of a chunk or more, longest first, of at most `budget` padded tokens."""
     starts = np.cumsum(lengths) - lengths
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] >= CHUNK]
@@ -90,9 +93,9 @@ def _alike(lengths: np.ndarray, budget: int) -> list[tuple[np.ndarray, np.ndarra
 
 
 def weighted_sums(z_bth: Tensor, groups: Sequence[Sequences], radians_f: Tensor) -> Tensor:
-    """[len(STATISTICS) + 1, H] float64: each statistic times weight, summed over sequences; last, the summed weight.
+    """Returns [len(STATISTICS) + 1, H] float64: each statistic times weight, summed over sequences; last, the weights.
 
-    `radians_f`: what each rotary pair turns per position, float64.
+    `radians_f`: the angle by which each rotary pair turns per position, float64.
     """
     z = z_bth.detach().double()
     sums = z.new_zeros(len(STATISTICS) + 1, z.shape[2])
@@ -105,7 +108,7 @@ def weighted_sums(z_bth: Tensor, groups: Sequence[Sequences], radians_f: Tensor)
 
 
 def head_values(z_shl: Tensor, lengths_s: Tensor, radians_f: Tensor) -> dict[str, Tensor]:
-    """Every statistic by name, [S, H], of float64 sequences z [S, H, L]; only their first `lengths_s` tokens exist."""
+    """Returns every statistic by name, [S, H], of float64 z [S, H, L]; the first `lengths_s` tokens of each count."""
     length = z_shl.shape[-1]
     t_l = torch.arange(length, dtype=torch.float64, device=z_shl.device)
     n_s1 = lengths_s[:, None]
@@ -133,13 +136,13 @@ def head_values(z_shl: Tensor, lengths_s: Tensor, radians_f: Tensor) -> dict[str
 
 
 def _quantile(sorted_shl: Tensor, lengths_s: Tensor, share: float) -> Tensor:
-    place_s = share * (lengths_s - 1)  # short of the last
-    below_s = place_s.floor()
+    index_s = share * (lengths_s - 1)
+    below_s = index_s.floor()
     low, high = (
-        sorted_shl.gather(-1, index_s.long()[:, None, None].expand(-1, sorted_shl.shape[1], 1)).squeeze(-1)
-        for index_s in (below_s, below_s + 1)
+        sorted_shl.gather(-1, whole_s.long()[:, None, None].expand(-1, sorted_shl.shape[1], 1)).squeeze(-1)
+        for whole_s in (below_s, below_s + 1)
     )
-    return low + (high - low) * (place_s - below_s)[:, None]
+    return low + (high - low) * (index_s - below_s)[:, None]
 
 
 def _steps(d_shl: Tensor, real_s1l: Tensor, num_s1: Tensor) -> dict[str, Tensor]:
@@ -153,7 +156,7 @@ def _steps(d_shl: Tensor, real_s1l: Tensor, num_s1: Tensor) -> dict[str, Tensor]
 
 
 def _rank_correlation(z_shl: Tensor, sorted_shl: Tensor, real_s1l: Tensor, n_s1: Tensor, t_l: Tensor) -> Tensor:
-    # How many lie below, and how many not above: their mean is a token's rank, from 0, shared by ties.
+    # The rank of a token, from 0, is the mean of how many lie below it and how many do not lie above it: ties share it.
     below, not_above = (torch.searchsorted(sorted_shl, z_shl, right=right) for right in (False, True))
     middle_s11 = ((n_s1 - 1) / 2)[..., None]
     rank_shl = ((below + not_above - 1) / 2 - middle_s11) * real_s1l

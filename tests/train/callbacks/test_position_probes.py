@@ -12,6 +12,7 @@ import torch
 from model.config import PositionsConfig
 from model.transformer import Olmo2
 from model.weights import initialise, random_weights
+from report.probes import probe_files, read_probes
 from tests.train.conftest import NUM_STEPS, RESUMED, STOP_STEP, Runs
 from tests.train.probe import metrics
 from tests.train.tiny import LENGTH, VOCAB_SIZE, tiny, write_tokenizer, write_tokens
@@ -22,7 +23,6 @@ from train.run_folder import RunFolder
 from train.trainer import Trainer
 from train.watch.alert import Alert
 from train.watch.probe_texts import PROBE_TEXTS
-from train.watch.probes import probe_files, read_probes
 
 
 @pytest.mark.parametrize("name", RESUMED)

@@ -1,7 +1,6 @@
 """The report of a run that goes on: written beside it, never by it."""
 
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from tests.train.report.folders import make_run
+from report.run_folder import RunFiles
+from tests.report.folders import make_run
 from tests.train.tiny import tiny
-from train.callbacks import build_callbacks
+from train.callbacks.build import build_callbacks
 from train.callbacks.report import Report
 from train.errors import Stop, StopReason
-from train.run_folder import RunFolder
 
 FINISHED = Stop(StopReason.finished)
 
 
-def standing(folder: RunFolder) -> Any:
+def standing(folder: RunFiles) -> Any:
     """As much of a trainer as the report asks for."""
     return SimpleNamespace(folder=folder)
 
@@ -65,8 +64,8 @@ def test_only_pages_that_nobody_waits_for_are_written_at_the_lowest_priority(
 
     monkeypatch.setattr(subprocess, "Popen", start)
     report = Report(0.0)
-    report.on_step_end(standing(RunFolder(tmp_path)))
-    report.on_stop(standing(RunFolder(tmp_path)), FINISHED)
+    report.on_step_end(standing(RunFiles(tmp_path)))
+    report.on_stop(standing(RunFiles(tmp_path)), FINISHED)
     assert [command[-1] for command in started] == ["--nice", str(tmp_path)]
 
 
@@ -76,7 +75,7 @@ def test_a_report_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCapt
     report.on_stop(standing(folder), FINISHED)
     [record] = caplog.records
     assert record.message.startswith("the report could not be written: error: ")
-    assert "holds no whole line yet" in record.message
+    assert "holds no complete line" in record.message
 
 
 def test_the_end_of_a_crashed_run_leaves_no_process_behind(tmp_path: Path) -> None:
@@ -94,19 +93,3 @@ def test_a_run_that_wants_no_page_has_no_report(tmp_path: Path) -> None:
         )
 
     assert has_report(60.0) and not has_report(None)
-
-
-def test_the_command_writes_where_it_is_told_and_answers_mistakes_in_one_line(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run", range(1, 4))
-
-    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "train.report", *arguments], capture_output=True, text=True)
-
-    done = command(str(folder.path), "--out", str(tmp_path / "page.html"))
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"report: {tmp_path / 'page.html'}\n", "")
-    page = (tmp_path / "page.html").read_text()
-    assert "https://" not in page.split("<script>")[0] and not folder.report.exists()
-    for arguments in ([str(tmp_path / "none")], [str(folder.path), "--out", str(tmp_path / "none" / "page.html")]):
-        wrong = command(*arguments)
-        assert wrong.returncode == 2 and wrong.stdout == ""
-        assert wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1

@@ -1,20 +1,23 @@
-"""Reading what W&B wrote offline, record by record.
+"""Reads what W&B wrote offline, record by record, once it is complete.
 
 A .wandb file is a seven-byte header and a LevelDB log: blocks of 32 KiB that hold fragments (checksum, length, kind),
-kind 1 a whole record, 2, 3 and 4 its first, middle and last part. A record is a protobuf message.
+kind 1 a whole record, 2, 3 and 4 its first, middle and last part. A record is a protobuf message. The last record of a
+run is `exit`: a process of W&B writes the file, and may go on after the run that it belongs to has ended.
 """
 
 import json
 import struct
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wandb.proto.wandb_internal_pb2 import Record
+from wandb.proto import wandb_internal_pb2 as protocol
 
 BLOCK, FRAGMENT = 1 << 15, struct.Struct("<IHB")
-WHOLE, FIRST, LAST = 1, 2, 4
+RECORD: Any = vars(protocol)["Record"]  # made when the module is imported
+WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 @dataclass
@@ -28,19 +31,29 @@ class OfflineRun:
     """Title, text and level."""
     media: Path = Path()
     """What the paths of images are relative to."""
+    is_finished: bool = False
+    """Whether its last record is there."""
 
 
-def offline_runs(folder: Path) -> list[OfflineRun]:
-    """Every part below `folder`, oldest first."""
-    paths = sorted(folder.glob("offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
-    return [read_offline(path) for path in paths]
+def finished_runs(folder: Path) -> list[OfflineRun]:
+    """Every part below `folder`, oldest first, once the last record of each is written."""
+    return [wait_for_end(path) for path in sorted(folder.glob("offline-run-*"))]  # their names begin with the time
 
 
-def read_offline(path: Path) -> OfflineRun:
-    """The run id, the config, the logged rows and the alerts."""
-    run = OfflineRun(media=path.parent / "files")
-    for message in _messages(path.read_bytes()):
-        record = Record.FromString(message)
+def wait_for_end(part: Path) -> OfflineRun:
+    """The part in this folder, once its last record is written; the deadline only ends a test that fails."""
+    deadline = time.monotonic() + 300
+    while not (run := read_offline(part)).is_finished:
+        assert time.monotonic() < deadline, f"{part} is not finished"
+        time.sleep(0.05)
+    return run
+
+
+def read_offline(part: Path) -> OfflineRun:
+    """The run id, the config, the logged rows and the alerts, as far as they are written."""
+    run = OfflineRun(media=part / "files")
+    for message in (message for path in part.glob("run-*.wandb") for message in _messages(path.read_bytes())):
+        record = RECORD.FromString(message)
         if record.HasField("run"):
             run.run_id = record.run.run_id
             run.config.update({item.key: json.loads(item.value_json) for item in record.run.config.update})
@@ -48,6 +61,8 @@ def read_offline(path: Path) -> OfflineRun:
             run.rows.append(_nested((item.nested_key or [item.key], item.value_json) for item in record.history.item))
         elif record.HasField("alert"):
             run.alerts.append((record.alert.title, record.alert.text, record.alert.level))
+        elif record.HasField("exit"):
+            run.is_finished = True
     return run
 
 
@@ -69,6 +84,8 @@ def _messages(content: bytes) -> Iterator[bytes]:
             offset += BLOCK - offset % BLOCK
             continue
         _, length, kind = FRAGMENT.unpack_from(content, offset)
+        if kind not in (WHOLE, FIRST, MIDDLE, LAST) or offset + FRAGMENT.size + length > len(content):
+            return  # half written
         offset += FRAGMENT.size
         fragment = content[offset : offset + length]
         offset += length

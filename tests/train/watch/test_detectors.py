@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from report.metrics import STATISTICS, signals
 from train.watch.alert import Alert
-from train.watch.detectors import CONFIRM, PATIENCE, Detectors
-from train.watch.names import SIGNALS, STATISTICS
+from train.watch.detectors import CONFIRM, UNCHANGED_READINGS, Detectors
 from train.watch.reading import Reading
 
 LENGTH, LAYERS, NUM_HEADS = 1000, (5, 6, 7), 4
+MAPS = {"gate": "W_g", "content": "W_c", "final": "W_z"}
 Change = Callable[[Reading], None]
 
 
@@ -23,14 +24,14 @@ def reading(step: int, *changes: Change) -> Reading:
     usual = dict.fromkeys(STATISTICS, 0.5) | {"std": 2.0, "min": -4.0, "max": 6.0, "range": 10.0, "resolution": 9.0}
     usual |= {"q01": -3.0, "q99": 5.0}
     heads = {layer: {name: [value] * NUM_HEADS for name, value in usual.items()} for layer in LAYERS}
-    signal = dict.fromkeys(SIGNALS, 0.01)
-    made = Reading(step, heads, {layer: dict(signal) for layer in LAYERS})
+    signal = dict.fromkeys(signals(MAPS), 0.01)
+    made = Reading(step, heads, {layer: dict(signal) for layer in LAYERS}, dict.fromkeys(LAYERS, MAPS))
     for change in changes:
         change(made)
     return made
 
 
-def set_heads(layers: tuple[int, ...] = LAYERS, heads: tuple[int, ...] = (0, 1, 2, 3), **values: float) -> Change:
+def set_heads(layers: tuple[int, ...] = LAYERS, heads: tuple[int, ...] = (0, 1, 2, 3), /, **values: float) -> Change:
     def change(reading: Reading) -> None:
         for layer in layers:
             for name, value in values.items():
@@ -40,7 +41,7 @@ def set_heads(layers: tuple[int, ...] = LAYERS, heads: tuple[int, ...] = (0, 1, 
     return change
 
 
-def set_signal(layers: tuple[int, ...] = LAYERS, **values: float) -> Change:
+def set_signal(layers: tuple[int, ...] = LAYERS, /, **values: float) -> Change:
     def change(reading: Reading) -> None:
         for layer in layers:
             reading.signals[layer].update(values)
@@ -163,16 +164,16 @@ def test_between_the_thresholds_an_episode_neither_begins_nor_ends() -> None:
 
 
 def test_a_fresh_module_is_no_collapse_and_one_that_stays_so_does_not_learn() -> None:
-    found = alerts_of((PATIENCE + 10, (set_heads(**FRESH),)))
+    found = alerts_of((UNCHANGED_READINGS + 10, (set_heads(**FRESH),)))
     [(number, alert)] = found
-    assert (number, alert.kind, alert.where) == (PATIENCE + CONFIRM, "not_learning", "all learned layers")
+    assert (number, alert.kind, alert.where) == (UNCHANGED_READINGS + CONFIRM, "not_learning", "all learned layers")
     assert alert.since == 100 and "within 0.036" in alert.message
 
 
 def test_readings_in_the_warm_up_or_close_together_or_that_grow_are_no_stillness() -> None:
     warming, close, growing = Detectors(LENGTH, 1000), Detectors(LENGTH), Detectors(LENGTH)
     said = [(n, a) for n in range(1, 40) for a in warming.observe(reading(100 * n, set_heads(**FRESH)))]
-    assert [(number, alert.since) for number, alert in said] == [(10 + PATIENCE + CONFIRM, 1100)]
+    assert [(number, alert.since) for number, alert in said] == [(10 + UNCHANGED_READINGS + CONFIRM, 1100)]
     assert not [a for n in range(1, 40) for a in close.observe(reading(n, set_heads(**FRESH)))]
     for number in range(1, 100):
         wider = set_heads(**(FRESH | {"q99": 1e-4 * 1.05**number, "q01": 0.0}))
@@ -180,19 +181,19 @@ def test_readings_in_the_warm_up_or_close_together_or_that_grow_are_no_stillness
 
 
 def test_a_module_that_leaves_its_start_learns() -> None:
-    assert alerts_of((PATIENCE - 1, (set_heads(**FRESH),)), (5, ())) == []
-    found = alerts_of((PATIENCE + 3, (set_heads(**FRESH),)), (5, ()))
+    assert alerts_of((UNCHANGED_READINGS - 1, (set_heads(**FRESH),)), (5, ())) == []
+    found = alerts_of((UNCHANGED_READINGS + 3, (set_heads(**FRESH),)), (5, ()))
     assert [alert.event for _, alert in found] == ["alert", "recovery"]
 
 
 def test_a_layer_that_once_left_its_start_collapses_when_it_falls_back() -> None:
-    found = alerts_of((3, (set_heads(**FRESH),)), (5, ()), (2 * PATIENCE, (set_heads(**FRESH),)))
+    found = alerts_of((3, (set_heads(**FRESH),)), (5, ()), (2 * UNCHANGED_READINGS, (set_heads(**FRESH),)))
     assert [(number, alert.kind) for number, alert in found] == [(10, "collapse")]
 
 
 def test_a_gradient_that_never_came_is_dead_from_the_start() -> None:
     dead = (set_heads(**FRESH), set_signal(gate_grad_norm=0.0, content_grad_norm=0.0, final_grad_norm=0.0))
-    assert [(n, alert.kind) for n, alert in alerts_of((2 * PATIENCE, dead))] == [(CONFIRM, "dead_gradient")]
+    assert [(n, alert.kind) for n, alert in alerts_of((2 * UNCHANGED_READINGS, dead))] == [(CONFIRM, "dead_gradient")]
 
 
 def test_one_high_reading_is_nothing_that_a_head_is_held_against() -> None:

@@ -4,10 +4,12 @@ import math
 import re
 from pathlib import Path
 
+from report.metrics import STATISTICS, signals
+from report.schemes import map_symbols
 from train.watch import detectors
-from train.watch.names import SIGNALS, STATISTICS
-from train.watch.wording import ADVICE, ENDED
+from train.watch.alert import ADVICE, RECOVERED
 
+SIGNALS = signals(map_symbols({}))
 TEXT = (Path(__file__).parents[3] / "docs" / "positions.md").read_text()
 
 
@@ -21,12 +23,12 @@ def test_every_figure_is_explained() -> None:
 
 def test_every_alert_is_explained() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (?:head|model|layer) \| (.*) \|$", TEXT, re.MULTILINE))
-    assert rows.keys() == ADVICE.keys() == ENDED.keys()
+    assert rows.keys() == ADVICE.keys() == RECOVERED.keys()
     for kind, values in {
         "collapse": (
             f"{detectors.COLLAPSED:.0%}",
-            f"{detectors.SPREAD:.0%}",
-            f"below {detectors.SEEN:g} ",
+            f"{detectors.RESTORED:.0%}",
+            f"below {detectors.RESOLVED:g} ",
             f"{detectors.FLAT:.0%}",
         ),
         "explosion": (
@@ -39,9 +41,14 @@ def test_every_alert_is_explained() -> None:
         "dead_gradient": (f"{detectors.DEAD:.1%}", f"{detectors.ALIVE:.0%}"),
         "instability": tuple(
             f"{share:.0%}"
-            for share in (detectors.WILD_UPDATE, detectors.TAME_UPDATE, detectors.DOMINANT, detectors.MODEST)
+            for share in (
+                detectors.LARGE_UPDATE,
+                detectors.MODERATE_UPDATE,
+                detectors.LARGE_SHARE,
+                detectors.MODERATE_SHARE,
+            )
         ),
-        "not_learning": (f"after {detectors.PATIENCE} readings and {detectors.PATIENCE_STEPS} steps",),
+        "not_learning": (f"after {detectors.UNCHANGED_READINGS} readings and {detectors.UNCHANGED_STEPS} steps",),
     }.items():
         for value in values:
             assert value in rows[kind].replace(" %", "%"), (kind, value)

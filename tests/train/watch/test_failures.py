@@ -99,7 +99,7 @@ def for_a_while() -> list[Breaking]:
 
 def on_one_rank(ranks: Ranks, root: Path) -> dict[str, list[tuple[int | str, str]]]:
     seen = {name: [run(configured(root, name, max_steps=16), ranks, make())] for name, (*_, make) in FAILURES.items()}
-    with mock.patch.object(detectors, "PATIENCE_STEPS", detectors.PATIENCE):
+    with mock.patch.object(detectors, "UNCHANGED_STEPS", detectors.UNCHANGED_READINGS):
         seen |= {name: [run(configured(root, name, **changes), ranks)] for name, changes in HEALTHY.items()}
         seen |= {name: [run(configured(root, name, **changes), ranks)] for name, (_, changes) in UNTAUGHT.items()}
     for name, scheme in UNWATCHED.items():

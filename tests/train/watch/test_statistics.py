@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 from model.attention import Documents
 from model.loss import IGNORED
+from report.metrics import STATISTICS
 from tests.train.watch.definitions import plain, radians
-from train.watch.names import STATISTICS
 from train.watch.statistics import head_values, sequences_of, weighted_sums
 
 NUM_PAIRS = 32
 RADIANS = radians(NUM_PAIRS)
-ACCURACY = {"rel": 1e-9, "abs": 1e-12}
 
 
 def assert_plain(sums: torch.Tensor, sequences: list[tuple[np.ndarray, float]]) -> None:
@@ -27,7 +26,7 @@ def assert_plain(sums: torch.Tensor, sequences: list[tuple[np.ndarray, float]]) 
         values = [(plain(z_th, head, NUM_PAIRS), weight) for z_th, weight in sequences]
         for name, row in zip(STATISTICS, sums, strict=False):
             expected = sum(value[name] * weight for value, weight in values)
-            assert float(row[head]) == pytest.approx(expected, **ACCURACY), (name, head)
+            assert float(row[head]) == pytest.approx(expected, rel=1e-9, abs=1e-12), (name, head)
 
 
 def measured(z_bth: np.ndarray) -> torch.Tensor:

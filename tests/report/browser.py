@@ -37,15 +37,15 @@ class Browser:
 
     def open(self, page: Path, *, width: int = 1280, dark: bool = False) -> None:
         """Load a file; charts are drawn when this returns."""
-        self.look(width=width, dark=dark)
+        self.set_view(width=width, dark=dark)
         self._driver.get(page.resolve().as_uri())
 
     def reload(self) -> None:
         """Load the same page again."""
         self._driver.refresh()
 
-    def look(self, *, width: int, dark: bool) -> None:
-        """Change the window's width and the person's theme."""
+    def set_view(self, *, width: int, dark: bool) -> None:
+        """Change the window's width and the preferred theme."""
         self._command("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._command("Emulation.setEmulatedMedia", features=[theme])
@@ -54,8 +54,8 @@ class Browser:
         """The value of a JavaScript expression."""
         return self._driver.execute_script(f"return {expression}")
 
-    def eventually(self, expression: str, timeout: float = 20) -> bool:
-        """Whether an expression comes true: what a browser does about a click may take it a moment."""
+    def eventually(self, expression: str, timeout: float = 120) -> bool:
+        """Whether an expression comes true; the deadline is only there to end a test that fails."""
         deadline = time.monotonic() + timeout
         while not (held := bool(self.ask(expression))) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -66,7 +66,7 @@ class Browser:
         return str(self._driver.find_element(By.CSS_SELECTOR, selector).text)
 
     def slide(self, name: str, value: int) -> None:
-        """Move a slider as a hand does: the page hears of it."""
+        """Move a slider, with the event that a person's hand causes."""
         self.ask(
             f"(s => {{ s.value = {value}; s.dispatchEvent(new Event('input')) }})(document.getElementById('{name}'))"
         )
@@ -84,8 +84,8 @@ class Browser:
         """Move the mouse there."""
         ActionChains(self._driver).move_to_element(self._driver.find_element(By.CSS_SELECTOR, selector)).perform()
 
-    def complaints(self) -> list[str]:
-        """What the console has said since it was last asked, of any level."""
+    def console_messages(self) -> list[str]:
+        """What the console logged since the last call, of any level."""
         return [json.dumps(entry) for entry in self._driver.get_log("browser")]
 
     def screenshot(self, path: Path) -> None:

@@ -1,20 +1,20 @@
 """The report in a real Chromium, from a file, with the network off."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from common.json_lines import read_json_lines
-from tests.train.conftest import NUM_STEPS, Runs
-from tests.train.report.browser import Browser, open_browser
-from tests.train.report.folders import HEADS, LAYERS, add_probes, make_run
-from train.report.page import write_page
-from train.report.reading import read_run
-from train.run_folder import RunFolder
-from train.watch.names import STATISTICS
-from train.watch.probes import ProbeText, read_probes, write_probes
+from report.metrics import STATISTICS
+from report.page import write_page
+from report.page_data import read_run
+from report.probes import ProbeText, read_probes, write_probes
+from report.run_folder import RunFiles
+from tests.report.browser import Browser, open_browser
+from tests.report.conftest import NUM_STEPS
+from tests.report.folders import HEADS, LAYERS, add_probes, evaluated, make_run
 
 HEAT, CURVE = "document.getElementById('heat')", "document.getElementById('curve')"
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
@@ -27,15 +27,15 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def tiny_run(stages: Runs, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Path]:
+def tiny_run(real_run: RunFiles, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFiles, Path]:
     """A real run that was stopped once, and its page."""
-    folder, page = stages.folder("zero2-fp32-stopped"), tmp_path_factory.mktemp("page") / "tiny.html"
-    write_page(read_run(folder), page)
-    return folder, page
+    page = tmp_path_factory.mktemp("page") / "tiny.html"
+    write_page(read_run(real_run), page)
+    return real_run, page
 
 
-def test_the_page_of_a_real_run_renders_without_a_network_or_a_complaint(
-    browser: Browser, tiny_run: tuple[RunFolder, Path]
+def test_the_page_of_a_real_run_renders_without_a_network_or_a_console_message(
+    browser: Browser, tiny_run: tuple[RunFiles, Path]
 ) -> None:
     folder, page = tiny_run
     for dark in (False, True):
@@ -50,15 +50,15 @@ def test_the_page_of_a_real_run_renders_without_a_network_or_a_complaint(
             browser.click(f"#{section} summary")
             assert browser.eventually(f"document.querySelectorAll('#{section} .main-svg').length > 0")
         assert browser.ask("performance.getEntriesByType('resource').length") == 0
-        assert browser.complaints() == []
+        assert browser.console_messages() == []
 
 
 def test_the_slider_of_the_heat_map_goes_through_the_readings(
-    browser: Browser, tiny_run: tuple[RunFolder, Path]
+    browser: Browser, tiny_run: tuple[RunFiles, Path]
 ) -> None:
     folder, page = tiny_run
     browser.open(page)
-    rows = [row for row in read_json_lines(folder.metrics) if "positions/layer_01/std" in row]
+    rows = [row for row in folder.read_metrics() if "positions/layer_01/std" in row]
     for index in (len(rows) - 1, 0, 2):
         browser.slide("heat-step", index)
         expected = [rows[index][f"positions/layer_{layer:02d}/std"] for layer in (1, 2)]
@@ -68,26 +68,52 @@ def test_the_slider_of_the_heat_map_goes_through_the_readings(
     expected = [rows[2][f"positions/layer_{layer:02d}/range"] for layer in (1, 2)]
     assert browser.ask(f"{HEAT}.data[0].z") == [pytest.approx(heads, rel=1e-4) for heads in expected]
     assert browser.text("#meaning").lower() == f"{STATISTICS['range'].meaning}.".lower()
-    assert browser.complaints() == []
+    assert browser.console_messages() == []
 
 
-def test_curves_show_each_probe_text_with_its_tokens(browser: Browser, tiny_run: tuple[RunFolder, Path]) -> None:
+def test_curves_show_each_probe_text_with_its_tokens(browser: Browser, tiny_run: tuple[RunFiles, Path]) -> None:
     folder, page = tiny_run
     browser.open(page)
     browser.click("#texts button:nth-child(3)")
     browser.choose("layer", 1)
     browser.choose("head", 0)
+    pieces: list[str] = []
     for index, step in ((5, NUM_STEPS), (0, 0)):  # probed at the start, at an interval of 2, and at a stop
         browser.slide("curve-step", index)
         probes = read_probes(step, folder.probe(step))
         assert probes is not None
-        z = probes.z["table"][1, 0]
+        z, pieces = probes.z["table"][1, 0], probes.pieces["table"]
         assert browser.ask(f"{CURVE}.data.at(-1).y") == pytest.approx(z.tolist(), abs=1e-4 * float(np.ptp(z)))
         assert browser.text("#curve-label") == f"step {step}"
-    assert browser.ask("document.getElementById('tokens').textContent") == "".join(probes.pieces["table"])
+    assert browser.ask("document.getElementById('tokens').textContent") == "".join(pieces)
     browser.point_at("#tokens span:nth-child(3)")
-    assert "token 2 at z" in browser.ask(f"{CURVE}.querySelector('.hovertext').textContent")
-    assert browser.complaints() == []
+    assert "token 2: z" in browser.ask(f"{CURVE}.querySelector('.hovertext').textContent")
+    assert browser.console_messages() == []
+
+
+def test_evaluations_have_curves_by_source_and_by_position_in_the_row(browser: Browser, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", range(1, 5))
+    with folder.metrics.open("a") as file:
+        file.writelines(json.dumps({"step": step, **evaluated(step)}) + "\n" for step in (2, 3, 4))
+    write_page(read_run(folder), folder.report)
+    browser.open(folder.report)
+    plots = "[...document.querySelectorAll('#evaluation .plot')]"
+    titles = browser.ask("[...document.querySelectorAll('#evaluation figcaption span')].map(s => s.textContent)")
+    assert titles == [
+        "Validation loss",
+        "Validation perplexity",
+        "Validation loss by source",
+        "Validation perplexity by source",
+        "Validation loss by position in the row",
+    ]
+    assert browser.ask(f"{plots}.every(plot => plot.querySelector('.main-svg'))")
+    assert browser.ask(f"{plots}[0].data[0].x") == [2, 3, 4]
+    assert browser.ask(f"{plots}[2].data.map(trace => trace.name)") == ["code", "web"]
+    assert browser.ask(f"{plots}[2].data[1].y") == [pytest.approx(3 + 1 / step, rel=1e-4) for step in (2, 3, 4)]
+    first, newest = browser.ask(f"{plots}[4].data.map(trace => [trace.name, trace.x, trace.y])")
+    assert (first[0], newest[0]) == ("step 2", "step 4") and first[1] == newest[1] == [4, 12, 20]
+    assert newest[2] == [3.25, 2.25, 1.25]
+    assert browser.console_messages() == []
 
 
 def test_play_runs_to_the_last_step(browser: Browser, tmp_path: Path) -> None:
@@ -131,7 +157,7 @@ def test_a_reload_keeps_what_was_chosen_and_shows_the_newest_step(browser: Brows
     assert browser.text("#history-title") == f"mean: layer {LAYERS[2]}, head 3"
     assert browser.text("#curve-title") == f"prose: layer {LAYERS[2]}, head 3"
     assert browser.text("#heat-label") == "step 3"
-    assert browser.complaints() == []
+    assert browser.console_messages() == []
 
 
 def test_axes_can_be_logarithmic_where_all_numbers_have_a_logarithm(browser: Browser, tmp_path: Path) -> None:
@@ -163,7 +189,7 @@ def test_what_comes_from_outside_is_text_and_never_markup(browser: Browser, tmp_
     assert "<b>" in browser.ask(f"{CURVE}.querySelector('.hovertext').textContent")
     assert browser.ask("window.hacked") is None
     assert browser.ask("document.images.length") == 0
-    assert browser.complaints() == []
+    assert browser.console_messages() == []
 
 
 def test_findings_are_listed_and_marked_in_the_charts(browser: Browser, tmp_path: Path) -> None:
@@ -183,16 +209,16 @@ def test_findings_are_listed_and_marked_in_the_charts(browser: Browser, tmp_path
 
 @pytest.mark.parametrize("width", [390, 820, 1600])
 def test_the_page_fits_a_phone_and_a_large_screen(
-    browser: Browser, tiny_run: tuple[RunFolder, Path], width: int
+    browser: Browser, tiny_run: tuple[RunFiles, Path], width: int
 ) -> None:
     browser.open(tiny_run[1], width=width)
     assert browser.ask("document.documentElement.scrollWidth") <= width
 
 
-def test_charts_follow_the_theme_while_the_page_is_open(browser: Browser, tiny_run: tuple[RunFolder, Path]) -> None:
+def test_charts_follow_the_theme_while_the_page_is_open(browser: Browser, tiny_run: tuple[RunFiles, Path]) -> None:
     browser.open(tiny_run[1])
     light = browser.ask("getComputedStyle(document.body).backgroundColor"), browser.ask(f"{HEAT}.layout.font.color")
-    browser.look(width=1280, dark=True)
+    browser.set_view(width=1280, dark=True)
     dark = browser.ask("getComputedStyle(document.body).backgroundColor"), browser.ask(f"{HEAT}.layout.font.color")
     assert light[0] != dark[0] and light[1] != dark[1]
 
@@ -202,10 +228,10 @@ def test_a_run_without_learned_positions_says_so(browser: Browser, tmp_path: Pat
     folder.config.write_text("positions: {scheme: rope}\n")
     write_page(read_run(folder), folder.report)
     browser.open(folder.report)
-    assert "no layer of this run learns its positions" in browser.text("#findings")
+    assert "No layer of this run learns its positions" in browser.text("#findings")
     visible = browser.ask("[...document.querySelectorAll('section')].filter(s => !s.hidden).map(s => s.id)")
     assert visible == ["findings", "training", "rest"]
-    assert browser.complaints() == []
+    assert browser.console_messages() == []
 
 
 def test_a_run_before_its_first_reading_does_not_deny_that_it_learns(browser: Browser, tmp_path: Path) -> None:
@@ -213,7 +239,7 @@ def test_a_run_before_its_first_reading_does_not_deny_that_it_learns(browser: Br
     folder.config.write_text("positions: {scheme: repo}\n")
     write_page(read_run(folder), folder.report)
     browser.open(folder.report)
-    assert browser.text("#findings p") == "The position watch has no reading yet."
+    assert browser.text("#findings p") == "The position watch has not taken a reading yet."
 
 
 def test_axes_fit_what_is_looked_at(browser: Browser, tmp_path: Path) -> None:
@@ -235,4 +261,4 @@ def test_a_run_of_one_step_has_a_page(browser: Browser, tmp_path: Path) -> None:
     browser.open(folder.report)
     assert browser.ask(f"{HEAT}.data[0].z").__len__() == len(LAYERS)
     assert browser.ask(f"{CURVE}.data.length") == HEADS
-    assert browser.complaints() == []
+    assert browser.console_messages() == []

@@ -1,8 +1,8 @@
-// The controls, what they choose, and the drawing of everything once.
+// The controls, what they choose, and the first drawing of all charts.
 
 function choose(changes) {
   Object.assign(chosen, changes);
-  const { reading, probe, ...kept } = chosen; // a reload of a run that goes on shows its newest steps
+  const { reading, probe, ...kept } = chosen; // without the steps: a reload shows the newest ones
   const address = `#${new URLSearchParams(kept)}`;
   if (location.hash !== address) location.replace(address);
   $("layer").value = currentLayer();
@@ -63,17 +63,17 @@ function header() {
       element("div", {}, element("dt", { textContent: label }), element("dd", { textContent: value })),
     ),
   );
-  $("written").textContent = `Written ${run.written}. Drag over a chart to zoom, double-click to see it whole again.`;
+  $("written").textContent = `Written ${run.written}. Drag over a chart to zoom in, double-click to zoom out.`;
 }
 
-function findings() {
+function alerts() {
   $("findings").querySelector("p").textContent = run.events.length
     ? ""
     : run.heads
-      ? "The position watch has found nothing wrong."
+      ? "The position watch has raised no alert."
       : run.learns
-        ? "The position watch has no reading yet."
-        : "There is no position watch: no layer of this run learns its positions.";
+        ? "The position watch has not taken a reading yet."
+        : "No layer of this run learns its positions, so there is no position watch.";
   $("findings")
     .querySelector("ol")
     .append(
@@ -93,16 +93,16 @@ function findings() {
     );
 }
 
-function remember() {
-  // what was chosen before a reload
-  const said = new URLSearchParams(location.hash.slice(1));
+function restoreChoices() {
+  // from the address: what was chosen before a reload
+  const stored = new URLSearchParams(location.hash.slice(1));
   const { layers, statistics = [] } = run.heads ?? run.probes ?? { layers: [] };
   const spread = Math.max(
     0,
     statistics.findIndex((statistic) => statistic.name === "std"),
   );
   const index = (key, count, otherwise = 0) => {
-    const value = Number(said.get(key) ?? otherwise);
+    const value = Number(stored.get(key) ?? otherwise);
     return Number.isInteger(value) && value >= 0 && value < count ? value : otherwise;
   };
   Object.assign(chosen, {
@@ -113,23 +113,32 @@ function remember() {
   });
 }
 
-function fold(section, parent, charts) {
+function fold(section, parent, charts, lists = []) {
   // drawn when it is opened: a hidden chart has no width
-  $(section).hidden = !charts.length;
+  $(section).hidden = !charts.length && !lists.length;
   $(section)
     .querySelector("details")
-    .addEventListener("toggle", () => drawCharts($(parent), charts), { once: true });
+    .addEventListener(
+      "toggle",
+      () => {
+        drawCharts($(parent), charts);
+        drawSeries($(parent), lists, "number");
+      },
+      { once: true },
+    );
 }
 
 function main() {
-  remember();
+  restoreChoices();
   header();
-  findings();
+  alerts();
   drawCharts($("main-charts"), run.main);
-  drawLayers($("layer-charts"), run.layers);
+  $("evaluation").hidden = !run.evaluation;
+  if (run.evaluation) drawEvaluation($("evaluation-charts"), run.evaluation);
+  drawSeries($("layer-charts"), run.layers, "layer");
   $("maps").hidden = !run.layers.length;
   fold("means", "model-charts", run.model);
-  fold("rest", "other-charts", run.other);
+  fold("rest", "other-charts", run.other, run.unknown_lists);
   if (run.heads) {
     options(
       $("statistic"),

@@ -1,10 +1,10 @@
-// Curves over steps, and what all charts share: colors, axes, marks of what was found.
+// Curves over steps, and what all charts share: colors, axes, marks of alerts and resumes.
 // Text from outside becomes text nodes, or is escaped where Plotly reads markup.
 "use strict";
 
 const run = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
-const chosen = { statistic: 0, reading: 0, layer: 0, head: 0, text: 0, probe: 0 }; // layer: index among RePo layers
+const chosen = { statistic: 0, reading: 0, layer: 0, head: 0, text: 0, probe: 0 }; // layer: index among learned layers
 const redraws = []; // everything that depends on the colors of the theme
 
 function element(tag, properties = {}, ...children) {
@@ -27,7 +27,7 @@ function sentence(text) {
   return text && `${text[0].toUpperCase()}${text.slice(1)}.`;
 }
 
-// ---------------------------------------------------------------- Plotly, dressed
+// ---------------------------------------------------------------- Plotly layout
 
 const CONFIG = { responsive: true, displayModeBar: false };
 
@@ -67,11 +67,11 @@ const diverging = () => scale("cold", "zero", "warm");
 
 function blend(stops, share) {
   // the color at `share` of a scale
-  const place = Math.min(Math.max(share, 0), 1) * (stops.length - 1);
-  const below = Math.min(Math.floor(place), stops.length - 2);
+  const scaled = Math.min(Math.max(share, 0), 1) * (stops.length - 1);
+  const below = Math.min(Math.floor(scaled), stops.length - 2);
   const part = (stop, at) => parseInt(stops[stop][1].slice(1 + 2 * at, 3 + 2 * at), 16);
   const mixed = [0, 1, 2].map((at) =>
-    Math.round(part(below, at) + (place - below) * (part(below + 1, at) - part(below, at))),
+    Math.round(part(below, at) + (scaled - below) * (part(below + 1, at) - part(below, at))),
   );
   return `rgb(${mixed.join(",")})`;
 }
@@ -88,15 +88,15 @@ function extent(values) {
 }
 
 function valueAxis([low, high], byDecades = false) {
-  // logarithmic if that is wanted, or best and the numbers are far apart, and the lowest of them has a logarithm;
-  // a constant gets room by its own size: Plotly would give it one on either side
+  // Logarithmic if that is chosen, or if `byDecades` and the numbers span more than a factor of 50, and all are above 0.
+  // A constant gets a margin of a tenth of its size: Plotly would take 1 on either side.
   if (low > 0 && ($("axis-y").value === "log" || (byDecades && high / low > 50))) return { type: "log" };
-  const room = low === high ? 0.1 * Math.abs(low) : 0;
-  return { type: "linear", ...(room && { range: [low - room, high + room] }) };
+  const margin = low === high ? 0.1 * Math.abs(low) : 0;
+  return { type: "linear", ...(margin && { range: [low - margin, high + margin] }) };
 }
 
 function marks(curves) {
-  // a line for each finding and each resume, as high as the curves
+  // a line for each alert, recovery and resume, as high as the curves
   const [low, high] = extent(curves.flatMap((curve) => curve.y));
   const line = (step, tone, text, dash) => ({
     x: [step, step],
@@ -142,7 +142,8 @@ function draw(redraw) {
 
 function drawCharts(parent, charts) {
   for (const chart of charts) {
-    const plot = card(parent, chart.title, figures(chart.smooth_y.at(-1) ?? chart.y.at(-1)));
+    const plot = card(parent, chart.label, figures(chart.smooth_y.at(-1) ?? chart.y.at(-1)));
+    plot.previousSibling.title = sentence(chart.meaning);
     draw(() => {
       const noisy = chart.smooth_y.length > 0;
       const hover = `step %{x}: %{y:.5g}<extra></extra>`;
@@ -169,27 +170,32 @@ function drawCharts(parent, charts) {
   }
 }
 
-function drawLayers(parent, series) {
-  for (const statistic of series) {
-    const last = statistic.curves.map((curve) => curve.y.at(-1));
+// `of`: what one curve belongs to, such as "layer"; `legend`: whether the curves are named beside the chart
+function drawSeries(parent, series, of, legend = false) {
+  for (const each of series) {
+    const last = each.curves.map((curve) => curve.y.at(-1));
     const [low, high] = extent(last);
-    const plot = card(parent, statistic.label, low === high ? figures(low) : `${figures(low)} – ${figures(high)}`);
-    plot.previousSibling.title = sentence(statistic.meaning);
+    const plot = card(parent, each.label, low === high ? figures(low) : `${figures(low)} – ${figures(high)}`);
+    plot.previousSibling.title = sentence(each.meaning);
     draw(() => {
       const stops = scale("mid-low", "mid", "mid-high");
-      const traces = statistic.curves.map((curve, index) => ({
+      const traces = each.curves.map((curve, index) => ({
         x: curve.x,
         y: curve.y,
+        name: escaped(curve.title),
         mode: curve.x.length > 1 ? "lines" : "markers",
-        line: { width: 1.5, color: blend(stops, index / Math.max(1, statistic.curves.length - 1)) },
-        hovertemplate: `layer ${escaped(curve.title)}, step %{x}: %{y:.4g}<extra></extra>`,
+        line: { width: 1.5, color: blend(stops, index / Math.max(1, each.curves.length - 1)) },
+        hovertemplate: `${of} ${escaped(curve.title)}, step %{x}: %{y:.4g}<extra></extra>`,
       }));
+      const unnamed = marks(each.curves).map((mark) => ({ ...mark, showlegend: false }));
       Plotly.react(
         plot,
-        [...traces, ...marks(statistic.curves)],
+        [...traces, ...unnamed],
         layout({
+          showlegend: legend,
+          legend: { orientation: "h", y: -0.15 },
           xaxis: { type: $("axis-x").value },
-          yaxis: valueAxis(extent(statistic.curves.flatMap((curve) => curve.y))),
+          yaxis: valueAxis(extent(each.curves.flatMap((curve) => curve.y))),
         }),
         CONFIG,
       );

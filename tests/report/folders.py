@@ -1,4 +1,4 @@
-"""Run folders made by hand, for what no tiny run does: long runs, hostile strings, runs without positions."""
+"""Run folders made by hand, for what no tiny run has: many steps, hostile strings, evaluations, no positions."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from train.run_folder import RunFolder
-from train.watch.probes import ProbeText, write_probes
+from report.metrics import bucket_loss, source_loss, source_perplexity
+from report.probes import ProbeText, write_probes
+from report.run_folder import RunFiles
 
 LAYERS, HEADS = (5, 6, 7), 4
 
@@ -23,18 +24,24 @@ def metrics(step: int, *, learned: bool = True) -> dict[str, Any]:
     return row
 
 
-def make_run(
-    path: Path, steps: range, *, learned: bool = True, events: list[dict[str, Any]] | None = None
-) -> RunFolder:
+def evaluated(step: int) -> dict[str, Any]:
+    """What an evaluation adds to the row of a step: two sources, three buckets of the row."""
+    row: dict[str, Any] = {"eval/loss": 2 + 1 / step, "eval/perplexity": 10.0}
+    for source, loss in (("web", 3.0), ("code", 1.0)):
+        row |= {source_loss(source): loss + 1 / step, source_perplexity(source): 2.7**loss}
+    return row | {bucket_loss(start, start + 8): 3 - start / 8 + 1 / step for start in (0, 8, 16)}
+
+
+def make_run(path: Path, steps: range, *, learned: bool = True, events: list[dict[str, Any]] | None = None) -> RunFiles:
     """A run folder with these steps and events; no config, as if that were lost."""
     path.mkdir(parents=True)
-    folder = RunFolder(path)
+    folder = RunFiles(path)
     folder.metrics.write_text("".join(json.dumps(metrics(step, learned=learned)) + "\n" for step in steps))
     folder.events.write_text("".join(json.dumps(event) + "\n" for event in events or []))
     return folder
 
 
-def add_probes(folder: RunFolder, steps: list[int], pieces: list[str]) -> None:
+def add_probes(folder: RunFiles, steps: list[int], pieces: list[str]) -> None:
     """Positions of one text of these pieces."""
     text = ProbeText("prose", np.arange(len(pieces)), pieces)
     for step in steps:

@@ -1,10 +1,9 @@
-"""Positions of the probe texts at one step, as a small file: what curves of z against the token index are made from.
+"""The positions of the probe texts at one step, as a small file: curves of z against the token index are drawn from it.
 
 runs/NAME/probes/step-NNNNNNN.npz holds `layers` [L], and for each text `TEXT.z` [L, H, T] float32 and `TEXT.pieces`
-[T], what each token spells. Plain numpy, so that a report can be written where no torch is loaded.
+[T], the text of each token. Plain NumPy, so that a page is written without torch.
 """
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from common.files import write_whole
+
 
 @dataclass(frozen=True)
 class ProbeText:
-    """A text as a model reads it."""
+    """A probe text in tokens."""
 
     name: str
     tokens: np.ndarray
@@ -26,37 +27,35 @@ class ProbeText:
 
 @dataclass(frozen=True)
 class ProbePositions:
-    """What a model made of all texts at one step."""
+    """The positions of all texts at one step."""
 
     step: int
     layers: list[int]
     pieces: dict[str, list[str]]
-    """Text of each token, by probe."""
+    """Text of each token, by probe text."""
     z: dict[str, np.ndarray]
-    """float32 [L, H, T], by probe."""
+    """float32 [L, H, T], by probe text."""
 
 
 def write_probes(path: Path, layers: Sequence[int], texts: Sequence[ProbeText], z: Mapping[str, np.ndarray]) -> None:
-    """Write the positions [L, H, T] of each text in one rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes the positions [L, H, T] of each text into one file, whole. Raises OSError."""
     arrays: dict[str, np.ndarray] = {"layers": np.array(layers, np.int64)}
     for text in texts:
         arrays[f"{text.name}.z"] = z[text.name].astype(np.float32)
         arrays[f"{text.name}.pieces"] = np.array(text.pieces)
-    part = path.with_suffix(f".part-{os.getpid()}")
-    with part.open("wb") as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(path, durable=False) as file:  # a power failure may cost a picture
         np.savez_compressed(file, allow_pickle=False, **arrays)
-    part.replace(path)
 
 
 def probe_files(folder: Path) -> dict[int, Path]:
-    """The files below `folder` by their step, in order."""
+    """Returns the probe files in `folder` by their step, in order."""
     named = {path: re.fullmatch(r"step-(\d{7,})", path.stem) for path in folder.glob("step-*.npz")}
     return dict(sorted((int(match[1]), path) for path, match in named.items() if match))
 
 
 def read_probes(step: int, path: Path) -> ProbePositions | None:
-    """What `write_probes` wrote; None if the file is none of ours, or damaged."""
+    """Returns what `write_probes` wrote; None if the file is not of that kind, or damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             names = [name.removesuffix(".z") for name in arrays.files if name.endswith(".z")]

@@ -1,7 +1,7 @@
 // Statistics head by head: the heat map of a step, and the history of a layer.
 
 function colors(statistic) {
-  // limits and scale of the heat map: signed numbers pale at zero, wide ranges by decades
+  // limits and scale of the heat map: zero is pale among signed numbers, wide ranges have logarithmic colors
   const readings = $("range").value === "run" ? statistic.values : [statistic.values[chosen.reading]];
   const numbers = readings
     .flat(2)
@@ -9,7 +9,7 @@ function colors(statistic) {
     .sort((a, b) => a - b);
   if (!numbers.length) return { zmin: 0, zmax: 1, colorscale: sequential() };
   const at = (share) => numbers[Math.round(share * (numbers.length - 1))];
-  const [low, high] = [at(0.005), at(0.995)]; // one stray head must not blanch the others
+  const [low, high] = [at(0.005), at(0.995)]; // single outliers must not set the colors
   if (low < 0 && high > 0) {
     const limit = Math.max(-low, high);
     return { zmin: -limit, zmax: limit, colorscale: diverging() };

@@ -1,23 +1,24 @@
-"""One HTML file from the data of a run: style, script, Plotly and data, all inside it.
+"""One HTML file from the data of a run: style, scripts, Plotly and data, all inside it.
 
-The page may load nothing: its content security policy says so, and a browser holds it to that. Text from outside (run
-names, tokens, messages) travels as JSON, and reaches the page as text, never as markup.
+The page loads nothing: its content security policy forbids it. Text from outside (run names, tokens, messages) is in it
+as JSON, and is shown as text, never as markup.
 """
 
 import html
 import json
-import os
 import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from common.files import write_text_whole
+
 FOLDER = Path(__file__).parent
-SCRIPTS = ("charts", "heads", "tokens", "page")  # in the order in which they build on one another
+SCRIPTS = ("charts", "evaluation", "heads", "tokens", "page")  # each uses the ones before it
 
 
 def render(data: dict[str, Any]) -> str:
-    """The whole page."""
+    """Returns the whole page."""
     parts = {
         "title": html.escape(str(data["name"])),
         "style": (FOLDER / "report.css").read_text(),
@@ -30,23 +31,18 @@ def render(data: dict[str, Any]) -> str:
 
 
 def embedded_json(data: Any) -> str:
-    """JSON that no `</script>` or `<!--` inside a string can break out of."""
+    """Returns JSON that is safe inside a <script>: it holds no `<`. Raises ValueError for NaN and infinity."""
     return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def write_page(data: dict[str, Any], path: Path) -> None:
-    """Write the page in one rename: whoever has it open, or reloads it, sees a whole one."""
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
-    try:
-        part.write_text(render(data), encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Writes the page whole: a browser that reloads it sees the old page or the new one. Raises OSError."""
+    write_text_whole(path, render(data), durable=False)  # it can be written again at any time
 
 
 @cache
 def plotly() -> str:
-    """The charts' library, as its package brings it along."""
+    """Returns the script of the charts' library, as its package brings it along."""
     from plotly.offline import get_plotlyjs
 
     return str(get_plotlyjs())

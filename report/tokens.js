@@ -1,4 +1,4 @@
-// Where the tokens of a probe text stand: z against the index, and the text itself in the color of z.
+// The positions of a probe text: z against the token index, and the text itself in the color of z.
 
 function bytes(base64) {
   return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)).buffer;
@@ -49,16 +49,16 @@ function drawCurve() {
     text: text.pieces.map(visible),
     line: { color: color("accent"), width: 1.6 },
     marker: { size: 4.5, color: color("accent") },
-    hovertemplate: "<b>%{text}</b><br>token %{x} at z = %{y:.4g}<extra></extra>",
+    hovertemplate: "<b>%{text}</b><br>token %{x}: z = %{y:.4g}<extra></extra>",
   };
   const [low, high] = extent(z);
-  const room = 0.06 * (high - low || Math.abs(low) || 1);
+  const margin = 0.06 * (high - low || Math.abs(low) || 1);
   Plotly.react(
     $("curve"),
     [...others, main],
     layout({
       xaxis: { title: { text: "token index", standoff: 6 } },
-      yaxis: { title: { text: "position z", standoff: 6 }, range: [low - room, high + room] }, // of the chosen head
+      yaxis: { title: { text: "position z", standoff: 6 }, range: [low - margin, high + margin] }, // of the chosen head
       margin: { l: 48, r: 8, t: 8, b: 40 },
     }),
     CONFIG,
@@ -68,7 +68,7 @@ function drawCurve() {
   $("curve-value").textContent = `z from ${figures(low)} to ${figures(high)}`;
   $("tokens").replaceChildren(
     ...text.pieces.map((piece, token) => {
-      const span = element("span", { textContent: piece, title: `token ${token} at z = ${figures(z[token])}` });
+      const span = element("span", { textContent: piece, title: `token ${token}: z = ${figures(z[token])}` });
       span.style.background = `color-mix(in srgb, var(--accent) ${Math.round((60 * (z[token] - low)) / (high - low || 1))}%, transparent)`;
       span.onmouseenter = () => Plotly.Fx.hover($("curve"), [{ curveNumber: others.length, pointNumber: token }]);
       return span;

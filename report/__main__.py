@@ -1,0 +1,54 @@
+"""python -m report RUN [RUN ...]: write the page of each run, RUN/report.html, which opens in any browser.
+
+  python -m report runs/demo
+  python -m report runs/demo-backbone runs/demo
+  python -m report runs/demo --out demo.html --open
+
+A run writes its page by itself while it goes on, every logging.report_seconds, and once more at its end.
+"""
+
+import argparse
+import os
+import sys
+import webbrowser
+from pathlib import Path
+
+from report.errors import ReportError
+from report.page import write_page
+from report.page_data import read_run
+from report.run_folder import RunFiles
+
+EXIT_USER_ERROR = 2
+
+
+def main() -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run folder, such as runs/demo")
+    parser.add_argument("--out", type=Path, help="where to write the page of one run (default: RUN/report.html)")
+    parser.add_argument("--open", action="store_true", help="open the pages in the browser")
+    parser.add_argument("--nice", action="store_true", help="run at the lowest priority")
+    arguments = parser.parse_args()
+    if arguments.out is not None and len(arguments.runs) > 1:
+        print(f"error: --out names one page, but there are {len(arguments.runs)} runs: leave it out", file=sys.stderr)
+        return EXIT_USER_ERROR
+    if arguments.nice:
+        os.nice(19)
+    for run in arguments.runs:
+        files = RunFiles(run)
+        path = arguments.out or files.report
+        try:
+            write_page(read_run(files), path)
+        except (ReportError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_USER_ERROR
+        print(f"report: {os.fsencode(path).decode(errors='replace')}")
+        if arguments.open:
+            webbrowser.open(path.resolve().as_uri())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

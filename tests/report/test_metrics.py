@@ -1,0 +1,100 @@
+"""Names of metrics: what is built is found again, and nothing else is."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.positions import SCHEMES
+from report.metrics import (
+    MAX_LAYERS,
+    RUN_METRICS,
+    STATISTICS,
+    MetricTable,
+    Scope,
+    bucket_loss,
+    layer_metric,
+    positions_metric,
+    signals,
+    source_loss,
+    source_perplexity,
+)
+from report.schemes import learns_positions, map_symbols
+
+SYMBOLS = {"gate": "W_g", "slope": "W_s"}
+TABLE = MetricTable(16, SYMBOLS)
+
+
+def test_names_are_those_of_the_contract() -> None:
+    assert layer_metric(5, "std") == "positions/layer_05/std" and layer_metric(123, "std") == "positions/layer_123/std"
+    assert positions_metric("std") == "positions/std"
+    assert source_loss("web") == "eval/source/web/loss" and source_perplexity("web") == "eval/source/web/perplexity"
+    assert bucket_loss(1024, 2048) == "eval/position/1024-2048/loss"
+    assert list(signals(SYMBOLS)) == [
+        *("gate_norm", "slope_norm", "gate_grad_norm", "slope_grad_norm", "gate_update_ratio", "slope_update_ratio"),
+        *("gradient_share", "gradient_residual"),
+    ]
+
+
+def test_every_name_of_a_layer_gives_back_its_layer_and_its_figure() -> None:
+    for layer in range(16):
+        for name, metric in {**STATISTICS, **signals(SYMBOLS)}.items():
+            entry = TABLE.find(layer_metric(layer, name))
+            assert entry is not None and (entry.layer, entry.metric) == (layer, metric)
+            assert metric.scope is (Scope.head if name in STATISTICS else Scope.layer)
+
+
+def test_names_of_the_run_are_found() -> None:
+    for name in RUN_METRICS:
+        entry = TABLE.find(name)
+        assert entry is not None and entry.metric is RUN_METRICS[name] and entry.layer is None
+    entry = TABLE.find(positions_metric("std"))
+    assert entry is not None and entry.metric.scope is Scope.positions and entry.metric.label == "spread"
+
+
+@given(st.text(min_size=1))
+def test_a_source_of_any_name_is_found_again(source: str) -> None:
+    for build in (source_loss, source_perplexity):
+        entry = TABLE.find(build(source))
+        assert entry is not None and entry.source == source and entry.metric.scope is Scope.source
+
+
+@given(st.integers(0, 2**20), st.integers(0, 2**20))
+def test_a_bucket_is_found_again(start: int, stop: int) -> None:
+    entry = TABLE.find(bucket_loss(start, stop))
+    assert entry is not None and entry.bucket == (start, stop)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("train/other", "positions/layer_16/std", "positions/layer_5/std", "positions/layer_05/content_norm"),
+        *("eval/source//loss", "eval/position/8/loss", "eval/position/a-b/loss", "eval/position/01-8/loss", "eval/x"),
+    ],
+)
+def test_other_names_are_not_known(name: str) -> None:
+    assert TABLE.find(name) is None
+
+
+def test_a_config_says_how_many_layers_and_which_maps_there_are() -> None:
+    rope = MetricTable.of({"model": {"num_layers": 4}, "positions": {"scheme": "rope"}})
+    assert rope.find(layer_metric(3, "std")) and not rope.find(layer_metric(4, "std"))
+    name = next(iter(signals(SCHEMES["repo"].symbols)))
+    assert not rope.find(layer_metric(3, name))
+    for lost in ({}, {"model": 3, "positions": None}, {"model": {"num_layers": 10**9}}):
+        table = MetricTable.of(lost)
+        assert table.find(layer_metric(MAX_LAYERS - 1, name)) and not table.find(layer_metric(MAX_LAYERS, "std"))
+
+
+@pytest.mark.parametrize(
+    ("positions", "learns"),
+    [
+        ({"scheme": "repo"}, True),
+        ({"scheme": "rope"}, False),
+        ({"scheme": "list", "layers": ["rope", "repo"]}, True),
+        ({"scheme": "list", "layers": ["rope", "nope"]}, False),
+        (None, True),
+    ],
+)
+def test_a_run_learns_its_positions_unless_its_config_denies_it(positions: object, learns: bool) -> None:
+    config = {"positions": positions}
+    assert learns_positions(config) == bool(map_symbols(config)) == learns
