@@ -1,3 +1,5 @@
+"""Attention back ends agree with one another, and documents do not see each other."""
+
 import importlib.util
 from itertools import pairwise
 
