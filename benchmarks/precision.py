@@ -15,7 +15,7 @@ TOKENS = 2048
 
 
 def main() -> None:
-    """Print the rms error of z over the rms of z for both chains, and the largest error of a bf16 cosine."""
+    """Prints the rms error of z over the rms of z for both chains, and the largest error of a bf16 cosine."""
     torch.manual_seed(0)
     h = torch.randn(1, TOKENS, MODEL.hidden_size).bfloat16()
     ours, published = (

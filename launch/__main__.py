@@ -28,7 +28,7 @@ from train.run_folder import RunFolder
 
 
 def launch(config: RunConfig) -> int:
-    """Write the composed config into the run folder, run the job, and say what came of it."""
+    """Writes the composed config into the run folder, runs the job, prints how it ended; returns the exit code."""
     for override in swept_overrides():
         config.name += "-" + re.sub(r"[^\w.+-]", "_", override)
     folder = RunFolder.of(config)
@@ -47,12 +47,12 @@ def launch(config: RunConfig) -> int:
         print(f"\n{config.name} is stopped {where}; the same command continues it: {folder.path}")
     elif code == EXIT_ALERTED:
         print(f"\n{config.name} is stopped after step {event['step']}, because of an alert: see {folder.events}")
-        print("  the same command goes on all the same; position_watch.policy=warn never stops it")
+        print("  the same command continues it; with position_watch.policy=warn, alerts do not stop a run")
     return code
 
 
 def loss_change(folder: RunFolder, window: int = 10) -> str:
-    """The mean loss of the first and of the last logged steps, in words."""
+    """Returns the mean loss of the first and of the last logged steps, in words; nothing if they overlap."""
     losses = [row[CE_LOSS] for row in folder.read_metrics() if row.get(CE_LOSS) is not None]
     if len(losses) < 2 * window:
         return ""
@@ -61,12 +61,12 @@ def loss_change(folder: RunFolder, window: int = 10) -> str:
 
 
 def next_steps(config: RunConfig, folder: RunFolder) -> str:
-    """What a person may want to do with a finished run, as commands that work as they stand."""
+    """Returns what can be done with a finished run, as lines with commands to copy."""
     python = Path(sys.executable)
     if python.is_relative_to(Path.cwd()):
         python = python.relative_to(Path.cwd())
-    told = ("name=", "init_from=", "max_steps=", "schedule.decay_steps=")
-    again = [argument for argument in sys.argv[1:] if not argument.startswith(told)]
+    replaced = ("name=", "init_from=", "max_steps=", "schedule.decay_steps=")
+    again = [argument for argument in sys.argv[1:] if not argument.startswith(replaced)]
     name = [argument for argument in sys.argv[1:] if argument.startswith(("name=", "init_from="))]
     longer = [f"max_steps={2 * config.max_steps}", f"schedule.decay_steps={2 * config.schedule.decay_steps}"]
     lines = [

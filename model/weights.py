@@ -1,4 +1,4 @@
-"""Initial values of every parameter, by name, from one source of truth.
+"""Initial values of every parameter, by name: random, or from a Hugging Face checkpoint.
 
 A `Weights` maps a parameter's name to its float32 value on the CPU. Each value depends on the name and the seed (or a
 checkpoint) alone, so every world size, ZeRO stage and order of construction, meta device or not, starts from the same
@@ -86,7 +86,7 @@ def hf_weights(
     with `seed`, and what changes is logged at level INFO.
 
     Raises ModelError, before any tensor is read, that lists every missing and unexpected key, every other shape and
-    every disagreement of config.json with the configuration; or that says in one line which file is absent or torn.
+    every disagreement of config.json with the configuration; or that says in one line which file is absent or damaged.
     """
     folder = Path(folder)
     shapes, keys = parameter_shapes(config, positions), hf_keys(config, positions)
@@ -120,7 +120,7 @@ def hf_weights(
 
 
 def initialise(model: nn.Module, weights: Weights, device: torch.device | str) -> None:
-    """Moves `model` to `device`, materialising it if it is on the meta device, and fills every parameter."""
+    """Moves `model` to `device`, allocating it if it is on the meta device, and sets every parameter."""
     if any(parameter.is_meta for parameter in model.parameters()):
         model.to_empty(device=device)
     else:

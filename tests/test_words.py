@@ -12,10 +12,11 @@ PACKAGES = ("benchmarks", "common", "data", "evaluate", "launch", "model", "repo
 VERB = re.compile(r"(?:[A-Z][a-z]+e?s|Does|Has|Is)\b")  # "Returns", "Raises", "Reads": third person, indicative
 UNUSED = re.compile(
     r"nobody|anybody|somebody|behind .* back|accused|heeded|complaint|(?:this|the|every|other) rooms?\b|\bhouse\b"
-    r"|for ?ever\b|of its own accord|\bsettles?\b",
+    r"|of its own accord|\bsettles?\b",
     re.IGNORECASE,
 )
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+TEXTS = ROOT / "train/watch/probe_texts.py"  # prose that a model reads
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
@@ -35,7 +36,7 @@ def test_docstrings_of_functions_begin_with_a_verb(path: Path) -> None:
     assert wrong == {}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", sorted({*FILES} - {TEXTS}), ids=lambda path: str(path.relative_to(ROOT)))
 def test_words_that_need_their_author_are_not_used(path: Path) -> None:
     lines = enumerate(path.read_text().splitlines(), 1)
     assert {number: line.strip() for number, line in lines if UNUSED.search(line)} == {}

@@ -26,7 +26,7 @@ def leaves(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def composed(folder: Path, file: str, content: dict[str, Any]) -> DictConfig:
+def composed(folder: Path, file: str, content: dict[Any, Any]) -> DictConfig:
     """Returns what a run has that chooses `file`, with `content` in place of what the file holds."""
     header = [line for line in (CONFIG_FOLDER / file).read_text().splitlines() if line.startswith("# @package")]
     (folder / file).write_text("\n".join([*header, OmegaConf.to_yaml(content)]))

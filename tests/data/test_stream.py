@@ -243,7 +243,7 @@ def test_workers_survive_the_notices_of_a_scheduler_and_end_with_the_stream(conf
     stream.close()
     gc.collect()
     assert len(workers) >= 2
-    assert not psutil.wait_procs(workers, timeout=10)[1]
+    assert not psutil.wait_procs(workers, timeout=60)[1]
 
 
 def test_workers_leave_the_random_numbers_of_the_trainer_alone(config: DataConfig) -> None:

@@ -1,3 +1,5 @@
+"""Closed forms of parameters and FLOPs equal what the built model has."""
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode

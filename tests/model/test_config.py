@@ -1,3 +1,5 @@
+"""A model config that does not fit is refused by key, value and remedy."""
+
 import subprocess
 import sys
 

@@ -1,3 +1,5 @@
+"""An exported folder holds the model, whole or not at all."""
+
 import json
 from pathlib import Path
 

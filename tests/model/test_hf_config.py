@@ -52,7 +52,7 @@ def test_both_spellings_say_where_learned_positions_start() -> None:
     assert hybrid["layer_positions"] == ["rope", "rope", "nope", "rope", "rope", "nope", "rope"]
 
 
-def test_what_the_published_vocabulary_cannot_say_is_not_said_wrongly() -> None:
+def test_what_pe_config_has_no_words_for_is_left_out_of_it() -> None:
     mixed = PositionsConfig(scheme="list", layers=["nope", "repo", "rope"])
     description = hf_config(small(), mixed, "float32")
     assert description["layer_positions"] == ["nope", "repo", "rope"]

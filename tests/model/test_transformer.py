@@ -1,3 +1,5 @@
+"""The model is transformers' OLMo-2 where it has the same positions."""
+
 import pytest
 import torch
 from torch import Tensor

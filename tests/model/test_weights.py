@@ -1,3 +1,5 @@
+"""Weights come from their files and seeds alone, and wrong files are refused."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from common.json_lines import read_json_lines
+from tests.distributed import freeze_modules
 from train.__main__ import train
 from train.callbacks.callback import StatefulCallback
 from train.config import RunConfig
@@ -90,6 +91,7 @@ def start(
     except (CrashError, ValueError) as error:
         outcome.reason = str(error)
     outcome.collects.append(gc.isenabled())
+    freeze_modules()
     ranks.barrier()
     return outcome
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -70,15 +70,15 @@ def _checked_option(argument: str, rest: Iterator[str]) -> list[str]:
 def _checked_override(argument: str, sweep: bool) -> Override:
     try:
         override = OverridesParser.create().parse_override(argument)
-    except (OverrideParseException, HydraException):
+    except HydraException:
         raise TrainError(malformed(argument)) from None
     key = override.key_or_group
     if not key:
         raise TrainError(malformed(argument))
     if override.is_sweep_override():
         if not sweep:
-            as_list = f"'{key}=[{argument.partition('=')[2]}]'"
-            raise TrainError(f"{argument} gives several values: add -m to run each, or write {as_list} for a list")
+            as_list = f", or write '{key}=[{argument.partition('=')[2]}]' for a list" if key not in groups() else ""
+            raise TrainError(f"{argument} gives several values: add -m to run each{as_list}")
     elif key in groups() and not override.is_delete():
         value = override.value()
         if value == "":

@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra.errors import OverrideParseException
 
 from train.compose.groups import CONFIG_FOLDER, groups, options
-from train.compose.keys import config_keys, named_parts
+from train.compose.keys import config_keys, with_placeholder
 from train.compose.names import did_you_mean
 
 
@@ -31,8 +31,10 @@ def explain(error: Exception) -> str:
 def malformed(override: str) -> str:
     """Returns what is wrong with an argument that Hydra cannot parse."""
     key, equals, value = override.partition("=")
+    if key and value.startswith(("{", "[", "'", '"')):
+        return f"the value in {override!r} cannot be read: check its brackets and quotes"
     if key and equals:
-        return f"""the value in {override!r} has characters that need quotes: '{key}="{value.strip("'").strip('"')}"'"""
+        return f"""the value in {override!r} has characters that need quotes: '{key}="{value}"'"""
     hint = f"; did you mean experiment={override}?" if override in options("experiment") else ""
     return f"{override!r} is not of the form key=value{hint}"
 
@@ -79,13 +81,5 @@ def _reason(error: Exception, text: str) -> str:
 
 def _keys_below(key: str) -> list[str]:
     """Returns the keys right below `key`, or below the names in it: `data.sources.NAME.files`."""
-    return [row.key for row in config_keys() if {row.key.rpartition(".")[0]} & {_named(key), f"{key}.NAME"}]
-
-
-def _named(key: str) -> str:
-    """Returns `key` with NAME in place of a name of the user's choice."""
-    for owner in named_parts():
-        if key.startswith(f"{owner}."):
-            _, dot, below = key.removeprefix(f"{owner}.").partition(".")
-            return f"{owner}.NAME{dot}{below}"
-    return key
+    owners = {with_placeholder(key)[0], f"{key}.NAME"}
+    return [row.key for row in config_keys() if row.key.rpartition(".")[0] in owners]

@@ -8,7 +8,7 @@ the others, and state what differs from the dataclass. Only this module register
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 import configs
 from model.config import ModelConfig, PositionsConfig, YarnConfig
@@ -69,10 +69,8 @@ def options(group: str) -> list[str]:
 
 def default_options() -> dict[str, str]:
     """Returns the option of each group that a run has unless another is chosen; `???`: one has to be chosen."""
-    chosen: dict[str, str] = {}
-    root = OmegaConf.load(CONFIG_FOLDER / "config.yaml")
-    assert isinstance(root, DictConfig)
-    for entry in root["defaults"]:
-        if isinstance(entry, DictConfig):
-            chosen |= {str(group): str(entry._get_node(group)) for group in entry}
+    root = OmegaConf.to_container(OmegaConf.load(CONFIG_FOLDER / "config.yaml"))
+    assert isinstance(root, dict)
+    entries = [entry for entry in root["defaults"] if isinstance(entry, dict)]
+    chosen = {group: option for entry in entries for group, option in entry.items()}
     return {group: option for group, option in chosen.items() if not group.startswith("override ")}

@@ -46,6 +46,18 @@ def named_parts() -> list[str]:
     return list(dict.fromkeys(row.key.partition(".NAME.")[0] for row in config_keys() if ".NAME." in row.key))
 
 
+def with_placeholder(key: str) -> tuple[str, str]:
+    """Returns a key with NAME in place of a name of the user's choice, and that name, or an empty one.
+
+    `data.sources.web.weight` gives `data.sources.NAME.weight` and `web`.
+    """
+    for owner in named_parts():
+        if key.startswith(f"{owner}."):
+            name, dot, below = key.removeprefix(f"{owner}.").partition(".")
+            return f"{owner}.NAME{dot}{below}", name
+    return key, ""
+
+
 @functools.cache
 def field_meanings(dataclass: type) -> dict[str, str]:
     """Returns the first sentence of the string literal below each field, for fields that have one."""

@@ -3,7 +3,7 @@
 import difflib
 
 from train.compose.groups import groups
-from train.compose.keys import config_keys, named_parts
+from train.compose.keys import config_keys, with_placeholder
 
 OTHER_NAMES = {
     "learning_rate": "optimizer.lr",
@@ -69,12 +69,11 @@ NO_KEY = {
 
 def closest_keys(unknown: str, limit: int = 3) -> list[str]:
     """Returns the existing keys and groups that `unknown` may stand for, the likeliest first."""
-    for owner in named_parts():
-        if unknown.startswith(f"{owner}.") and unknown.count(".") > owner.count(".") + 1:
-            name, _, below = unknown.removeprefix(f"{owner}.").partition(".")
-            close = closest_keys(f"{owner}.NAME.{below}", limit) if name != "NAME" else None
-            if close is not None:
-                return [key.replace("NAME", name, 1) for key in close]
+    pattern, name = with_placeholder(unknown)
+    return [key.replace("NAME", name) if name else key for key in _closest(pattern, limit)]
+
+
+def _closest(unknown: str, limit: int) -> list[str]:
     keys = list(dict.fromkeys([*(row.key for row in config_keys()), *groups()]))
     group, _, last = unknown.rpartition(".")
     if same := [key for key in keys if key.endswith(f".{last}")]:

@@ -120,7 +120,7 @@ class MapSquares:
         """Reads the maps and their gradients, which must be complete; to be called before the update."""
         self._engine = engine
         self._keys = [(layer, name) for layer, module in modules.items() for name in module.scheme.symbols]
-        self._maps = [modules[layer].get_submodule(name).weight for layer, name in self._keys]
+        self._maps = [modules[layer].get_parameter(f"{name}.weight") for layer, name in self._keys]
         self._before = [engine.local_value(parameter).clone() for parameter in self._maps]
         self._gradients = [_square(engine.local_gradient(parameter)) for parameter in self._maps]
 

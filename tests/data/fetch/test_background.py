@@ -14,7 +14,7 @@ def test_a_job_that_fails_in_any_way_is_logged_and_the_next_one_is_done(caplog: 
     with caplog.at_level(logging.WARNING):
         background.submit(lambda: 1 // 0)
         background.submit(done.set)
-        assert done.wait(10)
+        assert done.wait(60)
     assert "ahead of need: integer division or modulo by zero" in caplog.text
 
 
@@ -29,16 +29,20 @@ def test_results_come_in_the_order_of_the_items() -> None:
 
 def test_the_first_error_is_raised_at_once_and_nothing_new_begins() -> None:
     begun: list[int] = []
+    ended: list[int] = []
+    released = threading.Event()
 
     def work(number: int) -> None:
         begun.append(number)
         if number == 1:
             raise ValueError("number 1")
-        time.sleep(1.0)
+        released.wait(60)
+        ended.append(number)
 
-    started = time.monotonic()
     with pytest.raises(ValueError, match="number 1"):
         run_all(work, range(100), 3)
-    assert time.monotonic() - started < 0.9
-    time.sleep(1.2)
-    assert len(begun) <= 5
+    assert not ended  # the others still run
+    released.set()
+    while len(ended) < len(begun) - 1:
+        time.sleep(0.001)
+    assert sorted(begun) in ([0, 1], [0, 1, 2], [0, 1, 2, 3])

@@ -20,7 +20,7 @@ def test_a_lock_excludes_others_and_ends_with_its_holder(tmp_path: Path) -> None
     held: multiprocessing.Queue[bool] = multiprocessing.Queue()
     holder = multiprocessing.Process(target=_hold, args=(path, held))
     holder.start()
-    assert held.get(timeout=10)
+    assert held.get(timeout=60)
     with file_lock(path, wait=False) as got:
         assert not got
     assert holder.pid is not None

@@ -3,7 +3,7 @@
 import multiprocessing
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +128,24 @@ def test_what_others_evict_before_it_is_used_is_made_again(
     assert robbed == [file.path, cache.path_of(file)]
 
 
+class Clock:
+    """In place of `time`: a pause takes no time, and may be the moment at which something happens."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.pauses: list[float] = []
+        self.after_third_pause: Callable[[], None] = lambda: None
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.pauses.append(seconds)
+        if len(self.pauses) == 3:
+            self.after_third_pause()
+
+
 def test_what_others_are_writing_is_waited_for(
     tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,21 +154,24 @@ def test_what_others_are_writing_is_waited_for(
     cache.folder.mkdir(parents=True)
     foreign = cache.folder / ".x.frames.elsewhere-1-1.partial"
     foreign.write_bytes(bytes(2 * len(CONTENT)))
-    timer = threading.Timer(1.0, foreign.unlink)
-    timer.start()
-    started = time.monotonic()
+    clock = Clock()
+    clock.after_third_pause = foreign.unlink
+    monkeypatch.setattr(ingest, "time", clock)
     assert texts_of(cache, file) == TEXTS
-    assert time.monotonic() - started > 0.9
+    assert len(clock.pauses) == 3
     foreign.write_bytes(bytes(2 * len(CONTENT)))
     cache.path_of(file).unlink()
-    monkeypatch.setattr(ingest, "CACHE_FULL_SECONDS", 1.0)
+    clock = Clock()
+    monkeypatch.setattr(ingest, "time", clock)
     with pytest.raises(CacheFullError, match="cannot hold what the order needs"):
         cache.open([file])
+    assert ingest.CACHE_FULL_SECONDS < clock.now < ingest.CACHE_FULL_SECONDS + 1.0
     small = replace(cache, quota=CacheQuota(tmp_path / "cache", 0.9 * len(CONTENT) / GIB))
-    started = time.monotonic()
+    clock = Clock()
+    monkeypatch.setattr(ingest, "time", clock)
     with pytest.raises(DataError, match="cannot hold what the order needs"):
         small.open([file])
-    assert time.monotonic() - started < 0.5
+    assert not clock.pauses
 
 
 def test_frames_that_outgrow_their_file_keep_to_the_bound(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from data.errors import DataError
 from data.fetch.files import DataFile
+from data.text.holdout import is_held_out
 from data.text.ingest import FrameCache
 from data.text.order import Source, permutation
 
@@ -43,6 +44,16 @@ def test_an_epoch_reads_each_document_once(tmp_path: Path, num_documents: list[i
     assert all(sorted(epoch) == expected for epoch in epochs)
     if len(expected) > 100:
         assert epochs[0] != epochs[1]
+
+
+def test_held_out_documents_are_left_out_and_nothing_else_moves(tmp_path: Path) -> None:
+    source = make_source(tmp_path, [500, 77, 300], num_streams=8)
+    plain = [read_epoch(source, 0, stream) for stream in range(8)]
+    source.held_out_share = 0.3
+    for stream, texts in enumerate(plain):
+        kept = [text for text in texts if not is_held_out(text, 0.3)]
+        assert read_epoch(source, 0, stream) == kept
+        assert len(kept) < len(texts)
 
 
 def test_documents_of_one_frame_come_in_another_order_each_epoch(tmp_path: Path) -> None:

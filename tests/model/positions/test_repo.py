@@ -1,3 +1,5 @@
+"""RePo's map, its precision and its gradients are those of the formula."""
+
 from collections.abc import Iterator
 
 import pytest

@@ -30,7 +30,8 @@ def test_the_export_holds_the_masters_of_the_last_checkpoint(exports: Runs) -> N
 def test_a_run_starts_from_the_weights_of_a_finished_one_and_fresh_positions(exports: Runs) -> None:
     folder = exports.folder("imported")
     config = load_run_config(folder.config)  # its rate is zero: what it exports is what it started from
-    source = hf_weights(exports.folder("exported").hf, config.model, config.positions, config.seed)
+    backbone = exports.folder("exported").hf
+    source = hf_weights(backbone, config.model, config.positions, config.seed, is_conversion=True)
     weights = hf_weights(folder.hf, config.model, config.positions, seed=0)
     fresh = random_weights(config.model, config.positions, config.seed)
     for name in parameter_shapes(config.model, config.positions):

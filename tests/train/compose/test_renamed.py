@@ -1,4 +1,4 @@
-"""train/renamed_keys.py: saved configs and command lines with old keys keep working."""
+"""train/compose/renamed.py: saved configs and command lines with old keys keep working."""
 
 from pathlib import Path
 from typing import Any

@@ -217,6 +217,20 @@ def test_a_dead_gradient_is_not_what_it_is_held_against() -> None:
     assert "0.01 at first" in found[0][1].message
 
 
+def test_a_scheme_with_other_maps_is_watched_by_their_names_and_symbols() -> None:
+    detectors, maps = Detectors(LENGTH), {"slope": "W_s", "shift": "b"}
+    found = []
+    for number in range(1, 8):
+        made = reading(100 * number)
+        own = dict.fromkeys(signals(maps), 0.01) | ({"shift_grad_norm": 0.0} if number > 5 else {})
+        found += detectors.observe(Reading(made.step, made.heads, {**made.signals, 6: own}, {**made.maps, 6: maps}))
+    [alert] = found
+    assert (alert.kind, alert.where) == (
+        "dead_gradient",
+        "layer 6",
+    ) and "hardly any gradient reaches b (" in alert.message
+
+
 def test_an_explosion_ends_where_the_index_explains_it() -> None:
     wide = set_heads((5,), range=999.0, max=995.0, q99=990.0)
     found = alerts_of(USUAL, (4, (wide,)), (4, (wide, set_heads((5,), rank_correlation=0.99))))

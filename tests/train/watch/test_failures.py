@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from model.config import PositionsConfig
-from tests.distributed import run_ranks
+from tests.distributed import freeze_modules, run_ranks
 from tests.train.probe import CrashError, Outcome, Probe, events, metrics
 from tests.train.tiny import tiny, write_tokens
 from tests.train.watch.failing import (
@@ -89,6 +89,8 @@ def run(config: RunConfig, ranks: Ranks, *callbacks: Any) -> tuple[int | str, st
             return train(config, ranks, callbacks), printed.getvalue()
         except CrashError as error:
             return str(error), printed.getvalue()
+        finally:
+            freeze_modules()
 
 
 def for_a_while() -> list[Breaking]:
