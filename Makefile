@@ -41,6 +41,7 @@ lint: setup ## format check, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: setup ## format and fix what can be fixed
 	$(BIN)/ruff format .

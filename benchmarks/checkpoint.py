@@ -25,12 +25,15 @@ from hydra import compose, initialize_config_dir
 
 from model.accounting import num_parameters
 from model.weights import random_weights
-from train.checkpoint import Layout, Saver, find_checkpoint, load_checkpoint, read_checkpoint
+from train.checkpoint.resume import find_checkpoint, load_checkpoint
+from train.checkpoint.save import Saver
+from train.checkpoint.store import Layout, read_checkpoint
 from train.checkpoint.universal import make_universal
-from train.compose import CONFIG_FOLDER, to_run_config
+from train.compose.app import CONFIG_FOLDER, to_run_config
 from train.config import RunConfig
 from train.distributed import Ranks, leave
-from train.engine import Engine, MicroBatch
+from train.engine.build import build_engine
+from train.engine.engine import Engine, MicroBatch
 from train.run_folder import RunFolder
 
 LENGTH = 16  # tokens of the one update that gives the optimizer its state
@@ -39,7 +42,7 @@ Row = dict[str, float]
 
 
 def configured(model: str, folder: Path, overrides: list[str]) -> RunConfig:
-    """The real recipe with this model; bf16, so that a parameter takes its 14 bytes on any device."""
+    """Returns the real recipe with this model; bf16, so that a parameter takes its 14 bytes on any device."""
     arguments = [f"model={model}", "positions.start_layer=null", "engine.precision=bf16", f"run_root={folder}"]
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
         composed = compose("config", ["experiment=repo-1b-50b", f"name={model}", *arguments, *overrides])
@@ -47,9 +50,9 @@ def configured(model: str, folder: Path, overrides: list[str]) -> RunConfig:
 
 
 def trained(config: RunConfig, ranks: Ranks) -> Engine:
-    """An engine after one update on random tokens, one row a rank."""
+    """Returns an engine after one update on random tokens, one row per rank."""
     config.global_batch_size, config.micro_batch_size = ranks.world_size, 1
-    engine = Engine(config, ranks, random_weights(config.model, config.positions, config.seed))
+    engine = build_engine(config, ranks, random_weights(config.model, config.positions, config.seed))
     tokens = torch.randint(config.model.vocab_size, (1, LENGTH), device=ranks.device)
     engine.accumulate(MicroBatch(tokens, tokens.roll(-1, 1)), LENGTH * ranks.world_size)
     engine.update(1e-6, 1.0)
@@ -57,7 +60,7 @@ def trained(config: RunConfig, ranks: Ranks) -> Engine:
 
 
 def seconds(ranks: Ranks, work: Callable[[], Any]) -> float:
-    """Of `work` on the slowest rank, with nothing left to do on the GPU before it and after it."""
+    """Returns the seconds of `work` on the slowest rank; the GPU is idle before and after."""
     synchronise = torch.cuda.synchronize if ranks.device.type == "cuda" else lambda: None
     synchronise()
     ranks.barrier()
@@ -102,7 +105,7 @@ def measure(model: str, folder: Path, overrides: list[str], repeats: int, ranks:
 
 
 def _save_plainly(engine: Engine, folder: Path) -> None:
-    """What a trainer without our package does."""
+    """Saves as a trainer without this package does."""
     from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
     deepspeed_engine = engine._engine
@@ -111,14 +114,14 @@ def _save_plainly(engine: Engine, folder: Path) -> None:
 
 
 def scaled(row: Row, model: str, overrides: list[str]) -> Row:
-    """The figures of another model at the same bytes and seconds per parameter."""
+    """Returns the figures of another model at the same bytes and seconds per parameter."""
     config = configured(model, Path(), overrides)
     parameters = num_parameters(config.model, config.positions)
     return {name: value * parameters / row["parameters"] for name, value in row.items()} | {"parameters": parameters}
 
 
 def describe(model: str, row: Row) -> str:
-    """One line of the table."""
+    """Returns one line of the table."""
     times = "  ".join(f"{name} {row[name]:.2f}" for name in TIMES)
     return f"{model:<22}{row['parameters'] / 1e6:>7,.0f} M  {row['bytes'] / 1e9:>6.2f} GB  {times}"
 
@@ -127,7 +130,7 @@ TIMES = ("DeepSpeed", "at once", "stall", "behind", "verify", "load", "convert")
 
 
 def main() -> None:
-    """Print a line per model."""
+    """Prints a line per model."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoint", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--models", nargs="+", default=["tiny", "small"])
     parser.add_argument("--folder", type=Path, help="on the disk to be measured; default: a temporary folder")

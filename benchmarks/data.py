@@ -28,14 +28,15 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from data.config import DataConfig, DataKind, SourceConfig
-from data.files import find_files, read_manifest
-from data.frames import RecordCounts
-from data.ingest import FrameCache
-from data.records import read_records
-from data.sample import EOS_TOKEN, build_sample
+from data.fetch.files import find_files, read_manifest
 from data.stream import BatchStream, build_stream
-from data.tokenizer import DocumentEncoder
-from data.tokens import POSITION, TOKEN_DTYPE
+from data.text.frames import RecordCounts
+from data.text.ingest import FrameCache
+from data.text.records import read_records
+from data.tokenizer import EOS_TOKEN, DocumentEncoder
+from data.tokens.backend import STREAM
+from data.tokens.files import TOKEN_DTYPE
+from data.tools.sample import build_sample
 
 LENGTH, BATCH_SIZE, NUM_STREAMS = 4096, 16, 16
 NODE_TOKENS = 8 * 55_000  # per second: eight GPUs that train at 55k tokens/s each
@@ -75,7 +76,7 @@ class Bench:
     def compare(
         self, name: str, ours: float, theirs: float | None, unit: str, target: str, faster_is_less: bool = False
     ) -> None:
-        """One row; the ratio says how many times better ours is."""
+        """Returns one row of the table; the ratio says how many times better ours is."""
         ratio = None if theirs is None else (theirs / ours if faster_is_less else ours / theirs)
         cells = (f"{ours:,.3g}{unit}" if faster_is_less else f"{ours:,.0f}{unit}",)
         other = "-" if theirs is None else (f"{theirs:,.3g}{unit}" if faster_is_less else f"{theirs:,.0f}{unit}")
@@ -93,12 +94,12 @@ def rate(amounts: Iterator[int], seconds: float) -> float:
 
 
 def streamed(bench: Bench) -> IterableDataset:
-    """The same files through the library's own streaming."""
+    """Reads the same files through the library's own streaming."""
     return load_dataset("json", data_files={"train": bench.paths}, split="train", streaming=True)
 
 
 def packed(bench: Bench) -> IterableDataset:
-    """The usual recipe with it: tokenise and pack by `map`."""
+    """Tokenises and packs with `map`, the usual recipe of the library."""
 
     def pack(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         tokens = bench.encoder.encode([text for text in batch["text"] if text])
@@ -166,7 +167,7 @@ def measure_resume(bench: Bench) -> None:
     rng = random.Random(1)
     config, step = published_size(bench), rng.randrange(10_000, 20_000)
     stream = build_stream(config, sequence_length=LENGTH, global_batch_size=512)
-    state = {**stream.state_dict(), "batches": step, "streams": {POSITION: [0, step * 512]}}
+    state = {**stream.state_dict(), "batches": step, "streams": {STREAM: [0, step * 512]}}
     first = timed(lambda: resume(config, 512, state))
     bench.compare(
         f".npy of the published size, step {step}", timed(lambda: resume(config, 512, state)), None, " s", "0.1 s", True
@@ -190,14 +191,14 @@ def timed(action: Callable[[], Any]) -> float:
 
 
 def resume(config: DataConfig, batch_size: int, state: dict[str, Any]) -> np.ndarray:
-    """The tokens of the batch after `state`."""
+    """Returns the tokens of the batch after `state`."""
     stream = build_stream(config, sequence_length=LENGTH, global_batch_size=batch_size)
     stream.load_state_dict(state)
     return stream.next_batch().tokens
 
 
 def resume_of_streaming(bench: Bench, num_rows: int) -> float:
-    """The same with the library: load its state, read a row."""
+    """Loads the library's state and reads a row."""
     dataset = packed(bench)
     for _ in itertools.islice(dataset, num_rows):
         pass
@@ -211,7 +212,7 @@ def resume_of_streaming(bench: Bench, num_rows: int) -> float:
 
 
 def published_size(bench: Bench) -> DataConfig:
-    """As many files, rows and bytes as the published mix has; nothing in them, so they take no room."""
+    """Makes as many files, rows and bytes as the published mix has, as sparse files that take no space."""
     folder = bench.folder.parent / "published"
     folder.mkdir()
     names = [f"part-{number:03}.npy" for number in range(576)]
@@ -223,7 +224,7 @@ def published_size(bench: Bench) -> DataConfig:
 
 
 def npy_config(bench: Bench) -> DataConfig:
-    """Token files of 0.8 GB, made on first use."""
+    """Returns the config of token files of 0.8 GB, made on first use."""
     folder = bench.folder.parent / "tokens"
     if not folder.exists():
         folder.mkdir()
@@ -242,7 +243,7 @@ def endless(stream: BatchStream) -> Iterator[Any]:
 
 
 def main() -> None:
-    """Measure everything and print the table."""
+    """Measures everything and prints the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--tokenizer", type=Path, help="tokenizer.json (default: one trained on the sample)")
     parser.add_argument("--eos-token", default=EOS_TOKEN)

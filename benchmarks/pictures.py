@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.step import configured
-from data.sample import build_sample
+from data.tools.sample import build_sample
 from report.metrics import STEP, MetricTable
 from report.panels import head_arrays
 from report.pictures import (

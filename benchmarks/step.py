@@ -1,9 +1,9 @@
-"""Whole training steps, RePo against RoPE, in one process and in turn: what RePo costs, and tokens per second.
+"""The time of whole training steps with RePo and with RoPE, in one process: RePo's cost, tokens per second and MFU.
 
-    python -m benchmarks.step                 the demo's model, on whatever device there is
+    python -m benchmarks.step                 the demo's model, on a GPU if there is one
     python -m benchmarks.step --experiment repo-1b-50b global_batch_size=32 micro_batch_size=8      the real shape
 
-On a shared machine only the ratio means something: steps of the two models alternate, and the median counts.
+Steps of the two models alternate, and the median of each is reported. On a shared machine only the ratio is reliable.
 """
 
 import argparse
@@ -16,14 +16,15 @@ from hydra import compose, initialize_config_dir
 from model.accounting import flops_per_token
 from model.weights import random_weights
 from train.callbacks.throughput import bf16_peak
-from train.compose import CONFIG_FOLDER, to_run_config
+from train.compose.app import CONFIG_FOLDER, to_run_config
 from train.config import RunConfig
 from train.distributed import Ranks, leave
-from train.engine import Engine, MicroBatch
+from train.engine.build import build_engine
+from train.engine.engine import Engine, MicroBatch
 
 
 def configured(experiment: str, positions: str, overrides: list[str]) -> RunConfig:
-    """The experiment with other positions."""
+    """Returns the config of the experiment with `positions`, a file of configs/positions/."""
     extra = [] if positions == "repo" else ["positions.start_layer=null"]
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
         return to_run_config(
@@ -32,7 +33,7 @@ def configured(experiment: str, positions: str, overrides: list[str]) -> RunConf
 
 
 def one_step(engine: Engine, config: RunConfig, tokens: torch.Tensor) -> float:
-    """Seconds of one update on random tokens `[B, T]`."""
+    """Makes one update on `tokens` [B, T], with the next token as label, and returns its seconds."""
     start = time.perf_counter()
     for first in range(0, config.global_batch_size, engine.micro_batch_size):
         rows = tokens[first : first + engine.micro_batch_size]
@@ -44,7 +45,7 @@ def one_step(engine: Engine, config: RunConfig, tokens: torch.Tensor) -> float:
 
 
 def main() -> None:
-    """Print a table: seconds per step, tokens/s and MFU of each, and the ratio."""
+    """Prints seconds per step, tokens/s and MFU of each model, and what RePo adds in percent."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--experiment", default="demo")
     parser.add_argument("--steps", type=int, default=8, help="timed steps of each, after two that warm up")
@@ -54,7 +55,7 @@ def main() -> None:
     ranks.join()
     configs = {name: configured(arguments.experiment, name, arguments.overrides) for name in ("rope", "repo")}
     engines = {
-        name: Engine(config, ranks, random_weights(config.model, config.positions, config.seed))
+        name: build_engine(config, ranks, random_weights(config.model, config.positions, config.seed))
         for name, config in configs.items()
     }
     shape = (configs["repo"].global_batch_size, configs["repo"].sequence_length)

@@ -17,7 +17,8 @@ import torch
 from benchmarks.step import configured
 from model.weights import random_weights
 from train.distributed import Ranks, leave
-from train.engine import Engine, MicroBatch
+from train.engine.build import build_engine
+from train.engine.engine import Engine, MicroBatch
 from train.watch.detectors import Detectors
 from train.watch.meter import Meter
 
@@ -56,7 +57,7 @@ def main() -> None:
     ranks = Ranks()
     ranks.join()
     config = configured(arguments.experiment, "repo", arguments.overrides)
-    engine = Engine(config, ranks, random_weights(config.model, config.positions, config.seed))
+    engine = build_engine(config, ranks, random_weights(config.model, config.positions, config.seed))
     shape = (config.global_batch_size, config.sequence_length)
     tokens_bt = torch.randint(config.model.vocab_size, shape, device=ranks.device)
     detectors = Detectors(config.sequence_length)

@@ -20,7 +20,7 @@ class JsonLines:
         self._waiting: list[bytes] = []
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write this row, and those that still wait. Says once what keeps it from doing so; never raises OSError."""
+        """Writes this row, and those that still wait. Warns once if it cannot; never raises OSError."""
         had_to_wait = bool(self._waiting)
         self._waiting.append(json.dumps(row).encode() + b"\n")
         try:
@@ -47,7 +47,7 @@ class JsonLines:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a JSON-lines file; what a kill has torn is left out. Empty if there is no file."""
+    """Returns all whole lines of a JSON-lines file, without a line that a kill has torn; empty if there is no file."""
     if not path.exists():
         return []
     rows = []

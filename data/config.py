@@ -1,4 +1,4 @@
-"""Every knob of the data stream, as plain dataclasses that a Hydra config can be checked against."""
+"""The configuration of the data, as plain dataclasses that a Hydra config can be checked against."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,23 +10,25 @@ from data.errors import DataError
 class DataKind(Enum):
     """What the files hold."""
 
-    text = "text"  # documents as JSON lines; tokenised, packed and mixed on the fly
-    tokens = "tokens"  # the published, already tokenised .npy files, in the published order
+    text = "text"
+    """Documents as JSON lines or tables; tokenised, packed and mixed on the fly."""
+    tokens = "tokens"
+    """Token files (.npy), read in the published order."""
 
 
 @dataclass
 class SourceConfig:
-    """One ingredient of the mix."""
+    """One source of the mix."""
 
     files: list[str] = field(default_factory=list)
     """Glob patterns below `data.root`."""
     weight: float = 0.0
-    """Share of the tokens; normalised over all sources; 0 leaves the source out."""
+    """Share of the tokens; normalised over all sources; 0 leaves the source out. Not used by validation sources."""
 
 
 @dataclass
 class RepetitionFilterConfig:
-    """Rows that repeat a short pattern many times keep their place but train nothing (see data/filters.py)."""
+    """Rows that repeat a short pattern many times keep their place and are masked out of the loss (data/filters.py)."""
 
     enabled: bool = True
     """Whether such rows are masked out of the loss."""
@@ -39,15 +41,47 @@ class RepetitionFilterConfig:
 
 
 @dataclass
+class ValidationConfig:
+    """Rows to evaluate on, from one of three places (data/validation.py); none is set: there are no such rows."""
+
+    share: float = 0.0
+    """Share of the documents that is held out of training, by a hash of their text (text); changes the data order."""
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    """Files of their own by name of the source, below `root`; none of them may be a training file (text)."""
+    file_list: str | None = None
+    """Text file that lists other .npy paths below `root`, one a line, none of them in `data.file_list` (tokens)."""
+    rows: int = 256
+    """Size of the validation set in rows of the sequence length, in equal numbers from every source."""
+
+    def validate(self, kind: DataKind) -> None:
+        """Raises DataError for values out of range, for two places at once, and for one of the other kind of data."""
+        key = "validation"
+        _require(0.0 <= self.share < 1.0, f"{key}.share", f"must be 0 or more and below 1, not {self.share}")
+        _require(self.rows >= 1, f"{key}.rows", f"must be 1 or more, not {self.rows}")
+        both = self.share > 0.0 and bool(self.sources)
+        _require(not both, f"{key}.share", f"cannot be used with data.{key}.sources; set share to 0 or sources to {{}}")
+        for name, source in self.sources.items():
+            _require(bool(source.files), f"{key}.sources.{name}.files", "is empty; give at least one glob pattern")
+        if kind is DataKind.text:
+            _require(
+                self.file_list is None, f"{key}.file_list", "is for data.kind=tokens; use share or sources for text"
+            )
+        else:
+            text_only = f"is for data.kind=text; list other token files in data.{key}.file_list"
+            _require(self.share == 0.0, f"{key}.share", text_only)
+            _require(not self.sources, f"{key}.sources", text_only)
+
+
+@dataclass
 class DataConfig:
     """What to read and in which order; together with the step it determines every batch."""
 
     kind: DataKind = DataKind.text
     """Text to tokenise on the fly, or token files."""
     root: str = ""
-    """What all patterns and paths are relative to: a folder, or an address (https, hf, s3, gs; see data/remote.py)."""
+    """What all patterns and paths are relative to: a folder, or an address (https, hf, s3, gs)."""
     sources: dict[str, SourceConfig] = field(default_factory=dict)
-    """The ingredients by name (text)."""
+    """The sources of the mix by name (text)."""
     file_list: str | None = None
     """Text file that lists the .npy paths below `root`, one a line, in order (tokens)."""
     tokenizer: str | None = None
@@ -55,7 +89,7 @@ class DataConfig:
     eos_token: str = "<|endoftext|>"
     """The special token that ends every document."""
     eos_token_id: int | None = None
-    """Its id (tokens); None: looked up in the tokenizer."""
+    """Its id (tokens); None: that of the tokenizer."""
     seed: int = 42
     """Determines the order of files and documents."""
     num_streams: int = 64
@@ -65,24 +99,26 @@ class DataConfig:
     prefetch: int = 2
     """Steps that each worker prepares ahead."""
     cache_dir: str | None = None
-    """Folder for fetched files and ingested documents; None: `.frames` below a local `root`, `corpora/cache` else."""
+    """Folder for fetched files and ingested documents; None: `.frames` below a local `root`, or `corpora/cache`."""
     max_cache_gib: float | None = None
-    """Bound on the size of that folder; None: none. What the order has left behind makes room (text).
+    """Bound on the size of that folder in GiB; None: no bound. Files that the order has passed are deleted (text).
 
-    Processes that write at the same time may each be over by what they have begun: a file to fetch, an eighth of one to
-    ingest. A process alone is over by one frame at most.
+    Processes that write at the same time may each exceed it by what they have begun: a file to fetch, an eighth of one
+    to ingest. A single process exceeds it by one frame at most.
     """
     frame_bytes: int = 262144
-    """Text per independently compressed frame of the cache: the unit that is shuffled."""
+    """Bytes of text per independently compressed frame of the cache: the unit that is shuffled."""
     files_per_group: int = 8
     """Files of a source that are ingested and shuffled together."""
     max_bad_share: float = 0.001
     """Share of unreadable records in a file above which the file is refused (text)."""
     repetition_filter: RepetitionFilterConfig = field(default_factory=RepetitionFilterConfig)
-    """Which rows are too repetitive to learn from."""
+    """Which rows are masked out of the loss because they repeat a pattern."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """Rows to evaluate on, never trained on."""
 
     def validate(self) -> None:
-        """Raise DataError, naming the key and the remedy, for values that no stream can be built from."""
+        """Raises DataError, naming the key and the remedy, for values that no stream can be built from."""
         _require(bool(self.root), "root", "is not set; name the folder that holds the data")
         _require(self.seed >= 0, "seed", f"must be 0 or more, not {self.seed}")
         _require(self.num_workers >= 0, "num_workers", f"must be 0 or more, not {self.num_workers}")
@@ -102,12 +138,13 @@ class DataConfig:
             self._validate_text()
         else:
             self._validate_tokens()
+        self.validation.validate(self.kind)
 
     def _validate_text(self) -> None:
         _require(bool(self.sources), "sources", "is empty; name at least one source with files and a weight")
         for name, source in self.sources.items():
-            sound = math.isfinite(source.weight) and source.weight >= 0.0
-            _require(sound, f"sources.{name}.weight", f"must be 0 or more, not {source.weight}")
+            is_valid = math.isfinite(source.weight) and source.weight >= 0.0
+            _require(is_valid, f"sources.{name}.weight", f"must be 0 or more, not {source.weight}")
             _require(bool(source.files), f"sources.{name}.files", "is empty; give at least one glob pattern")
         total = sum(source.weight for source in self.sources.values())
         _require(total > 0.0, "sources", "have no weight above 0; give at least one of them a share")
@@ -119,6 +156,6 @@ class DataConfig:
         _require(known, "eos_token_id", "is not set; give it, or set data.tokenizer to look it up in")
 
 
-def _require(holds: bool, key: str, complaint: str) -> None:
+def _require(holds: bool, key: str, problem: str) -> None:
     if not holds:
-        raise DataError(f"data.{key} {complaint}")
+        raise DataError(f"data.{key} {problem}")

@@ -4,4 +4,4 @@ from common.errors import UserError
 
 
 class DataError(UserError):
-    """The data or its configuration cannot be used; the message says what to change."""
+    """Data, or a setting of `data`, that cannot be used; the message says what to change."""

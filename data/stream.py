@@ -1,9 +1,9 @@
-"""The stream of batches: what the trainer sees of the data.
+"""The stream of batches: the interface between the data and the trainer.
 
-The global batch of a step is the same rows in the same order for every world size, worker count and micro-batch size.
-A rank gets its slice. The state is small, holds no trace of the topology, and describes the position after the last
-batch handed out, however far workers have read ahead; merge the ranks' parts, save them, and load them into any
-number of ranks.
+The global batch of a step is the same rows in the same order for every world size, worker count and micro-batch size. A
+rank gets its slice. The state is small and independent of the topology. It holds the cursors after the last batch
+returned, however far workers have read ahead: merge the ranks' parts, save them, and load them into any number of
+ranks.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,8 +15,8 @@ import numpy as np
 from data.config import DataConfig, DataKind
 from data.errors import DataError
 from data.rows import Backend, Rows, document_boundaries, split_evenly
-from data.text import TextBackend, divisors
-from data.tokens import TokenBackend
+from data.text.backend import TextBackend, divisors
+from data.tokens.backend import TokenBackend
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Batch:
     tokens: np.ndarray
     """uint32 `[R, T]`."""
     loss_mask: np.ndarray
-    """bool `[R]`; False: the repetition filter takes the whole row out of the loss."""
+    """bool `[R]`; False: the repetition filter masks the whole row out of the loss."""
     sources: np.ndarray
     """int16 `[R]`, index into the stream's `source_names`."""
     boundaries: list[np.ndarray]
@@ -34,34 +34,36 @@ class Batch:
 
 
 class BatchStream(Protocol):
-    """Batches without end, from any position."""
+    """Batches without end, from any cursor."""
 
     source_names: tuple[str, ...]
+    """The names that `Batch.sources` counts."""
     fingerprint: dict[str, str]
     """What order and content depend on, as name -> short value; see `changed_data`."""
     max_token_id: int | None
-    """Largest id that can occur; None: token files without a tokenizer, nobody knows."""
+    """Largest id that can occur; None: not known, for token files without a tokenizer."""
     eos_token_id: int
+    """The id that ends every document."""
 
     def next_batch(self) -> Batch:
-        """This rank's rows of the next step; DataError when a file turns out to be damaged."""
+        """Returns this rank's rows of the next step; raises DataError when a file is damaged."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """This rank's part of the position after the last batch; JSON-serialisable, see `merge_states`."""
+        """Returns this rank's part of the state after the last batch; JSON-serialisable, see `merge_states`."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a merged state, whatever topology wrote it; DataError when it does not fit."""
+        """Goes on from a merged state, whatever topology wrote it; raises DataError when it does not fit."""
         ...
 
     def close(self) -> None:
-        """End worker processes."""
+        """Ends worker processes."""
         ...
 
 
 class RankStream:
-    """The one BatchStream: a rank's range of a backend's slots, read here or by workers."""
+    """The implementation of BatchStream: a rank's range of a backend's slots, read in this process or by workers."""
 
     def __init__(self, backend: Backend, slots: range, num_workers: int, prefetch: int) -> None:
         self.source_names = backend.source_names
@@ -73,16 +75,17 @@ class RankStream:
         self._num_workers = num_workers
         self._prefetch = prefetch
         self._num_batches = 0
-        self._positions = backend.start(slots)
+        self._cursors = backend.start(slots)
         self._steps: Iterator[list[Rows]] | None = None
         self._pool: Any = None
 
     def next_batch(self) -> Batch:
+        """Returns this rank's rows of the next step; raises DataError."""
         if self._steps is None:
             self._steps = self._open_steps()
         parts = next(self._steps)
         self._num_batches += 1
-        self._positions = {name: position for part in parts for name, position in part.positions.items()}
+        self._cursors = {name: cursor for part in parts for name, cursor in part.cursors.items()}
         tokens = np.concatenate([part.tokens for part in parts])
         return Batch(
             tokens=tokens,
@@ -92,25 +95,28 @@ class RankStream:
         )
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns this rank's part of the state after the last batch."""
         return {
             "kind": self._backend.kind,
             "batches": self._num_batches,
             "num_streams": self._backend.num_streams,
             "sources": list(self.source_names),
-            "streams": dict(self._positions),
+            "streams": dict(self._cursors),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a merged state; raises DataError when it does not fit."""
         _check_complete(state)
         for key, current in (("kind", self._backend.kind), ("num_streams", self._backend.num_streams)):
             if state[key] != current:
                 raise DataError(f"the saved data state has {key} {state[key]}, this run {current}; restore data.{key}")
         self.close()
         self._num_batches = state["batches"]
-        saved = {name: state["streams"][name] for name in self._positions}
-        self._positions = self._backend.restore(saved, state["sources"])
+        saved = {name: state["streams"][name] for name in self._cursors}
+        self._cursors = self._backend.restore(saved, state["sources"])
 
     def close(self) -> None:
+        """Ends worker processes."""
         self._steps = None
         if self._pool is not None:
             self._pool.close()
@@ -118,17 +124,17 @@ class RankStream:
 
     def _open_steps(self) -> Iterator[list[Rows]]:
         if not self._num_workers:
-            return ([rows] for rows in self._backend.read(self._slots, self._positions))
-        from data.workers import WorkerPool  # torch, which nothing else in this room needs
+            return ([rows] for rows in self._backend.read(self._slots, self._cursors))
+        from data.workers import WorkerPool  # imports torch, which nothing else in this package needs
 
-        self._pool = WorkerPool(self._backend, self._slots, self._positions, self._num_workers, self._prefetch)
+        self._pool = WorkerPool(self._backend, self._slots, self._cursors, self._num_workers, self._prefetch)
         return iter(self._pool)
 
 
 def build_stream(
     config: DataConfig, *, sequence_length: int, global_batch_size: int, rank: int = 0, world_size: int = 1
 ) -> BatchStream:
-    """The stream of one rank, at its beginning; `global_batch_size` counts rows of `sequence_length` tokens.
+    """Returns the stream of one rank, at its beginning; `global_batch_size` counts rows of `sequence_length` tokens.
 
     Raises DataError, with the remedy, for anything wrong with the configuration or the files.
     """
@@ -151,7 +157,7 @@ def build_stream(
 
 
 def merge_states(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The global state from every rank's part, in any order.
+    """Returns the global state from every rank's part, in any order.
 
     Raises DataError when parts are of different runs or steps, contradict each other, or leave streams out.
     """
@@ -160,20 +166,18 @@ def merge_states(parts: list[dict[str, Any]]) -> dict[str, Any]:
         for key in ("kind", "batches", "num_streams"):
             if part[key] != merged[key]:
                 raise DataError(f"data states of one step must agree in {key}, not {merged[key]} and {part[key]}")
-        for name, position in part["streams"].items():
-            if merged["streams"].setdefault(name, position) != position:
-                raise DataError(
-                    f"two ranks report different positions of data stream {name}; save all ranks at one step"
-                )
+        for name, cursor in part["streams"].items():
+            if merged["streams"].setdefault(name, cursor) != cursor:
+                raise DataError(f"two ranks report different cursors of data stream {name}; save all ranks at one step")
     _check_complete(merged)
     return merged
 
 
 def changed_data(saved: Mapping[str, str], current: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
-    """Name -> (value then, value now) of all in which two fingerprints differ.
+    """Returns key -> (value then, value now) for all keys in which two fingerprints differ.
 
-    Where this is empty, a state goes on with the very next row. Where it is not, and somebody insists, each source goes
-    on from its old place in its new order: documents may come twice, or not at all.
+    If there are none, a loaded state goes on with the very next row. If there are some and they are accepted, each
+    source goes on from its old cursor in its new order: documents may come twice, or not at all.
     """
     names = {**saved, **current}
     return {name: (saved.get(name), current.get(name)) for name in names if saved.get(name) != current.get(name)}

@@ -1,4 +1,4 @@
-"""The tokenizer of a run: text in, token ids out, with document text never turning into special tokens."""
+"""The tokenizer of a run: text in, token ids out; the text of a document never becomes a special token."""
 
 import hashlib
 import re
@@ -12,21 +12,25 @@ from tokenizers import Tokenizer
 
 from data.errors import DataError
 
+EOS_TOKEN = "<|endoftext|>"
+TOKENIZER_NAME = "tokenizer.json"
 PIECE_CHARACTERS = 1 << 18  # a tenth of a second to encode
-LINE_END = re.compile(r"\n(?=\S)")  # no pre-tokeniser makes one token of what stands on both sides of it
+LINE_END = re.compile(r"\n(?=\S)")  # no pre-tokenizer makes one token of the text on both sides of it
 
 
 class Piece(NamedTuple):
     """A document, or a part of one that is very long."""
 
     text: str
+    """Its text."""
     is_last: bool
+    """Whether the document ends with it."""
 
 
 def cut_document(text: str) -> list[Piece]:
-    """The document in pieces of bounded length, each up to an end of a line where there is one.
+    """Returns the document in pieces of bounded length, each up to an end of a line where there is one.
 
-    To encode tens of megabytes at once takes gigabytes and minutes, every time that a run resumes within them.
+    Encoding tens of megabytes at once takes gigabytes and minutes, each time that a run resumes within them.
     """
     pieces, start = [], 0
     while len(text) - start > PIECE_CHARACTERS:
@@ -39,14 +43,14 @@ def cut_document(text: str) -> list[Piece]:
 
 
 class DocumentEncoder:
-    """Encodes documents and ends each with EOS.
+    """A tokenizer that ends each document with EOS.
 
-    A document that spells out `<|endoftext|>` is about the token, it does not end there: special tokens are encoded as
-    the text they are. The library's own default is the opposite, and makes false document boundaries.
+    A document may contain the text `<|endoftext|>` and does not end there: special tokens in a text are encoded as
+    plain text. The library's own default is the opposite, and makes false document boundaries.
     """
 
     def __init__(self, path: Path, eos_token: str) -> None:
-        """Raises DataError when the file is absent or no tokenizer, or `eos_token` is not a special token of it."""
+        """Reads the file; raises DataError when it is absent or no tokenizer, or has no special token `eos_token`."""
         if not path.is_file():
             raise DataError(f"data.tokenizer: there is no file {path}; give the path of a tokenizer.json")
         self._path = path
@@ -58,11 +62,11 @@ class DocumentEncoder:
         self.max_token_id = max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
     def encode(self, documents: Sequence[str]) -> np.ndarray:
-        """The documents' tokens with EOS after each, one after the other: uint32 `[num_tokens]`."""
+        """Returns the documents' tokens with EOS after each, one after the other: uint32 `[num_tokens]`."""
         return np.concatenate([np.empty(0, np.uint32), *self.encode_each(documents)])
 
     def encode_each(self, documents: Sequence[str]) -> list[np.ndarray]:
-        """The tokens and EOS of each document: uint32 `[num_tokens]` each."""
+        """Returns the tokens and EOS of each document: uint32 `[num_tokens]` each."""
         tokens: list[list[np.ndarray]] = [[]]
         pieces = [piece for document in documents for piece in cut_document(document)]
         for piece, ids in zip(pieces, self.encode_pieces(pieces), strict=True):
@@ -72,7 +76,7 @@ class DocumentEncoder:
         return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in tokens[:-1]]
 
     def encode_pieces(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
-        """The tokens of each piece, and EOS where a document ends: uint32 `[num_tokens]` each."""
+        """Returns the tokens of each piece, and EOS where a document ends: uint32 `[num_tokens]` each."""
         encoded = self._encode([piece.text for piece in pieces])
         end = [self.eos_token_id]
         return [
@@ -80,7 +84,7 @@ class DocumentEncoder:
         ]
 
     def decode(self, tokens: np.ndarray) -> str:
-        """The text of these tokens, special ones spelled out."""
+        """Returns the text of these tokens, special ones by name."""
         return str(self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False))
 
     def _encode(self, documents: Sequence[str]) -> list[list[int]]:
@@ -94,7 +98,7 @@ class DocumentEncoder:
         except Exception as error:  # the library raises bare Exception
             raise DataError(f"{self._path} is not a tokenizer.json ({error}); give the path of one") from error
         tokenizer.encode_special_tokens = True
-        tokenizer.no_truncation()  # many published files ask for both, for uses other than this
+        tokenizer.no_truncation()  # many published files ask for truncation and padding, for other uses
         tokenizer.no_padding()
         return tokenizer
 

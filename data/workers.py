@@ -1,8 +1,7 @@
-"""Worker processes that prepare a rank's rows ahead of it, by way of torch's DataLoader.
+"""Worker processes that prepare a rank's rows ahead of need, by way of torch's DataLoader.
 
-Worker w reads its own range of the rank's slots, so workers share nothing, and the DataLoader's round robin hands out
-the parts of each step in slot order. Positions travel with the rows: how far a worker has run ahead is nobody's
-concern.
+Worker w reads its own range of the rank's slots, so workers share nothing, and the DataLoader's round robin returns the
+parts of each step in slot order. Cursors come with the rows, so how far a worker is ahead makes no difference.
 """
 
 import os
@@ -19,10 +18,10 @@ from data.rows import Backend, Rows, split_evenly
 
 
 class _SlotReader(IterableDataset):
-    def __init__(self, backend: Backend, slots: range, positions: Mapping[str, Any]) -> None:
+    def __init__(self, backend: Backend, slots: range, cursors: Mapping[str, Any]) -> None:
         self._backend = backend
         self._slots = slots
-        self._positions = positions
+        self._cursors = cursors
 
     def __iter__(self) -> Iterator[Rows | str]:
         worker = get_worker_info()
@@ -30,22 +29,22 @@ class _SlotReader(IterableDataset):
         own = split_evenly(len(self._slots), worker.id, worker.num_workers)
         slots = self._slots[own.start : own.stop]
         try:
-            yield from self._backend.read(slots, self._positions)
+            yield from self._backend.read(slots, self._cursors)
         except DataError as error:
-            yield str(error)  # raised by the reader: torch would bury the sentence in a traceback
+            yield str(error)  # raised by the reader: torch would wrap the message in a traceback
 
 
 class WorkerPool:
-    """The steps of a range of slots, read by up to `num_workers` processes; close it to end them."""
+    """The steps of a range of slots, read by up to `num_workers` processes; `close` ends them."""
 
     def __init__(
-        self, backend: Backend, slots: range, positions: Mapping[str, Any], num_workers: int, prefetch: int
+        self, backend: Backend, slots: range, cursors: Mapping[str, Any], num_workers: int, prefetch: int
     ) -> None:
         self._num_workers = min(num_workers, len(slots))
-        # Workers are the parallelism; a tokenizer's own threads do not survive the fork, and it complains of that.
+        # Workers are the parallelism; a tokenizer's own threads do not survive the fork, and it warns of that.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         loader = DataLoader(
-            _SlotReader(backend, slots, positions),
+            _SlotReader(backend, slots, cursors),
             batch_size=None,
             num_workers=self._num_workers,
             prefetch_factor=prefetch,
@@ -72,7 +71,7 @@ def _unchanged(part: Any) -> Any:
 
 
 def _prepare_worker(worker: int) -> None:
-    # Ctrl-C and a scheduler's notice reach every process of the job; what follows from them is the trainer's decision.
+    # Ctrl-C and a scheduler's signals reach every process of the job; only the trainer acts on them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # the second time ends it
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # a second one ends it

@@ -1,1 +1,1 @@
-"""Starting processes. Nothing here imports torch: a mistake is reported in a fraction of a second."""
+"""Starts processes. Nothing here imports torch, so that a mistake is reported in a fraction of a second."""

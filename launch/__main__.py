@@ -5,6 +5,7 @@
   python -m launch experiment=demo wandb.mode=online name=mine     any key can be set
   python -m launch -m experiment=demo optimizer.lr=1e-3,3e-3       a sweep: one run folder per combination
   python -m launch experiment=repo-1b-50b --cfg job                print the whole recipe and start nothing
+  python -m launch keys [PATTERN]                                  print keys: default, type, meaning
 
 The run folder is runs/NAME. Exit codes: 0 finished, 2 a mistake that one line explains, 75 stopped by a signal after
 saving (run the same command again), 76 stopped by the position watch after saving; docs/reliability.md has the others.
@@ -16,17 +17,18 @@ import shlex
 import sys
 from pathlib import Path
 
+from launch.keys import print_keys
 from launch.local import launch_local
 from report.metrics import CE_LOSS
-from report.run_folder import FINISHED
-from train.compose import hydra_app, save_run_config, swept_overrides
-from train.config import RunConfig, WandbMode
-from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED
+from train.callbacks.config import WandbMode
+from train.compose.app import hydra_app, save_run_config, swept_overrides
+from train.config import RunConfig
+from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, StopReason
 from train.run_folder import RunFolder
 
 
 def launch(config: RunConfig) -> int:
-    """Write the composed config into the run folder, run the job, and say what came of it."""
+    """Writes the composed config into the run folder, runs the job, prints how it ended; returns the exit code."""
     for override in swept_overrides():
         config.name += "-" + re.sub(r"[^\w.+-]", "_", override)
     folder = RunFolder.of(config)
@@ -37,7 +39,7 @@ def launch(config: RunConfig) -> int:
         with contextlib.suppress(OSError):
             folder.launch.unlink()
     event = folder.last_event() or {}
-    if code == EXIT_OK and event.get("reason") == FINISHED:
+    if code == EXIT_OK and event.get("reason") == StopReason.finished.word:
         print(f"\n{config.name} is finished after {event['step']} steps{loss_change(folder)}: {folder.path}")
         print(next_steps(config, folder))
     elif code == EXIT_STOPPED:
@@ -45,12 +47,12 @@ def launch(config: RunConfig) -> int:
         print(f"\n{config.name} is stopped {where}; the same command continues it: {folder.path}")
     elif code == EXIT_ALERTED:
         print(f"\n{config.name} is stopped after step {event['step']}, because of an alert: see {folder.events}")
-        print("  the same command goes on all the same; position_watch.policy=warn never stops it")
+        print("  the same command continues it; with position_watch.policy=warn, alerts do not stop a run")
     return code
 
 
 def loss_change(folder: RunFolder, window: int = 10) -> str:
-    """The mean loss of the first and of the last logged steps, in words."""
+    """Returns the mean loss of the first and of the last logged steps, in words; nothing if they overlap."""
     losses = [row[CE_LOSS] for row in folder.read_metrics() if row.get(CE_LOSS) is not None]
     if len(losses) < 2 * window:
         return ""
@@ -59,12 +61,12 @@ def loss_change(folder: RunFolder, window: int = 10) -> str:
 
 
 def next_steps(config: RunConfig, folder: RunFolder) -> str:
-    """What a person may want to do with a finished run, as commands that work as they stand."""
+    """Returns what can be done with a finished run, as lines with commands to copy."""
     python = Path(sys.executable)
     if python.is_relative_to(Path.cwd()):
         python = python.relative_to(Path.cwd())
-    told = ("name=", "init_from=", "max_steps=", "schedule.decay_steps=")
-    again = [argument for argument in sys.argv[1:] if not argument.startswith(told)]
+    replaced = ("name=", "init_from=", "max_steps=", "schedule.decay_steps=")
+    again = [argument for argument in sys.argv[1:] if not argument.startswith(replaced)]
     name = [argument for argument in sys.argv[1:] if argument.startswith(("name=", "init_from="))]
     longer = [f"max_steps={2 * config.max_steps}", f"schedule.decay_steps={2 * config.schedule.decay_steps}"]
     lines = [
@@ -82,5 +84,12 @@ def next_steps(config: RunConfig, folder: RunFolder) -> str:
     return "\n".join(f"  {what:<30}{how}" for what, how in lines)
 
 
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    if sys.argv[1:2] == ["keys"]:
+        return print_keys(sys.argv[2:])
+    return hydra_app(launch, __doc__ or "")
+
+
 if __name__ == "__main__":
-    sys.exit(hydra_app(launch, __doc__ or ""))
+    sys.exit(main())

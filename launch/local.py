@@ -1,7 +1,7 @@
-"""One torchrun on this machine, and the signals that reach it.
+"""Starts torchrun on this machine, and passes signals on to it.
 
-Other ways to launch have the same face: a function that takes a composed config, whose file the workers read, and
-returns an exit code; launch/__main__.py is where one is chosen.
+Another way to launch is another function of the same form: it takes a composed config, whose file the workers read, and
+returns an exit code; launch/__main__.py calls it.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from train.config import RunConfig, rows_per_rank
 from train.errors import EXIT_STOPPED, TrainError
 from train.processes import PARENT
 from train.run_folder import RunFolder
-from train.signals import NOTICE, heeded_signals
+from train.signals import NOTICE, stop_signals
 
 INHERITED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
 
 
 def count_gpus() -> int:
-    """GPUs that CUDA would see, without loading it."""
+    """Returns the number of GPUs that CUDA would see, without loading CUDA."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
@@ -35,7 +35,7 @@ def count_gpus() -> int:
 
 
 def launch_local(config: RunConfig) -> int:
-    """Run `config`, which RunFolder.launch holds, to its end; returns the first failing rank's exit code.
+    """Runs `config`, which the file RunFolder.launch holds, to its end; returns the first failing rank's exit code.
 
     Returns EXIT_STOPPED after a signal. Raises TrainError if there are fewer GPUs than processes, or if the batch does
     not divide over them.
@@ -54,13 +54,12 @@ def launch_local(config: RunConfig) -> int:
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
     environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_processes)))
     stop = _Stop()
-    # In a session of its own, so that Ctrl-C reaches this process alone. Without standard input, so that nothing can
-    # wait there for an answer.
+    # A session of its own, so that Ctrl-C reaches only this process; no standard input, so that nothing waits for it.
     process = subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL)
     while (code := _wait(process)) is None:
         stop.pass_on(process)
     code = 128 - code if code < 0 else code  # torchrun itself was killed
-    # What was still starting had nothing to save, and died of the signal.
+    # A rank that was still starting had nothing to save, and died of the signal.
     return EXIT_STOPPED if stop.requested and code == 128 + signal.SIGTERM else code
 
 
@@ -72,10 +71,10 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL torchrun and all that it started: the ranks have sessions of their own, no group holds them all."""
-    process.send_signal(signal.SIGSTOP)  # it starts no more; and once it is dead, nothing tells which ranks are its own
+    """Sends SIGKILL to torchrun and all its descendants: ranks have sessions of their own, no process group has all."""
+    process.send_signal(signal.SIGSTOP)  # so that it starts no more; after its death its ranks cannot be found
     descendants = []
-    with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended by itself
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
         descendants = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     for descendant in descendants:
@@ -84,13 +83,13 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 class _Stop:
-    """A request to stop, from the first signal on; a second Ctrl-C ends everything at once."""
+    """Catches signals that ask to stop; a second Ctrl-C kills the job."""
 
     def __init__(self) -> None:
         self.requested = False
         self._num_interrupts = 0
         self._passed_on = False
-        for number in heeded_signals():
+        for number in stop_signals():
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -101,7 +100,7 @@ class _Stop:
                 os.write(2, NOTICE)
 
     def pass_on(self, process: subprocess.Popen[bytes]) -> None:
-        """Tell torchrun, which tells the ranks."""
+        """Passes a request on to torchrun, once, which passes it on to the ranks."""
         if self._num_interrupts > 1:
             _kill(process)
         elif self.requested and not self._passed_on:

@@ -1,7 +1,7 @@
 """torchrun that ends with the exit code of the rank that failed first, and without its page-long failure report.
 
-Ranks say themselves what went wrong; a rank that was killed cannot, so that is said here. A request to stop is handed
-to the ranks, which then have all the time they need to save: torchrun itself would kill them after 30 seconds.
+Ranks print their own errors; a rank that was killed cannot, so this process prints the signal. A request to stop is
+passed on to the ranks, which may then take as long as they need to save: torchrun would kill them after 30 seconds.
 """
 
 import contextlib
@@ -14,19 +14,19 @@ from types import FrameType
 import psutil
 
 from train.processes import PARENT, stop_with_parent
-from train.signals import heeded_signals
+from train.signals import stop_signals
 
 
 def run() -> int:
-    """As `torchrun`, arguments from sys.argv; returns the exit code."""
+    """Runs torchrun with the arguments of sys.argv; returns the exit code."""
     stop_with_parent()  # before torch takes its seconds
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
     os.environ[PARENT] = str(os.getpid())  # for the ranks
     logging.disable(logging.CRITICAL)
-    sys.argv.insert(1, "--signals-to-handle=SIGQUIT")  # and no other
-    for number in heeded_signals():
+    sys.argv.insert(1, "--signals-to-handle=SIGQUIT")  # and no other signal
+    for number in stop_signals():
         signal.signal(number, _pass_on)
     try:
         main()
@@ -42,7 +42,7 @@ def run() -> int:
 
 
 def _pass_on(number: int, frame: FrameType | None) -> None:
-    """Tell the ranks to save and stop; before there are any, end."""
+    """Sends SIGTERM to the ranks, which save and stop; exits if there are none yet."""
     ranks = psutil.Process().children()
     for rank in ranks:
         with contextlib.suppress(psutil.NoSuchProcess):

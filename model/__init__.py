@@ -1,1 +1,1 @@
-"""OLMo-2 and its positions in plain PyTorch, with import from and export to Hugging Face."""
+"""OLMo-2 and its position schemes in plain PyTorch, with import from and export to Hugging Face."""

@@ -1,16 +1,17 @@
 """How big a model is and what a token of training costs, in closed form and without torch.
 
-Only matrix products are counted, two FLOPs per multiply-add, twice as many backward as forward; recomputation never is.
+Only matrix products are counted, two FLOPs per multiply-add, twice as many backward as forward; recomputation is not.
 Attention has two conventions. `causal=False` counts the whole T x T square, as most published MFU figures do;
 `causal=True` counts the half that a causal kernel has to do. State which one a figure uses: at 4,096 tokens they differ
 by 9% for the 1B model.
 """
 
-from model.config import ModelConfig, PositionKind, PositionsConfig, layer_kinds, map_width
+from model.config import ModelConfig, PositionsConfig
+from model.positions import build_schemes
 
 
 def num_parameters(config: ModelConfig, positions: PositionsConfig) -> int:
-    """Trainable numbers, embedding included."""
+    """Returns the number of trainable parameters, embedding included. Raises ModelError."""
     width, kv_width = config.hidden_size, config.key_value_heads * config.head_dim
     norms_per_layer = width + kv_width + 2 * width  # q, k, after attention, after the MLP
     embedding = config.vocab_size * width
@@ -18,17 +19,18 @@ def num_parameters(config: ModelConfig, positions: PositionsConfig) -> int:
 
 
 def flops_per_token(config: ModelConfig, positions: PositionsConfig, sequence_length: int, causal: bool) -> float:
-    """FLOPs of forward and backward pass per trained token, in rows of `sequence_length` without document masks."""
+    """Returns the FLOPs of forward and backward pass per token, in rows of `sequence_length` without document masks.
+
+    Raises ModelError.
+    """
     scores_and_mix = 2 * config.num_layers * config.hidden_size * sequence_length  # multiply-adds, forward
     attention = scores_and_mix / 2 if causal else scores_and_mix
     return 6.0 * (_num_matmul_weights(config, positions) + attention)
 
 
 def _num_matmul_weights(config: ModelConfig, positions: PositionsConfig) -> int:
-    """Weights that a token is multiplied with: all but the embedding and the norms."""
+    """Returns the number of weights that a token is multiplied with: all but the embedding and the norms."""
     width, kv_width = config.hidden_size, config.key_value_heads * config.head_dim
     layer = 2 * width * (width + kv_width) + 3 * width * config.intermediate_size
-    num_learned = layer_kinds(positions, config.num_layers).count(PositionKind.repo)
-    inner = map_width(positions, width)
-    repo_layer = inner * (2 * width + config.key_value_heads)
-    return config.num_layers * layer + num_learned * repo_layer + config.vocab_size * width
+    maps = sum(scheme.num_parameters for scheme in build_schemes(config, positions))
+    return config.num_layers * layer + maps + config.vocab_size * width

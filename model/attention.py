@@ -1,9 +1,9 @@
-"""Causal attention behind one function, and where documents lie in a batch.
+"""Causal attention behind one function, and the document boundaries of a batch.
 
-The back ends agree to rounding. `sdpa` is the default: on Hopper PyTorch hands it to cuDNN, which outruns
-FlashAttention-2 by 1.7 to 2.3 times, and elsewhere it carries FlashAttention-2 itself. `flash_attn` is worth its build
-when documents are kept apart: its kernel skips what a mask would only hide. `plain` is the definition, and the one that
-can show its weights.
+The back ends agree to rounding. `sdpa` is the default: on Hopper PyTorch dispatches it to cuDNN, which is 1.7 to 2.3
+times as fast as FlashAttention-2, and elsewhere to its own FlashAttention-2. `flash_attn` is worth its build when
+documents are masked (`mask_documents=true`): its kernel skips the blocks that a mask would hide. `plain` is the
+definition, and the only one that can return its weights.
 """
 
 import importlib.util
@@ -23,18 +23,25 @@ from model.errors import ModelError
 
 @dataclass(frozen=True)
 class Documents:
-    """Which tokens of a batch [B, T] may see each other: those of one document."""
+    """The documents of a batch [B, T]; a token attends only to tokens of its own."""
 
-    cu_seqlens: Tensor  # int32 [documents + 1]: where each begins among the B * T tokens, and the end
-    max_seqlen: int  # length of the longest
-    segments_bt: Tensor  # int32 [B, T]: number of the document in its batch
-    lengths: np.ndarray  # int64, on the host: tokens of each
+    cu_seqlens: Tensor
+    """int32 [documents + 1]: offset of each document among the B * T tokens, then B * T."""
+    max_seqlen: int
+    """Tokens of the longest document."""
+    segments_bt: Tensor
+    """int32 [B, T]: number of the token's document within the batch."""
+    lengths: np.ndarray
+    """int64, on the host: tokens of each document."""
 
     @classmethod
     def from_boundaries(
         cls, boundaries: Sequence[np.ndarray | Sequence[int]], device: torch.device | str = "cpu"
     ) -> "Documents":
-        """From the cuts of each row: 0, then the end of each document, the last of them T. Raises ModelError."""
+        """Returns the documents of rows given as offsets: 0, then the end of each document, the last of them T.
+
+        Raises ModelError if offsets are out of order or rows differ in length.
+        """
         rows = [np.asarray(cuts, dtype=np.int64) for cuts in boundaries]
         length = rows[0][-1]
         for number, cuts in enumerate(rows):
@@ -55,13 +62,13 @@ class Documents:
 
     @cached_property
     def mask_b1tt(self) -> Tensor:
-        """True where a query (third dimension) may see a key (last): same document, not later. Built once per batch."""
+        """True where a query (third dimension) attends to a key (last): same document, not later. Computed once."""
         same = self.segments_bt[:, None, :, None] == self.segments_bt[:, None, None, :]
         return same.tril()
 
 
 def resolve_backend(backend: AttentionBackend) -> AttentionBackend:
-    """Settles `auto`. Raises ModelError if the flash_attn package is asked for and absent."""
+    """Returns the back end that `auto` stands for. Raises ModelError if the flash_attn package is needed and absent."""
     if backend is AttentionBackend.flash_attn and importlib.util.find_spec("flash_attn") is None:
         raise ModelError(
             "model.attention=flash_attn needs the flash-attn package, which is not installed; "
@@ -78,16 +85,16 @@ def attention(
     backend: AttentionBackend,
     documents: Documents | None = None,
 ) -> Tensor:
-    """Causal softmax attention, scores over sqrt(D): q [B, T, H, D], k and v [B, T, H_kv, D] -> [B, T, H, D].
+    """Returns causal softmax attention, scores over sqrt(D): q [B, T, H, D], k and v [B, T, H_kv, D] -> [B, T, H, D].
 
-    Query head h reads key-value head h // (H / H_kv). `backend` is a resolved one. With `documents`, no token sees
-    another document's.
+    Query head h reads key-value head h // (H / H_kv). `backend` is a resolved one. With `documents`, no token attends
+    to another document.
     """
     return _BACKENDS[backend](q_bthd, k_bthd, v_bthd, documents)
 
 
 def attention_weights(q_bthd: Tensor, k_bthd: Tensor, documents: Documents | None = None) -> Tensor:
-    """The weights of `plain` attention, [B, H, query, key], float32 or wider; rows sum to 1."""
+    """Returns the weights of `plain` attention, [B, H, query, key], float32 or wider; rows sum to 1."""
     num_shared = q_bthd.shape[2] // k_bthd.shape[2]
     wide = torch.promote_types(q_bthd.dtype, torch.float32)
     q, k = q_bthd.to(wide), k_bthd.to(wide).repeat_interleave(num_shared, dim=2)
@@ -106,7 +113,7 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tens
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:
-    # Transposed views, never copies: every fused kernel reads [B, T, H, D] memory as it lies.
+    # Transposed views, never copies: every fused kernel reads [B, T, H, D] memory.
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
@@ -119,7 +126,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tenso
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:
-    # Imported here: the package is optional, and resolve_backend has made sure of it.
+    # Imported here: the package is optional, and resolve_backend has checked that it is installed.
     from flash_attn import flash_attn_func, flash_attn_varlen_func
 
     if documents is None:

@@ -1,12 +1,12 @@
-"""A linear map whose result is float32 as if computed exactly, whatever the precision switches say.
+"""A linear map with a float32 result that is accurate to float32, independent of autocast and TF32 settings.
 
 RePo's positions are angles: an error of 0.1 in z is an error of 0.1 rad in the fastest pair of every head. Autocast,
-TF32 and bfloat16 outputs each cost that much at |z| of a few hundred. Two products escape all of them:
+TF32 and bfloat16 outputs each cost that much at |z| of a few hundred. Two kinds of product are not affected:
 
-- bfloat16 operands on a GPU: their products are exact in float32, so tensor cores that accumulate and return float32
-  lose nothing worth naming.
-- anything else: float64, which no switch rounds. It is used where the operands are small (RePo's final map, 0.3 GFLOP
-  per 32k tokens) or where speed is not the point (float32 parameters, CPU).
+- bfloat16 operands on a GPU: their products are exact in float32, and tensor cores accumulate and return float32, so
+  that only the rounding of float32 sums is left.
+- anything else: float64, which no setting rounds. It is used where the operands are small (RePo's final map, 0.3 GFLOP
+  per 32k tokens) or where speed matters less (float32 parameters, CPU).
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 def exact_product(a_mk: Tensor, b_kn: Tensor) -> Tensor:
-    """`a @ b` in float32, in float64 where an operand is float64."""
+    """Returns `a @ b` in float32, in float64 where an operand is float64."""
     if a_mk.is_cuda and a_mk.dtype == b_kn.dtype and a_mk.dtype in _HALF:
         return torch.mm(a_mk, b_kn, out_dtype=torch.float32)
     wide = torch.promote_types(torch.promote_types(a_mk.dtype, b_kn.dtype), torch.float32)
@@ -37,7 +37,7 @@ class _ExactLinear(torch.autograd.Function):
     def backward(ctx: Any, grad_nm: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x_nk, weight_mk = ctx.saved_tensors
         needs_x, needs_weight = ctx.needs_input_grad
-        # The gradient takes the input's dtype only here, as an operand: bfloat16 where x is, float32 between the maps.
+        # Only here, as an operand, does the gradient get the dtype of x: bfloat16 at the input, float32 between maps.
         grad_nm = grad_nm.to(x_nk.dtype)
         grad_x = exact_product(grad_nm, weight_mk).to(x_nk.dtype) if needs_x else None
         grad_weight = exact_product(grad_nm.t(), x_nk).to(weight_mk.dtype) if needs_weight else None
@@ -51,5 +51,6 @@ class ExactLinear(nn.Linear):
         super().__init__(in_features, out_features, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns [..., out]."""
         y: Tensor = _ExactLinear.apply(x.flatten(0, -2), self.weight)
         return y.unflatten(0, x.shape[:-1])

@@ -1,8 +1,7 @@
-"""Writes a model as a Hugging Face folder that `transformers` and the published RePo forks read.
+"""Writes a model as a Hugging Face folder: config.json (model/hf_config.py) and safetensors.
 
-A RoPE model is a plain OLMo-2 checkpoint. A layer with other positions is described twice in config.json: as
-`layer_positions`, one kind per layer, and, where the published vocabulary reaches, as `pe_config`, whose readers look
-for the misspelled `dynmaic_*` keys only.
+`transformers` reads the export of a RoPE model as a plain OLMo-2. The published RePo fork reads what its vocabulary
+reaches: no YaRN, no grouped queries (docs/differences.md).
 """
 
 import json
@@ -10,14 +9,15 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.config import ModelConfig, PositionKind, PositionsConfig, layer_kinds
+from common.files import flush_to_disk
+from model.config import ModelConfig, PositionsConfig
 from model.errors import ModelError
-from model.weights import hf_name, parameter_shapes
+from model.hf_config import hf_config
+from model.weights import hf_keys, parameter_shapes
 
 
 def save_hf(
@@ -39,90 +39,25 @@ def save_hf(
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
-        dtype = _write_shards(partial, parameter_shapes(config, positions), tensors, max_shard_bytes)
+        shapes, keys = parameter_shapes(config, positions), hf_keys(config, positions)
+        dtype = _write_shards(partial, shapes, keys, tensors, max_shard_bytes)
         description = hf_config(config, positions, dtype, max_position_embeddings)
         (partial / "config.json").write_text(json.dumps(description, indent=2) + "\n")
         for path in (*partial.iterdir(), partial):
-            _flush(path)
+            flush_to_disk(path)
         partial.rename(folder)
-        _flush(folder.parent)
+        flush_to_disk(folder.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def _flush(path: Path) -> None:
-    """Makes a file's bytes, or a folder's entries, outlive a power failure."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def hf_config(
-    config: ModelConfig, positions: PositionsConfig, dtype: str, max_position_embeddings: int = 4096
-) -> dict[str, Any]:
-    """The content of config.json; `dtype` as in `float32` or `bfloat16`."""
-    kinds = layer_kinds(positions, config.num_layers)
-    description: dict[str, Any] = {
-        "architectures": ["Olmo2ForCausalLM"],
-        "model_type": "olmo2",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.key_value_heads,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "max_position_embeddings": max_position_embeddings,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": None,
-        "rms_norm_eps": config.rms_norm_eps,
-        "initializer_range": config.initializer_range,
-        "bos_token_id": None,
-        "eos_token_id": config.eos_token_id,
-        "pad_token_id": config.pad_token_id,
-        "tie_word_embeddings": False,
-        "torch_dtype": dtype,
-    }
-    if positions.yarn is not None:
-        yarn = positions.yarn
-        # Readers differ on whether the factor is stated or inferred from these lengths: make both say the same.
-        description["max_position_embeddings"] = round(yarn.factor * yarn.original_max_position)
-        description["rope_scaling"] = {
-            "rope_type": "yarn",
-            "factor": yarn.factor,
-            "original_max_position_embeddings": yarn.original_max_position,
-            "beta_fast": yarn.beta_fast,
-            "beta_slow": yarn.beta_slow,
-        }
-    if any(kind is not PositionKind.rope for kind in kinds):
-        description["layer_positions"] = [kind.name for kind in kinds]
-        if PositionKind.nope not in kinds or PositionKind.repo not in kinds:
-            description["pe_config"] = _pe_config(kinds)
-    return description
-
-
-def _pe_config(kinds: tuple[PositionKind, ...]) -> dict[str, Any]:
-    """The published description of layers that are RoPE or one other kind, that other kind's from a start or listed."""
-    special = [layer for layer, kind in enumerate(kinds) if kind is not PositionKind.rope]
-    start = special[0]
-    to_the_top = special == list(range(start, len(kinds)))
-    layer_ids = "" if to_the_top else ",".join(map(str, special))
-    return {
-        "dynamic_pe_mode": "swigluex_multihead" if PositionKind.repo in kinds else "nope",
-        "dynamic_pe_start_layer": start,
-        "dynamic_pe_layer_ids": layer_ids,
-        "dynmaic_pe_start_layer": start,
-        "dynmaic_pe_layer_ids": layer_ids,
-    }
-
-
 def _write_shards(
-    folder: Path, shapes: dict[str, tuple[int, ...]], tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int
+    folder: Path,
+    shapes: dict[str, tuple[int, ...]],
+    keys: dict[str, str],
+    tensors: Iterable[tuple[str, Tensor]],
+    max_shard_bytes: int,
 ) -> str:
     """Writes the shards and, if there are several, their index; returns the dtype of the first tensor."""
     shards: list[list[str]] = []
@@ -145,7 +80,7 @@ def _write_shards(
         if shard and num_bytes + tensor.nbytes > max_shard_bytes:
             flush()
             num_bytes = 0
-        shard[hf_name(name)] = tensor.detach().cpu().contiguous()
+        shard[keys[name]] = tensor.detach().cpu().contiguous()
         num_bytes += tensor.nbytes
         total_bytes += tensor.nbytes
     if awaited:

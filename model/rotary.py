@@ -1,15 +1,15 @@
-"""Rotary embedding by real-valued positions: q and k of position z turn by z * w_i in their i-th pair of dimensions.
+"""Rotary embedding by real-valued positions: q and k of position z rotate by z * w_i in their i-th pair of dimensions.
 
 Pairs are (i, i + D/2), as in GPT-NeoX and OLMo-2. A RoPE layer's positions are 0, 1, 2, ...; a RePo layer's come from
-the model, one per token and key-value head, and take a gradient (arXiv 2512.14391, section 3).
+the model, one per token and key-value head, and have a gradient (arXiv 2512.14391, section 3).
 
-Angles are formed as turns in float64 and brought within half a turn before they become float32, so cosines are as good
-at position 1,000,000 as at 1. Only z and the rotated q, k are kept for the backward pass (attention keeps those two
-anyway). With y the rotated pair, g its gradient:
+Angles are computed as turns in float64 and reduced to half a turn before they become float32, so cosines are as
+accurate at position 1,000,000 as at 1. Only z and the rotated q, k are kept for the backward pass (attention keeps
+those two anyway). With y the rotated pair, g its gradient:
 
     dL/dangle_i = g2 y1 - g1 y2        dL/dz = sum_i w_i dL/dangle_i
 
-which needs neither cosines nor the input.
+which needs neither the cosines nor the input.
 """
 
 import math
@@ -24,9 +24,9 @@ from model.config import ModelConfig, PositionPrecision, PositionsConfig, YarnCo
 
 
 class Frequencies:
-    """How fast each pair of head dimensions turns.
+    """The rotation frequency of each pair of head dimensions.
 
-    Deliberately no module, parameter or buffer: `.bfloat16()`, `.to_empty()` and the meta device never reach it.
+    It is no module, parameter or buffer on purpose: `.bfloat16()`, `.to_empty()` and the meta device cannot change it.
     """
 
     def __init__(self, model: ModelConfig, positions: PositionsConfig) -> None:
@@ -41,14 +41,16 @@ class Frequencies:
         self._per_device = {self._turns.device: self._turns}
 
     def turns(self, device: torch.device) -> Tensor:
-        """Turns per position of each pair, [D/2] float64, on `device`."""
+        """Returns the turns per position of each pair, [D/2] float64, on `device`."""
         if device not in self._per_device:
             self._per_device[device] = self._turns.to(device)
         return self._per_device[device]
 
 
 def _stretch(radians: np.ndarray, theta: float, yarn: YarnConfig) -> np.ndarray:
-    """YaRN: keep fast pairs, divide slow ones by the factor, blend linearly between (arXiv 2309.00071, section 3.2)."""
+    """Returns YaRN's frequencies (arXiv 2309.00071, section 3.2): those of fast pairs as they are, those of slow pairs
+    divided by the factor, and linear blends between.
+    """
     num_pairs = len(radians)
 
     def pair_that_turns(times: float) -> float:
@@ -62,7 +64,7 @@ def _stretch(radians: np.ndarray, theta: float, yarn: YarnConfig) -> np.ndarray:
 
 
 def rotate(q_bthd: Tensor, k_bthd: Tensor, positions: Tensor, frequencies: Frequencies) -> tuple[Tensor, Tensor]:
-    """Turns q [B, T, H, D] and k [B, T, H_kv, D] by their positions; dtypes and shapes stay, arithmetic is float32.
+    """Returns q [B, T, H, D] and k [B, T, H_kv, D] rotated by their positions, dtypes as they were; float32 inside.
 
     `positions` is [T], one for all heads, or [B, T, H_kv], one per key-value head: the query heads that share a key
     head share its position, since only differences of positions enter attention. Integer or float.
@@ -104,7 +106,7 @@ class _Rotate(torch.autograd.Function):
 def _cos_sin(
     positions: Tensor, turns: Tensor, factor: float, dtype: torch.dtype, round_to_input: bool
 ) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every angle, [1, T, 1, D/2] or [B, T, H_kv, D/2], float32 or wider."""
+    """Returns cosine and sine of every angle, [1, T, 1, D/2] or [B, T, H_kv, D/2], float32 or wider."""
     wide = torch.promote_types(dtype, torch.float32)
     angle = positions.double().unsqueeze(-1) * turns
     angle -= angle.round()
@@ -118,14 +120,14 @@ def _cos_sin(
 
 
 def _turn(x_bthd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair of x; heads of x beyond those of the angles come in groups that share one."""
+    """Returns x with each pair rotated; where x has more heads than the angles, consecutive heads share an angle."""
     x1, x2 = x_bthd.unflatten(2, (cos.shape[2], -1)).chunk(2, dim=-1)
     cos, sin = cos.unsqueeze(3), sin.unsqueeze(3)
     return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1).flatten(2, 3).to(x_bthd.dtype)
 
 
 def _slope(grad_bthd: Tensor, turned_bthd: Tensor) -> Tensor:
-    """dL/dangle of each pair, [B, T, H, D/2], float32 or wider."""
+    """Returns dL/dangle of each pair, [B, T, H, D/2], float32 or wider."""
     wide = torch.promote_types(grad_bthd.dtype, torch.float32)
     g1, g2 = grad_bthd.to(wide).chunk(2, dim=-1)
     y1, y2 = turned_bthd.to(wide).chunk(2, dim=-1)

@@ -1,29 +1,45 @@
 """OLMo-2 (arXiv 2501.00656) with positions as modules.
 
-A pre-norm transformer moved its norms: each block adds norm(attention(h)) and norm(mlp(h)) to the residual stream, and
-q and k are normalised over their full width before they are cut into heads. What is ours is one line of `Block`: the
-positions of a layer are a module that reads the block's input.
+Norms are applied after each sublayer: a block adds norm(attention(h)) and norm(mlp(h)) to the residual stream, and q
+and k are normalised over their full width before they are split into heads. One line of `Block` is not OLMo-2's: the
+positions of a layer come from a module that reads the block's input.
 """
 
 from collections.abc import Iterator
 from typing import overload
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.attention import Documents, attention, resolve_backend
-from model.config import ModelConfig, PositionsConfig, layer_kinds
+from model.config import ModelConfig, NormPrecision, PositionsConfig
 from model.loss import LMHead, LossSums
-from model.positions import LearnedPositions, build_positions
+from model.positions import build_schemes
+from model.positions.module import Positions
 from model.rotary import Frequencies, rotate
 
 
 class RMSNorm(nn.RMSNorm):
-    """x / rms(x) * weight over the last dimension; float32 inside, whatever comes in."""
+    """x / rms(x) * weight over the last dimension; float32 inside for every dtype of x.
+
+    In bfloat16 it rounds once, after the weight. `model.norm_precision=reference` rounds x / rms(x) as well, as the
+    published trainer does (OLMo's RMSLayerNorm): the two differ by a bit wherever a weight is not 1.
+    """
 
     def __init__(self, width: int, config: ModelConfig) -> None:
         super().__init__(width, eps=config.rms_norm_eps)
+        self._eps = config.rms_norm_eps
+        self._rounds_before_weight = config.norm_precision is NormPrecision.reference
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns a tensor of the shape and dtype of x."""
+        if not self._rounds_before_weight:
+            return super().forward(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        unit = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self._eps)
+        return self.weight * unit.to(x.dtype)
 
 
 class MLP(nn.Module):
@@ -36,11 +52,12 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, h_btd: Tensor) -> Tensor:
+        """Returns [B, T, d]."""
         return self.down_proj(F.silu(self.gate_proj(h_btd)) * self.up_proj(h_btd))
 
 
 class Attention(nn.Module):
-    """Causal self-attention; q and k are normalised, cut into heads, and turned by their positions if there are any."""
+    """Causal self-attention; q and k are normalised, split into heads, and rotated by their positions, if any."""
 
     def __init__(self, config: ModelConfig, frequencies: Frequencies) -> None:
         super().__init__()
@@ -56,6 +73,7 @@ class Attention(nn.Module):
         self.backend = resolve_backend(config.attention)
 
     def forward(self, h_btd: Tensor, positions: Tensor | None, documents: Documents | None) -> Tensor:
+        """Returns [B, T, d]; `positions` is [T], [B, T, H_kv] or None for no rotation."""
         q_bthd = self._heads(self.q_norm(self.q_proj(h_btd)))
         k_bthd = self._heads(self.k_norm(self.k_proj(h_btd)))
         v_bthd = self._heads(self.v_proj(h_btd))
@@ -69,9 +87,9 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: h + norm(attention(h)), then h + norm(mlp(h)). `positions` sees h before any norm."""
+    """One layer: h + norm(attention(h)), then h + norm(mlp(h)). `positions` reads h before any norm."""
 
-    def __init__(self, config: ModelConfig, positions: nn.Module, frequencies: Frequencies) -> None:
+    def __init__(self, config: ModelConfig, positions: Positions, frequencies: Frequencies) -> None:
         super().__init__()
         self.positions = positions
         self.attention = Attention(config, frequencies)
@@ -80,15 +98,16 @@ class Block(nn.Module):
         self.post_feedforward_norm = RMSNorm(config.hidden_size, config)
 
     def forward(self, h_btd: Tensor, documents: Documents | None) -> Tensor:
+        """Returns the residual stream [B, T, d] after this layer."""
         positions = self.positions(h_btd)
         h_btd = h_btd + self.post_attention_norm(self.attention(h_btd, positions, documents))
         return h_btd + self.post_feedforward_norm(self.mlp(h_btd))
 
 
 class Olmo2(nn.Module):
-    """The language model. Build it anywhere, the meta device included, and fill it with `weights.initialise`.
+    """The language model. It is built on any device, the meta device included, and filled by `weights.initialise`.
 
-    Raises ModelError if a config does not hold together or a back end is absent.
+    Raises ModelError if the configs contradict each other or a back end is absent.
     """
 
     def __init__(self, config: ModelConfig, positions: PositionsConfig, z_loss_weight: float = 1e-4) -> None:
@@ -97,8 +116,7 @@ class Olmo2(nn.Module):
         self.frequencies = Frequencies(config, positions)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(
-            Block(config, build_positions(kind, config, positions), self.frequencies)
-            for kind in layer_kinds(positions, config.num_layers)
+            Block(config, Positions(scheme), self.frequencies) for scheme in build_schemes(config, positions)
         )
         self.norm = RMSNorm(config.hidden_size, config)
         self.lm_head = LMHead(config.hidden_size, config.vocab_size, z_loss_weight, config.loss_chunk_rows)
@@ -113,7 +131,7 @@ class Olmo2(nn.Module):
     def forward(
         self, tokens_bt: Tensor, labels: Tensor | None = None, documents: Documents | None = None
     ) -> Tensor | LossSums:
-        """Tokens [B, T] int64 to logits [B, T, V]; with labels [B, T] (already shifted, -100 ignored), to LossSums."""
+        """Returns logits [B, T, V] of int64 tokens [B, T]; with labels [B, T] (shifted, -100 ignored), LossSums."""
         h_btd = self.embed_tokens(tokens_bt)
         for block in self.layers:
             if self.activation_checkpointing:
@@ -122,8 +140,9 @@ class Olmo2(nn.Module):
                 h_btd = block(h_btd, documents)
         return self.lm_head(self.norm(h_btd), labels)
 
-    def learned_positions(self) -> Iterator[tuple[int, LearnedPositions]]:
-        """(layer index, module) of every RePo layer, bottom first."""
-        for index, block in enumerate(self.layers):
-            if isinstance(block.positions, LearnedPositions):
-                yield index, block.positions
+    def learned_positions(self) -> Iterator[tuple[int, Positions]]:
+        """Yields (layer, from 0, module) of every layer that learns its positions, bottom first."""
+        for layer, block in enumerate(self.layers):
+            assert isinstance(block, Block)
+            if block.positions.scheme.is_learned:
+                yield layer, block.positions

@@ -1,4 +1,4 @@
-"""Initial values of every parameter, by name, from one source of truth.
+"""Initial values of every parameter, by name: random, or from a Hugging Face checkpoint.
 
 A `Weights` maps a parameter's name to its float32 value on the CPU. Each value depends on the name and the seed (or a
 checkpoint) alone, so every world size, ZeRO stage and order of construction, meta device or not, starts from the same
@@ -7,7 +7,8 @@ model. Files are read one tensor at a time.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,45 +17,51 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig, PositionsConfig
 from model.errors import ModelError
+from model.hf_config import check_positions, listed, map_keys, size_problems
+from model.positions import SCHEMES, layer_schemes
 from model.transformer import Olmo2
 
+logger = logging.getLogger(__name__)
+
 Weights = Callable[[str], Tensor]
+"""Maps the name of a parameter to its float32 value on the CPU."""
 
 _HF_PARTS = {
     "attention": "self_attn",
     "post_attention_norm": "post_attention_layernorm",
     "post_feedforward_norm": "post_feedforward_layernorm",
-    "positions.gate": "self_attn.gate_map",
-    "positions.content": "self_attn.content_map",
-    "positions.final": "self_attn.final_map",
 }
-_LISTED = 8  # names in an error message before the rest is only counted
 
 
 def parameter_shapes(config: ModelConfig, positions: PositionsConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter by name, in the model's own order."""
+    """Returns the shape of every parameter by name, in the model's own order. Raises ModelError."""
     with torch.device("meta"):
         return {name: tuple(parameter.shape) for name, parameter in Olmo2(config, positions).named_parameters()}
 
 
-def hf_name(name: str) -> str:
-    """Our parameter name -> its key in a Hugging Face checkpoint; RePo's are those of the published one."""
-    if not name.startswith("layers."):
-        return name if name.startswith("lm_head.") else f"model.{name}"
-    _, layer, rest = name.split(".", 2)
-    part = rest.removesuffix(".weight")
-    owner, _, leaf = part.partition(".")
-    part = _HF_PARTS.get(part) or ".".join(filter(None, (_HF_PARTS.get(owner, owner), leaf)))
-    return f"model.layers.{layer}.{part}.weight"
+def hf_keys(config: ModelConfig, positions: PositionsConfig) -> dict[str, str]:
+    """Returns the key of every parameter in a Hugging Face checkpoint, by our name. Raises ModelError."""
+    maps = [map_keys(scheme, layer) for layer, scheme in enumerate(layer_schemes(positions, config.num_layers))]
+    keys: dict[str, str] = {}
+    for name in parameter_shapes(config, positions):
+        if name.startswith("layers."):
+            _, layer, rest = name.split(".", 2)
+            owner, _, leaf = rest.removesuffix(".weight").partition(".")
+            part = ".".join(filter(None, (_HF_PARTS.get(owner, owner), leaf)))
+            is_map = is_position_parameter(name)
+            keys[name] = maps[int(layer)][leaf] if is_map else f"model.layers.{layer}.{part}.weight"
+        else:
+            keys[name] = name if name.startswith("lm_head.") else f"model.{name}"
+    return keys
 
 
 def is_position_parameter(name: str) -> bool:
-    """True for the parameters of RePo's maps."""
+    """Returns whether a parameter belongs to the maps of a learned position scheme."""
     return ".positions." in name
 
 
 def random_weights(config: ModelConfig, positions: PositionsConfig, seed: int) -> Weights:
-    """Norms 1; every matrix normal(0, initializer_range), cut at initializer_cutoff standard deviations."""
+    """Returns norms of 1 and matrices from normal(0, initializer_range), cut at initializer_cutoff deviations."""
     shapes = parameter_shapes(config, positions)
     bound = config.initializer_cutoff * config.initializer_range
 
@@ -69,23 +76,39 @@ def random_weights(config: ModelConfig, positions: PositionsConfig, seed: int) -
     return weights
 
 
-def hf_weights(folder: str | Path, config: ModelConfig, positions: PositionsConfig, seed: int) -> Weights:
-    """The weights of a Hugging Face OLMo-2 checkpoint: a folder with config.json and safetensors, sharded or not.
+def hf_weights(
+    folder: str | Path, config: ModelConfig, positions: PositionsConfig, seed: int, *, is_conversion: bool = False
+) -> Weights:
+    """Returns the weights of a Hugging Face OLMo-2 checkpoint: a folder with config.json and safetensors.
 
-    RePo's maps are read where present, and are the only ones that may be absent: they then come from `random_weights`.
+    The checkpoint must be the model that is configured, its positions included. With `is_conversion`, a RoPE backbone
+    becomes a model with other positions (the rule: model/hf_config.py): maps that it lacks come from `random_weights`
+    with `seed`, and what changes is logged at level INFO.
+
     Raises ModelError, before any tensor is read, that lists every missing and unexpected key, every other shape and
-    every disagreement of config.json with `config`; or that says in one line which file is absent or torn.
+    every disagreement of config.json with the configuration; or that says in one line which file is absent or damaged.
     """
     folder = Path(folder)
-    shapes = parameter_shapes(config, positions)
+    shapes, keys = parameter_shapes(config, positions), hf_keys(config, positions)
     found = _files_by_key(folder)
-    problems = _config_problems(folder, config) + _key_problems(shapes, found)
+    saved = _read_json(folder / "config.json")
+    problems = size_problems(saved, config)
+    with_maps = True
+    if saved.get("num_hidden_layers") == config.num_layers:
+        check = check_positions(saved, found.keys(), config, positions, is_conversion)
+        with_maps = check.has_same_layers
+        problems += check.problems
+        if check.changes and not problems:
+            logger.info("%s: %s", folder, "; ".join(check.changes))
+    problems += _key_problems(
+        {keys[name]: shape for name, shape in shapes.items()}, found, _map_keys(config), with_maps
+    )
     if problems:
         raise ModelError(f"{folder} does not hold the model that is configured: {'; '.join(problems)}")
     fresh = random_weights(config, positions, seed)
 
     def weights(name: str) -> Tensor:
-        key = hf_name(name)
+        key = keys[name]
         if key not in found:
             return fresh(name)
         file, _ = found[key]
@@ -97,7 +120,7 @@ def hf_weights(folder: str | Path, config: ModelConfig, positions: PositionsConf
 
 
 def initialise(model: nn.Module, weights: Weights, device: torch.device | str) -> None:
-    """Moves `model` to `device`, materialising it if it is on the meta device, and fills every parameter."""
+    """Moves `model` to `device`, allocating it if it is on the meta device, and sets every parameter."""
     if any(parameter.is_meta for parameter in model.parameters()):
         model.to_empty(device=device)
     else:
@@ -108,7 +131,7 @@ def initialise(model: nn.Module, weights: Weights, device: torch.device | str) -
 
 
 def _files_by_key(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    """Checkpoint key -> (file that holds it, its shape)."""
+    """Returns (file, shape) of every tensor by its key. Raises ModelError."""
     if not folder.is_dir():
         raise ModelError(f"{folder} is not a folder; give one with config.json and safetensors")
     index = folder / "model.safetensors.index.json"
@@ -151,51 +174,28 @@ def _read_json(file: Path) -> dict:
         raise ModelError(f"{file} is not valid JSON ({error}); download or write it again") from None
 
 
-def _key_problems(shapes: dict[str, tuple[int, ...]], found: dict[str, tuple[Path, tuple[int, ...]]]) -> list[str]:
-    expected = {hf_name(name): shape for name, shape in shapes.items()}
-    optional = {hf_name(name) for name in shapes if is_position_parameter(name)}
-    missing = expected.keys() - found.keys() - optional
+def _map_keys(config: ModelConfig) -> set[str]:
+    """Returns the keys that any scheme's maps can have."""
+    layers = range(config.num_layers)
+    return {key for scheme in SCHEMES.values() for layer in layers for key in map_keys(scheme, layer).values()}
+
+
+def _key_problems(
+    expected: dict[str, tuple[int, ...]],
+    found: dict[str, tuple[Path, tuple[int, ...]]],
+    map_keys: set[str],
+    with_maps: bool,
+) -> list[str]:
+    """Returns what is wrong with the keys; of positions only `with_maps`: elsewhere the layers differ anyway."""
+    ignored = set() if with_maps else map_keys
     other = [
         f"{key} is {list(found[key][1])} and not {list(shape)}"
         for key, shape in expected.items()
         if key in found and found[key][1] != shape
     ]
     groups = (
-        ("missing keys", sorted(missing)),
-        ("unexpected keys", sorted(found.keys() - expected.keys())),
+        ("missing keys", sorted(expected.keys() - found.keys() - ignored)),
+        ("unexpected keys", sorted(found.keys() - expected.keys() - ignored)),
         ("other shapes", other),
     )
-    return [f"{len(items)} {title} ({_listed(items)})" for title, items in groups if items]
-
-
-def _config_problems(folder: Path, config: ModelConfig) -> list[str]:
-    saved = _read_json(folder / "config.json")
-    rope = saved.get("rope_parameters") or {}
-    saved.setdefault("rope_theta", rope.get("rope_theta"))
-    if saved.get("num_key_value_heads") is None:
-        saved["num_key_value_heads"] = saved.get("num_attention_heads")
-    expected = {
-        "model_type": "olmo2",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.key_value_heads,
-        "rope_theta": config.rope_theta,
-        "rms_norm_eps": config.rms_norm_eps,
-        "tie_word_embeddings": False,
-    }
-    saved.setdefault("tie_word_embeddings", False)
-    different = [
-        f"{key} {json.dumps(saved.get(key))} and not {json.dumps(value)}"
-        for key, value in expected.items()
-        if saved.get(key) != value
-    ]
-    return [f"config.json has {_listed(different)}"] if different else []
-
-
-def _listed(items: Iterable[str]) -> str:
-    items = list(items)
-    rest = f", ... {len(items) - _LISTED} more" if len(items) > _LISTED else ""
-    return ", ".join(items[:_LISTED]) + rest
+    return [f"{len(items)} {title} ({listed(items)})" for title, items in groups if items]

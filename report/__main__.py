@@ -22,7 +22,7 @@ EXIT_USER_ERROR = 2
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Parses the command line and writes the pages; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

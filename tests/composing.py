@@ -1,13 +1,13 @@
-"""The real Hydra application on a command line of the test's own, without what it would start."""
+"""Runs the Hydra application on a given command line, with a task that only keeps the config."""
 
 import sys
 
-from train.compose import EXIT_OK, hydra_app
+from train.compose.app import EXIT_OK, hydra_app
 from train.config import RunConfig
 
 
 def run_app(*arguments: str) -> tuple[int, list[RunConfig]]:
-    """The exit code and every config that was composed, in order."""
+    """Returns the exit code and every config that was composed, in order."""
     composed: list[RunConfig] = []
 
     def task(config: RunConfig) -> int:
@@ -23,7 +23,7 @@ def run_app(*arguments: str) -> tuple[int, list[RunConfig]]:
 
 
 def compose(*arguments: str) -> RunConfig:
-    """The one config that these arguments give."""
+    """Returns the one config that these arguments give. Raises AssertionError if there is another number of them."""
     code, composed = run_app(*arguments)
     assert code == EXIT_OK
     [config] = composed

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data.sample import build_sample
+from data.tools.sample import build_sample
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two ranks share a laptop's two cores

@@ -1,47 +1,89 @@
-"""Real ranks on a laptop: spawned processes that join over gloo, run one function, and hand back what it returns.
+"""Real ranks on a laptop: spawned processes that join over gloo and run functions.
 
-A spawn costs four seconds, mostly imports, so a test gives it many cases at once and looks at the results one by one.
+A spawn costs four seconds, mostly imports, so the ranks of a world size stay alive for the next call. A call that fails
+or is late ends them, and the next call spawns new ones.
 """
 
+import atexit
 import gc
 import multiprocessing
 import os
 import pickle
 import socket
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from train.distributed import Ranks, leave
 
 Work = Callable[..., Any]  # work(ranks, *arguments); importable by its name, as a fresh process has to find it
 
+_worlds: dict[int, "World"] = {}
 
-def run_ranks(work: Work, world_size: int, *arguments: Any, timeout: float = 900) -> list[Any]:
-    """What `work(ranks, *arguments)` returns on each of `world_size` ranks, in rank order.
 
-    When a rank fails, or after `timeout` seconds, all are killed; raises AssertionError with the failing ranks'
-    tracebacks.
+def run_ranks(work: Work, world_size: int, *arguments: Any, timeout: float = 600) -> list[Any]:
+    """Returns what `work(ranks, *arguments)` returns on each of `world_size` ranks, in rank order.
+
+    Raises AssertionError, with the tracebacks of the failing ranks, if one fails or does not answer for `timeout`
+    seconds. The limit is only there to end a hang: it is no statement about speed.
     """
-    context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as name:
-        folder, port = Path(name), _free_port()
-        processes = [
-            context.Process(target=_rank, args=(work, rank, world_size, port, folder, arguments))
-            for rank in range(world_size)
-        ]
-        for process in processes:
+    if world_size not in _worlds:
+        _worlds[world_size] = World(world_size)
+    try:
+        return _worlds[world_size].run(work, arguments, timeout)
+    except AssertionError:
+        _worlds.pop(world_size).kill()
+        raise
+
+
+class World:
+    """The processes of one world size."""
+
+    def __init__(self, world_size: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        port = _free_port()
+        self._processes = []
+        self._connections: list[Connection] = []
+        for rank in range(world_size):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, rank, world_size, port), daemon=False)
             process.start()
-        late = _wait(processes, time.monotonic() + timeout)
-        failures = [path.read_text() for path in sorted(folder.glob("*.traceback"))]
-        codes = [process.exitcode for process in processes]
-        assert not failures and not late and codes == [0] * world_size, "\n".join(
-            [f"ranks ended with {codes}" + (f" after {timeout:g} seconds" if late else ""), *failures]
-        )
-        return [pickle.loads((folder / f"{rank}.result").read_bytes()) for rank in range(world_size)]
+            theirs.close()
+            self._processes.append(process)
+            self._connections.append(ours)
+        atexit.register(self.kill)
+
+    def run(self, work: Work, arguments: tuple[Any, ...], timeout: float) -> list[Any]:
+        """Returns the results of one call in rank order; raises AssertionError."""
+        job = pickle.dumps((work, arguments))
+        for connection in self._connections:
+            connection.send_bytes(job)
+        answers: dict[int, Any] = {}
+        failures: list[str] = []
+        deadline = time.monotonic() + timeout
+        while len(answers) < len(self._connections) and not failures:
+            waiting = [connection for rank, connection in enumerate(self._connections) if rank not in answers]
+            ready = wait(waiting, max(0.0, deadline - time.monotonic()))
+            assert ready, f"ranks {[r for r in range(len(self._connections)) if r not in answers]} do not answer"
+            for connection in ready:
+                assert isinstance(connection, Connection)
+                rank = self._connections.index(connection)
+                try:
+                    answers[rank], failure = pickle.loads(connection.recv_bytes())
+                except EOFError:
+                    self._processes[rank].join()
+                    failure = f"rank {rank} ended with {self._processes[rank].exitcode}"
+                failures += [failure] if failure else []
+        assert not failures, "\n".join(failures)
+        return [answers[rank] for rank in range(len(self._connections))]
+
+    def kill(self) -> None:
+        """Ends all processes at once."""
+        for process in self._processes:
+            process.kill()
+            process.join()
 
 
 def freeze_modules() -> None:
@@ -53,20 +95,7 @@ def freeze_modules() -> None:
     gc.freeze()
 
 
-def _wait(processes: list[Any], deadline: float) -> bool:
-    """Until all have ended, killing them when one fails; returns whether they were late."""
-    late = False
-    while any(process.is_alive() for process in processes):
-        failed = any(process.exitcode not in (None, 0) for process in processes)
-        late = late or time.monotonic() > deadline
-        if failed or late:
-            for process in processes:
-                process.kill()
-        time.sleep(0.02)
-    return late
-
-
-def _rank(work: Work, rank: int, world_size: int, port: int, folder: Path, arguments: tuple[Any, ...]) -> None:
+def _serve(connection: Connection, rank: int, world_size: int, port: int) -> None:
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -78,18 +107,25 @@ def _rank(work: Work, rank: int, world_size: int, port: int, folder: Path, argum
         TOKENIZERS_PARALLELISM="false",
     )
     multiprocessing.set_start_method("fork", force=True)  # a spawned process would spawn its data workers too
-    try:
-        import torch
+    import torch
 
-        torch.set_num_threads(1)
-        ranks = Ranks()
-        ranks.join()
-        (folder / f"{rank}.result").write_bytes(pickle.dumps(work(ranks, *arguments)))
-        ranks.barrier()  # a rank that leaves early would look like a lost connection to the others
-    except BaseException:
-        (folder / f"{rank}.traceback").write_text(f"rank {rank}: {traceback.format_exc()}")
-        leave(1)
-    leave(0)
+    torch.set_num_threads(1)
+    ranks: Ranks | None = None
+    while True:
+        try:
+            work, arguments = pickle.loads(connection.recv_bytes())
+        except EOFError:  # the tests are over
+            leave(0)
+        result, failure = None, None
+        try:
+            if ranks is None:
+                ranks = Ranks()
+                ranks.join()
+                gc.freeze()  # what is imported by now: every run begins with a full collection, mostly of that
+            result = work(ranks, *arguments)
+        except BaseException:
+            failure = f"rank {rank}: {traceback.format_exc()}"
+        connection.send_bytes(pickle.dumps((result, failure)))
 
 
 def _free_port() -> int:

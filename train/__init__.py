@@ -1,0 +1,1 @@
+"""Time: the loop, the engine, checkpoints, callbacks and the position watch."""

@@ -1,7 +1,7 @@
-"""What of a run may change when it continues.
+"""Which config keys may change when a run continues.
 
-Most of it may, and is said. What makes it another run (another model, other batches) may not by accident: that is
-refused with both values, unless it is accepted by name. What cannot fit (other shapes) may not at all.
+Most may, and the change is printed. A change that makes it another run (another model, other batches) is refused with
+both values, unless `checkpoint.accept_changes` names it. Parameters of other shapes are always refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,24 +13,29 @@ from omegaconf.errors import OmegaConfBaseException
 
 from model.config import ModelConfig, PositionsConfig
 from model.weights import parameter_shapes
+from train.compose.renamed import with_new_keys
 from train.config import RunConfig
 from train.errors import TrainError
 
 Changes = dict[str, tuple[Any, Any]]  # key -> (value then, value now)
 
-# What may not change by accident, and what of it may all the same: it changes speed, not results.
+# Keys that must not change by accident; and those of them that may, because they change speed, not results.
 FIXED = ("model.", "positions.", "sequence_length", "global_batch_size", "mask_documents")
 FREE = ("model.attention", "model.activation_checkpointing", "model.loss_chunk_rows")
 
 
 def changed_keys(saved: Mapping[str, Any], config: RunConfig) -> Changes:
-    """Every key in which `config` differs from the plain config that a checkpoint holds."""
-    then, now = _flat(saved), _flat(config.as_plain())
+    """Returns every key in which `config` differs from the plain config that a checkpoint holds.
+
+    A key that is newer than the checkpoint had its default then.
+    """
+    defaults = RunConfig(name=config.name).as_plain()
+    then, now = {**_flat(defaults), **_flat(with_new_keys(saved))}, _flat(config.as_plain())
     return {key: (then.get(key), now.get(key)) for key in {**then, **now} if then.get(key) != now.get(key)}
 
 
 def check_changes(checkpoint: Path, saved: Mapping[str, Any], config: RunConfig) -> None:
-    """Raise TrainError, naming both values, if `config` is that of another run than the plain config `saved`."""
+    """Raises TrainError, naming both values, if `config` is that of another run than the plain config `saved`."""
     changed = changed_keys(saved, config)
     fixed = {key: values for key, values in changed.items() if key.startswith(FIXED) and not key.startswith(FREE)}
     of_model = any(key.startswith(("model.", "positions.")) for key in fixed)
@@ -43,7 +48,7 @@ def check_changes(checkpoint: Path, saved: Mapping[str, Any], config: RunConfig)
 
 
 def refuse_changes(checkpoint: Path, changes: Mapping[str, tuple[Any, Any]], accepted: Sequence[str]) -> None:
-    """Raise TrainError for changes (key -> value then, value now) that `checkpoint.accept_changes` does not name.
+    """Raises TrainError for changes (key -> value then, value now) that `checkpoint.accept_changes` does not name.
 
     A name accepts its key and all keys below it: `data.sources` accepts `data.sources.web.weight`.
     """
@@ -65,6 +70,7 @@ def _listed(changes: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def _saved_shapes(checkpoint: Path, saved: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    saved = with_new_keys(saved)
     try:
         model, positions = (
             OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), saved[name]))

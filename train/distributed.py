@@ -1,7 +1,7 @@
-"""Ranks: joining them, small exchanges on the CPU, and leaving without an abort.
+"""Ranks: starting the process groups, small exchanges on the host, and ending a process without an abort.
 
-What is exchanged here is small and needed on the host at once (token counts, stop flags, states), so it goes through
-gloo beside the engine's own backend and never waits for a GPU.
+The exchanges are small and needed on the host at once (token counts, stop flags, states), so they use gloo beside the
+engine's own backend, and never wait for a GPU.
 """
 
 import os
@@ -19,7 +19,7 @@ import torch.distributed as dist
 from train.errors import TrainError
 
 T = TypeVar("T")
-TIMEOUT = timedelta(minutes=30)  # that ranks wait for one another: the first ingest and a large save take minutes
+TIMEOUT = timedelta(minutes=30)  # of an exchange: the first ingest and a large save take minutes
 
 
 class Ranks:
@@ -38,7 +38,7 @@ class Ranks:
         return self.rank == 0
 
     def join(self) -> None:
-        """Start the process groups: DeepSpeed's (nccl or gloo), and gloo for the host."""
+        """Starts the process groups: DeepSpeed's (nccl or gloo), and gloo for the host."""
         if self.device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         else:
@@ -52,8 +52,8 @@ class Ranks:
         deepspeed.utils.logger.setLevel("WARNING")
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
         if self.device.type == "cpu":
-            # DeepSpeed would compile this op at start (a minute, and for ever after a build that was killed); it serves
-            # inference only.
+            # DeepSpeed would compile this op at start (a minute, or without end after a build that was killed). It
+            # serves inference only.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
             os.environ.setdefault(name, value)
@@ -64,21 +64,21 @@ class Ranks:
         self._host_group = None if self.device.type == "cpu" else dist.new_group(backend="gloo", timeout=TIMEOUT)
 
     def connect_to_store(self, timeout: timedelta) -> dist.Store | None:
-        """A connection of its own to the key-value store that the ranks met at; None for a world of one."""
+        """Returns a new connection to the key-value store of the rendezvous; None for a world of one."""
         if self.world_size == 1:
             return None
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         return dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
 
     def sum(self, values: list[int]) -> list[int]:
-        """Element-wise sum over ranks of small integers, on the host."""
+        """Returns the element-wise sum over ranks of small integers, on the host."""
         tensor = torch.tensor(values, dtype=torch.int64)
         if self.world_size > 1:
             dist.all_reduce(tensor, group=self._host_group)
         return [int(value) for value in tensor]
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's picklable `value`, in rank order, on every rank."""
+        """Returns every rank's picklable `value`, in rank order, on every rank."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -86,7 +86,7 @@ class Ranks:
         return values
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """Do something on the main rank alone: every rank gets its result, or raises its error."""
+        """Runs `work` on the main rank alone; every rank returns its result, or raises its error."""
         result: T | None = None
         error: Exception | None = None
         if self.is_main:
@@ -100,25 +100,25 @@ class Ranks:
         return cast(T, result)
 
     def barrier(self) -> None:
-        """Wait for all ranks, on the host."""
+        """Waits for all ranks, on the host."""
         if self.world_size > 1:
             dist.barrier(group=self._host_group)
 
 
 def is_lost_connection(error: RuntimeError) -> bool:
-    """Whether this is what a rank sees of the end of another one."""
+    """Returns whether another rank's end caused this error."""
     return isinstance(error, dist.DistError) or "gloo" in str(error) or "onnection" in str(error)
 
 
 def seed_generators(seed: int) -> None:
-    """Seed every generator of this process: Python's, numpy's, torch's on all devices."""
+    """Seeds every generator of this process: Python's, numpy's, torch's on all devices."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def leave(code: int) -> None:
-    """End the process at once. Gloo's worker threads can abort an interpreter that shuts down the ordinary way."""
+    """Ends the process at once: gloo's worker threads can abort an interpreter that shuts down the ordinary way."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,8 +1,8 @@
 """AdamW with the published parameter groups.
 
 Published (OLMo's `decay_norm_and_bias: true`, `decay_embeddings: false`): weight decay on everything, norms and RePo's
-maps included, except the input embedding. RePo's parameters are a group of their own so that they can have their own
-rate; with the recipe's values that changes nothing.
+maps included, except the input embedding. The maps of learned position schemes are a group of their own so that they
+can have their own learning rate; with the recipe's values that changes nothing.
 """
 
 from collections.abc import Iterable
@@ -11,15 +11,17 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from train.config import OptimizerConfig
+from model.weights import is_position_parameter
+from train.optimizer_config import OptimizerConfig
 
 REPO_GROUP = "repo"
-P = TypeVar("P")  # a parameter, or whatever stands for one
+"""The group of all learned position maps: its name in saved optimizer states."""
+P = TypeVar("P")  # a parameter, or what stands for one
 
 
 def group_name(parameter_name: str, config: OptimizerConfig) -> str:
-    """Which group a parameter belongs to: `repo`, `no_decay` or `decay`."""
-    if ".positions." in parameter_name:
+    """Returns the group of a parameter: `repo`, `no_decay` or `decay`."""
+    if is_position_parameter(parameter_name):
         return REPO_GROUP
     is_embedding = parameter_name.startswith("embed_tokens.")
     is_norm = "norm" in parameter_name.rsplit(".", 2)[-2]
@@ -28,7 +30,7 @@ def group_name(parameter_name: str, config: OptimizerConfig) -> str:
 
 
 def parameter_groups(named: Iterable[tuple[str, P]], config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Groups in a fixed order, empty ones left out."""
+    """Returns the groups that have parameters, in a fixed order."""
     groups: dict[str, list[P]] = {"decay": [], "no_decay": [], REPO_GROUP: []}
     for name, parameter in named:
         groups[group_name(name, config)].append(parameter)
@@ -42,7 +44,7 @@ def parameter_groups(named: Iterable[tuple[str, P]], config: OptimizerConfig) ->
 def build_optimizer(
     named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, *, fused: bool
 ) -> torch.optim.AdamW:
-    """torch's AdamW; its rates are set before every update from `train.schedule`."""
+    """Returns torch's AdamW; `train.schedule` gives its learning rates before every update."""
     beta1, beta2 = config.betas
     return torch.optim.AdamW(
         parameter_groups(named, config), lr=config.lr, betas=(beta1, beta2), eps=config.eps, fused=fused

@@ -1,4 +1,4 @@
-"""What ties a process to the one that started it."""
+"""Ends a process together with the one that started it."""
 
 import contextlib
 import ctypes
@@ -6,14 +6,15 @@ import os
 import signal
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-PARENT = "REPO_PARENT_PID"  # environment variable: who started this process, to be found out should it be dead by now
+PARENT = "REPO_PARENT_PID"  # environment variable: the process id of the parent
 
 
 def stop_with_parent() -> None:
-    """Have the kernel send this process SIGTERM when its parent dies, even of SIGKILL: it is to save and stop then, not
-    to train on unseen. Linux only.
+    """Makes the kernel send this process SIGTERM when its parent dies, even by SIGKILL, so that it saves and stops.
 
-    Raises SystemExit if the process that PARENT names, if any, is dead already: of that the kernel tells nothing.
+    Linux only.
+
+    Raises SystemExit if the process that PARENT names has already ended, which the kernel does not report.
     """
     parent = os.environ.pop(PARENT, None)
     with contextlib.suppress(AttributeError, OSError):

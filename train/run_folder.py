@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from common.json_lines import JsonLines
-from report.run_folder import RunFiles
+from report.run_folder import FINISHED, RunFiles
 from train.config import RunConfig
 from train.errors import TrainError
 
 logger = logging.getLogger(__name__)
 
 EXPORTED_STEP = "step"  # file in hf/ that says which step its weights are of
-ALERTED = "the position watch found something"  # the reason in the stop event where position_watch.policy is stop
 
 
 class RunFolder(RunFiles):
@@ -36,11 +35,11 @@ class RunFolder(RunFiles):
 
     @classmethod
     def of(cls, config: RunConfig) -> "RunFolder":
-        """The folder that `config` names."""
+        """Returns the folder that `config` names."""
         return cls(Path(config.run_root) / config.name)
 
     def lock(self) -> IO[str]:
-        """Keep other processes out of this run for as long as the returned file is open; a dead process holds nothing.
+        """Locks the run for this process while the returned file is open; the kernel releases it when the process ends.
 
         Raises TrainError if another process is in it, or if the folder cannot be written.
         """
@@ -66,18 +65,25 @@ class RunFolder(RunFiles):
         return file
 
     def log_event(self, event: str, /, **fields: Any) -> None:
-        """Append one event with the time; call it on rank 0 only."""
+        """Appends one event with the time; for the main rank only."""
         self._event_log.append({"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields})
 
     def exported_step(self) -> int | None:
-        """The step whose weights are in hf/, or None if there is no whole export."""
+        """Returns the step whose weights are in hf/, or None if there is no whole export."""
         try:
             return int((self.hf / EXPORTED_STEP).read_text())
         except (OSError, ValueError):
             return None
 
+    def has_finished(self, step: int) -> bool:
+        """Returns whether the events say that the run finished after `step`."""
+        return any(
+            event.get("event") == "stop" and event.get("reason") == FINISHED and event.get("step") == step
+            for event in self.read_events()
+        )
+
     def last_event(self) -> dict[str, Any] | None:
-        """The newest event, or None."""
+        """Returns the newest event, or None."""
         events = self.read_events()
         return events[-1] if events else None
 

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it saves at the end of the step, and leaves with EXIT_STOPPED."""
+"""Signals that ask a run to stop: it saves at the end of the step and ends with EXIT_STOPPED."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  #
 NOTICE = b"\nsaving a checkpoint, then stopping (Ctrl-C again: stop at once, without saving)\n"
 
 
-def heeded_signals() -> list[signal.Signals]:
-    """STOP_SIGNALS, but not a SIGHUP that this process was started to ignore: `nohup` outlives its terminal."""
+def stop_signals() -> list[signal.Signals]:
+    """Returns STOP_SIGNALS, without SIGHUP if this process was started under `nohup`."""
     nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in STOP_SIGNALS if not (nohup and number == signal.SIGHUP)]
 
 
 class StopSignals:
-    """While entered, takes note of stop signals instead of dying of them."""
+    """A context in which stop signals are recorded instead of ending the process."""
 
     def __init__(self, *, is_main: bool) -> None:
         self.received: str | None = None  # the name of the latest
@@ -24,7 +24,7 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        self._before = {number: signal.signal(number, self._on_signal) for number in heeded_signals()}
+        self._before = {number: signal.signal(number, self._on_signal) for number in stop_signals()}
         return self
 
     def __exit__(self, *_: object) -> None:

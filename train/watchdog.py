@@ -1,12 +1,12 @@
-"""A thread per rank, outside the loop, that says where a run hangs and ends it so that a scheduler can start it again.
+"""A thread per rank, outside the loop, that reports where a run hangs and ends it so that a scheduler can restart it.
 
-The loop only notes where it is: `enter(...)`, a tuple and a clock. Ranks enter the same places in the same order, so
-the rank with the fewest entries is the one that the others wait for, whatever call they wait in. The threads tell each
-other their counts through the store that the ranks met at, never through a collective, which may be what hangs.
+The loop only notes where it is, with `enter(...)`: a tuple and a clock. Ranks enter the same places in the same order,
+so the rank with the fewest entries is the one that the others wait for, in whatever call they wait. The threads share
+their counts through the store of the process group, never through a collective, which may be what hangs.
 
-A rank that is behind and over its limit dumps the stacks of all its threads into runs/NAME/stuck/ and leaves with
-EXIT_STUCK, from its thread: the main one may be in C and never come back. A rank that waits leaves the judgement to the
-ranks it waits for, unless these have fallen silent.
+A rank that is behind and over its limit writes the stacks of all its threads into runs/NAME/stuck/ and exits with
+EXIT_STUCK from this thread: the main thread may be in C code and never return. A rank that waits leaves the decision to
+the ranks it waits for, unless they have stopped reporting.
 """
 
 import faulthandler
@@ -20,14 +20,14 @@ from typing import NamedTuple
 
 import torch.distributed as dist
 
-from train.config import WatchdogConfig
 from train.distributed import Ranks
 from train.errors import EXIT_STUCK
 from train.run_folder import RunFolder
+from train.watchdog_config import WatchdogConfig
 
-LONGEST_PAUSE = 5.0  # seconds between two looks
-PATIENCE = 3.0  # that ranks which wait give the stuck one to speak and to leave
-LAST_RESORT = 30.0  # past the limits: for a thread that cannot run because C code holds Python's lock, or cannot write
+MAX_PAUSE = 5.0  # seconds between two checks, at most
+GRACE_SECONDS = 3.0  # that waiting ranks leave the stuck one to report and to exit
+HARD_EXIT_SECONDS = 30.0  # beyond the limits: ends a process whose thread cannot run (C code holds the GIL) or write
 STORE_TIMEOUT = timedelta(seconds=10)
 
 
@@ -47,7 +47,7 @@ class Place(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a rank's thread tells the others."""
+    """What a rank's thread publishes: its place, the seconds in it, its limit, and a counter of reports."""
 
     number: int
     where: str
@@ -57,29 +57,29 @@ class Report(NamedTuple):
 
 
 class Watchdog:
-    """Watches this rank between `start` and `stop`; entering it does both."""
+    """Watches this rank while it is entered as a context."""
 
     def __init__(self, config: WatchdogConfig, ranks: Ranks, folder: RunFolder) -> None:
-        self.step = 0  # the trainer's, for the report
+        self.step = 0  # the trainer's step, for messages
         self._config = config
         self._ranks = ranks
         self._folder = folder
         self._place = Place(0, "start", None, 0, False, time.monotonic())
         self._first_step: int | None = None  # of this start
         self._limits = (config.step_seconds, config.other_seconds)
-        self._pause = min(LONGEST_PAUSE, min(config.warn_seconds, *self._limits) / 5)
+        self._pause = min(MAX_PAUSE, min(config.warn_seconds, *self._limits) / 5)
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._store: dist.Store | None = None
-        self._warned = -1  # the number of the place that has been warned of
-        self._heard: dict[int, tuple[int, float]] = {}  # rank -> its latest beat, and when that was new here
+        self._warned = -1  # number of the place for which a warning has been printed
+        self._last_beats: dict[int, tuple[int, float]] = {}  # rank -> its latest beat, and when it was first seen here
         self._overdue_since: float | None = None
         self._suspended = (-1, 0.0)  # number of a place, and the seconds in it in which this process stood still
 
     def enter(self, what: str, *, of: object = None, is_step: bool = False) -> None:
-        """Note that the main thread begins `what`. Ranks enter the same places in the same order.
+        """Notes that the main thread begins `what`. Ranks enter the same places in the same order.
 
-        The first step may take as long as other things: it compiles and allocates.
+        The first step has the limit of other places, since it compiles and allocates.
         """
         if is_step and self._first_step is None:
             self._first_step = self.step
@@ -97,17 +97,17 @@ class Watchdog:
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         if self._thread is not None:
-            self._thread.join(PATIENCE)
+            self._thread.join(GRACE_SECONDS)
             faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
-        beat, looked = 0, time.monotonic()
+        beat, checked = 0, time.monotonic()
         while not self._stopped.wait(self._pause):
             beat += 1
-            gap, looked = time.monotonic() - looked - self._pause, time.monotonic()
-            faulthandler.dump_traceback_later(max(self._limits) + LAST_RESORT, exit=True)
+            gap, checked = time.monotonic() - checked - self._pause, time.monotonic()
+            faulthandler.dump_traceback_later(max(self._limits) + HARD_EXIT_SECONDS, exit=True)
             place = self._place
-            if gap > PATIENCE:  # the whole process has been stopped, by Ctrl-Z or a scheduler
+            if gap > GRACE_SECONDS:  # the whole process was suspended, by Ctrl-Z or a scheduler
                 missed = self._suspended[1] if self._suspended[0] == place.number else 0.0
                 self._suspended = (place.number, missed + gap)
             seconds = time.monotonic() - place.since
@@ -115,41 +115,41 @@ class Watchdog:
                 seconds = max(0.0, seconds - self._suspended[1])
             limit = self._limits[not place.is_step]
             own = Report(place.number, str(place), seconds, limit, beat)
-            self._tell(own)
+            self._publish(own)
             if seconds >= min(self._config.warn_seconds, limit):
                 self._judge(own)
             else:
                 self._overdue_since = None
 
     def _judge(self, own: Report) -> None:
-        """Warn, or end the run, if this rank is the one that the others wait for, or if that one has fallen silent."""
-        reports = {**self._hear(), self._ranks.rank: own}
+        """Warns or ends the run if the others wait for this rank, or if the rank that is waited for does not report."""
+        reports = {**self._read_reports(), self._ranks.rank: own}
         least = min(report.number for report in reports.values())
         behind = sorted(rank for rank, report in reports.items() if report.number == least)
-        speaks = behind[0] == self._ranks.rank
+        is_reporter = behind[0] == self._ranks.rank
         if self._ranks.rank in behind:
             if own.seconds >= own.limit:
-                self._end(f"{_names(behind)} stuck in {own.where} for {own.seconds:.0f} s", speaks)
-            if speaks and self._warned != own.number:
+                self._end(f"{_names(behind)} stuck in {own.where} for {own.seconds:.0f} s", is_reporter)
+            if is_reporter and self._warned != own.number:
                 self._warned = own.number
                 print(f"{_names(behind)} in {own.where} since {own.seconds:.0f} s", file=sys.stderr, flush=True)
             return
         now = time.monotonic()
-        silence = now - self._heard[behind[0]][1]
+        silence = now - self._last_beats[behind[0]][1]
         is_silent = silence >= own.limit
         if is_silent or reports[behind[0]].seconds >= reports[behind[0]].limit:
             self._overdue_since = self._overdue_since or now
-            if now - self._overdue_since >= PATIENCE:
+            if now - self._overdue_since >= GRACE_SECONDS:
                 where = (
-                    f"{_names(behind)} silent for {silence:.0f} s, the last word came from {reports[behind[0]].where}"
+                    f"{_names(behind)} silent for {silence:.0f} s, the last report came from {reports[behind[0]].where}"
                 )
-                first_awake = min(set(reports) - set(behind)) == self._ranks.rank
-                self._end(where, is_silent and first_awake)
+                is_first_waiting = min(set(reports) - set(behind)) == self._ranks.rank
+                self._end(where, is_silent and is_first_waiting)
 
-    def _end(self, what: str, speaks: bool) -> None:
-        faulthandler.dump_traceback_later(LAST_RESORT, exit=True)  # should one of the next lines hang as well
+    def _end(self, what: str, is_reporter: bool) -> None:
+        faulthandler.dump_traceback_later(HARD_EXIT_SECONDS, exit=True)  # in case one of the next lines hangs as well
         stacks = self._folder.stuck / f"rank-{self._ranks.rank:05d}.txt"
-        if speaks:
+        if is_reporter:
             print(
                 f"error: {what}: the run ends with exit code {EXIT_STUCK}, the same command goes on from the last "
                 f"checkpoint; the stacks of all ranks are in {stacks.parent}",
@@ -163,23 +163,23 @@ class Watchdog:
                 file.write(f"{what}\n")
                 file.flush()
                 faulthandler.dump_traceback(file)
-            if speaks:
+            if is_reporter:
                 self._folder.log_event("stuck", step=self._place.step, reason=what)
         except OSError:
-            pass  # a file system that fails may be why the run hangs; standard error has it all
-        if not speaks:
-            time.sleep(self._pause + PATIENCE)  # the end of one rank would end the one that speaks
+            pass  # a failing file system may be why the run hangs; standard error has the same
+        if not is_reporter:
+            time.sleep(self._pause + GRACE_SECONDS)  # the exit of this rank would end the one that reports
         os._exit(EXIT_STUCK)
 
-    def _tell(self, report: Report) -> None:
+    def _publish(self, report: Report) -> None:
         if self._store is not None:
             try:
                 self._store.set(_key(self._ranks.rank), json.dumps(report))
-            except RuntimeError:  # the process that keeps the store is gone: each rank judges for itself
+            except RuntimeError:  # the process that holds the store is gone: each rank decides alone
                 self._store = None
 
-    def _hear(self) -> dict[int, Report]:
-        """What the other ranks said last; empty if it cannot be had."""
+    def _read_reports(self) -> dict[int, Report]:
+        """Returns the latest report of each other rank; empty if the store cannot be read."""
         others = [rank for rank in range(self._ranks.world_size) if rank != self._ranks.rank]
         if self._store is None or not others:
             return {}
@@ -189,8 +189,8 @@ class Watchdog:
             return {}
         reports = {rank: Report(*json.loads(text)) for rank, text in zip(others, texts, strict=True)}
         for rank, report in reports.items():
-            if self._heard.get(rank, (-1, 0.0))[0] != report.beat:
-                self._heard[rank] = (report.beat, time.monotonic())
+            if self._last_beats.get(rank, (-1, 0.0))[0] != report.beat:
+                self._last_beats[rank] = (report.beat, time.monotonic())
         return reports
 
 

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from data.config import DataConfig
-from data.roots import LISTING_NAME, open_root
+from data.fetch.roots import LISTING_NAME, open_root
 
 MATH = "data/math/"
 # One file or two of every folder of allenai/dolmino-mix-1124, and the source that each belongs to.

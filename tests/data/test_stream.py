@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from data.config import DataConfig, DataKind, RepetitionFilterConfig, SourceConfig
 from data.errors import DataError
 from data.stream import build_stream, changed_data, merge_states
-from data.text import TextBackend
-from data.tokens import TokenBackend
+from data.text.backend import TextBackend
+from data.tokens.backend import TokenBackend
 from tests.data.reading import assert_same, read_global
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
@@ -154,7 +154,7 @@ def test_merging_refuses_parts_that_do_not_belong_together(config: DataConfig) -
         merge_states([part(0, 1)])
     with pytest.raises(DataError, match="agree in batches"):
         merge_states([part(0, 1), part(1, 2)])
-    with pytest.raises(DataError, match="different positions of data stream 0"):
+    with pytest.raises(DataError, match="different cursors of data stream 0"):
         other = part(0, 1)
         other["streams"]["0"] = {"row": 9, "cursors": []}
         merge_states([part(0, 1), part(1, 1), other])
@@ -243,7 +243,7 @@ def test_workers_survive_the_notices_of_a_scheduler_and_end_with_the_stream(conf
     stream.close()
     gc.collect()
     assert len(workers) >= 2
-    assert not psutil.wait_procs(workers, timeout=10)[1]
+    assert not psutil.wait_procs(workers, timeout=60)[1]
 
 
 def test_workers_leave_the_random_numbers_of_the_trainer_alone(config: DataConfig) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from data.published import published_order
+from data.tokens.published import published_order
 from report.probes import probe_files
 from tests.launch.launching import ROOT, SMALL, end, launch, ranks_of, read, start, wait_for
 from train.errors import EXIT_ALERTED, EXIT_DATA, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, TrainError

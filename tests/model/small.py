@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from model.config import ModelConfig, PositionsConfig, Scheme
+from model.config import ModelConfig, PositionsConfig
 from model.transformer import Olmo2
 from model.weights import initialise, random_weights
 
-ROPE = PositionsConfig(scheme=Scheme.rope)
-REPO = PositionsConfig(scheme=Scheme.repo, start_layer=1)
+ROPE = PositionsConfig(scheme="rope")
+REPO = PositionsConfig(scheme="repo", start_layer=1)
 
 
 def small(**changes: Any) -> ModelConfig:

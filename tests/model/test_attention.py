@@ -1,3 +1,5 @@
+"""Attention back ends agree with one another, and documents do not see each other."""
+
 import importlib.util
 from itertools import pairwise
 
@@ -68,12 +70,12 @@ def test_documents_carry_what_kernels_ask_for() -> None:
 
 
 @pytest.mark.parametrize("boundaries", [[[1, 12]], [[0, 5, 3, 12]], [[0, 12], [0, 11]]])
-def test_torn_boundaries_are_refused(boundaries: list[list[int]]) -> None:
+def test_boundaries_out_of_order_are_refused(boundaries: list[list[int]]) -> None:
     with pytest.raises(ModelError, match="document boundaries of row"):
         Documents.from_boundaries(boundaries)
 
 
-def test_auto_is_settled_and_an_absent_package_is_named() -> None:
+def test_auto_is_resolved_and_an_absent_package_is_named() -> None:
     assert resolve_backend(AttentionBackend.auto) is AttentionBackend.sdpa
     assert resolve_backend(AttentionBackend.plain) is AttentionBackend.plain
     if importlib.util.find_spec("flash_attn") is None:

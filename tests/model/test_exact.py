@@ -1,3 +1,5 @@
+"""Exact products keep their bounds whatever the precision switches say."""
+
 from collections.abc import Iterator
 
 import pytest

@@ -1,3 +1,5 @@
+"""An exported folder holds the model, whole or not at all."""
+
 import json
 from pathlib import Path
 
@@ -5,9 +7,9 @@ import pytest
 import torch
 from transformers import Olmo2ForCausalLM
 
-from model.config import PositionKind, PositionsConfig, Scheme, YarnConfig
+from model.config import PositionsConfig, YarnConfig
 from model.errors import ModelError
-from model.export import hf_config, save_hf
+from model.export import save_hf
 from model.transformer import Olmo2
 from model.weights import hf_weights, initialise
 from tests.model.small import REPO, ROPE, built, small
@@ -29,7 +31,7 @@ def test_transformers_loads_a_rope_export_unchanged(
 
 
 def test_yarn_survives_the_export(tmp_path: Path) -> None:
-    yarn = PositionsConfig(scheme=Scheme.rope, yarn=YarnConfig(factor=4.0, original_max_position=64))
+    yarn = PositionsConfig(scheme="rope", yarn=YarnConfig(factor=4.0, original_max_position=64))
     model, tokens = built(small(), yarn), torch.randint(96, (1, 200))
     save_hf(tmp_path / "out", small(), yarn, model.named_parameters())
     theirs = Olmo2ForCausalLM.from_pretrained(tmp_path / "out")
@@ -44,27 +46,6 @@ def test_a_repo_model_comes_back_bit_for_bit(tmp_path: Path, max_shard_bytes: in
     again = Olmo2(small(), REPO)
     initialise(again, hf_weights(tmp_path / "out", small(), REPO, seed=99), "cpu")
     assert torch.equal(again(tokens), model(tokens))
-
-
-def test_both_spellings_say_where_learned_positions_start() -> None:
-    assert hf_config(small(), REPO, "float32")["pe_config"] == {
-        "dynamic_pe_mode": "swigluex_multihead",
-        "dynamic_pe_start_layer": 1,
-        "dynamic_pe_layer_ids": "",
-        "dynmaic_pe_start_layer": 1,
-        "dynmaic_pe_layer_ids": "",
-    }
-    hybrid = hf_config(small(num_layers=7), PositionsConfig(scheme=Scheme.r2n1), "float32")
-    assert hybrid["pe_config"]["dynamic_pe_mode"] == "nope"
-    assert hybrid["pe_config"]["dynmaic_pe_layer_ids"] == "2,5"
-    assert hybrid["layer_positions"] == ["rope", "rope", "nope", "rope", "rope", "nope", "rope"]
-
-
-def test_what_the_published_vocabulary_cannot_say_is_not_said_wrongly() -> None:
-    mixed = PositionsConfig(scheme=Scheme.list, layers=[PositionKind.nope, PositionKind.repo, PositionKind.rope])
-    description = hf_config(small(), mixed, "float32")
-    assert description["layer_positions"] == ["nope", "repo", "rope"]
-    assert "pe_config" not in description and "pe_config" not in hf_config(small(), ROPE, "float32")
 
 
 def test_an_export_is_whole_or_absent(tmp_path: Path) -> None:

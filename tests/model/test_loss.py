@@ -1,3 +1,5 @@
+"""The chunked loss is cross entropy plus z-loss of all logits at once, in values, gradients and memory."""
+
 from typing import Any
 
 import pytest
@@ -51,12 +53,39 @@ def test_sums_and_gradients_are_those_of_all_logits_at_once(
     for found, exact in ((sums.ce, ce), (sums.z, z), (sums.total, ce + z)):
         assert found.dtype == torch.promote_types(dtype, torch.float32)
         assert found.item() == pytest.approx(exact.item(), rel=min(tolerance, 1e-6))
-    for found, exact in ((hidden.grad, hidden64.grad), (lm_head.weight.grad, weight64.grad)):
-        assert found.dtype == dtype
-        assert (found.double() - exact).norm() < tolerance * exact.norm()
+    for gradient, wanted in ((hidden.grad, hidden64.grad), (lm_head.weight.grad, weight64.grad)):
+        assert gradient is not None and wanted is not None and gradient.dtype == dtype
+        assert (gradient.double() - wanted).norm() < tolerance * wanted.norm()
 
 
-def test_rows_without_labels_cost_nothing() -> None:
+@pytest.mark.parametrize("chunk_rows", [1, 5, 18, 1000])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 2e-6)]
+)
+def test_without_gradients_the_cross_entropy_of_each_token_is_there(
+    chunk_rows: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    lm_head = head(dtype, chunk_rows)
+    hidden, labels = hidden_and_labels()
+    hidden = hidden.to(dtype)
+    with torch.no_grad():
+        sums = lm_head(hidden, labels)
+    logits = hidden.double() @ lm_head.weight.detach().double().T
+    expected = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+    assert sums.ce_bt.shape == labels.shape and sums.ce_bt.dtype == torch.promote_types(dtype, torch.float32)
+    assert torch.equal(sums.ce_bt == 0, labels == -100)
+    torch.testing.assert_close(sums.ce_bt.double(), expected, rtol=tolerance, atol=tolerance)
+    assert sums.ce.item() == pytest.approx(sums.ce_bt.sum().item(), rel=1e-6)
+
+
+def test_training_keeps_no_value_per_token() -> None:
+    sums = head()(*hidden_and_labels())
+    assert sums.total.requires_grad and sums.ce_bt is None
+    detached = sums.detach()
+    assert not detached.total.requires_grad and detached == sums
+
+
+def test_rows_without_labels_have_no_loss_and_no_gradient() -> None:
     lm_head, (hidden, labels) = head(), hidden_and_labels()
     hidden.requires_grad_()
     sums = lm_head(hidden, torch.full_like(labels, -100))
@@ -77,15 +106,16 @@ def test_large_logits_do_not_overflow() -> None:
 
 
 class Watch(TorchDispatchMode):
-    """Counts the elements of the largest tensor made, and the matrix products."""
+    """Counts the elements of the largest tensor made, the matrix products, and the steps of the logits' gradient."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.largest = self.num_products = 0
+        self.largest = self.num_products = self.num_scatters = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         self.num_products += func is torch.ops.aten.mm.default
+        self.num_scatters += func is torch.ops.aten.scatter_add_.default
         for tensor in out if isinstance(out, tuple) else (out,):
             if isinstance(tensor, Tensor):
                 self.largest = max(self.largest, tensor.numel())
@@ -100,12 +130,15 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits() -> None:
     assert watch.largest == 16 * 500
 
 
-def test_without_gradients_only_the_logits_are_multiplied() -> None:
+def test_without_gradients_only_the_logits_are_computed() -> None:
     lm_head, (hidden, labels) = head(), hidden_and_labels()
     with torch.no_grad(), Watch() as watch:
         without = lm_head(hidden, labels)
-    assert watch.num_products == 4  # 18 rows in chunks of 5
-    assert torch.equal(without.total, lm_head(hidden, labels).total)
+    assert watch.num_products == 4 and watch.num_scatters == 0  # 18 rows in chunks of 5
+    with Watch() as watch:
+        trained = lm_head(hidden, labels)
+    assert watch.num_products == 8 and watch.num_scatters == 4  # and the weight's gradient
+    assert all(torch.equal(a, b) for a, b in zip(without[:4], trained[:4], strict=True))
 
 
 def test_autocast_does_not_round_the_loss() -> None:

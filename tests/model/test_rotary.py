@@ -1,3 +1,5 @@
+"""The rotation and its gradients are those of a float64 reference."""
+
 import math
 
 import pytest

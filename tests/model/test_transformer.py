@@ -1,17 +1,19 @@
+"""The model is transformers' OLMo-2 where it has the same positions."""
+
 import pytest
 import torch
 from torch import Tensor
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from model.attention import Documents
-from model.config import ModelConfig, PositionKind, PositionsConfig, Scheme
-from model.positions import LearnedPositions
+from model.config import ModelConfig, NormPrecision, PositionsConfig
+from model.positions.module import Positions
 from model.transformer import Olmo2, RMSNorm
-from model.weights import hf_name, initialise, random_weights
+from model.weights import hf_keys, initialise, random_weights
 from tests.model import twin
 from tests.model.small import REPO, ROPE, built, small
 
-KINDS = PositionsConfig(scheme=Scheme.list, layers=[PositionKind.nope, PositionKind.repo, PositionKind.rope])
+KINDS = PositionsConfig(scheme="list", layers=["nope", "repo", "rope"])
 
 
 def transformers_twin(model: Olmo2, config: ModelConfig) -> Olmo2ForCausalLM:
@@ -30,7 +32,8 @@ def transformers_twin(model: Olmo2, config: ModelConfig) -> Olmo2ForCausalLM:
             attn_implementation="eager",
         )
     )
-    theirs.load_state_dict({hf_name(name): value for name, value in model.state_dict().items()})
+    keys = hf_keys(config, ROPE)
+    theirs.load_state_dict({keys[name]: value for name, value in model.state_dict().items()})
     return theirs
 
 
@@ -45,12 +48,12 @@ def test_logits_and_gradients_are_those_of_transformers(num_kv_heads: int | None
     sums = ours(tokens[:, :-1], labels=tokens[:, 1:])
     (sums.total / sums.num_valid).backward()
     theirs(tokens, labels=tokens).loss.backward()
-    expected = dict(theirs.named_parameters())
+    expected, keys = dict(theirs.named_parameters()), hf_keys(config, ROPE)
     for name, parameter in ours.named_parameters():
-        torch.testing.assert_close(parameter.grad, expected[hf_name(name)].grad, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(parameter.grad, expected[keys[name]].grad, atol=1e-5, rtol=1e-4)
 
 
-def formula(model: Olmo2, config: ModelConfig, tokens: Tensor, kinds: tuple[PositionKind, ...]) -> Tensor:
+def formula(model: Olmo2, config: ModelConfig, tokens: Tensor, kinds: tuple[str, ...]) -> Tensor:
     """The whole model in float64 from its state dict: attention by the row, rotation by complex numbers."""
     w = {name: value.double() for name, value in model.state_dict().items()}
 
@@ -66,9 +69,9 @@ def formula(model: Olmo2, config: ModelConfig, tokens: Tensor, kinds: tuple[Posi
         q = norm(times(h, f"{at}.attention.q_proj"), f"{at}.attention.q_norm").unflatten(-1, (-1, config.head_dim))
         k = norm(times(h, f"{at}.attention.k_proj"), f"{at}.attention.k_norm").unflatten(-1, (-1, config.head_dim))
         v = times(h, f"{at}.attention.v_proj").unflatten(-1, (-1, config.head_dim))
-        if kind is not PositionKind.nope:
+        if kind != "nope":
             z = torch.arange(h.shape[1]).double()[None, :, None].expand(*k.shape[:3])
-            if kind is PositionKind.repo:
+            if kind == "repo":
                 maps = (w[f"{at}.positions.{name}.weight"] for name in ("gate", "content", "final"))
                 z = twin.repo_positions(h, *maps)
             q = twin.rotated(q, z.repeat_interleave(q.shape[2] // k.shape[2], 2), config.rope_theta)
@@ -146,6 +149,36 @@ def test_norms_compute_in_float32() -> None:
     torch.testing.assert_close(norm(x), exact.bfloat16(), atol=0, rtol=2**-8)
 
 
+def published_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMSLayerNorm of the published trainer (OLMo), line by line."""
+    wide = x.to(torch.float32)
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * wide.to(x.dtype)
+
+
+def test_reference_norms_round_where_the_published_trainer_does() -> None:
+    torch.manual_seed(0)
+    ours, reference = (RMSNorm(64, small(norm_precision=precision)).bfloat16() for precision in NormPrecision)
+    x, weight = (3 * torch.randn(128, 64)).bfloat16(), torch.rand(64).bfloat16() + 0.5
+    for norm in (ours, reference):
+        norm.load_state_dict({"weight": weight})
+    expected = published_norm(x, weight, 1e-6)
+    assert reference(x).dtype == torch.bfloat16
+    assert torch.equal(reference(x), expected)
+    assert 0.1 < (ours(x) != expected).float().mean() < 0.9  # one rounding or two: the last bit
+    torch.testing.assert_close(ours(x), expected, atol=0, rtol=2**-6)
+
+
+def test_reference_norms_are_the_same_norms_in_float32() -> None:
+    tokens = torch.randint(96, (1, 9))
+    ours, reference = (built(small(norm_precision=precision), REPO) for precision in NormPrecision)
+    for model in (ours, reference):
+        model(tokens, labels=tokens).total.backward()
+    torch.testing.assert_close(reference(tokens), ours(tokens), atol=1e-5, rtol=0)
+    for one, other in zip(ours.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-4, rtol=1e-4)
+
+
 def test_nothing_but_parameters_travels_with_the_model() -> None:
     """No buffers: casting the model to bfloat16 or materialising it cannot touch a frequency."""
     model = built(small(), REPO)
@@ -168,4 +201,4 @@ def test_a_model_built_on_the_meta_device_is_the_same_model() -> None:
 def test_learned_positions_are_found_by_layer() -> None:
     found = list(built(small(), REPO).learned_positions())
     assert [layer for layer, _ in found] == [1, 2]
-    assert all(isinstance(positions, LearnedPositions) for _, positions in found)
+    assert all(isinstance(positions, Positions) for _, positions in found)

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.positions import SCHEMES
 from report.metrics import (
     MAX_LAYERS,
     RUN_METRICS,
@@ -17,7 +18,7 @@ from report.metrics import (
     source_loss,
     source_perplexity,
 )
-from report.schemes import LEARNED, learns_positions, map_symbols
+from report.schemes import learns_positions, map_symbols
 
 SYMBOLS = {"gate": "W_g", "slope": "W_s"}
 TABLE = MetricTable(16, SYMBOLS)
@@ -77,7 +78,7 @@ def test_other_names_are_not_known(name: str) -> None:
 def test_a_config_says_how_many_layers_and_which_maps_there_are() -> None:
     rope = MetricTable.of({"model": {"num_layers": 4}, "positions": {"scheme": "rope"}})
     assert rope.find(layer_metric(3, "std")) and not rope.find(layer_metric(4, "std"))
-    name = next(iter(signals(LEARNED["repo"])))
+    name = next(iter(signals(SCHEMES["repo"].symbols)))
     assert not rope.find(layer_metric(3, name))
     for lost in ({}, {"model": 3, "positions": None}, {"model": {"num_layers": 10**9}}):
         table = MetricTable.of(lost)

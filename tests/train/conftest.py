@@ -1,18 +1,25 @@
-"""Many short runs on two ranks and on one, made once for the room: each test looks at some of them."""
+"""Short runs on two ranks and on one, by subject: each fixture is made once, and several tests look at it.
+
+All runs lie in one root, so that a test can compare those of two subjects. A subject is made when the first test asks
+for it.
+"""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from model.config import PositionsConfig, Scheme
+from model.config import PositionsConfig
 from tests.distributed import run_ranks
 from tests.train.probe import Outcome, start
 from tests.train.tiny import tiny, write_tokenizer, write_tokens
-from train.config import LossDenominator, Precision, WandbMode
+from train.callbacks.config import WandbMode
 from train.distributed import Ranks
+from train.engine.config import Precision
+from train.loss_config import LossDenominator
 from train.run_folder import RunFolder
 
 NUM_STEPS, STOP_STEP = 8, 3
@@ -43,30 +50,34 @@ SAVING = {"checkpoint__interval": 2, "checkpoint__keep": 2}
 
 @dataclass
 class Runs:
-    """Outcomes by run name, one per rank; those of a run that was started twice under NAME and NAME/again."""
+    """The runs of one subject."""
 
     root: Path
-    two: list[dict[str, Outcome]]
-    one: dict[str, Outcome]
-    later: list[dict[str, Outcome]]
+    outcomes: dict[str, list[Outcome]]
+    """One outcome per rank, by run name; a run that was started twice has NAME and NAME/again."""
+
+    def folder(self, name: str) -> RunFolder:
+        """Returns the folder of a run."""
+        return RunFolder(self.root / "runs" / name)
 
 
-def travel(ranks: Ranks, root: Path, steps: range) -> dict[str, Outcome]:
-    """The legs of all routes that end at one of `steps` and belong to as many ranks as there are."""
-    seen = {}
-    for name, legs in ROUTES.items():
-        for world_size, step, stage, precision in legs:
-            if world_size == ranks.world_size and step in steps:
-                changes = {"max_steps": step, "engine__zero_stage": stage, "engine__precision": precision}
-                micro_batch_size = 4 if world_size == 1 else 2
-                config = tiny(root, name=name, micro_batch_size=micro_batch_size, **SAVING, **changes)
-                seen[f"{name}/{step}"] = start(config, ranks)
-    return seen
+def on_ranks(world_size: int, work: Callable[..., dict[str, Outcome]], *arguments: Any) -> dict[str, list[Outcome]]:
+    """Returns each rank's outcomes of `work(ranks, *arguments)` by run name."""
+    seen = run_ranks(work, world_size, *arguments)
+    return {name: [rank[name] for rank in seen] for name in seen[0]}
 
 
-def on_two_ranks(ranks: Ranks, root: Path) -> dict[str, Outcome]:
-    """Each stage and precision straight, and stopped by a signal to one rank and probed; a crash; runs that must not
-    go on."""
+@pytest.fixture(scope="session")
+def runs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all runs, `runs`, beside their data."""
+    root = tmp_path_factory.mktemp("train")
+    write_tokens(root / "tokens")
+    write_tokenizer(root / "tokenizer.json")
+    return root
+
+
+def run_stages(ranks: Ranks, root: Path) -> dict[str, Outcome]:
+    """Each stage and precision straight, and stopped by a signal to one rank, probed and resumed."""
     seen = {"zero0": start(tiny(root, name="zero0", engine__zero_stage=0), ranks)}
     for name, changes in RESUMED.items():
         seen[name] = start(tiny(root, name=name, **changes), ranks)
@@ -79,37 +90,20 @@ def on_two_ranks(ranks: Ranks, root: Path) -> dict[str, Outcome]:
             shutil.copytree(root / "runs" / stopped.name, root / "runs" / "other-launch")
         ranks.barrier()
         seen[f"{stopped.name}/again"] = start(stopped, ranks)
+    return seen
+
+
+@pytest.fixture(scope="session")
+def stages(runs_root: Path) -> Runs:
+    """Every ZeRO stage and precision on two ranks, straight and resumed."""
+    return Runs(runs_root, on_ranks(2, run_stages, runs_root))
+
+
+def run_crashes(ranks: Ranks, root: Path) -> dict[str, Outcome]:
+    """A crash past the last checkpoint; saves in the background; checkpoints of which some or all are damaged."""
     crashing = tiny(root, name="crashed", **SAVING)
-    seen["crashed"] = start(crashing, ranks, crash_step=5)
-    seen["crashed/again"] = start(crashing, ranks)
-    seen["documents"] = start(tiny(root, name="documents", mask_documents=True), ranks)
-    seen["all-tokens"] = start(tiny(root, name="all-tokens", loss__denominator=LossDenominator.all_tokens), ranks)
-    backbone = {"positions": PositionsConfig(scheme=Scheme.rope), **RESUMED["zero3-bf16"]}
-    exported = tiny(root, name="exported", max_steps=2, checkpoint__export_hf=True, **backbone)
-    seen["exported"] = start(exported, ranks)
-    still = {"max_steps": 1, "optimizer__lr": 0.0, "checkpoint__export_hf": True}
-    seen["imported"] = start(tiny(root, name="imported", init_from=str(RunFolder.of(exported).path), **still), ranks)
-    diverging = {"optimizer__lr": 1e30, "engine__max_skipped_updates": 3}
-    seen["diverging"] = start(tiny(root, name="diverging", **diverging), ranks)
-    skipping = {"optimizer__lr": 1e30, "max_steps": 1, "loss__z_loss_weight": 1e38}
-    seen["skipped"] = start(tiny(root, name="skipped", **skipping), ranks)
-    seen["vocabulary"] = start(tiny(root, name="vocabulary", model__vocab_size=64), ranks)
+    seen = {"crashed": start(crashing, ranks, crash_step=5), "crashed/again": start(crashing, ranks)}
     seen["behind"] = start(tiny(root, name="behind", checkpoint__background=True, **SAVING), ranks)
-    return {**seen, **travel(ranks, root, range(3))}
-
-
-def on_one_rank(ranks: Ranks, root: Path) -> dict[str, Outcome]:
-    """Some of them again, in larger micro-batches."""
-    return {
-        "zero2-fp32": start(tiny(root, name="one-rank", micro_batch_size=4), ranks),
-        "documents": start(tiny(root, name="one-rank-documents", micro_batch_size=None, mask_documents=True), ranks),
-        **travel(ranks, root, range(3, 5)),
-    }
-
-
-def on_two_ranks_again(ranks: Ranks, root: Path) -> dict[str, Outcome]:
-    """The routes to their ends, and runs whose newest checkpoint, or all of them, are damaged."""
-    seen = travel(ranks, root, range(5, NUM_STEPS + 1))
     damaged = tiny(root, name="damaged", **SAVING)
     for name, spared in (("damaged", "step-0000006"), ("damaged/again", None)):
         if ranks.is_main:
@@ -124,18 +118,88 @@ def on_two_ranks_again(ranks: Ranks, root: Path) -> dict[str, Outcome]:
 
 
 def flip_a_bit(path: Path) -> None:
-    """Damage in the middle of a file that leaves its size alone."""
+    """Damages the middle of a file without changing its size."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    root = tmp_path_factory.mktemp("train")
-    write_tokens(root / "tokens")
-    write_tokenizer(root / "tokenizer.json")
-    two = run_ranks(on_two_ranks, 2, root, timeout=400)
-    [one] = run_ranks(on_one_rank, 1, root, timeout=400)
-    later = run_ranks(on_two_ranks_again, 2, root, timeout=400)
-    return Runs(root, two, one, later)
+def crashes(runs_root: Path) -> Runs:
+    """Runs that crashed or whose checkpoints were damaged, on two ranks."""
+    return Runs(runs_root, on_ranks(2, run_crashes, runs_root))
+
+
+def run_legs(ranks: Ranks, root: Path, legs: dict[str, tuple[int, int, Precision]]) -> dict[str, Outcome]:
+    """One leg (up to step, ZeRO stage, precision) of each route."""
+    seen = {}
+    for name, (step, stage, precision) in legs.items():
+        changes = {"max_steps": step, "engine__zero_stage": stage, "engine__precision": precision}
+        micro_batch_size = 4 if ranks.world_size == 1 else 2
+        config = tiny(root, name=name, micro_batch_size=micro_batch_size, **SAVING, **changes)
+        seen[f"{name}/{step}"] = start(config, ranks)
+    return seen
+
+
+@pytest.fixture(scope="session")
+def routes(runs_root: Path) -> Runs:
+    """Runs that continue on other ranks, stages and precisions; the outcomes of a leg under NAME/STEP."""
+    outcomes: dict[str, list[Outcome]] = {}
+    for legs in zip(*ROUTES.values(), strict=True):
+        [world_size] = {leg[0] for leg in legs}
+        parts = {name: leg[1:] for name, leg in zip(ROUTES, legs, strict=True)}
+        outcomes |= on_ranks(world_size, run_legs, runs_root, parts)
+    return Runs(runs_root, outcomes)
+
+
+def run_splits(ranks: Ranks, root: Path) -> dict[str, Outcome]:
+    """The same batches in other micro-batches and denominators."""
+    if ranks.world_size == 1:
+        apart = tiny(root, name="one-rank-documents", micro_batch_size=None, mask_documents=True)
+        return {
+            "one-rank": start(tiny(root, name="one-rank", micro_batch_size=4), ranks),
+            "one-rank-documents": start(apart, ranks),
+        }
+    all_tokens = tiny(root, name="all-tokens", loss__denominator=LossDenominator.all_tokens)
+    return {
+        "documents": start(tiny(root, name="documents", mask_documents=True), ranks),
+        "all-tokens": start(all_tokens, ranks),
+    }
+
+
+@pytest.fixture(scope="session")
+def splits(runs_root: Path) -> Runs:
+    """The same batches on one rank and on two."""
+    return Runs(runs_root, on_ranks(2, run_splits, runs_root) | on_ranks(1, run_splits, runs_root))
+
+
+def run_exports(ranks: Ranks, root: Path) -> dict[str, Outcome]:
+    """A backbone that is exported, and a run that starts from it."""
+    backbone = {"positions": PositionsConfig(scheme="rope"), **RESUMED["zero3-bf16"]}
+    exported = tiny(root, name="exported", max_steps=2, checkpoint__export_hf=True, **backbone)
+    still = {"max_steps": 1, "optimizer__lr": 0.0, "checkpoint__export_hf": True}
+    imported = tiny(root, name="imported", init_from=str(RunFolder.of(exported).path), **still)
+    return {"exported": start(exported, ranks), "imported": start(imported, ranks)}
+
+
+@pytest.fixture(scope="session")
+def exports(runs_root: Path) -> Runs:
+    """A run that exports its weights and one that imports them."""
+    return Runs(runs_root, on_ranks(2, run_exports, runs_root))
+
+
+def run_refusals(ranks: Ranks, root: Path) -> dict[str, Outcome]:
+    """Runs that must not go on, or whose updates are all dropped."""
+    diverging = {"optimizer__lr": 1e30, "engine__max_skipped_updates": 3}
+    skipping = {"optimizer__lr": 1e30, "max_steps": 1, "loss__z_loss_weight": 1e38}
+    return {
+        "diverging": start(tiny(root, name="diverging", **diverging), ranks),
+        "skipped": start(tiny(root, name="skipped", **skipping), ranks),
+        "vocabulary": start(tiny(root, name="vocabulary", model__vocab_size=64), ranks),
+    }
+
+
+@pytest.fixture(scope="session")
+def refusals(runs_root: Path) -> Runs:
+    """Runs with bad numbers and bad tokens."""
+    return Runs(runs_root, on_ranks(2, run_refusals, runs_root))

@@ -1,4 +1,4 @@
-"""Three runs on a small file system that fills up: `python -m tests.train.full_disk DATA DISK RESULT`, on two ranks."""
+"""Runs on a small file system that fills up: `python -m tests.train.full_disk DATA DISK RESULT`, on two ranks."""
 
 import contextlib
 import json
@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from tests.train.tiny import tiny
+from tests.train.watch.failing import Breaking, scale_final
 from train.__main__ import train
 from train.callbacks.callback import Callback
 from train.distributed import Ranks, leave
-from train.errors import AgreedError
+from train.errors import CollectiveError
 from train.trainer import Trainer
+from train.watch.config import AlertPolicy
 
 FULL_STEP, FREE_STEP = 3, 5
+BREAK_STEP, ALERT_STEP = 9, 12
+ALERTED = {"max_steps": 16, "position_watch__interval": 2, "position_watch__policy": AlertPolicy.checkpoint}
 
 
 class Filler(Callback):
@@ -26,13 +30,14 @@ class Filler(Callback):
 
     def on_step_start(self, trainer: Trainer) -> None:
         if trainer.ranks.is_main and self._manner != "unexported":
-            if trainer.step == FULL_STEP:
+            full, free = (ALERT_STEP - 1, ALERT_STEP + 2) if self._manner == "alerted" else (FULL_STEP, FREE_STEP)
+            if trainer.step == full:
                 self._fill()
-            if trainer.step == FREE_STEP and self._manner == "freed":
+            if trainer.step == free and self._manner in ("freed", "alerted"):
                 self._file.unlink()
 
     def on_checkpoint(self, trainer: Trainer, folder: str) -> None:
-        last = trainer.step == trainer.config.max_steps
+        last = trainer.step == trainer.max_steps
         if trainer.ranks.is_main and self._manner == "unexported" and last:
             self._fill()
 
@@ -48,14 +53,18 @@ def main(data: str, disk: str, result: str) -> int:
     ranks = Ranks()
     ranks.join()
     seen: dict[str, Any] = {}
-    for name in ("freed", "full", "unexported"):
+    for name in ("freed", "full", "unexported", "alerted"):
         places = {"run_root": disk, "data__root": f"{data}/tokens", "data__file_list": f"{data}/tokens/files.txt"}
         saving = {"checkpoint__interval": 2, "checkpoint__keep": 2, "checkpoint__export_hf": name == "unexported"}
         config = tiny(Path(data), name=name, **saving, **places)
+        callbacks: list[Callback] = [Filler(Path(disk), name)]
+        if name == "alerted":
+            config = tiny(Path(data), name=name, **ALERTED, **places)
+            callbacks.append(Breaking(scale_final(1e3), range(BREAK_STEP, BREAK_STEP + 1)))
         try:
-            seen[name] = {"code": train(config, ranks, [Filler(Path(disk), name)])}
-        except AgreedError as error:
-            seen[name] = {"code": error.exit_code, "error": str(error)}
+            seen[name] = {"code": train(config, ranks, callbacks)}
+        except CollectiveError as error:
+            seen[name] = {"code": error.reason.exit_code, "error": str(error)}
         ranks.barrier()
         if ranks.is_main:
             (Path(disk) / "filler").unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import numpy as np
 import torch
 
 from common.json_lines import read_json_lines
+from report.run_folder import RunFiles
 from tests.distributed import freeze_modules
 from train.__main__ import train
-from train.callbacks.callback import Callback
+from train.callbacks.callback import Callback, StatefulCallback
 from train.config import RunConfig
 from train.distributed import Ranks
+from train.errors import Stop
 from train.trainer import Trainer
 
 
@@ -27,14 +30,14 @@ class CrashError(Exception):
 class Outcome:
     """What one rank saw of one start of a run."""
 
-    reason: str = ""  # what `Trainer.fit` returned, or the message of what it raised
+    reason: str = ""  # why the loop ended: the detail of the stop, or the message of what was raised
     rows: list[np.ndarray] = field(default_factory=list)  # per step, the tokens that the model read: [R, T]
     draws: list[float] = field(default_factory=list)  # per step, a random number of torch's default generator
     collects: list[bool] = field(default_factory=list)  # per step, and after the run, whether Python collects garbage
     steps: int = 0  # counted in the checkpoint: over all starts of the run
 
 
-class Probe(Callback):
+class Probe(StatefulCallback):
     """Records, and ends the run after a step: by a signal to one rank, or by an exception."""
 
     name = "probe"
@@ -63,8 +66,8 @@ class Probe(Callback):
         if trainer.step == self._crash_step:
             raise CrashError(f"broken after step {trainer.step}")
 
-    def on_stop(self, trainer: Trainer, reason: str) -> None:
-        self._outcome.reason = reason
+    def on_stop(self, trainer: Trainer, stop: Stop) -> None:
+        self._outcome.reason = stop.detail or stop.reason.word
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self._outcome.steps}
@@ -78,7 +81,13 @@ class Probe(Callback):
 
 
 def start(
-    config: RunConfig, ranks: Ranks, *, stop_rank: int | None = None, stop_step: int = 0, crash_step: int = 0
+    config: RunConfig,
+    ranks: Ranks,
+    *,
+    stop_rank: int | None = None,
+    stop_step: int = 0,
+    crash_step: int = 0,
+    callbacks: Sequence[Callback] = (),
 ) -> Outcome:
     """`train.__main__.train` with a probe among the callbacks; errors become the outcome's reason."""
     outcome = Outcome()
@@ -86,7 +95,7 @@ def start(
     gc.enable()
     torch.manual_seed(99)  # nothing of an earlier start is left in this process
     try:
-        train(config, ranks, [probe])
+        train(config, ranks, [probe, *callbacks])
     except (CrashError, ValueError) as error:
         outcome.reason = str(error)
     outcome.collects.append(gc.isenabled())
@@ -97,7 +106,7 @@ def start(
 
 def metrics(root: Path, name: str) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl without what a clock says."""
-    rows = read_json_lines(root / "runs" / name / "metrics.jsonl")
+    rows = RunFiles(root / "runs" / name).read_metrics()
     return [{key: value for key, value in row.items() if not key.startswith("throughput/")} for row in rows]
 
 

@@ -17,10 +17,10 @@ from tests.train.probe import events, metrics
 from tests.train.tiny import tiny, write_tokens
 from train.__main__ import train
 from train.callbacks.callback import Callback
-from train.checkpoint import newest_checkpoint
+from train.checkpoint.store import newest_checkpoint
 from train.config import RunConfig
 from train.distributed import Ranks
-from train.errors import EXIT_DATA, EXIT_OK, EXIT_STOPPED, AgreedError, BadNumbersError, LostDataError
+from train.errors import EXIT_DATA, EXIT_OK, EXIT_STOPPED, BadNumbersError, CollectiveError, LostDataError
 from train.run_folder import RunFolder
 from train.trainer import Trainer
 
@@ -45,7 +45,7 @@ class SpikeOf(Callback):
             self._hook.remove()
 
     def _spike(self, module: Any, inputs: Any, sums: LossSums) -> LossSums:
-        return LossSums(*(value * self._factor for value in sums))
+        return sums._replace(total=sums.total * self._factor, ce=sums.ce * self._factor, z=sums.z * self._factor)
 
 
 class StopAfter(Callback):
@@ -109,7 +109,7 @@ class Seen:
     """How one start of a run ended on one rank."""
 
     code: int | None = None
-    error: AgreedError | None = None
+    error: CollectiveError | None = None
 
 
 def start(config: RunConfig, ranks: Ranks, *callbacks: Callback) -> Seen:
@@ -117,7 +117,7 @@ def start(config: RunConfig, ranks: Ranks, *callbacks: Callback) -> Seen:
     seen = Seen()
     try:
         seen.code = train(config, ranks, callbacks)
-    except AgreedError as error:
+    except CollectiveError as error:
         seen.error = error
     ranks.barrier()
     return seen
@@ -204,10 +204,11 @@ def test_a_signal_during_a_save_stops_after_it(root: Path, seen: list[dict[str, 
 def test_lost_data_is_one_sentence_a_checkpoint_and_a_code_of_its_own(root: Path, seen: list[dict[str, Seen]]) -> None:
     first, second = (rank["lost"].error for rank in seen)
     assert isinstance(first, LostDataError) and isinstance(second, LostDataError)
-    assert str(first) == str(second) and first.exit_code == EXIT_DATA
+    assert str(first) == str(second) and first.reason.exit_code == EXIT_DATA
     lost = next(event for event in events(root, "lost") if event["event"] == "stop")
     step = lost["step"]
-    assert step >= BAD_STEP and lost["reason"] == str(first)
+    assert step >= BAD_STEP and (lost["reason"], lost["detail"]) == ("data_lost", str(first))
+    assert lost["exit_code"] == EXIT_DATA
     assert " is gone; put it back, or mount what it lay on" in str(first)
     assert str(first).endswith(f"what was trained, up to step {step}, is saved")
     assert [rank["lost/again"].code for rank in seen] == [EXIT_OK] * 2

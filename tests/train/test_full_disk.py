@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.train.full_disk import ALERT_STEP
 from tests.train.probe import events, metrics
 from tests.train.test_run_folder import in_a_mount_of_its_own
 from tests.train.tiny import write_tokens
@@ -50,6 +51,17 @@ def test_a_save_on_a_full_disk_is_a_line_and_training_goes_on_and_saves_later(ro
     ]
     [failed] = [event for event in events(root, "freed") if event["event"] == "save_failed"]
     assert "No space left on device" in failed["reason"] and failed["reason"] in (root / "stderr").read_text()
+
+
+def test_an_alert_that_saves_on_a_full_disk_is_a_line_and_training_goes_on(root: Path) -> None:
+    assert seen(root, "alerted") == {"code": EXIT_OK}
+    assert kinds(root, "alerted") == [
+        ("start", 0),
+        ("alert", ALERT_STEP),
+        ("save_failed", ALERT_STEP),
+        ("checkpoint", 16),
+        ("stop", 16),
+    ]
 
 
 def test_no_row_is_lost_to_a_full_disk(root: Path) -> None:

@@ -5,8 +5,7 @@ import random
 
 import pytest
 
-from train.config import GuardConfig
-from train.guard import SpikeGuard
+from train.guard import GuardConfig, SpikeGuard
 
 WINDOW = 16
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from train.config import OptimizerConfig, ScheduleConfig
-from train.schedule import learning_rate, repo_factor
+from train.optimizer_config import OptimizerConfig
+from train.schedule import ScheduleConfig, learning_rate, repo_factor
 
 PEAK = 7.4487e-5
 PUBLISHED = ScheduleConfig()

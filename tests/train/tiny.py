@@ -8,18 +8,13 @@ from tokenizers import Tokenizer, models, trainers
 
 from data.config import DataConfig, DataKind
 from model.config import ModelConfig, PositionsConfig
-from train.config import (
-    CheckpointConfig,
-    EngineConfig,
-    LoggingConfig,
-    OptimizerConfig,
-    PositionWatchConfig,
-    Precision,
-    RunConfig,
-    ScheduleConfig,
-    WandbConfig,
-    WandbMode,
-)
+from train.callbacks.config import LoggingConfig, WandbConfig, WandbMode
+from train.checkpoint.config import CheckpointConfig
+from train.config import RunConfig
+from train.engine.config import EngineConfig, Precision
+from train.optimizer_config import OptimizerConfig
+from train.schedule import ScheduleConfig
+from train.watch.config import PositionWatchConfig
 from train.watch.probe_texts import PROBE_TEXTS
 
 VOCAB_SIZE = 128

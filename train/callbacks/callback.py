@@ -1,16 +1,19 @@
-"""The whole extension surface: what a callback may do, and when it is called.
+"""The contract of callbacks: what they may do, and when each hook is called.
 
-To add something periodic, write a subclass in a file of its own in this folder and list it in `build_callbacks`. A
-callback sees the trainer and calls `trainer.record(name, value)`; it never changes the loop. Methods run on every rank,
-in the order of the list, so a callback may use `trainer.ranks`; one that writes or prints asks `trainer.ranks.is_main`.
+To add something periodic, write a subclass in a file of its own in this folder and list it in build.py. A
+callback gets its own part of the config in its constructor and sees the trainer in its hooks. It never changes the
+loop. Hooks run in the order of the list, on every rank, unless `main_rank_only` is set.
 
-What a trainer offers: `step`, `tokens`, `is_logged`, `config`, `ranks`, `folder` (paths of the run), `stream` (data),
-`engine.model` (the module, for hooks), `engine.full_parameters()` (whole values, at any ZeRO stage), `update` (what
-became of the last one), `record`, `alert`, `save`, `stop`.
+What a trainer offers: `step`, `tokens`, `is_logged`, `max_steps`, `ranks`, `folder` (paths of the run), `stream`
+(data), `engine.model` (the module, for hooks), `engine.evaluate(...)`, `engine.full_parameters()` (whole values, any
+ZeRO stage), `update` (the last one), `record`, `alert`, `probed`, `save`, `stop`, `stop_requested`.
 """
 
-from typing import TYPE_CHECKING, Any
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from train.errors import Stop
 from train.watch.alert import Alert
 
 if TYPE_CHECKING:
@@ -18,53 +21,82 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Does nothing; override what you need."""
+    """A callback that does nothing; override the hooks you need."""
 
-    name: str | None = None
-    """Under this name `state_dict` goes into checkpoints; None: nothing to save."""
+    main_rank_only: ClassVar[bool] = False
+    """Whether the hooks are called on the main rank alone: for what writes or prints, and uses no collective."""
 
     def on_start(self, trainer: "Trainer") -> None:
-        """Once, before the first step, after a checkpoint is restored."""
+        """Runs once, before the first step, after a checkpoint is restored."""
 
     def on_step_start(self, trainer: "Trainer") -> None:
-        """Before the batch of `trainer.step` is read."""
+        """Runs before the batch of `trainer.step` is read."""
 
     def on_gradients(self, trainer: "Trainer") -> None:
-        """After the last backward pass of the step, before the update: gradients are whole and unclipped."""
-
-    def on_update(self, trainer: "Trainer") -> None:
-        """After the update: time to `record` metrics."""
+        """Runs after the last backward pass of the step, before the update: gradients are whole and unclipped."""
 
     def on_skip(self, trainer: "Trainer", reason: str) -> None:
-        """Before `on_update`, when the update of this step was not applied."""
+        """Runs before `on_update` when the update of this step was not applied."""
 
-    def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
-        """At every logged step, with all metrics of the step: numbers, or lists of numbers (one per head)."""
+    def on_update(self, trainer: "Trainer") -> None:
+        """Runs after the update: time to `record` metrics."""
 
-    def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
-        """When the position watch finds something, or finds it over; on every rank."""
+    def on_evaluate(self, trainer: "Trainer") -> None:
+        """Runs after `on_update`, before the metrics are logged: time to evaluate, and to `record` the results.
 
-    def on_step_end(self, trainer: "Trainer") -> None:
-        """When all has been said about the step: time to save, or to evaluate.
-
-        What takes long asks `trainer.stop_requested()` now and then, on all ranks alike, and returns if it is so.
+        A hook that takes long calls `trainer.stop_requested()` now and then, on all ranks alike, and returns if it
+        is true.
         """
 
+    def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
+        """Runs at every logged step with its metrics: `step`, and numbers or lists of numbers (one per head) by name.
+
+        A resumed run may first log the evaluation of the step that it resumes after: `step` and `eval/` names only.
+        """
+
+    def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
+        """Runs when the position watch raises or ends an alert."""
+
+    def on_probe(self, trainer: "Trainer", path: Path) -> None:
+        """Runs after the positions of the probe texts at `trainer.step` are written to `path` (main rank)."""
+
+    def on_step_end(self, trainer: "Trainer") -> None:
+        """Runs after the metrics of the step are logged: time to save."""
+
     def on_checkpoint(self, trainer: "Trainer", folder: str) -> None:
-        """After a checkpoint is published: of this step, or in the background of an earlier one, as its name says."""
+        """Runs after a checkpoint is published; `folder` is its name. In background mode its step is an earlier one."""
 
     def on_save_failed(self, trainer: "Trainer", reason: str) -> None:
-        """When a checkpoint could not be written and training goes on."""
+        """Runs when a checkpoint could not be written and training continues."""
 
-    def on_stop(self, trainer: "Trainer", reason: str) -> None:
-        """Once, when the loop ends: `finished`, or what stopped it. Not called after a crash of one rank."""
+    def on_finish(self, trainer: "Trainer") -> None:
+        """Runs once, after the last step and its checkpoint: time to export. May raise a CollectiveError."""
+
+    def on_stop(self, trainer: "Trainer", stop: Stop) -> None:
+        """Runs once, when the loop has ended, whatever the reason; not after a crash of one rank.
+
+        An exception here is logged, and the other callbacks still run.
+        """
 
     def close(self) -> None:
-        """Once, at the very end, crash or not: give back what was taken."""
+        """Releases resources; runs last, also after a crash, on every rank."""
 
+
+class StatefulCallback(Callback, ABC):
+    """A callback whose state is saved in checkpoints, under its name."""
+
+    name: ClassVar[str]
+    """The key of the state in a checkpoint; it must not change. A subclass without one is a TypeError."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if not getattr(cls, "name", None):
+            raise TypeError(f"{cls.__name__} has state: give it a `name`, the key of that state in checkpoints")
+
+    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """JSON-serialisable state for the checkpoint; the main rank's is kept."""
-        return {}
+        """Returns JSON-serialisable state; the main rank's is saved."""
 
+    @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse; called before `on_start` when a run resumes."""
+        """Restores what `state_dict` returned; runs before `on_start` when a run resumes."""

@@ -1,7 +1,7 @@
-"""Saves every `checkpoint.interval` steps, and exports the final weights. The trainer saves at a stop and at the end.
+"""Saves a checkpoint every `checkpoint.interval` steps, and exports the final weights.
 
-A full disk in the middle of a run is no reason to lose the hours until its end: training goes on, and saves at the next
-interval. Only the last checkpoint has to be written.
+The trainer saves at a stop and after the last step. A save that fails here is reported, and the next interval saves
+again (train/checkpoint/checkpoints.py).
 """
 
 import shutil
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from torch import Tensor
 
+from common.files import write_text_whole
+from model.config import ModelConfig, PositionsConfig
 from model.export import save_hf
-from report.run_folder import FINISHED
 from train.callbacks.callback import Callback
-from train.checkpoint.manifest import flush_to_disk
-from train.config import RunConfig
+from train.checkpoint.config import CheckpointConfig
 from train.errors import SaveError
 from train.run_folder import EXPORTED_STEP
 
@@ -25,23 +25,25 @@ if TYPE_CHECKING:
 
 
 class Checkpointer(Callback):
-    """Checkpoints while the run lasts; at its end, runs/NAME/hf."""
+    """Checkpoints while the run lasts; after its last step, the weights in runs/NAME/hf."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(
+        self, config: CheckpointConfig, model: ModelConfig, positions: PositionsConfig, sequence_length: int
+    ) -> None:
         self._config = config
+        self._model = model
+        self._positions = positions
+        self._sequence_length = sequence_length
 
     def on_step_end(self, trainer: "Trainer") -> None:
-        if trainer.step == self._config.max_steps:
+        if trainer.step == trainer.max_steps:
             return
-        try:
-            trainer.finish_save(wait=False)
-            if trainer.step % self._config.checkpoint.interval == 0:
-                trainer.save()
-        except SaveError as error:
-            trainer.go_on_without_saving(error)
+        trainer.checkpoints.finish(wait=False)
+        if trainer.step % self._config.interval == 0:
+            trainer.save()
 
-    def on_stop(self, trainer: "Trainer", reason: str) -> None:
-        if reason != FINISHED or not self._config.checkpoint.export_hf:
+    def on_finish(self, trainer: "Trainer") -> None:
+        if not self._config.export_hf:
             return
         parameters, problem = trainer.engine.full_parameters(), None
         if trainer.ranks.is_main:
@@ -49,7 +51,7 @@ class Checkpointer(Callback):
                 self._export(trainer.folder.hf, parameters, trainer.step)
             except (OSError, SafetensorError) as error:
                 problem = str(error)
-        for _ in parameters:  # gathering is collective, keeping is not
+        for _ in parameters:  # gathering is collective: a rank that does not export still takes part
             pass
         [problem, *_] = trainer.ranks.gather(problem)
         if problem is not None:
@@ -64,9 +66,6 @@ class Checkpointer(Callback):
             shutil.rmtree(leftover, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
-        config = self._config
-        save_hf(folder, config.model, config.positions, parameters, max_position_embeddings=config.sequence_length)
+        save_hf(folder, self._model, self._positions, parameters, max_position_embeddings=self._sequence_length)
         shutil.rmtree(old, ignore_errors=True)
-        (folder / EXPORTED_STEP).write_text(f"{step}\n")
-        flush_to_disk(folder / EXPORTED_STEP)
-        flush_to_disk(folder)
+        write_text_whole(folder / EXPORTED_STEP, f"{step}\n", durable=True)

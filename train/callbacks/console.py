@@ -1,4 +1,4 @@
-"""What a person sees: a live bar on a terminal, a plain line now and then anywhere else."""
+"""Progress on standard output: a live bar on a terminal, plain lines anywhere else."""
 
 import logging
 import os
@@ -10,9 +10,20 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from report.metrics import CE_LOSS, GRAD_NORM, LEARNING_RATE, MFU, OPEN_ALERTS, SKIPPED, TOKENS_PER_SECOND
+from report.metrics import (
+    BUCKET_LOSS,
+    CE_LOSS,
+    EVAL_LOSS,
+    EVAL_PERPLEXITY,
+    GRAD_NORM,
+    LEARNING_RATE,
+    MFU,
+    OPEN_ALERTS,
+    SKIPPED,
+    SOURCE_LOSS,
+    TOKENS_PER_SECOND,
+)
 from train.callbacks.callback import Callback
-from train.config import RunConfig
 from train.watch.alert import Alert
 
 if TYPE_CHECKING:
@@ -22,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def summary(metrics: dict[str, Any]) -> str:
-    """The metrics that a person follows, in one short line."""
+    """Returns the main metrics in one short line."""
     parts = [f"loss {metrics[CE_LOSS]:.4f}", f"lr {metrics[LEARNING_RATE]:.2e}"]
     parts.append(f"grad {metrics[GRAD_NORM]:.2f}")
     parts.append(f"{human(metrics[TOKENS_PER_SECOND])} tok/s")
@@ -35,8 +46,20 @@ def summary(metrics: dict[str, Any]) -> str:
     return "  ".join(parts)
 
 
+def evaluation_summary(metrics: dict[str, Any]) -> str:
+    """Returns the results of an evaluation in one line: the whole, then each source, then by index in the row."""
+    whole = [f"eval loss {metrics[EVAL_LOSS]:.4f}", f"perplexity {metrics[EVAL_PERPLEXITY]:.2f}"]
+    parts = [
+        f"{key} {value:.3f}"
+        for family in (SOURCE_LOSS, BUCKET_LOSS)
+        for name, value in metrics.items()
+        if (key := family.key(name)) is not None
+    ]
+    return "  ".join([*whole, *parts])
+
+
 def human(number: float) -> str:
-    """12345 -> 12.3k."""
+    """Returns a number in short form: 12345 -> 12.3k."""
     for unit in ("", "k", "M", "G"):
         if abs(number) < 1000 or unit == "G":
             return f"{number:.0f}{unit}" if unit == "" else f"{number:.1f}{unit}"
@@ -45,7 +68,7 @@ def human(number: float) -> str:
 
 
 class Screen(RichConsole):
-    """Standard output that goes quiet when its reader goes away (`| head`), instead of ending the run."""
+    """Standard output that stops printing when its reader is gone (`| head`), instead of ending the run."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -53,23 +76,24 @@ class Screen(RichConsole):
 
 
 class ConsoleReport(Callback):
-    """Progress on standard output, from the main rank."""
+    """Prints the start, the metrics, alerts, checkpoints and skipped updates."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config
+    main_rank_only = True
+
+    def __init__(self, interval: int, description: str) -> None:
+        """Prints every `interval` steps where there is no terminal; `description` says what the run is."""
+        self._interval = interval
+        self._description = description
         self._console = Screen(highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         self._started = (0, 0.0)
 
     def on_start(self, trainer: "Trainer") -> None:
-        if not trainer.ranks.is_main:
-            return
-        engine, config = trainer.engine, self._config
+        engine, name = trainer.engine, trainer.config.name
         begin = f"resuming after step {trainer.step}" if trainer.step else "starting"
         self._say(
-            f"{config.name}: {begin}, {config.max_steps} steps of {config.global_batch_size} x "
-            f"{config.sequence_length} tokens; {trainer.ranks.world_size} x {engine.device.type}, ZeRO "
-            f"{engine.zero_stage}, {engine.precision.value}; positions {config.positions.scheme.value}"
+            f"{name}: {begin}, {trainer.max_steps} steps of {self._description}; {trainer.ranks.world_size} x "
+            f"{engine.device.type}, ZeRO {engine.zero_stage}, {engine.precision.value}"
         )
         self._started = (trainer.step, time.perf_counter())
         if self._console.is_terminal:
@@ -82,35 +106,34 @@ class ConsoleReport(Callback):
                 TimeRemainingColumn(),
                 console=self._console,
             )
-            self._progress.add_task(config.name, total=config.max_steps, completed=trainer.step, summary="")
+            self._progress.add_task(name, total=trainer.max_steps, completed=trainer.step, summary="")
             self._progress.start()
 
     def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
-        if not trainer.ranks.is_main:
+        if CE_LOSS not in metrics:  # an evaluation that was cut off by a stop and is done again
+            self._say(f"step {metrics['step']}  {evaluation_summary(metrics)}")
             return
-        step, last = metrics["step"], self._config.max_steps
+        step, last = metrics["step"], trainer.max_steps
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=step, summary=summary(metrics))
-        elif step % self._config.logging.console_interval == 0 or step in (1, last):
+        elif step % self._interval == 0 or step in (1, last):
             first, then = self._started
             remaining = (time.perf_counter() - then) / (step - first) * (last - step)
             self._say(f"step {step}/{last}  {summary(metrics)}  ETA {timedelta(seconds=round(remaining))}")
+        if EVAL_LOSS in metrics:
+            self._say(f"step {step}/{last}  {evaluation_summary(metrics)}")
 
     def on_skip(self, trainer: "Trainer", reason: str) -> None:
-        if trainer.ranks.is_main:
-            self._say(f"step {trainer.step}: the update was not applied: {reason}")
+        self._say(f"step {trainer.step}: the update was not applied: {reason}")
 
     def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
-        if trainer.ranks.is_main:
-            self._say(f"{alert.event} at step {trainer.step}: {alert.message}")
+        self._say(f"{alert.event} at step {trainer.step}: {alert.message}")
 
     def on_checkpoint(self, trainer: "Trainer", folder: str) -> None:
-        if trainer.ranks.is_main:
-            self._say(f"saved {trainer.folder.checkpoints / folder}")
+        self._say(f"saved {trainer.folder.checkpoints / folder}")
 
     def on_save_failed(self, trainer: "Trainer", reason: str) -> None:
-        if trainer.ranks.is_main:
-            logger.warning("%s; training goes on, and saves again at the next interval", reason)
+        logger.warning("%s; training continues, and saves again at the next interval", reason)
 
     def close(self) -> None:
         if self._progress is not None:

@@ -1,4 +1,4 @@
-"""Python's garbage collector, off between chosen steps: left alone it stops one rank, and so all, at any moment."""
+"""Runs Python's garbage collector at chosen steps only: otherwise it pauses one rank, and so all, at any moment."""
 
 import gc
 from typing import TYPE_CHECKING

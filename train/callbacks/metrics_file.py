@@ -1,4 +1,4 @@
-"""metrics.jsonl and events.jsonl: the truth about a run. Every other sink can be rebuilt from them."""
+"""metrics.jsonl and events.jsonl: the record of a run, from which every other view can be rebuilt."""
 
 import json
 import math
@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.files import write_text_whole
 from common.json_lines import JsonLines, read_json_lines
 from train.callbacks.callback import Callback
 from train.checkpoint.store import step_of
+from train.errors import Stop
 from train.run_folder import explained_write_errors
 from train.watch.alert import Alert
 
@@ -17,35 +19,33 @@ if TYPE_CHECKING:
 
 
 def finite(value: Any) -> Any:
-    """The number, or the list of numbers, with None for what is not finite."""
+    """Returns the number, or the list of numbers, with None for what is not finite: JSON has no word for it."""
     if isinstance(value, list):
         return [finite(number) for number in value]
     return value if math.isfinite(value) else None
 
 
 def keep_rows(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
-    """Leave only these rows in a JSON-lines file, in one rename.
+    """Rewrites a JSON-lines file with the rows that `is_kept` accepts.
 
-    A run that was killed had gone on past its last checkpoint; what it had written of those steps is superseded: they
-    are about to be done again.
+    A run that was killed had gone past its last checkpoint; the steps after it are done again, and so are their rows.
     """
-    kept = [row for row in read_json_lines(path) if is_kept(row)]
-    part = path.with_suffix(".part")
+    rows = read_json_lines(path)
+    kept = [row for row in rows if is_kept(row)]
     with explained_write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        part.replace(path)
+        write_text_whole(path, "".join(json.dumps(row) + "\n" for row in kept), durable=False)
 
 
 class MetricsFile(Callback):
-    """One line per logged step, written at once; null stands for what is not finite: JSON has no word for it."""
+    """Writes one line per logged step, at once."""
+
+    main_rank_only = True
 
     def __init__(self) -> None:
         self._file: JsonLines | None = None
 
     def on_start(self, trainer: "Trainer") -> None:
-        if not trainer.ranks.is_main:
-            return
         keep_rows(trainer.folder.metrics, lambda row: row["step"] <= trainer.step)
         self._file = JsonLines(trainer.folder.metrics)
 
@@ -55,12 +55,13 @@ class MetricsFile(Callback):
 
 
 class EventLog(Callback):
-    """start, resume, skip, checkpoint, alert, recovery and stop, with time and step."""
+    """Logs start, resume, skip, checkpoint, save_failed, alert, recovery and stop, with time and step."""
+
+    main_rank_only = True
 
     def on_start(self, trainer: "Trainer") -> None:
-        if trainer.ranks.is_main:
-            found = ("alert", "recovery")  # will be found again
-            keep_rows(trainer.folder.events, lambda row: row["event"] not in found or row["step"] <= trainer.step)
+        found_again = ("alert", "recovery")
+        keep_rows(trainer.folder.events, lambda row: row["event"] not in found_again or row["step"] <= trainer.step)
         kind = "resume" if trainer.step else "start"
         self._log(trainer, kind, world_size=trainer.ranks.world_size, zero_stage=trainer.engine.zero_stage)
 
@@ -76,9 +77,9 @@ class EventLog(Callback):
     def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
         self._log(trainer, alert.event, **alert.as_plain())
 
-    def on_stop(self, trainer: "Trainer", reason: str) -> None:
-        self._log(trainer, "stop", reason=reason)
+    def on_stop(self, trainer: "Trainer", stop: Stop) -> None:
+        fields = {"reason": stop.reason.word, "exit_code": stop.reason.exit_code}
+        self._log(trainer, "stop", **fields, **({"detail": stop.detail} if stop.detail else {}))
 
     def _log(self, trainer: "Trainer", event: str, /, **fields: Any) -> None:
-        if trainer.ranks.is_main:
-            trainer.folder.log_event(event, **{"step": trainer.step, **fields})
+        trainer.folder.log_event(event, **{"step": trainer.step, **fields})

@@ -6,6 +6,7 @@ nothing counted. A row is filled up behind its text, which a causal model cannot
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.roots import locate_tokenizer, open_root
+from data.fetch.roots import locate_tokenizer, open_root
 from data.tokenizer import DocumentEncoder
 from report.probes import ProbeText, probe_files, write_probes
 from train.callbacks.callback import Callback
 from train.callbacks.console import Screen
 from train.config import RunConfig
-from train.errors import TrainError
+from train.errors import Stop, TrainError
 from train.watch.alert import Alert
 from train.watch.probe_texts import PROBE_TEXTS
 
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_encoder(config: RunConfig) -> DocumentEncoder | None:
-    """The tokenizer of the run, if the config, the data or the backbone's folder has it.
+    """Returns the tokenizer of the run, if the config, the data or the backbone's folder has it.
 
     Raises TrainError if it is not the model's, and DataError if it is none.
     """
@@ -52,7 +53,7 @@ def find_encoder(config: RunConfig) -> DocumentEncoder | None:
 
 
 def read_texts(encoder: DocumentEncoder, max_length: int) -> list[ProbeText]:
-    """The probe texts in tokens, cut at `max_length`."""
+    """Returns the probe texts in tokens, cut at `max_length`."""
     texts = []
     for name, document in PROBE_TEXTS.items():
         tokens = encoder.encode([document])[:-1][:max_length].astype(np.int64)  # without EOS
@@ -63,8 +64,11 @@ def read_texts(encoder: DocumentEncoder, max_length: int) -> list[ProbeText]:
 class PositionProbes(Callback):
     """Writes probes/step-NNNNNNN.npz: before the first step, at an interval, at an alert, and at the end."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config
+    def __init__(self, interval: int, max_length: int, find_encoder: Callable[[], DocumentEncoder | None]) -> None:
+        """Probes every `interval` steps; texts are cut at `max_length` tokens; `find_encoder` gives the tokenizer."""
+        self._interval = interval
+        self._max_length = max_length
+        self._find_encoder = find_encoder
         self._texts: list[ProbeText] = []
         self._is_alerted = False
         self._probed_step: int | None = None
@@ -73,16 +77,16 @@ class PositionProbes(Callback):
     def on_start(self, trainer: "Trainer") -> None:
         if not any(True for _ in trainer.engine.model.learned_positions()):
             return
-        encoder = find_encoder(self._config)
+        encoder = self._find_encoder()
         if encoder is None:
             if trainer.ranks.is_main:
                 Screen(highlight=False, soft_wrap=True).print(
-                    f"{self._config.name}: no tokenizer is known, so there are no pictures of positions: "
+                    f"{trainer.config.name}: no tokenizer is known, so there are no pictures of positions: "
                     "set position_watch.probe_tokenizer",
                     markup=False,
                 )
             return
-        self._texts = read_texts(encoder, self._config.sequence_length)
+        self._texts = read_texts(encoder, self._max_length)
         longest = max(len(text.tokens) for text in self._texts)
         rows = [np.pad(text.tokens, (0, longest - len(text.tokens))) for text in self._texts]
         self._tokens_bt = torch.from_numpy(np.stack(rows)).to(trainer.engine.device)
@@ -97,13 +101,13 @@ class PositionProbes(Callback):
         self._is_alerted |= alert.is_new
 
     def on_step_end(self, trainer: "Trainer") -> None:
-        is_due = trainer.step % self._config.position_watch.probe_interval == 0
-        if is_due or self._is_alerted or trainer.step == self._config.max_steps:
+        is_due = trainer.step % self._interval == 0
+        if is_due or self._is_alerted or trainer.step == trainer.max_steps:
             self._probe(trainer)
         self._is_alerted = False
 
-    def on_stop(self, trainer: "Trainer", reason: str) -> None:
-        self._probe(trainer)  # that the last curves are of the end
+    def on_stop(self, trainer: "Trainer", stop: Stop) -> None:
+        self._probe(trainer)  # so that the last curves are of the end
 
     def _probe(self, trainer: "Trainer") -> None:
         if not self._texts or self._probed_step == trainer.step:
@@ -121,14 +125,16 @@ class PositionProbes(Callback):
             module.register_forward_hook(listener(layer)) for layer, module in trainer.engine.model.learned_positions()
         ]
         try:
-            trainer.engine.look(self._tokens_bt)
+            trainer.engine.forward_only(self._tokens_bt)
         finally:
             for hook in hooks:
                 hook.remove()
+        path = trainer.folder.probe(trainer.step)
         if trainer.ranks.is_main:
             z_lbht = torch.stack([z.transpose(1, 2) for z in seen.values()]).float().cpu().numpy()
             z = {text.name: z_lbht[:, row, :, : len(text.tokens)] for row, text in enumerate(self._texts)}
             try:
-                write_probes(trainer.folder.probe(trainer.step), list(seen), self._texts, z)
-            except OSError as error:  # a picture is not worth a run
-                logger.warning("the positions of the probe texts could not be written (%s): going on", error)
+                write_probes(path, list(seen), self._texts, z)
+            except OSError as error:
+                logger.warning("the positions of the probe texts could not be written (%s): training continues", error)
+        trainer.probed(path)

@@ -9,10 +9,10 @@ positions has no watch, and says so.
 from typing import TYPE_CHECKING, Any
 
 from report.metrics import OPEN_ALERTS
-from train.callbacks.callback import Callback
+from train.callbacks.callback import StatefulCallback
 from train.callbacks.console import Screen
-from train.config import AlertPolicy, RunConfig
-from train.run_folder import ALERTED
+from train.errors import Stop, StopReason
+from train.watch.config import AlertPolicy, PositionWatchConfig
 from train.watch.detectors import Detectors
 from train.watch.meter import Meter
 from train.watch.statistics import CHUNK
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
     from train.trainer import Trainer
 
 
-class PositionWatch(Callback):
+class PositionWatch(StatefulCallback):
     """Readings, alerts, and what follows from them."""
 
     name = "position_watch"
 
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config.position_watch
-        self._detectors = Detectors(
-            config.sequence_length, max(config.schedule.warmup_steps, config.optimizer.repo_warmup_steps)
-        )
+    def __init__(self, config: PositionWatchConfig, sequence_length: int, warmup_steps: int) -> None:
+        """Takes the steps of the learning rate's warm-up, in which no layer is expected to learn."""
+        self._config = config
+        self._sequence_length = sequence_length
+        self._detectors = Detectors(sequence_length, warmup_steps)
         self._has_positions = False
         self._meter: Meter | None = None
         self._is_alerted = False
-        self._is_blind = False  # and that has been said
+        self._has_warned = False  # that no sequence counts
 
     def on_start(self, trainer: "Trainer") -> None:
         self._has_positions = any(trainer.engine.model.learned_positions())
         if not self._has_positions and trainer.ranks.is_main:
             _say(trainer, "no layer learns its positions, so there is no position watch")
-        if self._has_positions and trainer.config.sequence_length < CHUNK:
-            self._say_blind(trainer)
+        if self._has_positions and self._sequence_length < CHUNK:
+            self._warn_no_sequence(trainer)
 
     def on_step_start(self, trainer: "Trainer") -> None:
         is_due = trainer.is_logged and (trainer.step == 1 or trainer.step % self._config.interval == 0)
@@ -58,7 +58,7 @@ class PositionWatch(Callback):
         reading = self._meter.finish(trainer.step, trainer.update.grad_norm, trainer.ranks.world_size)
         self._meter = None
         if reading is None:
-            self._say_blind(trainer)
+            self._warn_no_sequence(trainer)
             return
         for name, value in reading.metrics().items():
             trainer.record(name, value)
@@ -70,20 +70,20 @@ class PositionWatch(Callback):
         self._is_alerted = any(alert.is_new for alert in alerts)
 
     def on_step_end(self, trainer: "Trainer") -> None:
-        if self._is_alerted and self._config.policy is not AlertPolicy.warn:
+        if self._is_alerted and self._config.policy is AlertPolicy.checkpoint:
             trainer.save()
-            if self._config.policy is AlertPolicy.stop:
-                trainer.stop(ALERTED)
+        elif self._is_alerted and self._config.policy is AlertPolicy.stop:
+            trainer.stop(Stop(StopReason.alert))
         self._is_alerted = False
 
-    def _say_blind(self, trainer: "Trainer") -> None:
-        if not self._is_blind and trainer.ranks.is_main:
+    def _warn_no_sequence(self, trainer: "Trainer") -> None:
+        if not self._has_warned and trainer.ranks.is_main:
             _say(
                 trainer,
                 f"no sequence of {CHUNK} tokens counts at step {trainer.step}, so the position watch sees nothing: "
                 "set a longer sequence_length, mask_documents=false or position_watch.filtered_rows=true",
             )
-        self._is_blind = True
+        self._has_warned = True
 
     def state_dict(self) -> dict[str, Any]:
         return self._detectors.state_dict()

@@ -1,7 +1,7 @@
-"""report.html, kept up to date by a process of its own: the trainer only starts it, a matter of milliseconds.
+"""Keeps report.html up to date with a separate process: the trainer only starts it, which takes milliseconds.
 
-One at a time, in a session of its own so that a Ctrl-C meant for the trainer passes it by; at the lowest priority, but
-for the last, which the end of the run waits for. What it writes appears in one rename: it may be killed at any moment.
+One process at a time, in a session of its own so that Ctrl-C does not reach it, at the lowest priority; the end of the
+run waits for the last one. The page appears in one rename, so the process may be killed at any moment.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from train.callbacks.callback import Callback
 from train.callbacks.console import Screen
-from train.config import RunConfig
+from train.errors import Stop
 
 if TYPE_CHECKING:
     from train.trainer import Trainer
@@ -21,39 +21,39 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOP = Path(__file__).parents[2]  # where `python -m report` is found
-PATIENCE = 60  # seconds that the end of a run waits for its page
+LAST_SECONDS = 60.0  # that the end of a run waits for its page
 
 
 class Report(Callback):
-    """Refreshes the page every `logging.report_seconds`, and once more at the end of the run."""
+    """Writes the page every `seconds`, and once more at the end of the run."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self._seconds = config.logging.report_seconds
+    main_rank_only = True
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._due = time.monotonic()
         self._process: subprocess.Popen[str] | None = None
 
     def on_step_end(self, trainer: "Trainer") -> None:
         is_busy = self._process is not None and self._process.poll() is None  # asked at every step: leaves no zombie
-        if self._seconds is None or not trainer.ranks.is_main or is_busy or time.monotonic() < self._due:
+        if is_busy or time.monotonic() < self._due:
             return
         self._start(trainer.folder.path, "--nice")
         self._due = time.monotonic() + self._seconds
 
-    def on_stop(self, trainer: "Trainer", reason: str) -> None:
-        if self._seconds is None or not trainer.ranks.is_main:
-            return
+    def on_stop(self, trainer: "Trainer", stop: Stop) -> None:
         self.close()  # an older page, perhaps half written
         self._start(trainer.folder.path)
         if self._process is None:
             return
         try:
-            _, complaint = self._process.communicate(timeout=PATIENCE)
+            _, problem = self._process.communicate(timeout=LAST_SECONDS)
         except subprocess.TimeoutExpired:
-            complaint = f"not done within {PATIENCE} seconds"
+            problem = f"not done within {LAST_SECONDS} seconds"
         if self._process.returncode == 0:
             Screen(highlight=False, soft_wrap=True).print(f"report: {trainer.folder.report}", markup=False)
         else:
-            last = (complaint.strip().splitlines() or ["it was killed"])[-1]
+            last = (problem.strip().splitlines() or ["it was killed"])[-1]
             logger.warning("the report could not be written: %s", last)
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""Steps that take much longer than usual, and the rank that held them up.
+"""Reports steps that take much longer than usual, and the rank that delayed them.
 
-All ranks finish a step together, so its duration does not tell who was late. Each rank therefore keeps the time in
-which it waits for no other: reading data, and the forward passes (under ZeRO 3 these wait for weights of others, and
-tell less). It is gathered every EVERY steps, so that an outlier costs the others nothing when it happens.
+All ranks finish a step together, so its duration does not tell which rank was late. Each rank therefore measures the
+time in which it waits for no other: reading data, and the forward passes (under ZeRO 3 these wait for weights of other
+ranks, and tell less). It is gathered every EXCHANGE_INTERVAL steps, so that most steps need no exchange.
 """
 
 import logging
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-EVERY = 10  # steps between two exchanges
-RECENT = 100  # steps that say what is usual
-FEWEST = 20  # of them, before anything is an outlier
-LEAST_SECONDS = 1.0  # a step below is not worth a line, however far from usual
+EXCHANGE_INTERVAL = 10  # steps between two exchanges
+WINDOW = 100  # recent steps whose median is the usual duration
+MIN_STEPS = 20  # in the window before a step can be an outlier
+MIN_SECONDS = 1.0  # a shorter step is never reported
 
 
 class SlowSteps(Callback):
@@ -30,7 +30,7 @@ class SlowSteps(Callback):
     def __init__(self, factor: float) -> None:
         self._factor = factor
         self._steps: list[tuple[int, float, float]] = []  # (step, its seconds, this rank's own of them)
-        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._recent: deque[float] = deque(maxlen=WINDOW)
         self._start: float | None = None
 
     def on_step_start(self, trainer: "Trainer") -> None:
@@ -42,7 +42,7 @@ class SlowSteps(Callback):
             self._steps.append((trainer.step, seconds, trainer.data_seconds + trainer.engine.forward_seconds))
 
     def on_step_end(self, trainer: "Trainer") -> None:
-        if trainer.step % EVERY:
+        if trainer.step % EXCHANGE_INTERVAL:
             return
         ranks = trainer.ranks.gather(self._steps)
         self._steps = []
@@ -52,15 +52,15 @@ class SlowSteps(Callback):
             self._recent.append(seconds)
 
     def _judge(self, trainer: "Trainer", step: int, seconds: float, own: list[float]) -> None:
-        if len(self._recent) < FEWEST or not trainer.ranks.is_main:
+        if len(self._recent) < MIN_STEPS or not trainer.ranks.is_main:
             return
         usual = statistics.median(self._recent)
-        if seconds < max(self._factor * usual, LEAST_SECONDS):
+        if seconds < max(self._factor * usual, MIN_SECONDS):
             return
         slowest = max(range(len(own)), key=own.__getitem__)
         others = statistics.median(own[:slowest] + own[slowest + 1 :] or [0.0])
         logger.warning(
-            "step %d took %.2f s, usually %.2f s; rank %d had %.2f s of it to itself, the others %.2f s",
+            "step %d took %.2f s, usually %.2f s; rank %d worked for %.2f s of it, the others for %.2f s (median)",
             *(step, seconds, usual, slowest, own[slowest], others),
         )
         figures = {"seconds": seconds, "usual": usual, "own_seconds": own[slowest], "own_seconds_of_others": others}

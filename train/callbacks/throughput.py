@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from model.accounting import flops_per_token
+from model.config import ModelConfig, PositionsConfig
 from report.metrics import DATA_SECONDS, MFU, MFU_CAUSAL, PEAK_GIB, STEP_SECONDS, TOKENS_PER_SECOND
 from train.callbacks.callback import Callback
-from train.config import RunConfig
 
 if TYPE_CHECKING:
     from train.trainer import Trainer
@@ -45,17 +45,19 @@ BF16_PEAK = {
 
 
 def bf16_peak(device_name: str) -> float | None:
-    """Dense bf16 FLOP/s of a device by its name, or None if the table does not know it."""
+    """Returns the dense bf16 FLOP/s of a device by its name, or None if the table does not have it."""
     return next((peak for name, peak in BF16_PEAK.items() if re.search(rf"\b{name}\b", device_name)), None)
 
 
 class Throughput(Callback):
     """Records throughput/* and memory/* at every step."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self._tokens = config.global_batch_size * config.sequence_length
+    def __init__(
+        self, model: ModelConfig, positions: PositionsConfig, sequence_length: int, global_batch_size: int
+    ) -> None:
+        self._tokens = global_batch_size * sequence_length
         self._flops = {
-            name: flops_per_token(config.model, config.positions, config.sequence_length, causal=causal)
+            name: flops_per_token(model, positions, sequence_length, causal=causal)
             for name, causal in ((MFU, False), (MFU_CAUSAL, True))
         }
         self._peak: float | None = None

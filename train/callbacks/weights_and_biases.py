@@ -6,8 +6,8 @@ The run id is in the run folder before `wandb.init`, and every row carries its s
 W&B run, online and, once synced, offline, where each launch leaves a part of its own. Rows of steps that were done
 again after a kill are the same to the bit, so it does not matter which of them W&B keeps.
 
-Trouble with W&B never ends a run, and a server that is down or slow never holds it up: everything, the opening
-included, is done by a thread of its own, in order. At the end it is waited for, but not for ever.
+A failure of W&B never ends a run, and a server that is down or slow never delays it: a separate thread does everything,
+`wandb.init` included, in order. The end of the run waits for it for a limited time.
 
 `python -m train.callbacks.weights_and_biases RUN_FOLDER` logs a whole run anew, from its metrics.jsonl.
 """
@@ -22,12 +22,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.errors import UserError
+from common.files import write_text_whole
 from common.json_lines import JsonLines, read_json_lines
 from report.metrics import STEP, MetricTable
 from report.panels import Panels, probe_pictures
 from report.probes import probe_files
 from train.callbacks.callback import Callback
-from train.config import RunConfig, WandbMode
+from train.callbacks.config import WandbMode
+from train.config import RunConfig
+from train.errors import Stop
 from train.run_folder import RunFolder
 from train.watch.alert import Alert
 
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MOST_WAITING = 10_000  # rows that are kept for a slow server
+MAX_WAITING = 10_000  # rows that are kept for a slow server
 LAST_SECONDS = 60.0  # that the end of a run waits for W&B
 
 
@@ -51,18 +55,16 @@ def panels_of(config: RunConfig) -> Panels:
 
 
 def run_id(folder: RunFolder) -> str:
-    """The W&B id of a run: made once, kept in its folder."""
+    """Returns the W&B id of a run: made once, kept in its folder."""
     path = folder.wandb / "run_id"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(uuid.uuid4().hex[:8])
-        part.replace(path)
+        write_text_whole(path, uuid.uuid4().hex[:8], durable=False)
     return path.read_text().strip()
 
 
 def open_run(config: RunConfig, folder: RunFolder, identity: str, mode: WandbMode) -> Any:
-    """A W&B run that continues `identity` if the server has it."""
+    """Opens a W&B run that continues `identity` if the server has it."""
     import wandb
 
     return wandb.init(
@@ -81,7 +83,7 @@ def open_run(config: RunConfig, folder: RunFolder, identity: str, mode: WandbMod
 
 
 def send_once(run: Any, alert: Alert, step: int, folder: RunFolder) -> None:
-    """Send an alert, unless the run has: after a kill the same steps find the same again, and W&B writes mails."""
+    """Sends an alert once: after a kill the same steps raise it again, and W&B sends mails."""
     path = folder.wandb / "alerts.jsonl"
     this = {"event": alert.event, "kind": alert.kind, "where": alert.where, "step": step}
     if this in read_json_lines(path):
@@ -91,21 +93,22 @@ def send_once(run: Any, alert: Alert, step: int, folder: RunFolder) -> None:
 
 
 class WeightsAndBiases(Callback):
-    """Sends every logged step to W&B, from the main rank."""
+    """Sends every logged step to W&B."""
+
+    main_rank_only = True
 
     def __init__(self, config: RunConfig) -> None:
+        """Takes the whole config: W&B shows it."""
         self._config = config
-        self._jobs: queue.Queue[Callable[[Any], Any] | None] = queue.Queue(MOST_WAITING)
+        self._jobs: queue.Queue[Callable[[Any], Any] | None] = queue.Queue(MAX_WAITING)
         self._thread: threading.Thread | None = None
+        self._has_given_up = False
         self._panels = panels_of(config)
 
     def on_start(self, trainer: "Trainer") -> None:
-        mode = self._config.wandb.mode
-        if trainer.ranks.is_main and mode is not WandbMode.disabled:
-            self._thread = threading.Thread(target=self._work, args=(trainer.folder, mode), daemon=True, name="W&B")
-            self._thread.start()
-        if trainer.step == 0:
-            self._log_probes(trainer)
+        arguments = (trainer.folder, self._config.wandb.mode)
+        self._thread = threading.Thread(target=self._work, args=arguments, daemon=True, name="W&B")
+        self._thread.start()
 
     def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
         self._submit(lambda run: run.log(self._panels.of(metrics), step=metrics["step"]))
@@ -114,31 +117,25 @@ class WeightsAndBiases(Callback):
         step, folder = trainer.step, trainer.folder
         self._submit(lambda run: send_once(run, alert, step, folder))
 
-    def on_step_end(self, trainer: "Trainer") -> None:
-        if trainer.step % self._config.position_watch.probe_interval == 0 or trainer.step == self._config.max_steps:
-            self._log_probes(trainer)  # the steps of PositionProbes
+    def on_probe(self, trainer: "Trainer", path: Path) -> None:
+        step = trainer.step
+        self._submit(lambda run: run.log(probe_pictures(step, path), step=step))
 
-    def on_stop(self, trainer: "Trainer", reason: str) -> None:
-        thread = self._thread  # which forgets itself when it gives up
+    def on_stop(self, trainer: "Trainer", stop: Stop) -> None:
         self._submit(None)
-        if thread is not None:
-            thread.join(LAST_SECONDS)
-            if thread.is_alive():
+        if self._thread is not None and not self._has_given_up:
+            self._thread.join(LAST_SECONDS)
+            if self._thread.is_alive():
                 self._give_up(f"no answer in {LAST_SECONDS:g} s")
 
-    def _log_probes(self, trainer: "Trainer") -> None:
-        step, path = trainer.step, trainer.folder.probe(trainer.step)
-        if self._thread is not None and path.exists():
-            self._submit(lambda run: run.log(probe_pictures(step, path), step=step))
-
     def _submit(self, job: Callable[[Any], Any] | None) -> None:
-        """Have the thread do this with the run, after what came before; None ends it. Never waits."""
-        if self._thread is None:
+        """Queues a job for the thread, also before the thread starts; None ends it. Never waits."""
+        if self._has_given_up:
             return
         try:
             self._jobs.put_nowait(job)
         except queue.Full:
-            self._give_up(f"it is {MOST_WAITING} rows behind")
+            self._give_up(f"it is {MAX_WAITING} rows behind")
 
     def _work(self, folder: RunFolder, mode: WandbMode) -> None:
         try:
@@ -150,9 +147,9 @@ class WeightsAndBiases(Callback):
             self._give_up(str(error) or repr(error))
 
     def _give_up(self, why: str) -> None:
-        if self._thread is None:  # that has been said
+        if self._has_given_up:
             return
-        self._thread = None
+        self._has_given_up = True
         logger.warning(
             "W&B is not available (%s): going on without it; metrics.jsonl has everything, and "
             "`python -m train.callbacks.weights_and_biases %s/%s` logs it anew",
@@ -163,8 +160,9 @@ class WeightsAndBiases(Callback):
 
 
 def main() -> None:
-    """Rebuild a W&B run from a run folder."""
-    from train.compose import EXIT_USER_ERROR, USER_ERRORS, load_run_config
+    """Rebuilds a W&B run from a run folder."""
+    from train.compose.app import load_run_config
+    from train.errors import EXIT_USER_ERROR
 
     parser = argparse.ArgumentParser(
         prog="python -m train.callbacks.weights_and_biases",
@@ -176,7 +174,7 @@ def main() -> None:
     folder = RunFolder(arguments.run)
     try:
         config = load_run_config(folder.config)
-    except USER_ERRORS as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     run = open_run(config, folder, uuid.uuid4().hex[:8], WandbMode[arguments.mode])

@@ -1,35 +1,14 @@
-"""Checkpoints that are whole or absent, and from which a run goes on anywhere.
+"""Checkpoints that are whole or absent, and that continue on any number of ranks.
 
-DeepSpeed writes in place, names `latest` before all ranks are done, checks nothing when it loads, and loads only into
+DeepSpeed writes in place, names `latest` before all ranks are done, verifies nothing when it loads, and loads only into
 the layout that saved. Here:
 
-    manifest.py     sizes and digests of all files: what was torn or altered is found
-    store.py        the folder: one rename publishes a checkpoint, another takes it away
-    save.py         every rank writes, the main rank publishes; at once, or behind the training
-    resume.py       the one decision of what a run starts from; loading
+    config.py       the settings; importable without torch, as is this package
+    checkpoints.py  the owner: find, decide, load, save, and what a full disk means
+    manifest.py     sizes and digests of all files: torn or altered files are found
+    store.py        the folder: one rename publishes a checkpoint, another removes it
+    save.py         every rank writes, the main rank publishes; at once, or in the background
+    resume.py       the decision what a run starts from; verifying and loading
     universal.py    the same state for another number of ranks, ZeRO stage or precision
     generators.py   random generators
 """
-
-from train.checkpoint.resume import (
-    Start,
-    choose_start,
-    find_checkpoint,
-    load_checkpoint,
-    other_layout_weights,
-)
-from train.checkpoint.save import Saver
-from train.checkpoint.store import Checkpoint, Layout, newest_checkpoint, read_checkpoint
-
-__all__ = [
-    "Checkpoint",
-    "Layout",
-    "Saver",
-    "Start",
-    "choose_start",
-    "find_checkpoint",
-    "load_checkpoint",
-    "newest_checkpoint",
-    "other_layout_weights",
-    "read_checkpoint",
-]

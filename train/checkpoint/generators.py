@@ -11,12 +11,12 @@ from train.distributed import seed_generators
 
 
 def generator_file(folder: Path, rank: int) -> Path:
-    """Where the state of a rank lies in a checkpoint."""
+    """Returns the file of a rank's state in a checkpoint."""
     return folder / f"rng-rank-{rank:05d}.pt"
 
 
 def generator_state() -> dict[str, Any]:
-    """Python's, numpy's, torch's on the CPU and on this process's GPU."""
+    """Returns the state of Python's, numpy's and torch's generators on the CPU and on this process's GPU."""
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
@@ -26,7 +26,7 @@ def generator_state() -> dict[str, Any]:
 
 
 def set_generator_state(state: dict[str, Any]) -> None:
-    """The inverse."""
+    """Restores what `generator_state` returned."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
@@ -35,6 +35,6 @@ def set_generator_state(state: dict[str, Any]) -> None:
 
 
 def seed_generators_anew(seed: int, step: int, rank: int) -> None:
-    """Seed them for ranks that were not there at this step: a function of the three numbers, and unlike any other's."""
+    """Seeds all generators from these three numbers, for ranks that the checkpoint has no state of."""
     [value] = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
     seed_generators(int(value) % 2**63)

@@ -1,8 +1,8 @@
-"""What a checkpoint consists of: every file's size and digest, so that a torn or altered one is never taken for whole.
+"""Sizes and digests of a checkpoint's files, so that a torn or altered file is always found.
 
-A file is digested on its way to the disk and flushed there by the rank that writes it. The manifest is written last,
-and carries a digest of itself. XXH3 (128 bits) finds any accident at the speed of memory, 6 GB/s on a core that makes
-0.7 GB/s of BLAKE2b; it does not guard against forgery.
+The rank that writes a file digests it while writing and flushes it to the disk. The manifest is written last, and holds
+a digest of itself. XXH3 (128 bits) detects accidental damage at 6 GB/s on a core where BLAKE2b does 0.7 GB/s; it does
+not protect against forgery.
 """
 
 import errno
@@ -17,6 +17,7 @@ from typing import IO, Any
 import torch
 import xxhash
 
+from common.files import write_text_whole
 from train.errors import TrainError
 
 MANIFEST = "manifest.json"
@@ -26,7 +27,7 @@ CHUNK = 1 << 24  # bytes read at once
 
 @contextmanager
 def without_crc32() -> Iterator[None]:
-    """torch.save without the zip format's CRC-32: at 0.2 GB/s that is most of a save, and our digest replaces it."""
+    """Makes torch.save leave out CRC-32 in this context: it takes most of a save, and the digest replaces it."""
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
@@ -36,28 +37,28 @@ def without_crc32() -> Iterator[None]:
 
 
 class DamageError(Exception):
-    """A file that is not what was written; the message names it."""
+    """A file differs from what was written; the message names it."""
 
 
 class VersionError(TrainError):
-    """Files that are what was written, by a version of this program that writes others."""
+    """Files are intact, but another version of this program wrote them."""
 
     @classmethod
     def of(cls, folder: Path) -> "VersionError":
-        """The error about this checkpoint."""
+        """Returns the error for this checkpoint."""
         return cls(
-            f"{folder} was written by another version of this program: go on with that one, or give the new run a name "
-            "of its own"
+            f"{folder} was written by another version of this program: continue with that one, or give the new run "
+            "another name"
         )
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a manifest knows of a file."""
+    """What a manifest says about a file."""
 
     size: int
     digest: str
-    rank: int  # that wrote it, and reads it first when the same number of ranks resumes
+    rank: int  # that wrote it, and verifies it when the same number of ranks resumes
 
 
 class DigestingFile:
@@ -70,7 +71,7 @@ class DigestingFile:
         self.error: OSError | None = None  # kept, because what writes through this may raise something else instead
 
     def write(self, data: Any) -> int:
-        """Append bytes or a view of bytes."""
+        """Appends bytes or a view of bytes."""
         try:
             self._hash.update(data)
             self._size += len(data)
@@ -80,17 +81,17 @@ class DigestingFile:
             raise
 
     def flush(self) -> None:
-        """For torch.save; `seal` does it."""
+        """Does nothing: `seal` flushes. torch.save calls it."""
 
     def seal(self, rank: int) -> FileRecord:
-        """Flush everything to the disk, close, and say what was written."""
+        """Flushes everything to the disk and closes the file; returns its record."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         return FileRecord(self._size, self._hash.hexdigest(), rank)
 
     def close(self) -> None:
-        """Give the file back in any case."""
+        """Closes the file, whatever was written."""
         try:
             self._file.close()
         except OSError as error:  # what was still buffered does not fit either
@@ -98,19 +99,17 @@ class DigestingFile:
 
 
 def write_manifest(folder: Path, fields: dict[str, Any], files: dict[str, FileRecord]) -> None:
-    """List `files`, by their paths below `folder`, in a manifest that is flushed to the disk, and so is the folder."""
+    """Writes a manifest that lists `files` by their paths below `folder`, and flushes it and the folder to the disk."""
     body = {"format": FORMAT, **fields, "files": {name: asdict(record) for name, record in sorted(files.items())}}
-    with (folder / MANIFEST).open("w") as file:
-        json.dump({**body, "digest": _digest_of(body)}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    flush_to_disk(folder)
+    text = json.dumps({**body, "digest": _digest_of(body)}, indent=1)
+    write_text_whole(folder / MANIFEST, text, durable=True)
 
 
 def read_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, FileRecord]]:
-    """The fields and the files of a manifest; DamageError if it is not what was written, or a file has another size.
+    """Returns the fields and the files of a manifest.
 
-    Raises VersionError if it is what another version wrote, and TrainError as `find_damage` does.
+    Raises DamageError if it is altered or a file has another size, VersionError if another version wrote it, and
+    TrainError as `find_damage` does.
     """
     with _reading(folder, MANIFEST):
         text = (folder / MANIFEST).read_bytes()
@@ -136,7 +135,7 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, FileRecord]]:
 
 
 def find_damage(folder: Path, files: Iterable[tuple[str, FileRecord]]) -> str | None:
-    """Read these files from end to end; what is wrong with the first that is not what was written, or None.
+    """Reads these files from end to end; returns what is wrong with the first damaged one, or None.
 
     Raises TrainError if a file cannot be read for a reason that says nothing about it, such as a missing permission.
     """
@@ -152,7 +151,7 @@ def find_damage(folder: Path, files: Iterable[tuple[str, FileRecord]]) -> str | 
 
 
 def digest_file(path: Path) -> str:
-    """The digest of a file's bytes."""
+    """Returns the digest of a file's bytes."""
     digest, buffer = xxhash.xxh3_128(), memoryview(bytearray(CHUNK))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
@@ -160,18 +159,9 @@ def digest_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def flush_to_disk(path: Path) -> None:
-    """A folder's entries, or a file's bytes, outlive a power failure from here on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
 def _reading(folder: Path, name: str) -> Iterator[None]:
-    """Tells damage from what says nothing about the file: DamageError or TrainError instead of OSError."""
+    """Turns OSError into DamageError, or into TrainError where it says nothing about the file."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError):

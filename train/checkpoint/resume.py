@@ -1,7 +1,7 @@
-"""Resuming: which checkpoint a run goes on from, and how it gets into the engine.
+"""Resuming: which checkpoint a run continues from, and how it is loaded.
 
-The newest whole one counts. A damaged one is moved aside before anything else has been touched, with a line and an
-event, and the one before it is tried; a run none of whose checkpoints is whole is not begun anew behind anybody's back.
+The newest whole checkpoint is used. A damaged one is moved aside first, with a line and an event, and the one before it
+is tried. If none is whole, the run is refused: it never starts again from step 0 by itself.
 """
 
 from dataclasses import dataclass
@@ -21,30 +21,30 @@ from train.checkpoint.store import (
     checkpoint_folders,
     corrupt_folders,
     newest_checkpoint,
+    quarantine,
     read_checkpoint,
-    set_aside,
     step_of,
 )
 from train.checkpoint.universal import is_universal, make_universal, open_universal
 from train.distributed import Ranks
-from train.engine import Engine
+from train.engine.engine import Engine
 from train.errors import TrainError
 from train.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from: exactly one of the fields, or neither for random weights."""
+    """What a run starts from: one of the fields, or neither for random weights."""
 
     resume: Checkpoint | None = None
     import_from: Path | None = None
 
 
 def choose_start(own: Checkpoint | None, init_from: str | None) -> Start:
-    """Resume outranks init: own checkpoint, then `init_from`, then random weights.
+    """Returns the run's own checkpoint if there is one, else `init_from`, else random weights.
 
-    So the same command, run again, continues. `init_from` is a Hugging Face folder, or the folder of a run of ours,
-    whose final weights are then meant. Raises TrainError if it is neither.
+    So the same command, run again, continues. `init_from` is a Hugging Face folder, or the folder of a finished run,
+    whose final weights are used. Raises TrainError if it is neither.
     """
     if own is not None:
         return Start(resume=own)
@@ -63,40 +63,40 @@ def choose_start(own: Checkpoint | None, init_from: str | None) -> Start:
         if run.exported_step() is None or (newest is not None and newest.step != run.exported_step()):
             raise TrainError(
                 f"init_from={init_from} has not finished, or ran with checkpoint.export_hf=false: {run.hf} lacks its "
-                "last weights; run it to its end with the export on"
+                "last weights; run it to its end with checkpoint.export_hf=true"
             )
         return Start(import_from=run.hf)
-    raise TrainError(f"init_from={init_from} holds neither a config.json (Hugging Face) nor a finished run of ours")
+    raise TrainError(f"init_from={init_from} holds neither a config.json (Hugging Face) nor a finished run")
 
 
 def find_checkpoint(folder: RunFolder, ranks: Ranks) -> Checkpoint | None:
-    """The newest whole checkpoint of a run, every byte of which has been read and compared; None for a new run.
+    """Returns the newest whole checkpoint of a run, after comparing every byte with its digest; None for a new run.
 
-    All ranks call it; each reads the files that the same rank wrote. Moves damaged ones aside. Raises TrainError, on
-    all ranks, if there are only damaged ones, if a file cannot be read, or if another version wrote the newest.
+    Collective; each rank verifies the files that the same rank wrote. Moves damaged checkpoints aside. Raises
+    TrainError, on all ranks, if all are damaged, if a file cannot be read, or if another version wrote the newest.
     """
     while True:
         candidate = ranks.on_main(lambda: _newest(folder))
         if candidate is None:
             break
         mine = [item for item in candidate.files.items() if item[1].rank % ranks.world_size == ranks.rank]
-        reports = ranks.gather(_look_at(candidate.folder, mine))
+        reports = ranks.gather(_verify(candidate.folder, mine))
         if errors := [error for _, error in reports if error is not None]:
             raise errors[0]
         damage = next((damage for damage, _ in reports if damage is not None), None)
         if damage is None:
             return candidate
-        ranks.on_main(partial(_quarantine, folder, candidate.folder, damage))
+        ranks.on_main(partial(_quarantine_and_log, folder, candidate.folder, damage))
     if corrupt := ranks.on_main(lambda: corrupt_folders(folder.checkpoints)):
         raise TrainError(
-            f"no checkpoint of {folder.path} is whole, and {len(corrupt)} damaged: bring one back from a backup, or "
-            f"delete {folder.checkpoints} to begin anew, or give the new run a name of its own"
+            f"no checkpoint of {folder.path} is whole, and {len(corrupt)} damaged: restore one from a backup, "
+            f"delete {folder.checkpoints} to start from the beginning, or give the new run a name of its own"
         )
     return None
 
 
-def _look_at(folder: Path, files: list[tuple[str, FileRecord]]) -> tuple[str | None, TrainError | None]:
-    """The damage, or the error that all ranks shall raise: one that raised alone would leave the others waiting."""
+def _verify(folder: Path, files: list[tuple[str, FileRecord]]) -> tuple[str | None, TrainError | None]:
+    """Returns the damage, or an error for all ranks to raise, since the others wait for this rank."""
     try:
         return find_damage(folder, files), None
     except TrainError as error:
@@ -108,12 +108,12 @@ def _newest(folder: RunFolder) -> Checkpoint | None:
         try:
             return read_checkpoint(candidate)
         except DamageError as error:
-            _quarantine(folder, candidate, str(error))
+            _quarantine_and_log(folder, candidate, str(error))
     return None
 
 
-def _quarantine(folder: RunFolder, damaged: Path, damage: str) -> None:
-    place = set_aside(damaged)
+def _quarantine_and_log(folder: RunFolder, damaged: Path, damage: str) -> None:
+    place = quarantine(damaged)
     print(f"{damaged} is damaged ({damage}): moved aside to {place.name}; trying the checkpoint before it", flush=True)
     folder.log_event("alert", step=step_of(damaged.name), reason="damaged checkpoint", folder=place.name, damage=damage)
 
@@ -121,9 +121,9 @@ def _quarantine(folder: RunFolder, damaged: Path, damage: str) -> None:
 def other_layout_weights(
     checkpoint: Checkpoint, layout: Layout, model: ModelConfig, positions: PositionsConfig, ranks: Ranks
 ) -> Weights | None:
-    """What fills a model of `layout`, if the checkpoint has another one; None where `load_checkpoint` brings it all.
+    """Returns the weights of a checkpoint of another layout; None where `load_checkpoint` loads everything.
 
-    All ranks call it. The first time, the main rank converts the checkpoint to its universal form, and the others wait.
+    Collective. The first time, the main rank converts the checkpoint to its universal form, and the others wait.
     """
     if checkpoint.layout == layout:
         return None
@@ -139,10 +139,10 @@ def _convert(checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(checkpoint: Checkpoint, engine: Engine, layout: Layout, ranks: Ranks, seed: int) -> dict[str, Any]:
-    """Restore the engine, whose layout is `layout`, and this rank's generators; returns the trainer's state.
+    """Restores the engine, whose layout is `layout`, and this rank's generators; returns the trainer's state.
 
-    In another layout than the checkpoint's, the engine was built from `other_layout_weights`. Ranks of another number
-    get generators seeded from the seed, the step and the rank. All ranks call it.
+    Collective. If the layout differs from the checkpoint's, the engine was built from `other_layout_weights`. If the
+    number of ranks differs, the generators are seeded from the seed, the step and the rank.
     """
     if checkpoint.layout == layout:
         engine.load(checkpoint.folder)

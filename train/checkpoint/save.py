@@ -1,10 +1,10 @@
-"""Saving: every rank writes its files aside, and when all are on the disk the main rank publishes them.
+"""Saving: every rank writes its files into a partial folder, and when all are on the disk the main rank publishes it.
 
-Two ways, with the same files and the same publication. At once, the default, training waits for the disk: a minute in
-some hours. In the background (`checkpoint.background`), it waits until this rank's files are serialised in host memory,
-a thread writes them, and a later step publishes them (both measured: benchmarks/results/checkpoint.md). What fails on
-one rank, such as a full disk, raises the same SaveError on all, removes what was written aside, and leaves every
-published checkpoint as it was.
+There are two ways, with the same files and the same publication. By default training waits for the disk, about a minute
+every few hours. In the background (`checkpoint.background`) it waits until this rank's files are serialised in host
+memory; a thread writes them, and a later step publishes them (both measured: benchmarks/results/checkpoint.md). A
+failure on one rank, such as a full disk, raises the same SaveError on all, removes the partial folder, and leaves every
+published checkpoint unchanged.
 """
 
 import json
@@ -17,43 +17,43 @@ from typing import Any
 
 import torch
 
+from train.checkpoint.config import CheckpointConfig
 from train.checkpoint.generators import generator_file, generator_state
 from train.checkpoint.manifest import DigestingFile, FileRecord, without_crc32
 from train.checkpoint.store import (
-    ASIDE,
+    PARTIAL,
     TRAINER,
     Layout,
     clear_leftovers,
+    complete_publication,
     folder_name,
     newest_checkpoint,
     publish,
-    settle,
 )
-from train.config import CheckpointConfig
 from train.distributed import Ranks
-from train.engine import Engine
+from train.engine.engine import Engine
 from train.errors import SaveError, TrainError
 
 FAILURES = (OSError, RuntimeError, MemoryError)  # torch makes a RuntimeError of a write or an allocation that fails
-Dump = Callable[[Any], None]  # writes something to an open file
+Dump = Callable[[Any], None]  # writes to an open file
 
 
 class HostBuffer:
-    """A file in memory: what a thread writes to the disk later."""
+    """A file in memory, which a thread writes to the disk later."""
 
     def __init__(self) -> None:
         self._chunks: list[bytes] = []
 
     def write(self, data: Any) -> int:
-        """Append a copy of bytes or of a view of bytes."""
+        """Appends a copy of bytes or of a view of bytes."""
         self._chunks.append(bytes(data))
         return len(data)
 
     def flush(self) -> None:
-        """For torch.save; there is nothing to flush."""
+        """Does nothing: there is nothing to flush. torch.save calls it."""
 
-    def drain(self, file: Any) -> None:
-        """Write everything to `file`, and let go of what is written."""
+    def write_to(self, file: Any) -> None:
+        """Writes everything to `file`, and frees what is written."""
         for chunk in iter(lambda: self._chunks.pop(0) if self._chunks else None, None):
             file.write(chunk)
 
@@ -61,7 +61,7 @@ class HostBuffer:
 class Writer:
     """This rank's files of one checkpoint.
 
-    Errors are kept until `result`: to raise one here would leave the other ranks waiting in the middle of a save.
+    Errors are kept until `result`: raising one earlier would leave the other ranks waiting in the middle of a save.
     """
 
     def __init__(self, rank: int, background: bool) -> None:
@@ -77,16 +77,16 @@ class Writer:
         return all(future.done() for future in self._pending)
 
     def add(self, state: Any, path: Path) -> None:
-        """Write what torch.save makes of `state`, as it is now."""
+        """Writes `state`, as it is now, with torch.save."""
         with without_crc32():
             self._add(lambda file: torch.save(state, file), path)
 
     def add_json(self, state: Any, path: Path) -> None:
-        """The same in JSON."""
+        """Writes `state`, as it is now, as JSON."""
         self._add(lambda file: file.write(json.dumps(state).encode()), path)
 
     def result(self) -> tuple[dict[str, FileRecord], str | None]:
-        """All files by name, and what went wrong, once everything is on the disk."""
+        """Waits until everything is on the disk; returns all files by name, and what went wrong or None."""
         if self._pool is not None:
             self._pool.shutdown()
         for future in self._pending:
@@ -103,7 +103,7 @@ class Writer:
             except FAILURES as error:
                 self._fail(path, error)
                 return
-            self._pending.append(self._pool.submit(self._write, buffer.drain, path))
+            self._pending.append(self._pool.submit(self._write, buffer.write_to, path))
 
     def _write(self, dump: Dump, path: Path) -> None:
         if self._problem is not None:
@@ -119,8 +119,8 @@ class Writer:
             self._fail(path, (file and file.error) or error)
 
     def _fail(self, path: Path, cause: Exception) -> None:
-        without_words = "not enough host memory" if isinstance(cause, MemoryError) else cause
-        self._problem = f"{path.name}: {getattr(cause, 'strerror', None) or without_words}"
+        reason = "not enough host memory" if isinstance(cause, MemoryError) else cause
+        self._problem = f"{path.name}: {getattr(cause, 'strerror', None) or reason}"
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Pending:
     """A save that is being written."""
 
     step: int
-    aside: Path
+    partial: Path
     layout: Layout
     writer: Writer
 
@@ -144,23 +144,21 @@ class Saver:
         self._pending: Pending | None = None
 
     def begin(self, step: int, engine: Engine, state: dict[str, Any]) -> None:
-        """Write the state of this moment aside; nothing is published before `finish`, which must come first if another
-        save is pending.
-        """
+        """Writes the present state into a partial folder; `finish` publishes it. No other save may be pending."""
         assert self._pending is None
-        aside = self._root / f"{ASIDE}{folder_name(step)}"
-        self._on_main(step, lambda: self._make_room(aside))
+        partial = self._root / f"{PARTIAL}{folder_name(step)}"
+        self._on_main(step, lambda: self._clear_and_create(partial))
         writer = Writer(self._ranks.rank, self._config.background)
-        engine.save(aside, writer.add)
-        writer.add(generator_state(), generator_file(aside, self._ranks.rank))
+        engine.save(partial, writer.add)
+        writer.add(generator_state(), generator_file(partial, self._ranks.rank))
         if self._ranks.is_main:
-            writer.add_json(state, aside / TRAINER)
-        self._pending = Pending(step, aside, self._layout, writer)
+            writer.add_json(state, partial / TRAINER)
+        self._pending = Pending(step, partial, self._layout, writer)
 
     def finish(self, *, wait: bool) -> Path | None:
-        """Publish what `begin` has written, and drop old checkpoints. Returns the published folder.
+        """Publishes what `begin` wrote, and deletes old checkpoints. Returns the published folder.
 
-        None: nothing is pending, or, without `wait`, some rank is not done. Raises SaveError.
+        Returns None if nothing is pending, or if some rank is still writing and `wait` is False. Raises SaveError.
         """
         pending, ranks = self._pending, self._ranks
         if pending is None or (not wait and ranks.sum([not pending.writer.is_done])[0]):
@@ -169,19 +167,19 @@ class Saver:
         results = ranks.gather(pending.writer.result())
         problems = [f"rank {rank}, {problem}" for rank, (_, problem) in enumerate(results) if problem is not None]
         if problems:
-            self._on_main(pending.step, lambda: shutil.rmtree(pending.aside, ignore_errors=True))
+            self._on_main(pending.step, lambda: shutil.rmtree(pending.partial, ignore_errors=True))
             raise self._error(pending.step, problems[0])
         files = {name: record for records, _ in results for name, record in records.items()}
         return self._on_main(pending.step, lambda: self._publish(pending, files))
 
-    def _make_room(self, aside: Path) -> None:
+    def _clear_and_create(self, partial: Path) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
         clear_leftovers(self._root)
-        aside.mkdir()
+        partial.mkdir()
 
     def _publish(self, pending: Pending, files: dict[str, FileRecord]) -> Path:
-        folder = publish(self._root, pending.aside, pending.step, pending.layout, files)
-        settle(folder, self._config.keep, self._config.keep_every)
+        folder = publish(self._root, pending.partial, pending.step, pending.layout, files)
+        complete_publication(folder, self._config.keep, self._config.keep_every)
         return folder
 
     def _on_main(self, step: int, work: Callable[[], Any]) -> Any:
@@ -193,11 +191,11 @@ class Saver:
     def _error(self, step: int, problem: str) -> SaveError:
         return SaveError(
             f"the checkpoint of step {step} could not be written ({problem}); those before it are whole: make room"
-            f"{self._ranks.on_main(self._room)}, or repair the disk"
+            f"{self._ranks.on_main(self._space)}, or repair the disk"
         )
 
-    def _room(self) -> str:
-        """How much there is and how much is needed, where that is known."""
+    def _space(self) -> str:
+        """Returns how much space is free and how much is needed, where that is known."""
         try:
             newest, free = newest_checkpoint(self._root), shutil.disk_usage(self._root).free
         except (OSError, TrainError):

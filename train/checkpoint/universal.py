@@ -3,42 +3,44 @@
     step-0000100/universal/zero/NAME/{fp32,exp_avg,exp_avg_sq}.pt    DeepSpeed's layout, made by its own converter
     step-0000100/universal/manifest.json                             ours; written last
 
-It is made once, by the main rank, when a run first goes on in another layout; later starts find it there, and it leaves
-with its checkpoint. A kill in the middle leaves a folder aside, which the next start makes anew.
+The main rank makes it once, when a run first continues in another layout; later starts find it there, and it is deleted
+with its checkpoint. A kill in the middle leaves a partial folder; the next start converts again.
 
 DeepSpeed 0.19.8 can load this form only into the ZeRO family (1 and 2, or 3) that wrote it; into ZeRO 3 it gives every
 parameter group the weight decay of the first one, and all groups one step counter, which then counts once per group. So
-the form is theirs and the loading is ours: weights as fresh weights come, moments by `Engine.load_optimizer`. ZeRO 0,
-which their converter does not know, is written here in the same form.
+the form is DeepSpeed's and the loading is ours: weights as initial weights, moments by `Engine.load_optimizer`. ZeRO 0,
+which the converter does not support, is written here in the same form.
 """
 
 import argparse
 import contextlib
 import io
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from common.files import flush_to_disk
 from train.checkpoint.manifest import (
     DamageError,
     FileRecord,
     VersionError,
     digest_file,
     find_damage,
-    flush_to_disk,
     read_manifest,
     without_crc32,
     write_manifest,
 )
-from train.checkpoint.store import ASIDE, Checkpoint, Layout, clear_leftovers, remove
-from train.config import OptimizerConfig
-from train.engine import MOMENTS
+from train.checkpoint.store import PARTIAL, Checkpoint, Layout, clear_leftovers, remove
+from train.engine.engine import MOMENTS
 from train.errors import TrainError
 from train.optimizer import parameter_groups
+from train.optimizer_config import OptimizerConfig
 
 FOLDER = "universal"
 
@@ -51,11 +53,11 @@ class Universal:
     num_updates: int  # that AdamW has made
 
     def weight(self, name: str) -> Tensor:
-        """The fp32 master of a parameter; its shape, or flat."""
+        """Returns the fp32 master of a parameter, in its shape or flat."""
         return self._read(name, "fp32")
 
     def moment(self, name: str, key: str) -> Tensor:
-        """AdamW's `exp_avg` or `exp_avg_sq` of a parameter, fp32; its shape, or flat."""
+        """Returns AdamW's `exp_avg` or `exp_avg_sq` of a parameter, fp32, in its shape or flat."""
         return self._read(name, key)
 
     def _read(self, name: str, key: str) -> Tensor:
@@ -65,13 +67,13 @@ class Universal:
 
 
 def open_universal(checkpoint: Checkpoint) -> Universal:
-    """The universal form that `make_universal` has made."""
+    """Opens the universal form that `make_universal` wrote."""
     fields, _ = read_manifest(checkpoint.folder / FOLDER)
     return Universal(checkpoint.folder / FOLDER, fields["num_updates"])
 
 
 def is_universal(checkpoint: Checkpoint) -> bool:
-    """Whether the universal form is there and whole; a damaged one is deleted, as it can be made again."""
+    """Returns whether the universal form is there and whole; a damaged one is deleted, as it can be made again."""
     folder = checkpoint.folder / FOLDER
     if not folder.is_dir():
         return False
@@ -86,19 +88,19 @@ def is_universal(checkpoint: Checkpoint) -> bool:
 
 
 def make_universal(checkpoint: Checkpoint) -> None:
-    """Convert, on one rank, which writes 12 bytes a parameter twice.
+    """Converts a checkpoint, on one rank; writes 12 bytes per parameter twice.
 
     Raises TrainError if that does not fit on the disk, or if there was no update yet.
     """
     clear_leftovers(checkpoint.folder)
-    aside = checkpoint.folder / f"{ASIDE}{FOLDER}"
+    aside = checkpoint.folder / f"{PARTIAL}{FOLDER}"
     output = aside / FOLDER  # DeepSpeed also writes a file beside its output
     output.mkdir(parents=True)
     try:
-        convert = _convert_zero if checkpoint.layout.zero_stage else _convert_plain
+        convert = CONVERTERS[checkpoint.layout.zero_stage]
         with without_crc32():
             num_updates = convert(checkpoint.folder, output, checkpoint.layout)
-        files = {str(path.relative_to(output)): _seal(path) for path in sorted(output.rglob("*.pt"))}
+        files = {str(path.relative_to(output)): _record(path) for path in sorted(output.rglob("*.pt"))}
         for folder in {path.parent for path in output.rglob("*.pt")}:
             flush_to_disk(folder)
         write_manifest(output, {"num_updates": num_updates}, files)
@@ -108,19 +110,22 @@ def make_universal(checkpoint: Checkpoint) -> None:
         reason = str(error).splitlines()[0]
         raise TrainError(
             f"{checkpoint.folder} could not be converted for other ranks, ZeRO stage or precision ({reason}): "
-            "make room for 24 bytes a parameter, or go on with those that it was saved with"
+            "make room for 24 bytes per parameter, or continue with those that it was saved with"
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _convert_zero(folder: Path, output: Path, layout: Layout) -> int:
-    """By DeepSpeed's converter, in this process alone: workers of its own would outlive a kill, and write on."""
+def _convert_zero(optimizer_key: str, folder: Path, output: Path, layout: Layout) -> int:
+    """Converts ZeRO 1, 2 or 3 by DeepSpeed's converter, and returns the number of updates made.
+
+    `optimizer_key` is where a rank's file holds the state of torch's AdamW. It runs in this process: worker
+    processes would survive a kill, and keep writing.
+    """
     from deepspeed.checkpoint.ds_to_universal import main
 
     shard = torch.load(next(folder.glob("*_optim_states.pt")), map_location="cpu", mmap=True, weights_only=False)
-    inner = "optimizer_state_dict" if layout.zero_stage == 3 else "base_optimizer_state"
-    states = shard["optimizer_state_dict"][inner]["state"]
+    states = shard["optimizer_state_dict"][optimizer_key]["state"]
     _check_updated(folder, states)
     options = argparse.Namespace(
         input_folder=str(folder),
@@ -140,7 +145,7 @@ def _convert_zero(folder: Path, output: Path, layout: Layout) -> int:
 
 
 def _convert_plain(folder: Path, output: Path, layout: Layout) -> int:
-    """ZeRO 0: torch's own state of whole tensors, which numbers the parameters group by group."""
+    """Converts ZeRO 0: torch's own state of whole tensors, which numbers the parameters group by group."""
     [path] = folder.glob("mp_rank_*_model_states.pt")
     saved = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
     config = OptimizerConfig(decay_embeddings=layout.decay_embeddings, decay_norms=layout.decay_norms)
@@ -155,6 +160,14 @@ def _convert_plain(folder: Path, output: Path, layout: Layout) -> int:
     return int(states[0]["step"])
 
 
+CONVERTERS: dict[int, Callable[[Path, Path, Layout], int]] = {
+    0: _convert_plain,
+    1: partial(_convert_zero, "base_optimizer_state"),
+    2: partial(_convert_zero, "base_optimizer_state"),
+    3: partial(_convert_zero, "optimizer_state_dict"),
+}  # by ZeRO stage
+
+
 def _check_updated(folder: Path, optimizer_states: Any) -> None:
     if not optimizer_states:
         raise TrainError(
@@ -163,6 +176,6 @@ def _check_updated(folder: Path, optimizer_states: Any) -> None:
         )
 
 
-def _seal(path: Path) -> FileRecord:
+def _record(path: Path) -> FileRecord:
     flush_to_disk(path)
     return FileRecord(path.stat().st_size, digest_file(path), rank=0)

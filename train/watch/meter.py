@@ -28,12 +28,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.attention import Documents
+from model.positions.module import Positions
 from report.metrics import GRADIENT, GRADIENT_RESIDUAL, GRADIENT_SHARE, NORM, STATISTICS, UPDATE, map_signal
-from train.watch.reading import Reading, maps_of
+from train.watch.reading import Reading
 from train.watch.statistics import Sequences, sequences_of, weighted_sums
 
 if TYPE_CHECKING:
-    from train.engine import Engine
+    from train.engine.engine import Engine
 
 
 class Meter:
@@ -42,7 +43,7 @@ class Meter:
     def __init__(self, engine: "Engine", filtered_rows: bool) -> None:
         self._engine = engine
         self._filtered_rows = filtered_rows
-        self._modules: dict[int, nn.Module] = dict(engine.model.learned_positions())
+        self._modules: dict[int, Positions] = dict(engine.model.learned_positions())
         self._groups: list[Sequences] | None = None  # of the micro-batch in the forward pass; None outside of one
         self._squares: MapSquares | None = None
         zero = torch.zeros((), dtype=torch.float64, device=engine.device)
@@ -86,10 +87,12 @@ class Meter:
                 layer: signal_values(of_maps[layer], residuals[i].tolist(), grad_norm)
                 for i, layer in enumerate(self._modules)
             },
-            {layer: maps_of(module) for layer, module in self._modules.items()},
+            {layer: dict(module.scheme.symbols) for layer, module in self._modules.items()},
         )
 
     def _on_micro_batch(self, model: nn.Module, inputs: tuple[Tensor, Tensor, Documents | None]) -> None:
+        if not torch.is_grad_enabled():  # an evaluation, or a probe: only what is trained on counts
+            return
         _, labels_bt, documents = inputs
         self._groups = sequences_of(labels_bt, documents, self._filtered_rows)
 
@@ -113,10 +116,10 @@ class Meter:
 class MapSquares:
     """Squared norms of this rank's pieces of all maps, their gradients, and what one update changed."""
 
-    def __init__(self, engine: "Engine", modules: Mapping[int, nn.Module]) -> None:
+    def __init__(self, engine: "Engine", modules: Mapping[int, Positions]) -> None:
         """Reads the maps and their gradients, which must be complete; to be called before the update."""
         self._engine = engine
-        self._keys = [(layer, name) for layer, module in modules.items() for name in maps_of(module)]
+        self._keys = [(layer, name) for layer, module in modules.items() for name in module.scheme.symbols]
         self._maps = [modules[layer].get_parameter(f"{name}.weight") for layer, name in self._keys]
         self._before = [engine.local_value(parameter).clone() for parameter in self._maps]
         self._gradients = [_square(engine.local_gradient(parameter)) for parameter in self._maps]

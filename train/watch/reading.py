@@ -3,15 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from report.metrics import STATISTICS, layer_metric, positions_metric
-from report.schemes import LEARNED
-
-
-def maps_of(module: nn.Module) -> dict[str, str]:
-    """Returns the maps of a layer's learned positions, name -> symbol; the module has a submodule of each name."""
-    return LEARNED["repo"]
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ from model.weights import hf_weights, is_position_parameter, parameter_shapes, r
 from tests.train.conftest import Runs
 from tests.train.tiny import tiny
 from train.callbacks.checkpointer import Checkpointer
-from train.compose import load_run_config
-from train.run_folder import RunFolder
+from train.compose.app import load_run_config
 
 
-def test_the_export_holds_the_masters_of_the_last_checkpoint(runs: Runs) -> None:
-    folder = RunFolder(runs.root / "runs" / "exported")
+def test_the_export_holds_the_masters_of_the_last_checkpoint(exports: Runs) -> None:
+    folder = exports.folder("exported")
     config = load_run_config(folder.config)
     weights = hf_weights(folder.hf, config.model, config.positions, seed=0)
     masters = get_fp32_state_dict_from_zero_checkpoint(str(folder.checkpoints), tag="step-0000002")
@@ -28,10 +27,11 @@ def test_the_export_holds_the_masters_of_the_last_checkpoint(runs: Runs) -> None
     assert Olmo2ForCausalLM.from_pretrained(folder.hf).config.max_position_embeddings == config.sequence_length
 
 
-def test_a_run_starts_from_the_weights_of_a_finished_one_and_fresh_positions(runs: Runs) -> None:
-    folder = RunFolder(runs.root / "runs" / "imported")
+def test_a_run_starts_from_the_weights_of_a_finished_one_and_fresh_positions(exports: Runs) -> None:
+    folder = exports.folder("imported")
     config = load_run_config(folder.config)  # its rate is zero: what it exports is what it started from
-    source = hf_weights(RunFolder(runs.root / "runs" / "exported").hf, config.model, config.positions, config.seed)
+    backbone = exports.folder("exported").hf
+    source = hf_weights(backbone, config.model, config.positions, config.seed, is_conversion=True)
     weights = hf_weights(folder.hf, config.model, config.positions, seed=0)
     fresh = random_weights(config.model, config.positions, config.seed)
     for name in parameter_shapes(config.model, config.positions):
@@ -40,8 +40,8 @@ def test_a_run_starts_from_the_weights_of_a_finished_one_and_fresh_positions(run
             assert torch.equal(weights(name), fresh(name)), name
 
 
-def test_an_unfinished_run_exports_nothing(runs: Runs) -> None:
-    assert not RunFolder(runs.root / "runs" / "other-launch").hf.exists()
+def test_an_unfinished_run_exports_nothing(stages: Runs) -> None:
+    assert not stages.folder("other-launch").hf.exists()
 
 
 def test_the_export_is_on_the_disk_before_it_counts_as_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +62,7 @@ def test_the_export_is_on_the_disk_before_it_counts_as_whole(tmp_path: Path, mon
     config = tiny(tmp_path)
     weights = random_weights(config.model, config.positions, config.seed)
     names = parameter_shapes(config.model, config.positions)
-    Checkpointer(config)._export(tmp_path / "hf", ((name, weights(name)) for name in names), 8)
-    assert flushed[-3:] == [tmp_path.name, "step", "hf"]
+    checkpointer = Checkpointer(config.checkpoint, config.model, config.positions, config.sequence_length)
+    checkpointer._export(tmp_path / "hf", ((name, weights(name)) for name in names), 8)
+    assert flushed[-3] == tmp_path.name and flushed[-2].startswith(".step.") and flushed[-1] == "hf"
     assert {"model.safetensors", "config.json"} < set(flushed)

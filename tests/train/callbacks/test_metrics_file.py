@@ -11,9 +11,9 @@ from train.run_folder import RunFolder
 from train.trainer import Trainer
 
 
-def at_step(folder: Path, step: int, *, is_main: bool = True) -> Trainer:
+def at_step(folder: Path, step: int) -> Trainer:
     """As much of a trainer as the file asks for."""
-    standing: Any = SimpleNamespace(folder=RunFolder(folder), step=step, ranks=SimpleNamespace(is_main=is_main))
+    standing: Any = SimpleNamespace(folder=RunFolder(folder), step=step)
     return cast(Trainer, standing)
 
 
@@ -48,10 +48,3 @@ def test_a_number_that_is_not_finite_is_null_and_leaves_the_other_heads_alone(tm
     file.on_metrics(at_step(tmp_path, 1), {"step": 1, "loss": nan, "positions/layer_05/std": [1.0, nan, -float("inf")]})
     [row] = read_json_lines(tmp_path / "metrics.jsonl")
     assert row == {"step": 1, "loss": None, "positions/layer_05/std": [1.0, None, None]}
-
-
-def test_only_the_main_rank_writes(tmp_path: Path) -> None:
-    file = MetricsFile()
-    file.on_start(at_step(tmp_path, 0, is_main=False))
-    file.on_metrics(at_step(tmp_path, 1, is_main=False), {"step": 1})
-    assert list(tmp_path.iterdir()) == []

@@ -11,19 +11,23 @@ import pytest
 from report.run_folder import RunFiles
 from tests.report.folders import make_run
 from tests.train.tiny import tiny
+from train.callbacks.build import build_callbacks
 from train.callbacks.report import Report
+from train.errors import Stop, StopReason
+
+FINISHED = Stop(StopReason.finished)
 
 
-def standing(folder: RunFiles, *, is_main: bool = True) -> Any:
+def standing(folder: RunFiles) -> Any:
     """As much of a trainer as the report asks for."""
-    return SimpleNamespace(folder=folder, ranks=SimpleNamespace(is_main=is_main))
+    return SimpleNamespace(folder=folder)
 
 
 def test_the_page_is_written_while_the_run_goes_on_and_printed_at_its_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_run(tmp_path / "run", range(1, 4))
-    report = Report(tiny(tmp_path, logging__report_seconds=0.0))
+    report = Report(0.0)
     report.on_step_end(standing(folder))
     assert not folder.report.exists()  # the trainer has gone on by now
     report.on_step_end(standing(folder))  # one at a time
@@ -31,7 +35,7 @@ def test_the_page_is_written_while_the_run_goes_on_and_printed_at_its_end(
     while not folder.report.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     first = folder.report.stat().st_ino
-    report.on_stop(standing(folder), "finished")
+    report.on_stop(standing(folder), FINISHED)
     report.close()
     assert folder.report.stat().st_ino != first
     assert capsys.readouterr().out == f"report: {folder.report}\n"
@@ -40,7 +44,7 @@ def test_the_page_is_written_while_the_run_goes_on_and_printed_at_its_end(
 
 def test_a_page_is_due_every_so_many_seconds(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", range(1, 4))
-    report = Report(tiny(tmp_path, logging__report_seconds=1000.0))
+    report = Report(1000.0)
     report.on_step_end(standing(folder))
     first = report._process
     assert first is not None and first.wait(timeout=60) == 0
@@ -59,34 +63,33 @@ def test_only_pages_that_nobody_waits_for_are_written_at_the_lowest_priority(
         return SimpleNamespace(poll=lambda: 0, communicate=lambda timeout: ("", ""), returncode=0)
 
     monkeypatch.setattr(subprocess, "Popen", start)
-    report = Report(tiny(tmp_path, logging__report_seconds=0.0))
+    report = Report(0.0)
     report.on_step_end(standing(RunFiles(tmp_path)))
-    report.on_stop(standing(RunFiles(tmp_path)), "finished")
+    report.on_stop(standing(RunFiles(tmp_path)), FINISHED)
     assert [command[-1] for command in started] == ["--nice", str(tmp_path)]
 
 
 def test_a_report_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = make_run(tmp_path / "run", range(0))
-    report = Report(tiny(tmp_path, logging__report_seconds=60.0))
-    report.on_stop(standing(folder), "finished")
+    report = Report(60.0)
+    report.on_stop(standing(folder), FINISHED)
     [record] = caplog.records
     assert record.message.startswith("the report could not be written: error: ")
     assert "holds no complete line" in record.message
 
 
 def test_the_end_of_a_crashed_run_leaves_no_process_behind(tmp_path: Path) -> None:
-    report = Report(tiny(tmp_path, logging__report_seconds=60.0))
+    report = Report(60.0)
     report.on_step_end(standing(make_run(tmp_path / "run", range(1, 4))))
     report.close()
     assert report._process is not None and report._process.returncode is not None
 
 
-def test_other_ranks_and_runs_that_want_none_start_nothing(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run", range(1, 4))
-    for report, is_main in (
-        (Report(tiny(tmp_path, logging__report_seconds=0.0)), False),
-        (Report(tiny(tmp_path, logging__report_seconds=None)), True),
-    ):
-        report.on_step_end(standing(folder, is_main=is_main))
-        report.on_stop(standing(folder, is_main=is_main), "finished")
-        assert report._process is None
+def test_a_run_that_wants_no_page_has_no_report(tmp_path: Path) -> None:
+    def has_report(seconds: float | None) -> bool:
+        return any(
+            isinstance(callback, Report)
+            for callback in build_callbacks(tiny(tmp_path, logging__report_seconds=seconds))
+        )
+
+    assert has_report(60.0) and not has_report(None)

@@ -38,8 +38,8 @@ def test_a_device_is_known_by_its_own_name_or_not_at_all(name: str, peak: float 
     assert bf16_peak(name) == peak
 
 
-def test_throughput_is_the_global_batch_over_the_step_and_a_cpu_has_no_mfu(runs: Runs) -> None:
-    rows = read_json_lines(runs.root / "runs" / "zero2-fp32" / "metrics.jsonl")
+def test_throughput_is_the_global_batch_over_the_step_and_a_cpu_has_no_mfu(stages: Runs) -> None:
+    rows = read_json_lines(stages.folder("zero2-fp32").metrics)
     assert len(rows) == NUM_STEPS
     for row in rows:
         assert row["throughput/tokens_per_second"] == pytest.approx(8 * LENGTH / row["throughput/step_seconds"])
@@ -64,7 +64,7 @@ def test_an_unknown_gpu_is_reported_once_and_never_guessed(
     config = tiny(Path())
     for trainer in trainers:
         trainer.step_seconds, trainer.data_seconds = 0.5, 0.1
-        throughput = Throughput(config)
+        throughput = Throughput(config.model, config.positions, LENGTH, config.global_batch_size)
         throughput.on_start(cast(Trainer, trainer))
         throughput.on_update(cast(Trainer, trainer))
     assert len(caplog.records) == num_warnings

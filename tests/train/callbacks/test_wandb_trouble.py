@@ -12,8 +12,9 @@ import pytest
 
 from tests.train.tiny import tiny
 from train.callbacks import weights_and_biases
+from train.callbacks.config import WandbMode
 from train.callbacks.weights_and_biases import WeightsAndBiases
-from train.config import WandbMode
+from train.errors import Stop, StopReason
 from train.run_folder import RunFolder
 from train.trainer import Trainer
 
@@ -34,14 +35,14 @@ def test_a_server_that_never_answers_costs_the_loop_nothing_and_the_end_a_bounde
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(weights_and_biases, "LAST_SECONDS", 1.0)
     config = tiny(tmp_path, wandb__mode=WandbMode.online)
-    standing: Any = SimpleNamespace(step=0, folder=RunFolder.of(config), ranks=SimpleNamespace(is_main=True))
+    standing: Any = SimpleNamespace(step=0, folder=RunFolder.of(config))
     trainer = cast(Trainer, standing)
     callback, began = WeightsAndBiases(config), time.monotonic()
     callback.on_start(trainer)
     for step in range(1, 200):
         callback.on_metrics(trainer, {"step": step, "train/loss": 2.0})
     assert time.monotonic() - began < 0.5
-    callback.on_stop(trainer, "finished")
+    callback.on_stop(trainer, Stop(StopReason.finished))
     assert time.monotonic() - began < 3.0
     [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
     message = record.getMessage()
@@ -56,12 +57,12 @@ def test_a_backlog_that_grows_without_end_is_given_up(
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", silent_server)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setattr(weights_and_biases, "MOST_WAITING", 50)
+    monkeypatch.setattr(weights_and_biases, "MAX_WAITING", 50)
     config = tiny(tmp_path, wandb__mode=WandbMode.online)
-    standing: Any = SimpleNamespace(step=0, folder=RunFolder.of(config), ranks=SimpleNamespace(is_main=True))
+    standing: Any = SimpleNamespace(step=0, folder=RunFolder.of(config))
     callback = WeightsAndBiases(config)
     callback.on_start(cast(Trainer, standing))
     for step in range(1, 200):
         callback.on_metrics(cast(Trainer, standing), {"step": step, "train/loss": 2.0})
-    callback.on_stop(cast(Trainer, standing), "finished")
+    callback.on_stop(cast(Trainer, standing), Stop(StopReason.finished))
     assert ["it is 50 rows behind" in record.getMessage() for record in caplog.records].count(True) == 1

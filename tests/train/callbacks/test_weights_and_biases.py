@@ -17,8 +17,9 @@ from tests.train.callbacks.wandb_files import OfflineRun, finished_runs
 from tests.train.conftest import NUM_STEPS, STOP_STEP, Runs
 from tests.train.tiny import VOCAB_SIZE, tiny
 from train.callbacks import weights_and_biases
+from train.callbacks.config import WandbMode
 from train.callbacks.weights_and_biases import WeightsAndBiases, main, run_id
-from train.config import WandbMode
+from train.errors import Stop, StopReason
 from train.run_folder import RunFolder
 from train.watch.alert import Alert
 from train.watch.probe_texts import PROBE_TEXTS
@@ -46,8 +47,8 @@ def image(run: OfflineRun, step: int, name: str) -> np.ndarray:
     return np.asarray(Image.open(run.media / row[name]["path"]))
 
 
-def test_a_resumed_run_is_one_wandb_run_with_every_row_at_its_step(runs: Runs) -> None:
-    folder = RunFolder(runs.root / "runs" / "wandb-stopped")
+def test_a_resumed_run_is_one_wandb_run_with_every_row_at_its_step(stages: Runs) -> None:
+    folder = stages.folder("wandb-stopped")
     first, second = finished_runs(folder.wandb)
     assert first.run_id == second.run_id == (folder.wandb / "run_id").read_text()
     assert [row["_step"] for row in first.rows] == list(range(STOP_STEP + 1))  # texts are probed before the first
@@ -57,41 +58,40 @@ def test_a_resumed_run_is_one_wandb_run_with_every_row_at_its_step(runs: Runs) -
     assert "positions_range/layer_02_max" in first.rows[1]
 
 
-def test_pictures_of_statistics_and_texts_are_in_the_files(runs: Runs) -> None:
-    folder = RunFolder(runs.root / "runs" / "wandb-stopped")
+def test_pictures_of_statistics_and_texts_are_in_the_files(stages: Runs) -> None:
+    folder = stages.folder("wandb-stopped")
     first, second = finished_runs(folder.wandb)
     for name in PICTURED:
         assert image(first, 1, f"positions_pictures/{name}").std() > 10, name
     for text in PROBE_TEXTS:
         fresh, last = image(first, 0, f"probes/{text}"), image(second, NUM_STEPS, f"probes/{text}")
         assert fresh.std() > 10 and fresh.shape == last.shape and (fresh != last).any(), text
-    assert sum(any(name.startswith("probes/") for name in row) for row in [*first.rows, *second.rows]) == 5
+    assert sum(any(name.startswith("probes/") for name in row) for row in [*first.rows, *second.rows]) == 6
     histogram = first.rows[1]["positions_std/heads"]
     assert histogram["_type"] == "histogram" and sum(histogram["values"]) == 4  # two layers of two heads
 
 
-def test_a_step_without_a_probe_asks_the_file_system_for_none(tmp_path: Path) -> None:
-    config = tiny(tmp_path, position_watch__probe_interval=3, max_steps=8)
-    asked: list[int] = []
-
-    def probe(step: int) -> Path:
-        asked.append(step)
-        return tmp_path / "x"
-
-    callback, folder = WeightsAndBiases(config), SimpleNamespace(probe=probe)
-    for step in range(1, 9):
-        trainer: Any = SimpleNamespace(step=step, folder=folder)
-        callback.on_step_end(trainer)
-    assert asked == [3, 6, 8]
+def test_probes_of_an_alert_and_of_a_stop_reach_wandb(stages: Runs, tmp_path: Path) -> None:
+    probe = stages.folder("wandb-stopped").probe(0)
+    callback = WeightsAndBiases(tiny(tmp_path, wandb__mode=WandbMode.offline))
+    trainer: Any = SimpleNamespace(folder=RunFolder(tmp_path / "run"), step=0)
+    callback.on_probe(trainer, probe)  # before the thread starts: PositionProbes starts first
+    callback.on_start(trainer)
+    for trainer.step in (5, 7):  # steps at which no probe is due
+        callback.on_probe(trainer, probe)
+    callback.on_stop(trainer, Stop(StopReason.signal, "SIGTERM"))
+    name = f"probes/{next(iter(PROBE_TEXTS))}"
+    [run] = finished_runs(trainer.folder.wandb)
+    assert [row["_step"] for row in run.rows if name in row] == [0, 5, 7]
 
 
 def test_alerts_are_in_the_files(tmp_path: Path) -> None:
     callback, found = WeightsAndBiases(tiny(tmp_path, wandb__mode=WandbMode.offline)), "layer 1 head 0 has collapsed"
-    trainer: Any = SimpleNamespace(ranks=SimpleNamespace(is_main=True), folder=RunFolder(tmp_path / "run"), step=4)
+    trainer: Any = SimpleNamespace(folder=RunFolder(tmp_path / "run"), step=4)
     callback.on_start(trainer)
     for event in ("alert", "recovery"):
         callback.on_alert(trainer, Alert(event, "collapse", "layer 1 head 0", 2, found))
-    callback.on_stop(trainer, "finished")
+    callback.on_stop(trainer, Stop(StopReason.finished))
     [run] = finished_runs(trainer.folder.wandb)
     assert run.alerts == [("alert: collapse", found, "WARN"), ("recovery: collapse", found, "INFO")]
 
@@ -100,11 +100,11 @@ def test_alerts_that_a_killed_run_finds_again_are_not_sent_again(tmp_path: Path)
     folder = RunFolder(tmp_path / "run")
     for steps in ([4, 5], [4, 5, 6]):
         callback = WeightsAndBiases(tiny(tmp_path, wandb__mode=WandbMode.offline))
-        trainer: Any = SimpleNamespace(ranks=SimpleNamespace(is_main=True), folder=folder, step=2)
+        trainer: Any = SimpleNamespace(folder=folder, step=2)
         callback.on_start(trainer)
         for trainer.step in steps:
             callback.on_alert(trainer, Alert("alert", "collapse", "layer 1 head 0", 2, f"found at {trainer.step}"))
-        callback.on_stop(trainer, "finished")
+        callback.on_stop(trainer, Stop(StopReason.finished))
     sent = [text for run in finished_runs(folder.wandb) for _, text, _ in run.alerts]
     assert sent == ["found at 4", "found at 5", "found at 6"]
 
@@ -118,26 +118,26 @@ def test_trouble_with_wandb_ends_its_part_and_nothing_else(
 
     monkeypatch.setattr(weights_and_biases, "open_run", lambda *arguments: BrokenRun())
     callback = WeightsAndBiases(tiny(tmp_path, wandb__mode=WandbMode.offline))
-    trainer: Any = SimpleNamespace(step=1, folder=RunFolder(tmp_path), ranks=SimpleNamespace(is_main=True))
+    trainer: Any = SimpleNamespace(step=1, folder=RunFolder(tmp_path))
     callback.on_start(trainer)
     callback.on_metrics(trainer, {"step": 1, "train/loss": 2.0})
     callback.on_metrics(trainer, {"step": 2, "train/loss": 2.0})
-    callback.on_stop(trainer, "finished")
+    callback.on_stop(trainer, Stop(StopReason.finished))
     [message] = [record.message for record in caplog.records]
     assert message.startswith("W&B is not available (no space left): going on without it")
 
 
-def test_wandb_knows_the_whole_config(runs: Runs) -> None:
-    [first, _] = finished_runs(runs.root / "runs" / "wandb-stopped" / "wandb")
+def test_wandb_knows_the_whole_config(stages: Runs) -> None:
+    [first, _] = finished_runs(stages.folder("wandb-stopped").wandb)
     assert first.config["model"]["vocab_size"] == VOCAB_SIZE
     assert first.config["engine"]["precision"] == "fp32"
     assert first.config["positions"] | {"scheme": "repo", "start_layer": 1} == first.config["positions"]
 
 
 def test_a_wandb_run_can_be_rebuilt_from_the_metrics(
-    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    crashes: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = RunFolder(shutil.copytree(runs.root / "runs" / "crashed", tmp_path / "crashed"))
+    folder = RunFolder(shutil.copytree(crashes.folder("crashed").path, tmp_path / "crashed"))
     monkeypatch.setattr(sys, "argv", ["weights_and_biases", str(folder.path)])
     main()
     [run] = finished_runs(folder.wandb)

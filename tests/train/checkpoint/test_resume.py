@@ -19,10 +19,11 @@ from common.json_lines import read_json_lines
 from tests.distributed import run_ranks
 from tests.train.conftest import NUM_STEPS, Runs, flip_a_bit
 from tests.train.probe import events, metrics
-from train.checkpoint import Checkpoint, Layout, Start, choose_start, find_checkpoint, manifest
+from train.checkpoint import manifest
 from train.checkpoint.generators import seed_generators_anew
 from train.checkpoint.manifest import _digest_of, digest_file
-from train.checkpoint.store import corrupt_folders, drop_old
+from train.checkpoint.resume import Start, choose_start, find_checkpoint
+from train.checkpoint.store import Checkpoint, Layout, corrupt_folders, drop_old
 from train.distributed import Ranks
 from train.errors import TrainError
 from train.run_folder import RunFolder
@@ -31,9 +32,9 @@ OWN = Checkpoint(Path("own"), 7, Layout(2, 2, "fp32", decay_embeddings=False, de
 
 
 @pytest.fixture
-def folder(runs: Runs, tmp_path: Path) -> RunFolder:
+def folder(crashes: Runs, tmp_path: Path) -> RunFolder:
     """A run of two ranks with checkpoints of steps 6 and 8, to be damaged."""
-    return RunFolder(shutil.copytree(runs.root / "runs" / "crashed", tmp_path / "run"))
+    return RunFolder(shutil.copytree(crashes.folder("crashed").path, tmp_path / "run"))
 
 
 @pytest.fixture
@@ -247,7 +248,7 @@ def test_where_all_are_damaged_nothing_is_begun_anew_unless_they_are_deleted(fol
     for damaged in folder.checkpoints.glob("step-*"):
         lose_file(damaged)
     for _ in range(2):  # nor at the second start, when nothing has the name of a checkpoint any more
-        with pytest.raises(TrainError, match=r"no checkpoint of .* is whole, and 2 damaged: bring one back") as caught:
+        with pytest.raises(TrainError, match=r"no checkpoint of .* is whole, and 2 damaged: restore one") as caught:
             find_checkpoint(folder, Ranks())
         assert "\n" not in str(caught.value)
     shutil.rmtree(folder.checkpoints)
@@ -272,24 +273,24 @@ def test_what_kills_leave_and_people_put_there_is_no_checkpoint(folder: RunFolde
     assert not list(folder.checkpoints.glob("corrupt-*"))
 
 
-def test_a_run_goes_back_behind_a_flipped_bit_and_does_the_lost_steps_again(runs: Runs) -> None:
-    for rank in runs.later:
-        assert rank["damaged"].reason == "finished"
-        assert len(rank["damaged"].rows) == NUM_STEPS - 6
-    assert metrics(runs.root, "damaged") == metrics(runs.root, "zero2-fp32")
-    folder = RunFolder(runs.root / "runs" / "damaged")
+def test_a_run_goes_back_behind_a_flipped_bit_and_does_the_lost_steps_again(crashes: Runs, stages: Runs) -> None:
+    for rank in crashes.outcomes["damaged"]:
+        assert rank.reason == "finished"
+        assert len(rank.rows) == NUM_STEPS - 6
+    assert metrics(crashes.root, "damaged") == metrics(stages.root, "zero2-fp32")
+    folder = crashes.folder("damaged")
     [alert] = [event for event in read_json_lines(folder.events) if event["event"] == "alert"][:1]
     assert alert["damage"] == "zero_pp_rank_1_mp_rank_00_optim_states.pt is altered"
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_stops_on_every_rank(runs: Runs) -> None:
-    for rank in runs.later:
-        assert rank["damaged/again"].reason.startswith("no checkpoint of ")
-        assert rank["damaged/again"].rows == []
+def test_a_run_whose_checkpoints_are_all_damaged_stops_on_every_rank(crashes: Runs) -> None:
+    for rank in crashes.outcomes["damaged/again"]:
+        assert rank.reason.startswith("no checkpoint of ")
+        assert rank.rows == []
 
 
-def test_a_run_that_goes_on_says_what_has_changed(runs: Runs) -> None:
-    changes = [event for event in events(runs.root, "travelled-fp32") if event["event"] == "changes"]
+def test_a_run_that_goes_on_says_what_has_changed(routes: Runs) -> None:
+    changes = [event for event in events(routes.root, "travelled-fp32") if event["event"] == "changes"]
     assert [event["step"] for event in changes] == [2, 4, 6, 7]
     assert changes[0]["changes"]["ranks"] == [2, 1]
     assert changes[0]["changes"]["micro_batch_size"] == [2, 4]

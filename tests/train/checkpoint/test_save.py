@@ -14,10 +14,10 @@ from tests.distributed import run_ranks
 from tests.train.conftest import Runs
 from tests.train.probe import events, metrics
 from tests.train.tiny import tiny
-from train.checkpoint import Layout, Saver, newest_checkpoint, read_checkpoint
-from train.checkpoint.save import Writer
+from train.checkpoint.save import Saver, Writer
+from train.checkpoint.store import Layout, newest_checkpoint, read_checkpoint
 from train.distributed import Ranks
-from train.engine import Engine
+from train.engine.build import build_engine
 from train.errors import SaveError
 
 LIMIT = 20_000  # bytes that a file of the second rank may have
@@ -28,7 +28,7 @@ UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 class Saves:
     """What one rank saw."""
 
-    complaints: list[str]
+    problems: list[str]
     after_failure: list[str]
     while_pending: list[int]  # the newest step of all that there is
     folders: list[str]
@@ -41,7 +41,7 @@ def entries(root: Path) -> list[str]:
 def save_and_fail(ranks: Ranks, root: Path) -> Saves:
     """Step 1 is saved; step 2 fails on one rank, at once and behind the training; steps 3 and 4 are saved."""
     config = tiny(root, engine__zero_stage=1)
-    engine = Engine(config, ranks, random_weights(config.model, config.positions, config.seed))
+    engine = build_engine(config, ranks, random_weights(config.model, config.positions, config.seed))
     layout = Layout.of(config, ranks.world_size, engine.precision)
     saves = Saves([], [], [], [])
     for background in (False, True):
@@ -59,7 +59,7 @@ def save_and_fail(ranks: Ranks, root: Path) -> Saves:
         with pytest.raises(SaveError) as caught:
             save(2)
         resource.setrlimit(resource.RLIMIT_FSIZE, UNLIMITED)
-        saves.complaints.append(str(caught.value))
+        saves.problems.append(str(caught.value))
         saves.after_failure += entries(root / "checkpoints")
         saves.folders.append(str(save(3)))
     saver.begin(4, engine, {"step": 4})
@@ -79,9 +79,9 @@ def saves(tmp_path_factory: pytest.TempPathFactory) -> list[Saves]:
 
 def test_a_full_disk_on_one_rank_is_the_same_error_on_all(saves: list[Saves]) -> None:
     for rank in saves:
-        for complaint in rank.complaints:
-            assert complaint.startswith("the checkpoint of step 2 could not be written (rank 1, ")
-            assert os.strerror(errno.EFBIG) in complaint and "\n" not in complaint
+        for problem in rank.problems:
+            assert problem.startswith("the checkpoint of step 2 could not be written (rank 1, ")
+            assert os.strerror(errno.EFBIG) in problem and "\n" not in problem
 
 
 def test_a_failed_save_leaves_nothing_and_the_checkpoints_before_it(saves: list[Saves]) -> None:
@@ -90,8 +90,8 @@ def test_a_failed_save_leaves_nothing_and_the_checkpoints_before_it(saves: list[
 
 
 def test_a_failed_save_says_how_much_room_it_takes(saves: list[Saves]) -> None:
-    for complaint in saves[1].complaints:
-        assert re.search(r"make room \(the last one has \d+\.\d+ GB, \d+\.\d+ GB are free, \d+ are kept\)", complaint)
+    for problem in saves[1].problems:
+        assert re.search(r"make room \(the last one has \d+\.\d+ GB, \d+\.\d+ GB are free, \d+ are kept\)", problem)
 
 
 class TooLarge:
@@ -118,10 +118,10 @@ def test_a_kill_before_a_pending_save_is_finished_would_leave_the_one_before_it(
     assert [rank.while_pending for rank in saves] == [[3], [3]]
 
 
-def test_saving_behind_the_training_writes_the_same_files(runs: Runs) -> None:
-    assert runs.two[0]["behind"].reason == "finished"
-    assert metrics(runs.root, "behind") == metrics(runs.root, "zero2-fp32")
-    at_once, behind = (newest_checkpoint(runs.root / "runs" / name / "checkpoints") for name in ("crashed", "behind"))
+def test_saving_behind_the_training_writes_the_same_files(crashes: Runs, stages: Runs) -> None:
+    assert crashes.outcomes["behind"][0].reason == "finished"
+    assert metrics(crashes.root, "behind") == metrics(stages.root, "zero2-fp32")
+    at_once, behind = (newest_checkpoint(crashes.folder(name).checkpoints) for name in ("crashed", "behind"))
     assert at_once is not None and behind is not None and behind.step == 8
     digests = [
         {name: record.digest for name, record in checkpoint.files.items() if name.endswith("optim_states.pt")}
@@ -130,10 +130,10 @@ def test_saving_behind_the_training_writes_the_same_files(runs: Runs) -> None:
     assert digests[0] == digests[1] and len(digests[0]) == 2
 
 
-def test_saving_behind_the_training_publishes_every_save_with_its_own_step(runs: Runs) -> None:
-    saved = [event for event in events(runs.root, "behind") if event["event"] == "checkpoint"]
+def test_saving_behind_the_training_publishes_every_save_with_its_own_step(crashes: Runs) -> None:
+    saved = [event for event in events(crashes.root, "behind") if event["event"] == "checkpoint"]
     assert [event["step"] for event in saved] == [2, 4, 6, 8]
     for event in saved[-2:]:
-        folder = runs.root / "runs" / "behind" / "checkpoints" / event["folder"]
+        folder = crashes.folder("behind").checkpoints / event["folder"]
         state = read_checkpoint(folder).trainer_state()
         assert state["step"] == event["step"] and state["callbacks"]["probe"]["steps"] == event["step"]

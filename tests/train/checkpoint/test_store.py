@@ -16,13 +16,13 @@ from train.checkpoint.manifest import find_damage
 from train.checkpoint.store import (
     Layout,
     checkpoint_folders,
+    complete_publication,
     drop_old,
     kept_steps,
     newest_checkpoint,
     publish,
     read_checkpoint,
     remove,
-    settle,
 )
 
 CHANGING = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "open"}  # audited by Python itself
@@ -50,9 +50,9 @@ def killed_at(number: int, work: Callable[[], object]) -> bool:
 
 
 @pytest.fixture
-def root(runs: Runs, tmp_path: Path) -> Path:
+def root(crashes: Runs, tmp_path: Path) -> Path:
     """Whole checkpoints of steps 6 and 8."""
-    return Path(shutil.copytree(runs.root / "runs" / "crashed" / "checkpoints", tmp_path / "checkpoints"))
+    return Path(shutil.copytree(crashes.folder("crashed").checkpoints, tmp_path / "checkpoints"))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_kill_while_publishing_leaves_the_old_or_the_new_checkpoint(root: Path
 
     def save() -> None:
         publish(root, part, 10, Layout(2, 2, "fp32", decay_embeddings=False, decay_norms=True), files)
-        settle(root / "step-0000010", keep=2, keep_every=None)
+        complete_publication(root / "step-0000010", keep=2, keep_every=None)
 
     newest, number = [], 1
     while killed_at(number, save):
@@ -127,7 +127,7 @@ def test_what_fails_after_the_publication_is_a_warning(
     else:
         monkeypatch.setattr(shutil, "rmtree", lambda *arguments, **options: None)
         (root / ".old-step-0000006" / "stuck").mkdir(parents=True)
-    settle(root / "step-0000008", keep=1, keep_every=None)
+    complete_publication(root / "step-0000008", keep=1, keep_every=None)
     [record] = caplog.records
     assert "step-0000008 is saved, but could not be " in record.message and "\n" not in record.message
     assert [folder.name for folder in checkpoint_folders(root)] == ["step-0000008", "step-0000006"][
@@ -135,16 +135,16 @@ def test_what_fails_after_the_publication_is_a_warning(
     ]
 
 
-def test_the_newest_are_kept_and_latest_names_the_last(runs: Runs) -> None:
-    checkpoints = runs.root / "runs" / "crashed" / "checkpoints"
+def test_the_newest_are_kept_and_latest_names_the_last(crashes: Runs) -> None:
+    checkpoints = crashes.folder("crashed").checkpoints
     assert {path.name for path in checkpoints.iterdir() if path.is_dir()} == {"step-0000006", "step-0000008"}
     assert (checkpoints / "latest").read_text() == "step-0000008\n"
     assert newest_checkpoint(checkpoints / "nowhere") is None
 
 
-def test_the_manifest_lists_every_file_and_who_wrote_them(runs: Runs) -> None:
+def test_the_manifest_lists_every_file_and_who_wrote_them(stages: Runs) -> None:
     for name, stage, precision in (("zero1-bf16", 1, "bf16"), ("zero3-fp32", 3, "fp32")):
-        [folder] = (runs.root / "runs" / name / "checkpoints").glob("step-*")
+        [folder] = stages.folder(name).checkpoints.glob("step-*")
         manifest = json.loads((folder / "manifest.json").read_text())
         assert set(manifest["files"]) | {"manifest.json"} == {path.name for path in folder.iterdir()}
         assert manifest["files"]["rng-rank-00001.pt"]["rank"] == 1
@@ -154,7 +154,7 @@ def test_the_manifest_lists_every_file_and_who_wrote_them(runs: Runs) -> None:
         assert checkpoint.trainer_state()["tokens"] == 8 * 8 * 48
 
 
-def test_deepspeeds_own_tools_read_our_checkpoints(runs: Runs) -> None:
-    root = runs.root / "runs" / "zero2-bf16" / "checkpoints"
+def test_deepspeeds_own_tools_read_our_checkpoints(stages: Runs) -> None:
+    root = stages.folder("zero2-bf16").checkpoints
     weights = get_fp32_state_dict_from_zero_checkpoint(str(root), tag=(root / "latest").read_text().strip())
     assert "layers.1.positions.gate.weight" in weights

@@ -13,10 +13,10 @@ from tests.train.checkpoint.test_store import killed_at
 from tests.train.conftest import NUM_STEPS, ROUTES, Runs, flip_a_bit
 from tests.train.probe import metrics
 from tests.train.tiny import tiny
-from train.checkpoint import Checkpoint, read_checkpoint
 from train.checkpoint.manifest import find_damage, read_manifest
+from train.checkpoint.store import Checkpoint, read_checkpoint
 from train.checkpoint.universal import is_universal, make_universal, open_universal
-from train.engine import MOMENTS
+from train.engine.engine import MOMENTS
 from train.errors import TrainError
 
 STRAIGHT = {"travelled-fp32": "zero1-fp32", "travelled-bf16": "zero2-bf16"}
@@ -25,7 +25,7 @@ NOISE = {"travelled-fp32": 5e-6, "travelled-bf16": 5e-3}
 
 def last(runs: Runs, name: str, to: Path) -> Checkpoint:
     """A copy of a run's last checkpoint."""
-    folder = runs.root / "runs" / name / "checkpoints" / f"step-{NUM_STEPS:07d}"
+    folder = runs.folder(name).checkpoints / f"step-{NUM_STEPS:07d}"
     return read_checkpoint(Path(shutil.copytree(folder, to / name / folder.name)))
 
 
@@ -43,8 +43,8 @@ def tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_a_route_over_ranks_and_stages_is_the_straight_run(runs: Runs, route: str) -> None:
-    there, straight = metrics(runs.root, route), metrics(runs.root, STRAIGHT[route])
+def test_a_route_over_ranks_and_stages_is_the_straight_run(routes: Runs, stages: Runs, route: str) -> None:
+    there, straight = metrics(routes.root, route), metrics(stages.root, STRAIGHT[route])
     assert [row["step"] for row in there] == list(range(1, NUM_STEPS + 1))
     for row, expected in zip(there, straight, strict=True):
         assert row["tokens"] == expected["tokens"]
@@ -52,21 +52,19 @@ def test_a_route_over_ranks_and_stages_is_the_straight_run(runs: Runs, route: st
             assert row[name] == pytest.approx(expected[name], abs=NOISE[route])
 
 
-def test_a_route_reads_the_same_rows_and_keeps_the_callbacks_state(runs: Runs) -> None:
+def test_a_route_reads_the_same_rows_and_keeps_the_callbacks_state(routes: Runs, stages: Runs) -> None:
     for name, legs in ROUTES.items():
         for world_size, step, *_ in legs:
-            ranks = [runs.one] if world_size == 1 else runs.two if step <= 2 else runs.later
-            for outcome in (rank[f"{name}/{step}"] for rank in ranks):
-                assert outcome.reason == "finished"
-                assert outcome.steps == step
-    expected = [row for rank in runs.two for row in rank["zero1-fp32"].rows[NUM_STEPS - 1]]
-    assert [list(row) for rank in runs.later for row in rank["travelled-fp32/8"].rows[0]] == [
-        list(row) for row in expected
-    ]
+            outcomes = routes.outcomes[f"{name}/{step}"]
+            assert len(outcomes) == world_size
+            assert {(outcome.reason, outcome.steps) for outcome in outcomes} == {("finished", step)}
+    expected = [row for rank in stages.outcomes["zero1-fp32"] for row in rank.rows[NUM_STEPS - 1]]
+    found = [row for rank in routes.outcomes["travelled-fp32/8"] for row in rank.rows[0]]
+    assert [list(row) for row in found] == [list(row) for row in expected]
 
 
-def test_a_route_ends_with_the_optimizer_state_of_the_straight_run(runs: Runs, tmp_path: Path) -> None:
-    there, straight = (last(runs, name, tmp_path) for name in ("travelled-fp32", "zero1-fp32"))
+def test_a_route_ends_with_the_optimizer_state_of_the_straight_run(routes: Runs, stages: Runs, tmp_path: Path) -> None:
+    there, straight = last(routes, "travelled-fp32", tmp_path), last(stages, "zero1-fp32", tmp_path)
     found, expected = tensors(there), tensors(straight)
     assert len(found) == 3 * 42
     for name, value in expected.items():
@@ -76,17 +74,17 @@ def test_a_route_ends_with_the_optimizer_state_of_the_straight_run(runs: Runs, t
 
 
 @pytest.mark.parametrize("name", ["zero0", "zero1-bf16", "zero2-fp32", "zero3-bf16"])
-def test_the_universal_form_holds_the_state_of_every_stage(runs: Runs, tmp_path: Path, name: str) -> None:
-    checkpoint = last(runs, name, tmp_path)
+def test_the_universal_form_holds_the_state_of_every_stage(stages: Runs, tmp_path: Path, name: str) -> None:
+    checkpoint = last(stages, name, tmp_path)
     found = tensors(checkpoint)
     assert all(value.dtype == torch.float32 and value.isfinite().all() for value in found.values())
-    expected = tensors(last(runs, "zero1-fp32", tmp_path))
+    expected = tensors(last(stages, "zero1-fp32", tmp_path))
     for key, value in expected.items():
         assert (found[key] - value).norm() / value.norm() < (0.1 if name.endswith("bf16") else 1e-3), key
 
 
-def test_a_kill_while_converting_is_made_good_by_the_next_start(runs: Runs, tmp_path: Path) -> None:
-    checkpoint = last(runs, "zero2-fp32", tmp_path)
+def test_a_kill_while_converting_is_made_good_by_the_next_start(stages: Runs, tmp_path: Path) -> None:
+    checkpoint = last(stages, "zero2-fp32", tmp_path)
     for number in (3, 60, 300, 650, 900):
         assert killed_at(number, lambda: make_universal(checkpoint))
         assert not is_universal(checkpoint)
@@ -97,8 +95,8 @@ def test_a_kill_while_converting_is_made_good_by_the_next_start(runs: Runs, tmp_
     assert fields["num_updates"] == NUM_STEPS and len(files) >= 3 * 42
 
 
-def test_a_conversion_is_reused_and_a_damaged_one_made_again(runs: Runs, tmp_path: Path) -> None:
-    checkpoint = last(runs, "zero3-fp32", tmp_path)
+def test_a_conversion_is_reused_and_a_damaged_one_made_again(stages: Runs, tmp_path: Path) -> None:
+    checkpoint = last(stages, "zero3-fp32", tmp_path)
     make_universal(checkpoint)
     assert is_universal(checkpoint)
     flip_a_bit(checkpoint.folder / "universal" / "zero" / "lm_head.weight" / "exp_avg.pt")
@@ -106,21 +104,21 @@ def test_a_conversion_is_reused_and_a_damaged_one_made_again(runs: Runs, tmp_pat
     assert not (checkpoint.folder / "universal").exists()
 
 
-def test_a_checkpoint_without_an_update_is_not_converted(runs: Runs, tmp_path: Path) -> None:
-    folder = next((runs.root / "runs" / "skipped" / "checkpoints").glob("step-*"))
+def test_a_checkpoint_without_an_update_is_not_converted(refusals: Runs, tmp_path: Path) -> None:
+    folder = next(refusals.folder("skipped").checkpoints.glob("step-*"))
     checkpoint = read_checkpoint(Path(shutil.copytree(folder, tmp_path / folder.name)))
     with pytest.raises(TrainError, match="holds no update, as all so far were skipped"):
         make_universal(checkpoint)
     assert not is_universal(checkpoint)
 
 
-def test_a_conversion_that_does_not_fit_on_the_disk_is_one_line(runs: Runs, tmp_path: Path) -> None:
-    checkpoint = last(runs, "zero1-fp32", tmp_path)
+def test_a_conversion_that_does_not_fit_on_the_disk_is_one_line(stages: Runs, tmp_path: Path) -> None:
+    checkpoint = last(stages, "zero1-fp32", tmp_path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))  # a file that cannot grow stands for a full disk
     try:
         with pytest.raises(
-            TrainError, match=r"could not be converted .*: make room for 24 bytes a parameter"
+            TrainError, match=r"could not be converted .*: make room for 24 bytes per parameter"
         ) as caught:
             make_universal(checkpoint)
     finally:

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.positions import LearnedPositions
+from model.positions.module import Positions
 from train.callbacks.callback import Callback
-from train.engine import Engine
+from train.engine.engine import Engine
 from train.trainer import Trainer
 
-Damage = Callable[[Engine, LearnedPositions], None]
+Damage = Callable[[Engine, Positions], None]
 
 
 class Breaking(Callback):
@@ -33,7 +33,7 @@ def scale_final(factor: float, head: int | None = None) -> Damage:
     """Multiply W_z, or its row of one head, and its master under ZeRO 1 or 2."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
 
-    def damage(engine: Engine, module: LearnedPositions) -> None:
+    def damage(engine: Engine, module: Positions) -> None:
         weight = module.final.weight
         rows = torch.ones_like(weight)
         rows[slice(None) if head is None else head] = factor
@@ -43,11 +43,11 @@ def scale_final(factor: float, head: int | None = None) -> Damage:
     return damage
 
 
-def once(register: Callable[[LearnedPositions], Any]) -> Damage:
+def once(register: Callable[[Positions], Any]) -> Damage:
     """Hook a module the first time."""
     hooked: set[int] = set()
 
-    def damage(engine: Engine, module: LearnedPositions) -> None:
+    def damage(engine: Engine, module: Positions) -> None:
         if id(module) not in hooked:
             hooked.add(id(module))
             register(module)
@@ -60,13 +60,13 @@ def detach_output(module: Any) -> None:
     module.register_forward_hook(lambda _, __, output: output.detach())
 
 
-def zero_gradients(module: LearnedPositions) -> None:
+def zero_gradients(module: Positions) -> None:
     """The maps get gradients of zero."""
     for parameter in module.parameters():
         parameter.register_hook(torch.zeros_like)
 
 
-def force_index(module: LearnedPositions) -> None:
+def force_index(module: Positions) -> None:
     """Positions become the token index, with and without a gradient that goes on to the maps."""
 
     def index(_: Any, __: Any, z_bth: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def force_index(module: LearnedPositions) -> None:
     module.register_forward_hook(index)
 
 
-def replace_by_index(module: LearnedPositions) -> None:
+def replace_by_index(module: Positions) -> None:
     """The same without the gradient."""
     force_index(module)
     detach_output(module)

@@ -11,8 +11,7 @@ from unittest import mock
 
 import pytest
 
-from model.config import PositionsConfig, Scheme
-from report.run_folder import FINISHED
+from model.config import PositionsConfig
 from tests.distributed import freeze_modules, run_ranks
 from tests.train.probe import CrashError, Outcome, Probe, events, metrics
 from tests.train.tiny import tiny, write_tokens
@@ -26,11 +25,11 @@ from tests.train.watch.failing import (
     zero_gradients,
 )
 from train.__main__ import train
-from train.config import AlertPolicy, RunConfig
+from train.config import RunConfig
 from train.distributed import Ranks
 from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED
-from train.run_folder import ALERTED
 from train.watch import detectors
+from train.watch.config import AlertPolicy
 
 NUM_STEPS, BREAKS, INTERVAL = 24, 9, 2
 LENGTHS = {"max_steps": NUM_STEPS, "position_watch__interval": INTERVAL}
@@ -72,7 +71,7 @@ UNTAUGHT: dict[str, tuple[str, dict[str, Any]]] = {  # name -> kind, what is wro
     ),
 }
 BLIND = {"sequence_length": 12, "max_steps": 4}
-UNWATCHED = {"rope": Scheme.rope, "nope": Scheme.nope}
+UNWATCHED = {"rope": "rope", "nope": "nope"}
 
 
 def configured(root: Path, name: str, **changes: Any) -> RunConfig:
@@ -232,4 +231,4 @@ def test_an_alert_stops_the_run_where_that_is_the_policy_and_only_once(two: Any,
     first = [("start", 0), ("alert", 12), ("checkpoint", 12), ("stop", 12)]
     again = [("resume", 12), ("checkpoint", 16), ("stop", 16)]
     assert [(event["event"], event["step"]) for event in events(root, "stop")] == first + again
-    assert [event["reason"] for event in events(root, "stop") if event["event"] == "stop"] == [ALERTED, FINISHED]
+    assert [event["reason"] for event in events(root, "stop") if event["event"] == "stop"] == ["alert", "finished"]

@@ -14,7 +14,7 @@ from model.transformer import Olmo2
 from model.weights import initialise, random_weights
 from report.metrics import GRADIENT_RESIDUAL, STATISTICS, signals
 from tests.distributed import freeze_modules, run_ranks
-from tests.train.test_engine import (
+from tests.train.engine.reference import (
     BF16_NOISE,
     CASES,
     RATES,
@@ -27,9 +27,11 @@ from tests.train.test_engine import (
 )
 from tests.train.tiny import LENGTH
 from tests.train.watch.definitions import plain
-from train.config import Precision, RunConfig
+from train.config import RunConfig
 from train.distributed import Ranks
-from train.engine import Engine, MicroBatch
+from train.engine.build import build_engine
+from train.engine.config import Precision
+from train.engine.engine import MicroBatch
 from train.watch import meter
 from train.watch.meter import Meter
 from train.watch.reading import Reading
@@ -41,6 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "checkpointing": {"activation_checkpointing": True},
     "documents": {"cuts": CUTS},
     "filtered": {"filtered_rows": True},
+    "evaluating": {"evaluating": True},
 }
 
 
@@ -50,21 +53,25 @@ def read(
     activation_checkpointing: bool = False,
     cuts: list[list[int]] | None = None,
     filtered_rows: bool = False,
+    evaluating: bool = False,
 ) -> Reading:
     """The reading of one update on the global batch of step 0, micro-batches of two rows."""
     config.model.activation_checkpointing = activation_checkpointing
-    engine = Engine(config, ranks, random_weights(config.model, config.positions, config.seed))
+    engine = build_engine(config, ranks, random_weights(config.model, config.positions, config.seed))
     tokens, labels = batch(0)
     share = len(tokens) // ranks.world_size
     reader = Meter(engine, filtered_rows)
     for first in range(ranks.rank * share, (ranks.rank + 1) * share, 2):
         documents = None if cuts is None else Documents.from_boundaries(cuts)
         rows = slice(first, first + 2)
+        if evaluating:
+            engine.evaluate(MicroBatch(tokens[:1], tokens[:1], documents))
+            engine.forward_only(tokens[:1])
         engine.accumulate(MicroBatch(tokens[rows], labels[rows], documents), num_valid(0))
     reader.gradients_are_there()
     update = engine.update(*RATES[0])
     reading = reader.finish(1, update.grad_norm, ranks.world_size)
-    hooked = [module for module in engine.model.modules() if type(module).__name__ in ("LearnedPositions", "Olmo2")]
+    hooked = [module for module in engine.model.modules() if type(module).__name__ in ("Positions", "Olmo2")]
     left = [hook for module in hooked for hook in module._forward_hooks.values() if "Meter" in repr(hook)]
     assert reading is not None and not left
     engine.close()
@@ -75,7 +82,7 @@ def read(
 def uneven(stage: int) -> RunConfig:
     """One key-value head, and maps of an inner width of five: W_z has five elements, which two ranks cannot halve."""
     config = configured(stage, Precision.fp32)
-    config.model.num_kv_heads, config.positions.hidden_ratio = 1, 6
+    config.model.num_kv_heads, config.positions.hidden_divisor = 1, 6
     return config
 
 
@@ -180,6 +187,10 @@ def test_maps_that_do_not_divide_over_the_ranks_are_read_whole(two: Any, stage: 
 def test_what_checkpointing_recomputes_is_not_counted_again(one: Any) -> None:
     assert one["checkpointing"].heads == one["plain"].heads
     assert one["checkpointing"].signals[2] == pytest.approx(one["plain"].signals[2], rel=1e-6)
+
+
+def test_an_evaluation_does_not_enter_a_reading(one: Any) -> None:
+    assert one["evaluating"] == one["plain"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -1,0 +1,75 @@
+"""The bound on the cache folder: files that no stream needs any more are deleted before new ones are written.
+
+Each source says which files it is reading. Nothing is evicted as long as everything fits, so a mix that fits is fetched
+once for all epochs. Evicting is always safe: a file that is needed again is fetched and ingested again.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from stat import S_ISREG
+
+from common.files import is_own_partial
+from data.errors import DataError
+
+GIB = 1 << 30
+
+
+class CacheFullError(DataError):
+    """The cache is full, but only because of files that other processes are writing at the moment."""
+
+
+@dataclass
+class CacheQuota:
+    """A cache folder of at most `max_gib` GiB (None: any size), measured before each piece that is written.
+
+    Processes do not know what others have reserved and not written yet; see `DataConfig.max_cache_gib`.
+    """
+
+    folder: Path
+    max_gib: float | None
+    _in_use: dict[str, tuple[frozenset[Path], ...]] = field(default_factory=dict)
+
+    def mark_in_use(self, source: str, paths: Iterable[Path]) -> None:
+        """Records that a stream of this source reads these files; other streams may still read the two sets before."""
+        paths = frozenset(paths)
+        earlier = [known for known in self._in_use.get(source, ()) if known != paths]
+        self._in_use[source] = (*earlier[-2:], paths)
+
+    def reserve(self, num_bytes: int, *, ahead: bool = False) -> None:
+        """Deletes files, least recently written first, until `num_bytes` more fit.
+
+        For work done `ahead` of need, all files that a stream may still read are kept; otherwise only the latest two
+        sets of each source. Raises DataError when that is not enough, and CacheFullError when it would be enough
+        without the files that others are writing.
+        """
+        if self.max_gib is None:
+            return
+        sets = 3 if ahead else 2
+        in_use = {path for known in list(self._in_use.values()) for paths in known[-sets:] for path in paths}
+        total, others, evictable = num_bytes, 0, []
+        for path in self.folder.rglob("*"):
+            try:
+                stat = path.stat()
+            except FileNotFoundError:  # other processes evict as well
+                continue
+            if not S_ISREG(stat.st_mode):
+                continue
+            total += stat.st_size
+            if path.name.startswith("."):
+                others += 0 if is_own_partial(path) else stat.st_size
+            elif path not in in_use and path.suffix != ".json":
+                evictable.append((stat.st_mtime_ns, stat.st_size, path))
+        bound = int(self.max_gib * GIB)
+        for _, size, path in sorted(evictable):
+            if total <= bound:
+                return
+            path.unlink(missing_ok=True)
+            total -= size
+        if total > bound:
+            full_for_now = total - others <= bound
+            num_needed = total if full_for_now else total - others
+            raise (CacheFullError if full_for_now else DataError)(
+                f"data.max_cache_gib = {self.max_gib:g} cannot hold what the order needs at once in {self.folder}, "
+                f"{num_needed / GIB:.3g} GiB; raise it or lower data.files_per_group"
+            )

@@ -1,0 +1,160 @@
+"""Files of a web server, read from any byte on, with every answer checked.
+
+An answer counts only if it is the range that was asked for, to the byte: status, Content-Range, length and type tell it
+from an error page, a shortened body, and the whole file of a server without ranges. Nothing is decoded on the way.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+import requests
+import urllib3
+
+from data.errors import DataError
+from data.fetch.background import run_all
+from data.fetch.retry import TransientError, retried
+
+CHUNK_BYTES = 1 << 20
+TIMEOUTS = (10.0, 30.0)  # seconds to connect, and between two pieces of an answer
+NUM_CONNECTIONS = 8
+TRANSIENT = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+LEADS_NOWHERE = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+    requests.TooManyRedirects,
+)
+SHA256 = re.compile(r"[0-9a-f]{64}")
+MAX_FILE_BYTES = 1 << 62
+
+
+class WebFolder:
+    """The files below an http(s) prefix; a `data.fetch.remote.Remote`."""
+
+    def __init__(self, root: str, url_of: Callable[[str], str] | None = None, headers: Mapping[str, str] | None = None):
+        """Asks nothing yet. `url_of` gives the address of a file by name, if it is not `root/name`."""
+        self.root = root
+        self._url_of = url_of
+        self._headers = dict(headers or {})
+
+    def listing(self, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Returns size and, if there is one, ETag of the named files; without names, of all in its manifest.json.
+
+        Raises DataError for a file that is not there or is a web page, and for a server without a manifest.
+        """
+        if names is None:
+            return self._manifest()
+        return dict(zip(names, run_all(self._describe, names, NUM_CONNECTIONS), strict=True))
+
+    def read(self, name: str, start: int, num_bytes: int, etag: str | None = None) -> tuple[int, Iterator[bytes]]:
+        """Returns where the answer starts (`start`, or 0 if the server has no ranges), and its bytes up to the end.
+
+        Raises TransientError for what may be better the next time, and DataError for what will not, such as a file that
+        no longer has this `etag`.
+        """
+        url = self.url(name)
+        headers = {"Range": f"bytes={start}-"}
+        if etag and etag.startswith('"'):  # a weak one does not stand for the same bytes
+            headers["If-Range"] = etag
+        response = self._ask("GET", url, headers)
+        found = response.headers.get("ETag")
+        if etag and found and found.removeprefix("W/") != etag.removeprefix("W/"):
+            response.close()
+            raise changed_error(url)
+        kind = response.headers.get("Content-Type", "unknown type")
+        if response.status_code == HTTPStatus.PARTIAL_CONTENT:
+            extent = response.headers.get("Content-Range", "")
+            is_valid = re.fullmatch(rf"bytes {start}-{num_bytes - 1}/({num_bytes}|\*)", extent) is not None
+        else:
+            start = 0
+            extent = f"{response.headers.get('Content-Length', num_bytes)} bytes"
+            is_valid = extent == f"{num_bytes} bytes"
+        if not is_valid or _is_page(response):
+            response.close()
+            raise TransientError(f"{url} answered with {extent} ({kind}) where {num_bytes:,} bytes are expected")
+        return start, _body(response, url)
+
+    def url(self, name: str) -> str:
+        """Returns the address of a file."""
+        return self._url_of(name) if self._url_of else f"{self.root.rstrip('/')}/{quote(name)}"
+
+    def _manifest(self) -> dict[str, dict[str, Any]]:
+        url = self.url("manifest.json")
+        try:
+            content = retried(lambda: b"".join(_body(self._ask("GET", url, {}), url)))
+            return {name: _checked_entry(name, entry) for name, entry in orjson.loads(content)["files"].items()}
+        except (DataError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{self.root} cannot be searched, a web server lists no files and this one has no valid manifest.json "
+                f"({error}); name each file without wildcards"
+            ) from error
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        url = self.url(name)
+        with retried(lambda: self._ask("HEAD", url, {})) as response:
+            headers = response.headers
+        if _is_page(response):
+            raise DataError(f"{url} is a web page, not a data file; correct data.root or the name of the file")
+        length = headers.get("Content-Length", "")
+        if not re.fullmatch("[0-9]{1,18}", length):
+            raise DataError(
+                f"{url} has no stated length to check a download by (Content-Length: {length or 'none'}); fetch it by "
+                "hand to a local data.root"
+            )
+        return {"bytes": int(length), "etag": headers.get("ETag")}
+
+    def _ask(self, method: str, url: str, headers: Mapping[str, str]) -> requests.Response:
+        headers = {**self._headers, "Accept-Encoding": "identity", **headers}
+        try:
+            response = requests.request(
+                method, url, headers=headers, stream=True, timeout=TIMEOUTS, allow_redirects=True
+            )
+        except LEADS_NOWHERE as error:
+            raise DataError(f"{url} leads nowhere ({error}); correct data.root or the name of the file") from error
+        except requests.RequestException as error:
+            raise TransientError(f"{url} cannot be reached ({type(error).__name__})") from error
+        status = response.status_code
+        if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+            return response
+        response.close()
+        answer = f"{url} answered {status} {response.reason}"
+        if status in TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            wish = response.headers.get("Retry-After", "")
+            raise TransientError(answer, float(wish) if wish.isdecimal() else None)
+        raise DataError(f"{answer}; correct data.root, the name of the file, or your access to it")
+
+
+def changed_error(address: str) -> DataError:
+    """Returns the error for a file that is no longer the listed one."""
+    return DataError(
+        f"{address} has changed on the server since it was listed; delete .listing.json in the folder it is fetched to "
+        "(or use a fresh data.cache_dir), and all is fetched as it is now"
+    )
+
+
+def _is_page(response: requests.Response) -> bool:
+    return response.headers.get("Content-Type", "").startswith("text/html")
+
+
+def _checked_entry(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    num_bytes, sha256, etag = entry["bytes"], entry.get("sha256"), entry.get("etag")
+    if type(num_bytes) is not int or not 0 <= num_bytes < MAX_FILE_BYTES:
+        raise ValueError(f"{name!r} has bytes {num_bytes!r}")
+    if sha256 is not None and not (isinstance(sha256, str) and SHA256.fullmatch(sha256)):
+        raise ValueError(f"{name!r} has sha256 {sha256!r}")
+    if etag is not None and not isinstance(etag, str):
+        raise ValueError(f"{name!r} has etag {etag!r}")
+    return entry
+
+
+def _body(response: requests.Response, url: str) -> Iterator[bytes]:
+    try:
+        with response:  # read1: what came before a connection broke is kept
+            while chunk := response.raw.read1(CHUNK_BYTES, decode_content=False):
+                yield chunk
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise TransientError(f"{url} broke off ({type(error).__name__})") from error

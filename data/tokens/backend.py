@@ -1,0 +1,127 @@
+"""The published token files, in the published order, bit for bit.
+
+Rows are numbered through the files in listed order (files.py), and epoch e reads them in the order that numpy's
+PCG64(seed + e) shuffles them into (published.py). Step s of an epoch is rows [s * B, (s + 1) * B) of that order; what
+is left of an epoch after its last whole batch is dropped. Any cursor is reached at once, in any epoch.
+
+Source: OLMo's `IterableDataset`, as the OLMo-2 stage-2 and RePo runs used it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.config import DataConfig, DataKind
+from data.errors import DataError
+from data.fetch.background import Background
+from data.fetch.download import download, is_present
+from data.fetch.files import DataFile, digest_files
+from data.fetch.quota import GIB
+from data.fetch.roots import locate_tokenizer, open_root
+from data.filters import is_repetitive
+from data.rows import Rows
+from data.tokenizer import DocumentEncoder
+from data.tokens.files import MAX_TOKEN_ID, TokenRows, check_token_ids, list_token_files, name_sources
+from data.tokens.published import kept_order
+
+STREAM = "rows"  # the name of the one stream: every rank reports the same cursor in the published order
+
+
+class TokenBackend:
+    """Rows of the published files; one slot per row of the batch."""
+
+    kind = DataKind.tokens.value
+    num_streams = 1
+
+    def __init__(self, config: DataConfig, sequence_length: int, global_batch_size: int) -> None:
+        """Checks that all listed files exist; raises DataError for one that is missing or no token file."""
+        root = open_root(config.root, config.cache_dir)
+        files = list_token_files(root, Path(str(config.file_list)).expanduser())
+        _check_quota(files, config.max_cache_gib)
+        tokenizer = locate_tokenizer(config.tokenizer, root) if config.tokenizer else None
+        encoder = DocumentEncoder(tokenizer, config.eos_token) if tokenizer else None
+        self.rows = TokenRows(files, sequence_length)
+        if len(self.rows) < global_batch_size:
+            raise DataError(
+                f"data.file_list: the files hold {len(self.rows)} rows of {sequence_length} tokens, not one batch of "
+                f"{global_batch_size}; list more files or lower the batch size"
+            )
+        names = name_sources([file.name for file in files])
+        self.source_names = tuple(dict.fromkeys(names))
+        self.source_of_file = np.array([self.source_names.index(name) for name in names], np.int16)
+        self.max_token_id = encoder.max_token_id if encoder else None
+        self.eos_token_id = choose_eos(config, encoder)
+        self._order_folder = root.cache
+        self._background = Background()
+        self.num_slots = global_batch_size
+        self.seed = config.seed
+        self.rule = config.repetition_filter
+        self.fingerprint = {
+            "data.kind": self.kind,
+            "data.file_list": f"{len(files)} files {digest_files(files, contents=False)}",
+            "data.tokenizer": encoder.sha256[:12] if encoder else "none",
+            "data.eos_token_id": str(self.eos_token_id),
+            "data.seed": str(config.seed),
+            "data.repetition_filter": str(self.rule),
+            "sequence_length": str(sequence_length),
+        }
+
+    def start(self, slots: range) -> dict[str, Any]:
+        """Returns the cursor of the first row of the first epoch."""
+        return {STREAM: [0, 0]}
+
+    def restore(self, cursors: Mapping[str, Any], source_names: Sequence[str]) -> dict[str, Any]:
+        """Returns the cursors as they are: one beyond the end of an epoch is the beginning of the next."""
+        return dict(cursors)
+
+    def read(self, slots: range, cursors: Mapping[str, Any]) -> Iterator[Rows]:
+        """Yields the rows of these slots; the cursor is (epoch, rows of it read). Raises DataError."""
+        epoch, start = cursors[STREAM]
+        while True:
+            order = kept_order(self._order_folder, len(self.rows), self.seed, epoch)
+            self._fetch_ahead(order[start:])
+            while start + self.num_slots <= len(order):
+                numbers = order[start + slots.start : start + slots.stop]
+                start += self.num_slots
+                yield self._read(numbers, [epoch, start])
+            epoch, start = epoch + 1, 0
+
+    def _fetch_ahead(self, order: np.ndarray) -> None:
+        """Starts to fetch missing files, in the order in which rows first need them."""
+        if all(is_present(file) for file in self.rows.files):
+            return
+        wanted, first = np.unique(self.rows.locate(order), return_index=True)
+        for index in wanted[np.argsort(first)]:
+            self._background.submit(partial(download, self.rows.files[index], wait=False))
+
+    def _read(self, numbers: np.ndarray, cursor: list[int]) -> Rows:
+        tokens = self.rows.read(numbers)
+        self._check_ids(tokens, numbers)
+        loss_mask = np.array([not is_repetitive(row, self.rule) for row in tokens], bool)
+        return Rows(tokens, loss_mask, self.source_of_file[self.rows.locate(numbers)], {STREAM: cursor})
+
+    def _check_ids(self, tokens: np.ndarray, numbers: np.ndarray) -> None:
+        largest = MAX_TOKEN_ID if self.max_token_id is None else self.max_token_id
+        if tokens.max() > largest:
+            row = int(tokens.max(axis=1).argmax())
+            check_token_ids(tokens[row], self.rows.files[self.rows.locate(numbers)[row]], largest)
+
+
+def choose_eos(config: DataConfig, encoder: DocumentEncoder | None) -> int:
+    """Returns the id that ends documents in token files: the configured one, or the tokenizer's."""
+    if config.eos_token_id is not None:
+        return config.eos_token_id
+    assert encoder is not None, "DataConfig.validate asks for one of the two"
+    return encoder.eos_token_id
+
+
+def _check_quota(files: Sequence[DataFile], max_cache_gib: float | None) -> None:
+    needed = sum(file.num_bytes for file in files if file.origin) / GIB
+    if max_cache_gib is not None and needed > max_cache_gib:
+        raise DataError(
+            f"data.max_cache_gib = {max_cache_gib:g} cannot hold the {needed:.1f} GiB of token files, and their order "
+            "needs all of them at any time; raise it, or list fewer files"
+        )

@@ -1,0 +1,125 @@
+"""Token files: lists of them, and their rows by number.
+
+The files end in .npy but have no header: little-endian uint32, EOS already between documents. Each file is cut into
+rows of T tokens (its remainder is dropped), and rows are numbered through the files in listed order.
+
+Source: OLMo's `MemMapDataset`, as the OLMo-2 stage-2 and RePo runs used it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from data.errors import DataError
+from data.fetch.download import download, is_present
+from data.fetch.files import DataFile
+from data.fetch.roots import Root
+
+TOKEN_DTYPE = np.dtype("<u4")
+NPY_HEADER_MAGIC = b"\x93NUMPY"
+MAX_TOKEN_ID = (1 << 24) - 1  # without a tokenizer: above any vocabulary, below any four characters of text
+
+
+@dataclass
+class TokenRows:
+    """All whole rows of a list of token files, by number; files are opened, and fetched, as they are read."""
+
+    files: list[DataFile]
+    """In listed order."""
+    row_length: int
+    """Tokens of a row."""
+
+    def __post_init__(self) -> None:
+        rows_per_file = [file.num_bytes // (TOKEN_DTYPE.itemsize * self.row_length) for file in self.files]
+        self._ends = np.cumsum(rows_per_file, dtype=np.int64)
+        self._firsts = self._ends - rows_per_file
+        self._maps: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def locate(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the indices of the files that the rows of these numbers are in."""
+        return np.searchsorted(self._ends, rows, side="right")
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the tokens of the rows of these numbers: uint32 `[R, row_length]`; raises DataError."""
+        tokens = np.empty((len(rows), self.row_length), TOKEN_DTYPE)
+        files = self.locate(rows)
+        starts = (rows - self._firsts[files]) * self.row_length
+        for index, (file, start) in enumerate(zip(files.tolist(), starts.tolist(), strict=True)):
+            if file not in self._maps:
+                self._maps[file] = _open_tokens(self.files[file])
+            tokens[index] = self._maps[file][start : start + self.row_length]
+        return tokens
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": {}}  # a pickled map would be a copy of the file
+
+
+def read_file_list(file_list: Path, key: str = "data.file_list") -> list[str]:
+    """Returns the paths that a text file lists, one a line.
+
+    Raises DataError, naming `key`, for a list that is not there, not text, or empty.
+    """
+    if not file_list.is_file():
+        raise DataError(f"{key}: there is no file {file_list}; give the text file that lists the .npy paths")
+    try:
+        names = [line.strip() for line in file_list.read_text().splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{key}: {file_list} is no text; give the text file that lists the .npy paths") from error
+    if not names:
+        raise DataError(f"{key}: {file_list} is empty; list the .npy paths below data.root, one a line")
+    return names
+
+
+def list_token_files(root: Root, file_list: Path, key: str = "data.file_list") -> list[DataFile]:
+    """Returns the listed files in order.
+
+    Raises DataError, naming `key`, for a faulty list, and for a file that is missing or no token file.
+    """
+    files = root.named(read_file_list(file_list, key), key)
+    for file in files:
+        check_token_file(file)
+    return files
+
+
+def check_token_file(file: DataFile) -> None:
+    """Raises DataError for a size that is no whole number of tokens and, if the file is on disk, for a header."""
+    if file.num_bytes % TOKEN_DTYPE.itemsize:
+        raise DataError(
+            f"{file.path} is truncated: {file.num_bytes:,} bytes are no whole number of uint32 tokens; fetch it again"
+        )
+    if not is_present(file):
+        return
+    with file.path.open("rb") as content:
+        if content.read(len(NPY_HEADER_MAGIC)) == NPY_HEADER_MAGIC:
+            raise DataError(
+                f"{file.path} has a numpy header; token files are raw little-endian uint32 (write them with "
+                "ndarray.tofile)"
+            )
+
+
+def check_token_ids(tokens: np.ndarray, file: DataFile, largest: int) -> None:
+    """Raises DataError, naming the file, for ids above the largest, such as those of an error page in its place."""
+    if tokens.size and tokens.max() > largest:
+        remedy = "delete it, and the next start fetches it again" if file.origin else "fetch it again"
+        raise DataError(f"{file.path} holds token id {tokens.max()}, and {largest} is the largest; {remedy}")
+
+
+def name_sources(names: list[str]) -> list[str]:
+    """Returns a source name per file: the first folder below the folders that all files share, or the last of those."""
+    folders = [PurePosixPath(name).parts[:-1] for name in names]
+    depth = 0
+    while folders and all(len(parts) > depth and parts[depth] == folders[0][depth] for parts in folders):
+        depth += 1
+    return [parts[depth] if len(parts) > depth else (parts[-1] if parts else "tokens") for parts in folders]
+
+
+def _open_tokens(file: DataFile) -> np.ndarray:
+    if not is_present(file):
+        download(file)
+        check_token_file(file)
+    return np.memmap(file.path, TOKEN_DTYPE, mode="r")

@@ -1,0 +1,80 @@
+"""Checks of the files of a folder: size, hash, decoding to the end, range of token ids."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.errors import DataError
+from data.fetch.download import NUM_CONNECTIONS, hash_file
+from data.fetch.files import DataFile, describe_file, read_manifest
+from data.text.frames import RecordCounts
+from data.text.records import OTHER_JSON, TEXT_NAME, find_text_names, read_records
+from data.tokens.files import MAX_TOKEN_ID, TOKEN_DTYPE, check_token_file, check_token_ids
+
+TOKENS_AT_ONCE = 1 << 24
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result for one file."""
+
+    name: str
+    """Its path below the folder."""
+    num_bytes: int
+    """Its size."""
+    fault: str | None
+    """What is wrong with it; None: nothing."""
+
+
+def verify(folder: Path, max_token_id: int = MAX_TOKEN_ID) -> Iterator[Verdict]:
+    """Yields one verdict per data file below `folder`, listed or found; raises DataError where there is none."""
+    manifest = read_manifest(folder)
+    tokens = (path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
+    unfinished = (path.relative_to(folder).as_posix() for path in folder.rglob("*.part"))
+    names = {*find_text_names(folder), *tokens, *manifest, *unfinished}
+    if not names:
+        raise DataError(f"{folder} holds no data files; give a folder that was fetched or built")
+    with ThreadPoolExecutor(NUM_CONNECTIONS) as pool:
+        yield from pool.map(lambda name: _judge(folder, name, manifest.get(name), max_token_id), sorted(names))
+
+
+def _judge(folder: Path, name: str, listed: dict[str, Any] | None, max_token_id: int) -> Verdict:
+    if name.endswith(".part"):
+        return Verdict(name, 0, f"{folder / name} is the beginning of a file; fetch it to its end")
+    try:
+        file = describe_file(folder, name, listed)
+        if name.endswith(".npy"):
+            _check_tokens(file, max_token_id)
+        elif TEXT_NAME.search(name) and file.path.name not in OTHER_JSON:
+            _check_text(file)
+        else:
+            _check_hash(file)
+    except FileNotFoundError:
+        return Verdict(name, 0, f"{folder / name} is missing; fetch or build it again")
+    except DataError as error:
+        return Verdict(name, 0, str(error))
+    return Verdict(name, file.num_bytes, None)
+
+
+def _check_hash(file: DataFile) -> None:
+    if file.sha256 is not None and hash_file(file.path) != file.sha256:
+        raise DataError(f"{file.path} does not have the sha256 its manifest lists; fetch or build the file again")
+
+
+def _check_tokens(file: DataFile, max_token_id: int) -> None:
+    check_token_file(file)
+    _check_hash(file)
+    tokens = np.memmap(file.path, TOKEN_DTYPE, mode="r") if file.num_bytes else np.empty(0, TOKEN_DTYPE)
+    for start in range(0, len(tokens), TOKENS_AT_ONCE):
+        check_token_ids(tokens[start : start + TOKENS_AT_ONCE], file, max_token_id)
+
+
+def _check_text(file: DataFile) -> None:
+    counts = RecordCounts()
+    counts.documents = sum(1 for _ in read_records(file, counts))  # reading to the end is the check, hash included
+    if counts.num_bad:
+        raise DataError(f"{file.path}: {counts.describe_bad()} are unreadable; the rest is readable")

@@ -1,0 +1,74 @@
+"""What a position scheme says about itself: its map, its parameters, its names and its layers. Needs no torch.
+
+The rest of the system asks these questions and knows no scheme by name: accounting, the model, import and export,
+optimizer groups, the position watch and reports.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from model.config import ModelConfig, PositionsConfig
+from model.errors import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class PositionScheme(ABC):
+    """One way to give the tokens of a layer their positions. Keeps no state: parameters are `Positions`' own."""
+
+    name: ClassVar[str]
+    """The scheme in `positions.scheme`, `positions.layers` and a checkpoint's `layer_positions`."""
+    is_learned: ClassVar[bool] = False
+    """Whether the positions come from parameters."""
+    symbols: ClassVar[Mapping[str, str]] = {}
+    """Map name -> how people write its matrix. The position watch reads these maps."""
+    hf_names: ClassVar[Mapping[str, str]] = {}
+    """Map name -> part of its key in Hugging Face checkpoints: model.layers.N.PART.weight."""
+    published_mode: ClassVar[str | None] = None
+    """`dynamic_pe_mode` in the published `pe_config`; None if the published vocabulary has no word for the scheme."""
+
+    def __init_subclass__(cls) -> None:
+        """Raises TypeError where the names of the maps contradict each other."""
+        super().__init_subclass__()
+        if cls.symbols.keys() != cls.hf_names.keys() or cls.is_learned != bool(cls.symbols):
+            raise TypeError(f"{cls.__name__} must name the same maps in symbols and hf_names, and has some if learned")
+
+    def __init__(self, model: ModelConfig, positions: PositionsConfig) -> None:
+        """Raises ModelError if the scheme cannot be built with these settings."""
+        self.model = model
+        self.config = positions
+
+    @classmethod
+    def layers(cls, start_layer: int | None, num_layers: int) -> tuple[str, ...]:
+        """Returns the scheme of each layer, bottom first, under `positions.scheme=NAME`: this one in every layer.
+
+        Raises ModelError if `positions.start_layer` does not fit.
+        """
+        refuse_start_layer(cls.name, start_layer)
+        return (cls.name,) * num_layers
+
+    def maps(self) -> dict[str, tuple[int, int]]:
+        """Returns the linear maps (no bias) of one layer in their order: name -> (output, input) width."""
+        return {}
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of one layer, which is also the number of weights that each token is multiplied with."""
+        return sum(num_outputs * num_inputs for num_outputs, num_inputs in self.maps().values())
+
+    @abstractmethod
+    def positions(self, h_btd: "Tensor", maps: Mapping[str, Callable[["Tensor"], "Tensor"]]) -> "Tensor | None":
+        """Returns positions [T] or [B, T, H_kv], integer or float, or None for no rotation.
+
+        `h_btd` is the input of the block before any norm, `maps` the modules of `maps()` by name.
+        """
+
+
+def refuse_start_layer(scheme: str, start_layer: int | None) -> None:
+    """Raises ModelError if there is a start layer: this value of `positions.scheme` has none."""
+    require(
+        start_layer is None,
+        f"positions.start_layer is {start_layer}, but positions.scheme={scheme} has none; set it to null",
+    )

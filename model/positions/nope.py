@@ -1,0 +1,19 @@
+"""NoPE: no positions (arXiv 2305.19466)."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from model.positions.base import PositionScheme
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Nope(PositionScheme):
+    """q and k are not rotated; the order of tokens is known from the causal mask alone."""
+
+    name = "nope"
+    published_mode = "nope"
+
+    def positions(self, h_btd: "Tensor", maps: Mapping[str, Callable[["Tensor"], "Tensor"]]) -> None:
+        """Returns None."""

@@ -1,0 +1,48 @@
+"""Background work never stands in the way: not of the next job, and not of the end of the process."""
+
+import logging
+import threading
+import time
+
+import pytest
+
+from data.fetch.background import Background, run_all
+
+
+def test_a_job_that_fails_in_any_way_is_logged_and_the_next_one_is_done(caplog: pytest.LogCaptureFixture) -> None:
+    background, done = Background(), threading.Event()
+    with caplog.at_level(logging.WARNING):
+        background.submit(lambda: 1 // 0)
+        background.submit(done.set)
+        assert done.wait(60)
+    assert "ahead of need: integer division or modulo by zero" in caplog.text
+
+
+def test_results_come_in_the_order_of_the_items() -> None:
+    def slow_first(number: int) -> int:
+        time.sleep(0.05 if number == 0 else 0.0)
+        return number * number
+
+    assert run_all(slow_first, range(20), 4) == [number * number for number in range(20)]
+    assert run_all(slow_first, [], 4) == []
+
+
+def test_the_first_error_is_raised_at_once_and_nothing_new_begins() -> None:
+    begun: list[int] = []
+    ended: list[int] = []
+    released = threading.Event()
+
+    def work(number: int) -> None:
+        begun.append(number)
+        if number == 1:
+            raise ValueError("number 1")
+        released.wait(60)
+        ended.append(number)
+
+    with pytest.raises(ValueError, match="number 1"):
+        run_all(work, range(100), 3)
+    assert not ended  # the others still run
+    released.set()
+    while len(ended) < len(begun) - 1:
+        time.sleep(0.001)
+    assert sorted(begun) in ([0, 1], [0, 1, 2], [0, 1, 2, 3])

@@ -1,0 +1,325 @@
+"""model/hf_config.py: what an export says of its positions, and what an import makes of what a file says."""
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from model.config import PositionsConfig, YarnConfig
+from model.errors import ModelError
+from model.export import save_hf
+from model.hf_config import hf_config
+from model.transformer import Olmo2
+from model.weights import Weights, hf_weights, initialise, parameter_shapes, random_weights
+from tests.model.small import REPO, ROPE, built, small
+
+NOPE, R2N1, N2R1 = (PositionsConfig(scheme=name) for name in ("nope", "r2n1", "n2r1"))
+REPO_FROM = [PositionsConfig(start_layer=start) for start in range(3)]
+MIXED = PositionsConfig(scheme="list", layers=["nope", "repo", "rope"])
+YARN, YARN_2 = YarnConfig(factor=4.0, original_max_position=64), YarnConfig(factor=2.0, original_max_position=64)
+ROPE_YARN, REPO_YARN = PositionsConfig(scheme="rope", yarn=YARN), PositionsConfig(start_layer=1, yarn=YARN)
+ALL = {
+    "rope": ROPE,
+    "nope": NOPE,
+    "r2n1": R2N1,
+    "n2r1": N2R1,
+    "repo from 0": REPO_FROM[0],
+    "repo from 1": REPO_FROM[1],
+    "repo from 2": REPO_FROM[2],
+    "mixed": MIXED,
+    "rope with yarn": ROPE_YARN,
+    "repo with yarn": REPO_YARN,
+    "rope with half the yarn": PositionsConfig(scheme="rope", yarn=YARN_2),
+}
+
+
+def test_both_spellings_say_where_learned_positions_start() -> None:
+    assert hf_config(small(), REPO, "float32")["pe_config"] == {
+        "dynamic_pe_mode": "swigluex_multihead",
+        "dynamic_pe_start_layer": 1,
+        "dynamic_pe_layer_ids": "",
+        "dynmaic_pe_start_layer": 1,
+        "dynmaic_pe_layer_ids": "",
+    }
+    hybrid = hf_config(small(num_layers=7), PositionsConfig(scheme="r2n1"), "float32")
+    assert hybrid["pe_config"]["dynamic_pe_mode"] == "nope"
+    assert hybrid["pe_config"]["dynmaic_pe_layer_ids"] == "2,5"
+    assert hybrid["layer_positions"] == ["rope", "rope", "nope", "rope", "rope", "nope", "rope"]
+
+
+def test_what_pe_config_has_no_words_for_is_left_out_of_it() -> None:
+    mixed = PositionsConfig(scheme="list", layers=["nope", "repo", "rope"])
+    description = hf_config(small(), mixed, "float32")
+    assert description["layer_positions"] == ["nope", "repo", "rope"]
+    assert "pe_config" not in description and "pe_config" not in hf_config(small(), ROPE, "float32")
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every kind of model, exported."""
+    root = tmp_path_factory.mktemp("exports")
+    for name, positions in ALL.items():
+        model = built(small(), positions, seed=3)
+        save_hf(root / name, small(), positions, model.named_parameters())
+    return {name: root / name for name in ALL}
+
+
+def load(folder: Path, positions: PositionsConfig, *, is_conversion: bool = False) -> Weights:
+    return hf_weights(folder, small(), positions, seed=5, is_conversion=is_conversion)
+
+
+def with_remedy(positions: PositionsConfig, message: str) -> PositionsConfig:
+    """The configuration after typing what a message says."""
+    typed = re.findall(r"positions\.([\w.]+=[^\s;':]+)", message)
+    changed = OmegaConf.merge(OmegaConf.structured(positions), OmegaConf.from_dotlist(typed))
+    found = OmegaConf.to_object(changed)
+    assert isinstance(found, PositionsConfig)
+    return found
+
+
+def logits(weights: Weights, positions: PositionsConfig) -> torch.Tensor:
+    model = Olmo2(small(), positions)
+    initialise(model, weights, "cpu")
+    return model(torch.arange(90).reshape(1, 90)).detach()
+
+
+@pytest.mark.parametrize("is_conversion", [False, True])
+@pytest.mark.parametrize("name", ALL)
+def test_a_checkpoint_loads_as_what_it_is(exports: dict[str, Path], name: str, is_conversion: bool) -> None:
+    weights = load(exports[name], ALL[name], is_conversion=is_conversion)
+    assert torch.equal(logits(weights, ALL[name]), logits(random_weights(small(), ALL[name], 3), ALL[name]))
+
+
+# Rows are checkpoints, columns are configurations: "=" the same, "c" a conversion only, "." refused.
+TABLE = """
+                         rope nope r2n1 n2r1 repo0 repo1 repo2 mixed rope+y repo+y rope+y2
+rope                     =    c    c    c    c     c     c     c     c      c      c
+nope                     .    =    .    .    .     .     .     .     .      .      .
+r2n1                     .    .    =    .    .     .     .     .     .      .      .
+n2r1                     .    .    .    =    .     .     .     .     .      .      .
+repo from 0              .    .    .    .    =     .     .     .     .      .      .
+repo from 1              .    .    .    .    .     =     .     .     .      c      .
+repo from 2              .    .    .    .    .     .     =     .     .      .      .
+mixed                    .    .    .    .    .     .     .     =     .      .      .
+rope with yarn           .    .    .    .    .     .     .     .     =      c      .
+repo with yarn           .    .    .    .    .     .     .     .     .      =      .
+rope with half the yarn  .    .    .    .    .     .     .     .     .      .      =
+"""
+CASES = [
+    (line[:24].strip(), configured, verdict)
+    for line in TABLE.strip("\n").splitlines()[1:]
+    for configured, verdict in zip(ALL, line[24:].split(), strict=True)
+]
+
+
+@pytest.mark.parametrize(("name", "configured", "verdict"), CASES)
+def test_a_contradiction_is_refused_and_a_backbone_may_be_converted(
+    exports: dict[str, Path], caplog: pytest.LogCaptureFixture, name: str, configured: str, verdict: str
+) -> None:
+    caplog.set_level(logging.INFO, "model")
+    for is_conversion in (False, True):
+        if verdict == "=" or (verdict == "c" and is_conversion):
+            load(exports[name], ALL[configured], is_conversion=is_conversion)
+            assert len(caplog.records) == (verdict == "c")
+        else:
+            with pytest.raises(ModelError, match="does not hold the model that is configured") as raised:
+                load(exports[name], ALL[configured], is_conversion=is_conversion)
+            message = str(raised.value)
+            assert "keys" not in message and "\n" not in message  # the cause is said, not its consequences
+            load(exports[name], with_remedy(ALL[configured], message), is_conversion=is_conversion)
+
+
+@pytest.mark.parametrize(
+    ("name", "configured", "said"),
+    [
+        (
+            "nope",
+            ROPE,
+            "has nope in every layer, but positions.scheme=rope gives rope in every layer: set positions.sch",
+        ),
+        (
+            "rope",
+            NOPE,
+            "has rope in every layer, but positions.scheme=nope gives nope in every layer: set positions.sch",
+        ),
+        (
+            "repo from 1",
+            REPO_FROM[0],
+            "config.json's layer_positions has rope in layer 0, repo in layers 1-2, but positions.scheme=repo gives "
+            "repo in every layer: set positions.scheme=repo positions.start_layer=null",
+        ),
+        ("repo from 1", REPO_FROM[2], "but positions.scheme=repo gives rope in layers 0-1, repo in layer 2: set"),
+        ("rope with yarn", ROPE, "has YaRN with factor 4, but positions.yarn is null: add +positions/yarn=default "),
+        ("rope", ROPE_YARN, "config.json has no YaRN, but positions.yarn has factor 4.0: set positions.yarn=null"),
+        (
+            "rope with yarn",
+            PositionsConfig(scheme="rope", yarn=YARN_2),
+            "factor 4 and positions.yarn.factor is 2: set positions.yarn.factor=4 ",
+        ),
+    ],
+)
+def test_a_contradiction_names_both_values_and_the_remedy(
+    exports: dict[str, Path], name: str, configured: PositionsConfig, said: str
+) -> None:
+    with pytest.raises(ModelError) as raised:
+        load(exports[name], configured)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("configured", "said"),
+    [
+        (REPO, "2 of 3 layers change from rope to repo in layers 1-2, with fresh maps"),
+        (NOPE, "3 of 3 layers change from rope to nope in every layer"),
+        (N2R1, "2 of 3 layers change from rope to nope in layers 0-1"),
+        (MIXED, "2 of 3 layers change from rope to nope in layer 0, repo in layer 1, with fresh maps"),
+        (REPO_YARN, "rotations change to YaRN with factor 4.0; 2 of 3 layers change from rope to repo in layers 1-2"),
+    ],
+)
+def test_a_conversion_says_what_changes(
+    exports: dict[str, Path], caplog: pytest.LogCaptureFixture, configured: PositionsConfig, said: str
+) -> None:
+    caplog.set_level(logging.INFO, "model")
+    weights = load(exports["rope"], configured, is_conversion=True)
+    [record] = caplog.records
+    assert record.getMessage().startswith(f"{exports['rope']}: {said}")
+    for name in parameter_shapes(small(), configured):
+        seed = 5 if ".positions." in name else 3
+        assert torch.equal(weights(name), random_weights(small(), configured, seed)(name)), name
+
+
+def described(folder: Path, target: Path, **changes: Any) -> Path:
+    """The same tensors under a config.json with these changes; None takes a key away."""
+    description = json.loads((folder / "config.json").read_text()) | changes
+    target.mkdir()
+    (target / "model.safetensors").symlink_to(folder / "model.safetensors")
+    kept = {key: value for key, value in description.items() if value is not None}
+    (target / "config.json").write_text(json.dumps(kept))
+    return target
+
+
+def published(start: Any = 1, layer_ids: Any = "", mode: str = "swigluex_multihead") -> dict[str, Any]:
+    """As the published converter writes it."""
+    return {
+        "dynamic_pe_mode": mode,
+        "dynamic_pe_start_layer": start,
+        "dynamic_pe_layer_ids": layer_ids,
+        "dynmaic_pe_start_layer": start,
+        "dynmaic_pe_layer_ids": layer_ids,
+        "dynamic_pe_init_pdrop": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "pe_config", "positions"),
+    [
+        ("repo from 1", published(), REPO),
+        ("repo from 1", published(0, "1,2"), REPO),
+        ("repo from 1", {"dynamic_pe_mode": "swigluex_multihead", "dynmaic_pe_start_layer": 1}, REPO),
+        ("repo from 1", {"dynamic_pe_mode": "swigluex_multihead", "dynamic_pe_start_layer": 1}, REPO),
+        ("repo from 0", {"dynamic_pe_mode": "swigluex_multihead"}, REPO_FROM[0]),
+        ("repo from 1", None, REPO),  # the maps alone say it
+        ("nope", published(0, mode="nope"), NOPE),
+        ("r2n1", published(0, "2", mode="nope"), R2N1),
+        ("rope", published(0, mode="none"), ROPE),
+    ],
+)
+def test_published_descriptions_are_read_in_both_spellings(
+    exports: dict[str, Path], tmp_path: Path, name: str, pe_config: Any, positions: PositionsConfig
+) -> None:
+    folder = described(exports[name], tmp_path / "published", layer_positions=None, pe_config=pe_config)
+    assert torch.equal(logits(load(folder, positions), positions), logits(load(exports[name], positions), positions))
+    wrong = REPO_FROM[2] if positions.scheme != "repo" else ROPE
+    with pytest.raises(ModelError, match=r"does not hold .* in every layer|does not hold .* set positions"):
+        load(folder, wrong)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"layer_positions": ["rope", "repoo", "repo"]}, "layer_positions names 'repoo', which is no position scheme"),
+        ({"layer_positions": ["rope", "repo"]}, "layer_positions is ['rope', 'repo']; it must list 3 schemes"),
+        ({"layer_positions": "repo"}, "layer_positions is repo; it must list 3 schemes"),
+        (
+            {"layer_positions": ["rope", "nope", "repo"]},
+            "but config.json's pe_config (dynamic_pe_mode swigluex_multihead",
+        ),
+        ({"layer_positions": ["repo"] * 3, "pe_config": None}, "but the tensors have position maps in layers 1-2: use"),
+        ({"layer_positions": ["rope"] * 3, "pe_config": None}, "but the tensors have position maps in layers 1-2: use"),
+        ({"layer_positions": None, "pe_config": published(0)}, "but the tensors have position maps in layers 1-2: use"),
+        ({"pe_config": published(mode="cope")}, "pe_config has dynamic_pe_mode cope, "),
+        ({"pe_config": published() | {"dynmaic_pe_start_layer": 0}}, "make both spellings the same"),
+        ({"pe_config": published("first")}, "a layer and a list of layers were expected"),
+        ({"pe_config": [1]}, "pe_config is [1]; it must be an object"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0}},
+            "rope_scaling is of type 'linear'; only yarn is known here",
+        ),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "a factor and numbers beside it were expected"),
+        ({"rope_parameters": [2]}, "rope_parameters is [2]; it must be an object"),
+    ],
+)
+def test_a_description_that_is_wrong_in_itself_is_refused(
+    exports: dict[str, Path], tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    folder = described(exports["repo from 1"], tmp_path / "wrong", **changes)
+    for is_conversion in (False, True):
+        with pytest.raises(ModelError) as raised:
+            load(folder, REPO, is_conversion=is_conversion)
+        assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+NEW_YARN = {"rope_theta": 500000.0, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_scaling": {"type": "yarn", "factor": 4.0}, "max_position_embeddings": 64},
+        {"rope_scaling": None, "rope_parameters": NEW_YARN, "rope_theta": None},
+        {"rope_parameters": NEW_YARN},
+        {"rope_scaling": None, "rope_parameters": NEW_YARN | {"attention_factor": 1.138629436}},
+        {"rope_scaling": None, "rope_parameters": NEW_YARN | {"mscale": 1.0, "mscale_all_dim": 0.0}},
+    ],
+)
+def test_yarn_is_read_in_old_and_new_words(exports: dict[str, Path], tmp_path: Path, changes: dict[str, Any]) -> None:
+    folder = described(exports["rope with yarn"], tmp_path / "yarn", **changes)
+    load(folder, ROPE_YARN)
+    with pytest.raises(ModelError, match=r"has YaRN with factor 4, but positions\.yarn is null"):
+        load(folder, ROPE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"attention_factor": 1.0},
+            "an attention factor of 1, but here it is always 0.1 ln\\(factor\\) \\+ 1 = 1.13863",
+        ),
+        ({"mscale": 1.0, "mscale_all_dim": 1.0}, "an attention factor of 1, but here it is"),
+        ({"truncate": False}, "truncate=false, which is not known here"),
+        ({"beta_fast": 16}, "beta_fast 16 and positions.yarn.beta_fast is 32: set positions.yarn.factor=4 "),
+        (
+            {"original_max_position_embeddings": 32},
+            "original_max_position 32 and positions.yarn.original_max_position is",
+        ),
+    ],
+)
+def test_another_yarn_is_refused(exports: dict[str, Path], tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    scaling = {"rope_scaling": None, "rope_parameters": NEW_YARN | changes}
+    folder = described(exports["rope with yarn"], tmp_path / "yarn", **scaling)
+    with pytest.raises(ModelError, match=said):
+        load(folder, ROPE_YARN)
+
+
+def test_two_descriptions_of_yarn_must_agree(exports: dict[str, Path], tmp_path: Path) -> None:
+    folder = described(
+        exports["rope with yarn"], tmp_path / "yarn", rope_parameters={"rope_type": "default", "rope_theta": 500000.0}
+    )
+    with pytest.raises(ModelError, match=r"rope_scaling is .* and its rope_parameters None: correct the wrong one"):
+        load(folder, ROPE_YARN)

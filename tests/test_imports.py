@@ -1,0 +1,25 @@
+"""No module imports itself by way of others, and what a launcher loads needs no torch."""
+
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+
+import grimp
+import pytest
+
+PACKAGES = ("benchmarks", "common", "configs", "data", "launch", "model", "report", "train")
+WITHOUT_TORCH = ("launch.__main__", "train.config", "train.compose.app", "report.__main__", "model.accounting")
+
+
+def test_there_are_no_import_cycles() -> None:
+    graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
+    sorter = TopologicalSorter({module: graph.find_modules_directly_imported_by(module) for module in graph.modules})
+    assert len(list(sorter.static_order())) == len(graph.modules)  # raises CycleError, which names the cycle
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_what_a_launcher_loads_needs_no_torch(module: str) -> None:
+    heavy = "{'torch', 'deepspeed', 'wandb', 'transformers', 'matplotlib'}"
+    code = f"import sys, {module}; print(sorted({heavy} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

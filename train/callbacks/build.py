@@ -1,0 +1,49 @@
+"""The callbacks that a run has, in the order in which they are called."""
+
+from functools import partial
+
+from data.validation import build_validation
+from train.callbacks.callback import Callback
+from train.callbacks.checkpointer import Checkpointer
+from train.callbacks.config import WandbMode
+from train.callbacks.console import ConsoleReport
+from train.callbacks.evaluator import Evaluator
+from train.callbacks.garbage import GarbageCollector
+from train.callbacks.metrics_file import EventLog, MetricsFile
+from train.callbacks.position_probes import PositionProbes, find_encoder
+from train.callbacks.position_watch import PositionWatch
+from train.callbacks.report import Report
+from train.callbacks.slow_steps import SlowSteps
+from train.callbacks.throughput import Throughput
+from train.callbacks.weights_and_biases import WeightsAndBiases
+from train.config import RunConfig
+
+
+def evaluators(config: RunConfig) -> list[Callback]:
+    """Returns the evaluation of the validation rows, unless it is switched off."""
+    if not config.evaluation.enabled:
+        return []
+    rows = partial(build_validation, config.data, sequence_length=config.sequence_length)
+    return [Evaluator(config.evaluation, rows, mask_documents=config.mask_documents)]
+
+
+def build_callbacks(config: RunConfig) -> list[Callback]:
+    """Returns first what measures, then what reports, then what acts."""
+    length, warmup = config.sequence_length, max(config.schedule.warmup_steps, config.optimizer.repo_warmup_steps)
+    batch = f"{config.global_batch_size} x {length} tokens; positions {config.positions.scheme}"
+    callbacks = [
+        SlowSteps(config.watchdog.slow_step_factor),
+        Throughput(config.model, config.positions, length, config.global_batch_size),
+        PositionWatch(config.position_watch, length, warmup),
+        PositionProbes(config.position_watch.probe_interval, length, partial(find_encoder, config)),
+        MetricsFile(),
+        ConsoleReport(config.logging.console_interval, batch),
+        Checkpointer(config.checkpoint, config.model, config.positions, length),
+        EventLog(),
+    ]
+    if config.logging.report_seconds is not None:
+        callbacks.append(Report(config.logging.report_seconds))
+    if config.wandb.mode is not WandbMode.disabled:
+        callbacks.append(WeightsAndBiases(config))  # last of the sinks: at the end it may wait for a network
+    # After the sinks: a resumed run may log an evaluation when it starts.
+    return [*callbacks, *evaluators(config), GarbageCollector(config.logging.gc_interval)]

@@ -1,0 +1,140 @@
+"""The one owner of a run's checkpoints: find, decide, load, save, and what happens when the disk is full.
+
+A save that fails during training is reported, and training continues: the next interval saves again. Only a required
+save, at the end of the run or before it stops, raises.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from data.stream import changed_data
+from model.weights import Weights, hf_weights, random_weights
+from train.changes import Changes, changed_keys, check_changes, refuse_changes
+from train.checkpoint.resume import Start, choose_start, find_checkpoint, load_checkpoint, other_layout_weights
+from train.checkpoint.save import Saver
+from train.checkpoint.store import Checkpoint, Layout
+from train.config import RunConfig
+from train.distributed import Ranks
+from train.engine.engine import Engine
+from train.errors import BadNumbersError, SaveError
+from train.run_folder import RunFolder
+
+
+class Checkpoints:
+    """The checkpoints of one run. Every method is collective: all ranks call it, in the same order."""
+
+    def __init__(self, config: RunConfig, ranks: Ranks, folder: RunFolder, layout: Layout) -> None:
+        self._config = config
+        self._ranks = ranks
+        self._folder = folder
+        self._layout = layout
+        self._saver = Saver(folder.checkpoints, config.checkpoint, layout, ranks)
+        self._saved_step: int | None = None  # that needs no further save
+        self._on_published: Callable[[str], None] = lambda folder: None
+        self._on_failed: Callable[[str], None] = lambda reason: None
+
+    def choose_start(self) -> Start:
+        """Finds the newest whole checkpoint and decides what the run starts from.
+
+        Raises TrainError if the config is that of another run than the checkpoint's.
+        """
+        start = choose_start(find_checkpoint(self._folder, self._ranks), self._config.init_from)
+        if start.resume is not None:
+            check_changes(start.resume.folder, start.resume.trainer_state()["config"], self._config)
+        return start
+
+    def is_finished(self, start: Start) -> bool:
+        """Returns whether nothing is left to do: the last step is done, what follows it, and a wanted export."""
+        if start.resume is None:
+            return False
+        step, last = start.resume.step, self._config.max_steps
+        exported = self._folder.exported_step() == step or not self._config.checkpoint.export_hf
+        return step > last or (step == last and exported and self._folder.has_finished(step))
+
+    def check_data(self, start: Start, fingerprint: dict[str, str]) -> None:
+        """Raises TrainError if the data is not that of the checkpoint, unless `checkpoint.accept_changes` allows it.
+
+        Prints what else changed since the checkpoint, and logs it as one event.
+        """
+        if start.resume is None:
+            return
+        saved = start.resume.trainer_state()
+        new_data = changed_data(saved["fingerprint"], fingerprint)
+        refuse_changes(start.resume.folder, new_data, self._config.checkpoint.accept_changes)
+        if self._ranks.is_main:
+            self._log_changes(start.resume, saved["config"])
+
+    def initial_weights(self, start: Start) -> Weights | None:
+        """Returns values for every parameter, or None if `restore` brings them all."""
+        config = self._config
+        if start.resume is not None:
+            return other_layout_weights(start.resume, self._layout, config.model, config.positions, self._ranks)
+        if start.import_from is not None:
+            return hf_weights(start.import_from, config.model, config.positions, config.seed, is_conversion=True)
+        return random_weights(config.model, config.positions, config.seed)
+
+    def restore(self, checkpoint: Checkpoint, engine: Engine) -> dict[str, Any]:
+        """Loads parameters, optimizer and random generators; returns the trainer's saved state."""
+        self._saved_step = checkpoint.step
+        return load_checkpoint(checkpoint, engine, self._layout, self._ranks, self._config.seed)
+
+    def report_to(self, on_published: Callable[[str], None], on_failed: Callable[[str], None]) -> None:
+        """Sets what is called with the folder name of each published checkpoint, and with the reason of each failure
+        that does not end the run.
+        """
+        self._on_published, self._on_failed = on_published, on_failed
+
+    def save(self, step: int, engine: Engine, state: Callable[[], dict[str, Any]], *, required: bool) -> None:
+        """Saves a checkpoint of `step`, unless that is done; in the background if so configured and not required.
+
+        Raises BadNumbersError if a parameter or the optimizer's state is not finite, and SaveError if the save is
+        required and cannot be written.
+        """
+        if self._saved_step != step:
+            self.finish()  # an earlier step's; its failure is reported
+            if self._ranks.sum([not engine.is_finite()])[0]:
+                raise BadNumbersError(
+                    f"the weights or the optimizer's state are not finite after step {step}, and were not saved: "
+                    "run it again from the last checkpoint with a lower optimizer.lr, or with guard=spikes"
+                )
+            self._begin(step, engine, state(), required)
+        if required or not self._config.checkpoint.background:
+            self.finish(required=required)
+
+    def finish(self, *, wait: bool = True, required: bool = False) -> None:
+        """Publishes what was written in the background; without `wait`, only if every rank has written its files.
+
+        Raises SaveError if it could not be written and is required.
+        """
+        try:
+            published = self._saver.finish(wait=wait)
+        except SaveError as error:
+            self._fail(error, required)
+            return
+        if published is not None:
+            self._on_published(published.name)
+
+    def _begin(self, step: int, engine: Engine, state: dict[str, Any], required: bool) -> None:
+        try:
+            self._saver.begin(step, engine, state)
+            self._saved_step = step
+        except SaveError as error:
+            self._fail(error, required)
+
+    def _fail(self, error: SaveError, required: bool) -> None:
+        self._saved_step = None
+        if required:
+            raise error
+        self._on_failed(str(error))
+
+    def _log_changes(self, checkpoint: Checkpoint, saved: dict[str, Any]) -> None:
+        changes: Changes = {}
+        if checkpoint.layout.world_size != self._layout.world_size:
+            changes["ranks"] = (checkpoint.layout.world_size, self._layout.world_size)
+        changes |= changed_keys(saved, self._config)
+        if changes:
+            width = max(map(len, changes))
+            print(f"{self._config.name} continues from step {checkpoint.step} with changes:")
+            for key, (was, is_now) in changes.items():
+                print(f"  {key:<{width}}  {was} -> {is_now}")
+            self._folder.log_event("changes", step=checkpoint.step, changes=changes)

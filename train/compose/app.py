@@ -1,0 +1,116 @@
+"""From the command line to a checked `RunConfig`: Hydra composes the YAML, the dataclasses check it, errors are a line.
+
+command_line.py checks the arguments before Hydra sees them; config_errors.py turns what Hydra raises into a sentence.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from common.errors import UserError
+from common.files import write_text_whole
+from train.compose.command_line import for_hydra, overrides_of
+from train.compose.errors import explain
+from train.compose.groups import CONFIG_FOLDER, register_dataclasses
+from train.compose.renamed import with_new_keys, with_new_names
+from train.config import RunConfig
+from train.errors import EXIT_CRASHED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, TrainError
+
+register_dataclasses()
+
+
+def to_run_config(composed: DictConfig) -> RunConfig:
+    """Returns the dataclass instance of a composed config, validated. Raises TrainError, ModelError or DataError."""
+    schema = OmegaConf.structured(RunConfig)
+    config = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.to_container(composed)))  # `+key` is checked too
+    assert isinstance(config, RunConfig)
+    config.validate()
+    return config
+
+
+def load_run_config(path: Path) -> RunConfig:
+    """Returns the config that a run folder holds; unknown keys and wrong types raise TrainError."""
+    if not path.is_file():
+        raise TrainError(f"there is no config file {path}: start the run with `python -m launch experiment=NAME`")
+    try:
+        saved = with_new_keys(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
+        return to_run_config(OmegaConf.merge(OmegaConf.structured(RunConfig), saved))  # type: ignore[arg-type]
+    except OmegaConfBaseException as error:
+        raise TrainError(f"{path}: {explain(error)}") from error
+
+
+def save_run_config(config: RunConfig, path: Path) -> None:
+    """Writes the whole config as YAML, replacing what was there. Not durable: every start writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_whole(path, OmegaConf.to_yaml(OmegaConf.structured(config)), durable=False)
+
+
+def swept_overrides() -> list[str]:
+    """Returns, in a sweep, this job's `key=value` for each key that the command line sweeps over; else nothing."""
+    if HydraConfig.get().mode != hydra.types.RunMode.MULTIRUN:
+        return []
+    given = OverridesParser.create().parse_overrides(overrides_of(sys.argv[1:]))
+    swept = {override.key_or_group for override in given if override.is_sweep_override()}
+    return [text for text in HydraConfig.get().overrides.task if text.split("=", 1)[0].lstrip("+~") in swept]
+
+
+def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
+    """Composes a config from sys.argv and calls `task` with it (once per combination under `-m`).
+
+    Returns the exit code: the task's own, or the worst of a sweep; EXIT_USER_ERROR after one line on standard error
+    when the command line or the config is wrong.
+    """
+    if not sys.argv[1:] or set(sys.argv[1:]) & {"-h", "--help"}:
+        print(usage.strip())
+        return EXIT_OK if sys.argv[1:] else EXIT_USER_ERROR
+    try:
+        sys.argv[1:] = for_hydra(with_new_names(sys.argv[1:]))
+    except TrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    codes = [EXIT_OK]
+
+    def run(composed: DictConfig) -> None:
+        try:
+            code = _reported(lambda: task(to_run_config(composed)))
+        except Exception:
+            traceback.print_exc()
+            code = EXIT_CRASHED
+        if code == EXIT_STOPPED:
+            raise SystemExit(code)  # a person or a scheduler asked to stop: the rest of a sweep does not start
+        codes.append(code)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
+    app = hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.3")(run)
+    try:
+        codes.append(_reported(app))
+    except SystemExit as stopped:
+        return int(stopped.code or EXIT_OK)
+    except KeyboardInterrupt:
+        return EXIT_STOPPED
+    except Exception as error:  # Hydra's own: `run` lets none through
+        print(f"error: {explain(error)}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    return max(codes)
+
+
+def _reported(job: Callable[[], int | None]) -> int:
+    """Returns the exit code of `job`; a user's mistake becomes one line on standard error."""
+    try:
+        return job() or EXIT_OK
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+    except OSError as error:  # for example a folder that cannot be written
+        print(f"error: {error}", file=sys.stderr)
+    return EXIT_USER_ERROR

@@ -1,0 +1,128 @@
+"""The arguments of a command line, checked and put into the form that Hydra wants.
+
+Hydra's own parser wants options first, answers a wrong option with its usage, and takes names of sources that are not
+in the config for mistakes.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from train.compose.errors import malformed, no_option
+from train.compose.groups import CONFIG_FOLDER, groups
+from train.compose.keys import config_keys, named_parts
+from train.errors import TrainError
+
+FLAGS = ("-m", "--multirun", "-r", "--run", "--resolve", "--version", "--hydra-help")
+CFG = ("job", "hydra", "all")
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+WITH_VALUE = {"-c": CFG, "--cfg": CFG, "-i": INFO, "--info": INFO, "-p": (), "--package": ()}
+"""Options that take a value, and the choices for it; none: any value."""
+
+
+def is_sweep(argv: Sequence[str]) -> bool:
+    """Returns whether the arguments ask for a sweep."""
+    return bool({"-m", "--multirun"} & set(argv))
+
+
+def overrides_of(argv: Sequence[str]) -> list[str]:
+    """Returns the `key=value` among the arguments."""
+    return [argument for argument in argv if not argument.startswith("-") and "=" in argument]
+
+
+def for_hydra(argv: Sequence[str]) -> list[str]:
+    """Returns the arguments as Hydra takes them. Raises TrainError for what no config can be composed from."""
+    given, option = [], []
+    rest = iter(argv)
+    for argument in rest:
+        if argument.startswith("-"):
+            option += _checked_option(argument, rest)
+        else:
+            given.append(_checked_override(argument, is_sweep(argv)))
+    if is_sweep(argv) and {"--cfg", "-c"} & {word.partition("=")[0] for word in option}:
+        raise TrainError("--cfg prints one config: leave out -m, and give each key one value")
+    return [*option, *_with_named_keys(given)]
+
+
+def _checked_option(argument: str, rest: Iterator[str]) -> list[str]:
+    """Returns an option with its value, which may be the next argument of `rest`."""
+    name, equals, value = argument.partition("=")
+    if name in FLAGS and not equals:
+        return [argument]
+    if name in FLAGS:
+        raise TrainError(f"option {name} takes no value")
+    if name in WITH_VALUE:
+        words = [argument] if equals else [argument, value := next(rest, "")]
+        choices = WITH_VALUE[name]
+        if not value or (choices and value not in choices):
+            expected = f"one of {', '.join(choices)}, as in {name} {choices[0]}" if choices else "a value"
+            raise TrainError(f"option {name} needs {expected}")
+        return words
+    example = argument.lstrip("-") if equals else "experiment=demo"
+    raise TrainError(f"there is no option {name}; keys are set without a dash, as in {example}")
+
+
+def _checked_override(argument: str, sweep: bool) -> Override:
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        raise TrainError(malformed(argument)) from None
+    key = override.key_or_group
+    if not key:
+        raise TrainError(malformed(argument))
+    if override.is_sweep_override():
+        if not sweep:
+            as_list = f", or write '{key}=[{argument.partition('=')[2]}]' for a list" if key not in groups() else ""
+            raise TrainError(f"{argument} gives several values: add -m to run each{as_list}")
+    elif key in groups() and not override.is_delete():
+        value = override.value()
+        if value == "":
+            raise TrainError(no_option(key, ""))
+        if not isinstance(value, str | list | dict):
+            keys = [row.key for row in config_keys() if row.key.startswith(f"{key}.")]
+            wrong = no_option(key, argument.partition("=")[2])
+            raise TrainError(f"{wrong}, or set a key of it: {', '.join(keys[:3])} ...")
+    return override
+
+
+def _with_named_keys(given: Sequence[Override]) -> list[str]:
+    """Returns the overrides, with those of named parts in a form that may name a new one.
+
+    `data.sources={mine: {...}}` replaces all sources; `data.sources.mine.weight=1` sets a key of one, old or new. To
+    Hydra, the first adds to what there is, and both are wrong for a name that is not there.
+    """
+    lines: list[str] = []
+    replaced: set[str] = set()
+    for override in given:
+        line, key = override.input_line or "", override.key_or_group
+        owner = next((name for name in named_parts() if f"{key}.".startswith(f"{name}.")), None)
+        if owner is None or override.is_delete() or override.is_sweep_override():
+            lines.append(line)
+        elif key == owner:
+            if override.type is OverrideType.CHANGE and owner not in replaced:
+                lines += [f"~{owner}.{name}" for name in _names_in(owner, given)]
+                replaced.add(owner)
+            lines.append(f"++{line.lstrip('+')}")
+        else:
+            value = line.partition("=")[2]
+            for part in reversed(key.removeprefix(f"{owner}.").split(".")):
+                value = f"{{{part}: {value}}}"
+            lines.append(f"++{owner}={value}")
+    return lines
+
+
+def _names_in(owner: str, given: Sequence[Override]) -> list[str]:
+    """Returns the names that a dict of dataclasses has without the overrides of its own."""
+    others = [override for override in given if not f"{override.key_or_group}.".startswith(f"{owner}.")]
+    try:
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            lines = [override.input_line or "" for override in others if not override.is_sweep_override()]
+            named = OmegaConf.select(compose("config", lines), owner)
+    except (HydraException, OmegaConfBaseException):
+        return []  # Hydra will meet the same error, and report it
+    return [str(name) for name in named] if isinstance(named, DictConfig) else []

@@ -1,0 +1,85 @@
+"""One sentence for what Hydra or OmegaConf found wrong: the file or key, what was expected, what to type.
+
+Hydra reports a mistake over several lines, with the reason in the middle and without a suggestion. Its errors carry no
+fields, so the facts are taken from their text.
+"""
+
+import re
+from pathlib import Path
+
+from hydra.errors import OverrideParseException
+
+from train.compose.groups import CONFIG_FOLDER, groups, options
+from train.compose.keys import config_keys, with_placeholder
+from train.compose.names import did_you_mean
+
+
+def explain(error: Exception) -> str:
+    """Returns one sentence for an error of Hydra or OmegaConf."""
+    text = f"{error}\n{error.__cause__ or ''}"
+    if isinstance(error, OverrideParseException):
+        return malformed(error.override)
+    if missing := re.search(r"Could not find '([^']+)/([^'/]*)'", text):
+        return no_option(*missing.groups())
+    if missing := re.search(r"You must specify '([^']+)'", text):
+        return no_option(missing[1], "")
+    if isinstance(error, AssertionError | AttributeError):  # OmegaConf's, for a key below one that is null
+        return "the overrides set a key below one that is null: add the group first, as in +positions/yarn=default"
+    return f"{_file(text)}{_reason(error, text)}"
+
+
+def malformed(override: str) -> str:
+    """Returns what is wrong with an argument that Hydra cannot parse."""
+    key, equals, value = override.partition("=")
+    if key and value.startswith(("{", "[", "'", '"')):
+        return f"the value in {override!r} cannot be read: check its brackets and quotes"
+    if key and equals:
+        return f"""the value in {override!r} has characters that need quotes: '{key}="{value}"'"""
+    hint = f"; did you mean experiment={override}?" if override in options("experiment") else ""
+    return f"{override!r} is not of the form key=value{hint}"
+
+
+def no_option(group: str, option: str) -> str:
+    """Returns what is wrong with a choice that does not exist; an empty `option`: none was made."""
+    choices = options(group)
+    if group.startswith("hydra/"):
+        return f"there is no {group}={option} here: the runs of a sweep are run one after another, by Hydra itself"
+    if not choices:
+        return f"there is no config group {group!r}{did_you_mean(group)}"
+    if not option:
+        return f"{group} is not given; choose one of {', '.join(choices)}, for example {group}={choices[0]}"
+    return f"there is no {group}={option}; choose one of {', '.join(choices)}"
+
+
+def _file(text: str) -> str:
+    """Returns `configs/data/mine.yaml: ` where the error is in that file; else nothing."""
+    found = re.search(r"In '([^']+)': \w+ raised while composing config", text)
+    path = CONFIG_FOLDER / f"{found[1]}.yaml" if found else None
+    return f"{Path(CONFIG_FOLDER.name) / path.relative_to(CONFIG_FOLDER)}: " if path and path.is_file() else ""
+
+
+def _reason(error: Exception, text: str) -> str:
+    found = re.search(r"full_key: (\S+)", text)
+    full_key = found[1] if found else None
+    unknown = re.search(r"Key '([^']+)' (?:is )?not in", text) or re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        key = full_key or unknown[1]
+        if key in groups():
+            return f"{key} is not among the groups of this run: add it with a plus, as in +{key}={options(key)[0]}"
+        return f"there is no config key {key!r}{did_you_mean(key)}"
+    if mistyped := re.search(r"is not a subclass of \w+\. value: (.*)", text):
+        return f"{mistyped[1]} is given where keys belong: {', '.join(_keys_below(full_key or ''))}"
+    if full_key and "is not a ListConfig, list or tuple" in text:
+        return f"{full_key} takes a list, as in '{full_key}=[...]'"
+    if full_key and "does not support deletion" in text:
+        return f"{full_key} cannot be deleted: set it to another value"
+    lines = [line.strip() for line in f"{error.__cause__ or error}".splitlines() if line.strip()] or [repr(error)]
+    if re.search(r"raised while composing config:$", lines[0]) and len(lines) > 1:
+        lines = lines[1:]
+    return f"{full_key}: {lines[0]}" if full_key else lines[0].rstrip(".")
+
+
+def _keys_below(key: str) -> list[str]:
+    """Returns the keys right below `key`, or below the names in it: `data.sources.NAME.files`."""
+    owners = {with_placeholder(key)[0], f"{key}.NAME"}
+    return [row.key for row in config_keys() if row.key.rpartition(".")[0] in owners]

@@ -1,0 +1,40 @@
+"""The settings of the engine (train/engine.py), importable without torch."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from train.errors import TrainError
+from train.ranges import check_at_least
+
+
+class Precision(Enum):
+    """Dtype of parameters and activations in forward and backward; master weights are always fp32.
+
+    `auto` is bf16 on a GPU and fp32 on a CPU.
+    """
+
+    auto = "auto"
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+@dataclass
+class EngineConfig:
+    """How DeepSpeed holds and reduces parameters, gradients and optimizer state."""
+
+    zero_stage: int = 2
+    """ZeRO stage, 0 to 3: what is sharded over the ranks (1: optimizer state, 2: gradients too, 3: parameters too)."""
+    precision: Precision = Precision.bf16
+    """Dtype of forward and backward, with fp32 master weights; auto: bf16 on a GPU, fp32 on a CPU."""
+    overlap_comm: bool = False
+    """Reduce gradients while backward goes on; it has had races, so compare losses on your machine first."""
+    reduce_bucket_size: int = 500_000_000
+    """Gradient elements that are reduced at once (ZeRO 1 to 3)."""
+    max_skipped_updates: int = 10
+    """Non-finite updates in a row that end the run."""
+
+    def validate(self) -> None:
+        """Raises TrainError with the key, the value and the remedy."""
+        check_at_least("engine", self, reduce_bucket_size=1, max_skipped_updates=1)
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise TrainError(f"engine.zero_stage={self.zero_stage} does not exist: choose 0, 1, 2 or 3")

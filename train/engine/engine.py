@@ -1,0 +1,254 @@
+"""The engine's interface, and what it does alike at every ZeRO stage.
+
+`Engine` is all that the trainer and the callbacks know of parallelism. A subclass says where parameters, masters,
+gradients and moments lie at its stage, and how an update is made there.
+"""
+
+import contextlib
+import io
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.attention import Documents
+from model.loss import LossSums
+from model.transformer import Olmo2
+from model.weights import Weights, initialise
+from train.config import RunConfig
+from train.distributed import Ranks
+from train.engine.config import Precision
+from train.engine.settings import deepspeed_config
+from train.engine.stopwatch import Stopwatch
+from train.errors import TrainError
+from train.optimizer import REPO_GROUP, build_optimizer
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state of a parameter, besides its step counter
+
+Accept = Callable[[float], bool]  # given the gradient norm, whether to apply the update
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The input of one forward pass, on the engine's device."""
+
+    tokens_bt: Tensor  # int64
+    labels_bt: Tensor  # int64, already shifted; -100 is ignored
+    documents: Documents | None = None  # where attention must not cross; None: nowhere
+
+
+@dataclass(frozen=True)
+class Update:
+    """The outcome of one optimizer update."""
+
+    grad_norm: float  # global L2 norm before clipping; inf or NaN if the gradients or a loss were not finite
+    applied: bool  # False: not finite, or refused; parameters and optimizer state are unchanged
+
+
+class Engine(ABC):
+    """The model in training on this rank, one of `ranks.world_size`.
+
+    Every method is collective, unless it says otherwise: all ranks call it, in the same order.
+    """
+
+    def __init__(self, config: RunConfig, ranks: Ranks, precision: Precision, weights: Weights | None) -> None:
+        """Builds the model on the meta device, fills it with `weights`, and gives it to DeepSpeed.
+
+        `weights` None leaves it unfilled, because `load` follows. `precision` is a resolved one. Use `build_engine`.
+        """
+        import deepspeed  # half a second; not before Ranks.join has set the accelerator
+
+        self.device = ranks.device
+        self.zero_stage = config.engine.zero_stage
+        self.precision = precision
+        self.forward_seconds = 0.0  # of the last update's micro-batches, on this rank's device
+        self._rank, self._world_size = ranks.rank, ranks.world_size
+        self._forward = Stopwatch(ranks.device)
+        settings = self._deepspeed_config(config)
+        self.micro_batch_size = int(settings["train_micro_batch_size_per_gpu"])
+        self.num_micro_batches = int(settings["gradient_accumulation_steps"])
+        with torch.device("meta"):
+            model = Olmo2(config.model, config.positions, config.loss.z_loss_weight)
+        initialise(model, weights or _placeholder, self._initial_device())
+        optimizer = build_optimizer(model.named_parameters(), config.optimizer, fused=self.device.type == "cuda")
+        self._hyperparameters = [
+            {key: group[key] for key in ("weight_decay", "betas", "eps")} for group in optimizer.param_groups
+        ]
+        with contextlib.redirect_stdout(io.StringIO()):  # ZeRO 1 with bf16 prints memory reports
+            self._engine: Any = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
+
+    @property
+    def model(self) -> Olmo2:
+        """The module in training, for hooks; under ZeRO 3 its parameters are partitioned."""
+        module: Olmo2 = self._engine.module
+        return module
+
+    def accumulate(self, micro: MicroBatch, denominator: float) -> LossSums:
+        """Runs forward and backward of one micro-batch, and returns its loss sums, detached.
+
+        The loss of an update is `total / denominator`, summed over all micro-batches of all ranks.
+        """
+        with self._forward:
+            sums: LossSums = self._engine(micro.tokens_bt, micro.labels_bt, micro.documents)
+        # DeepSpeed averages over ranks and accumulation steps: undo both. An infinite loss can have finite gradients
+        # (overflow in a square): NaN keeps them from passing for good ones.
+        scale = self._world_size * self.num_micro_batches / denominator
+        self._engine.backward(sums.total * torch.where(sums.total.isfinite(), scale, math.nan))
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()  # only counts the micro-batch
+        return sums.detach()
+
+    def evaluate(self, micro: MicroBatch) -> LossSums:
+        """Returns the loss sums of one micro-batch at the present weights, without a gradient, `ce_bt` included.
+
+        For validation data, at any time between other calls: between updates, but also between micro-batches and
+        before an update. Nothing is counted or changed: no micro-step, no accumulated gradient, no `forward_seconds`,
+        no random number. What follows is the same to the bit as without it. The sums are those of `accumulate` for the
+        same rows and weights; they are this rank's, not yet added over ranks.
+
+        Forward hooks on the model do run. One that counts what is trained on checks `torch.is_grad_enabled()`, which
+        is False here. Collective under ZeRO 3 only: there all ranks call it equally often, with any number of rows.
+        """
+        sums: LossSums = self._run_without_gradient(micro.tokens_bt, micro.labels_bt, micro.documents)
+        return sums
+
+    def forward_only(self, tokens_bt: Tensor) -> None:
+        """Runs one forward pass of `tokens_bt` ([B, T] int64) for the hooks on the model, as `evaluate` does."""
+        self._run_without_gradient(tokens_bt)
+
+    def update(self, learning_rate: float, repo_factor: float, accept: Accept | None = None) -> Update:
+        """Clips and applies the accumulated gradient. A non-finite gradient or loss on any rank drops it on all.
+
+        `accept` is called with a finite norm before anything changes, and returns False to refuse the update. It must
+        give the same answer on all ranks. `repo_factor` multiplies the learning rate of RePo's parameters.
+        """
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate * (repo_factor if group["name"] == REPO_GROUP else 1.0)
+        update = self._update(accept)
+        self.forward_seconds = self._forward.lap()  # the norm has been read: the device is past the forward passes
+        return update
+
+    def is_finite(self) -> bool:
+        """Returns whether all that this rank holds of parameters, masters and moments is finite. Not collective."""
+        held = [self._held(parameter) for parameter in self.model.parameters()]
+        for master, state in self._adamw.state.items():
+            held += [master, *(value for value in state.values() if isinstance(value, Tensor))]
+        # The largest magnitude: one pass without a temporary copy, and NaN and infinity come through.
+        peaks = [torch.linalg.vector_norm(t.detach(), math.inf).float() for t in held if t.is_floating_point()]
+        return bool(torch.stack([peak.to(self.device) for peak in peaks]).isfinite().all())
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yields (name, whole fp32 value) of every parameter, one at a time, on every rank."""
+        for name, parameter in self.model.named_parameters():
+            yield name, self._whole_master(parameter).detach().float()
+
+    @abstractmethod
+    def local_value(self, parameter: Any) -> Tensor:
+        """Returns this rank's part of a parameter's fp32 master, flat; every element is on exactly one rank.
+
+        It may be a view that the next update changes. Not collective.
+        """
+
+    @abstractmethod
+    def local_gradient(self, parameter: Any) -> Tensor:
+        """Returns the same part of the global batch's gradient, before clipping. Not collective.
+
+        Only between the last `accumulate` and `update`.
+        """
+
+    def save(self, folder: Path, write: Callable[[Any, Path], None]) -> None:
+        """Passes parameters and optimizer state to `write(state, path)`, once per file of this rank in `folder`.
+
+        `write` serialises the state before it returns, since training goes on in the same tensors, and raises nothing:
+        the other ranks would wait in the middle of a save.
+        """
+        from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+
+        class CallbackCheckpointEngine(TorchCheckpointEngine):
+            def save(self, state_dict: Any, path: str) -> None:
+                write(state_dict, Path(path))
+
+        self._engine.checkpoint_engine = CallbackCheckpointEngine(self._engine._config)
+        self._engine._copy_recovery_script = lambda path: None  # fails on a full disk, and leaves the others waiting
+        self._engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Reads what `save` wrote in the same layout: world size, ZeRO stage, precision and parameter groups.
+
+        Raises TrainError if DeepSpeed finds no files of its own in `folder`.
+        """
+        path, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name, load_lr_scheduler_states=False)
+        if path is None:
+            raise TrainError(f"DeepSpeed found nothing to load in {folder}")
+        for group, hyperparameters in zip(self._engine.optimizer.param_groups, self._hyperparameters, strict=True):
+            group.update(hyperparameters)
+
+    def load_optimizer(self, moment: Callable[[str, str], Tensor], num_updates: int) -> None:
+        """Sets AdamW's state after `num_updates` updates from whole tensors, in any layout, before the first update.
+
+        `moment(name, key)` returns `exp_avg` or `exp_avg_sq` of a parameter: fp32, in its shape or flat.
+        """
+        self._create_moments(num_updates)
+        for name, parameter in self.model.named_parameters():
+            for key in MOMENTS:
+                self._set_moment(parameter, key, moment(name, key).to(self.device))
+
+    def close(self) -> None:
+        """Releases DeepSpeed's hooks and buffers."""
+        self._engine.destroy()
+
+    # What differs by stage.
+
+    @property
+    @abstractmethod
+    def _adamw(self) -> torch.optim.Optimizer:
+        """torch's AdamW, which DeepSpeed may wrap."""
+
+    @abstractmethod
+    def _update(self, accept: Accept | None) -> Update:
+        """Makes the update, with the learning rates already set, or drops it and the gradients."""
+
+    @abstractmethod
+    def _whole_master(self, parameter: Any) -> Tensor:
+        """Returns the whole fp32 value of a parameter."""
+
+    @abstractmethod
+    def _set_moment(self, parameter: Any, key: str, value: Tensor) -> None:
+        """Sets one of AdamW's moments, which exist already, from a whole value."""
+
+    def _adamw_tensors(self) -> Iterable[Tensor]:
+        """Returns the tensors that AdamW updates, which are the keys of its state."""
+        return (tensor for group in self._adamw.param_groups for tensor in group["params"])
+
+    def _create_moments(self, num_updates: int) -> None:
+        """Makes AdamW's state after `num_updates`, which torch makes in the first step, with moments of zero."""
+        is_fused = self._adamw.defaults["fused"]
+        for tensor in self._adamw_tensors():
+            counter = torch.tensor(float(num_updates), device=tensor.device if is_fused else "cpu")
+            self._adamw.state[tensor] = {"step": counter, **{key: torch.zeros_like(tensor) for key in MOMENTS}}
+
+    def _deepspeed_config(self, config: RunConfig) -> dict[str, Any]:
+        return deepspeed_config(config, self._world_size, self.precision)
+
+    def _initial_device(self) -> torch.device:
+        """Returns where the whole model is filled, before DeepSpeed gets it."""
+        return self.device
+
+    def _held(self, parameter: Any) -> Tensor:
+        """Returns what this rank keeps of a parameter, in the model's dtype."""
+        return parameter
+
+    def _run_without_gradient(self, *inputs: Any) -> Any:
+        # The module itself: DeepSpeed's own forward would clear what it remembers of a backward pass.
+        with torch.no_grad():
+            return self._engine.module(*inputs)
+
+
+def _placeholder(name: str) -> Tensor:
+    """Returns what parameters hold until a checkpoint is loaded."""
+    return torch.zeros(())

@@ -1,0 +1,35 @@
+"""Rows on the host to micro-batches on the device, for training and for evaluation alike."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from model.attention import Documents
+from model.loss import IGNORED
+from train.engine.engine import MicroBatch
+
+
+def shifted_labels(tokens_rt: np.ndarray, counts_r: np.ndarray) -> np.ndarray:
+    """Returns int64 labels [R, T]: the next token of each row, and -100 after the last.
+
+    `counts_r` is bool [R]: a row that is False is -100 throughout, so that it takes no part in the loss.
+    """
+    labels = np.full(tokens_rt.shape, IGNORED, dtype=np.int64)
+    labels[:, :-1] = tokens_rt[:, 1:]
+    labels[~counts_r] = IGNORED
+    return labels
+
+
+def to_micro_batch(
+    tokens_bt: np.ndarray,
+    labels_bt: np.ndarray,
+    boundaries: Sequence[np.ndarray] | None,
+    device: torch.device,
+) -> MicroBatch:
+    """Returns the rows on `device`; with `boundaries`, one array of document cuts per row, documents stay apart."""
+    return MicroBatch(
+        tokens_bt=torch.from_numpy(tokens_bt.astype(np.int64)).to(device, non_blocking=True),
+        labels_bt=torch.from_numpy(labels_bt).to(device, non_blocking=True),
+        documents=None if boundaries is None else Documents.from_boundaries(boundaries, device),
+    )

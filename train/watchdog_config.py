@@ -1,0 +1,25 @@
+"""The settings of the watchdog (train/watchdog.py), importable without torch."""
+
+from dataclasses import dataclass
+
+from train.ranges import check_at_least
+
+
+@dataclass
+class WatchdogConfig:
+    """When a rank that is stuck or slow is reported, and when a run that does not move is ended."""
+
+    enabled: bool = True
+    """Whether a thread per rank watches for progress."""
+    warn_seconds: float = 120.0
+    """Seconds without progress after which one line says where the rank is."""
+    step_seconds: float = 600.0
+    """Seconds without progress within a step after which the run is ended."""
+    other_seconds: float = 1500.0
+    """The same outside of steps: start, data, first step, saves, evaluation, export."""
+    slow_step_factor: float = 4.0
+    """A step that takes this many times the median of recent ones is logged."""
+
+    def validate(self) -> None:
+        """Raises TrainError with the key, the value and the remedy."""
+        check_at_least("watchdog", self, warn_seconds=0.1, step_seconds=0.1, other_seconds=0.1, slow_step_factor=1)
