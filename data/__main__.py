@@ -96,7 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     tokenize.add_argument("--max-bad-share", type=float, default=0.001, help="of a file's records (default: 0.001)")
     _add_tokenizer(tokenize)
 
-    inspect = add("inspect", commands.inspect, "count what each source holds, and show rows of it")
+    _add_inspect(add("inspect", commands.inspect, "count what each source holds, and show rows of it"))
+    return parser
+
+
+def _add_inspect(inspect: argparse.ArgumentParser) -> None:
     inspect.add_argument("root", metavar="ROOT", nargs="?", help="folder of text; folder or address of token files")
     inspect.add_argument("--file-list", type=Path, help="text file that lists .npy paths; without ROOT, as published")
     inspect.add_argument("--rows", type=_not_negative, default=0, help="decoded rows to show (default: none)")
@@ -104,7 +108,6 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--batch-size", type=_positive, default=512, help="rows of a step (default: 512)")
     inspect.add_argument("--seed", type=int, default=42, help="of the published order (default: 42)")
     _add_tokenizer(inspect)
-    return parser
 
 
 def _positive(text: str) -> int:

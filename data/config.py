@@ -143,8 +143,8 @@ class DataConfig:
     def _validate_text(self) -> None:
         _require(bool(self.sources), "sources", "is empty; name at least one source with files and a weight")
         for name, source in self.sources.items():
-            sound = math.isfinite(source.weight) and source.weight >= 0.0
-            _require(sound, f"sources.{name}.weight", f"must be 0 or more, not {source.weight}")
+            is_valid = math.isfinite(source.weight) and source.weight >= 0.0
+            _require(is_valid, f"sources.{name}.weight", f"must be 0 or more, not {source.weight}")
             _require(bool(source.files), f"sources.{name}.files", "is empty; give at least one glob pattern")
         total = sum(source.weight for source in self.sources.values())
         _require(total > 0.0, "sources", "have no weight above 0; give at least one of them a share")

@@ -80,6 +80,7 @@ class RankStream:
         self._pool: Any = None
 
     def next_batch(self) -> Batch:
+        """Returns this rank's rows of the next step; raises DataError."""
         if self._steps is None:
             self._steps = self._open_steps()
         parts = next(self._steps)
@@ -94,6 +95,7 @@ class RankStream:
         )
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns this rank's part of the state after the last batch."""
         return {
             "kind": self._backend.kind,
             "batches": self._num_batches,
@@ -103,6 +105,7 @@ class RankStream:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a merged state; raises DataError when it does not fit."""
         _check_complete(state)
         for key, current in (("kind", self._backend.kind), ("num_streams", self._backend.num_streams)):
             if state[key] != current:
@@ -113,6 +116,7 @@ class RankStream:
         self._cursors = self._backend.restore(saved, state["sources"])
 
     def close(self) -> None:
+        """Ends worker processes."""
         self._steps = None
         if self._pool is not None:
             self._pool.close()

@@ -1,8 +1,8 @@
 """Work in daemon threads, which never keep a finished or interrupted process from ending.
 
 Work ahead of need (`Background`) has one thread per process and is done in the order of submission. It only saves time:
-a job that fails is logged, and whoever needs its result does the work again in the foreground, where the error is
-raised.
+a job that fails is logged, and the caller that needs its result does the work again in the foreground, where the
+error is raised.
 """
 
 import logging

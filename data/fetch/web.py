@@ -68,12 +68,12 @@ class WebFolder:
         kind = response.headers.get("Content-Type", "unknown type")
         if response.status_code == HTTPStatus.PARTIAL_CONTENT:
             extent = response.headers.get("Content-Range", "")
-            sound = re.fullmatch(rf"bytes {start}-{num_bytes - 1}/({num_bytes}|\*)", extent) is not None
+            is_valid = re.fullmatch(rf"bytes {start}-{num_bytes - 1}/({num_bytes}|\*)", extent) is not None
         else:
             start = 0
             extent = f"{response.headers.get('Content-Length', num_bytes)} bytes"
-            sound = extent == f"{num_bytes} bytes"
-        if not sound or _is_page(response):
+            is_valid = extent == f"{num_bytes} bytes"
+        if not is_valid or _is_page(response):
             response.close()
             raise TransientError(f"{url} answered with {extent} ({kind}) where {num_bytes:,} bytes are expected")
         return start, _body(response, url)
@@ -89,7 +89,7 @@ class WebFolder:
             return {name: _checked_entry(name, entry) for name, entry in orjson.loads(content)["files"].items()}
         except (DataError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"{self.root} cannot be searched, a web server lists no files and this one has no sound manifest.json "
+                f"{self.root} cannot be searched, a web server lists no files and this one has no valid manifest.json "
                 f"({error}); name each file without wildcards"
             ) from error
 

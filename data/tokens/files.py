@@ -90,7 +90,7 @@ def check_token_file(file: DataFile) -> None:
     """Raises DataError for a size that is no whole number of tokens and, if the file is on disk, for a header."""
     if file.num_bytes % TOKEN_DTYPE.itemsize:
         raise DataError(
-            f"{file.path} is torn: its {file.num_bytes:,} bytes are no whole number of uint32 tokens; fetch it again"
+            f"{file.path} is truncated: {file.num_bytes:,} bytes are no whole number of uint32 tokens; fetch it again"
         )
     if not is_present(file):
         return

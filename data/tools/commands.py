@@ -89,7 +89,7 @@ def verify_folder(options: argparse.Namespace) -> None:
         print(fault)
     if faults:
         raise DataError(f"{len(faults)} of {num_files} files below {folder} are faulty; put right what is listed above")
-    print(f"{folder}: {num_files:,} files are sound")
+    print(f"{folder}: {num_files:,} files are in order")
 
 
 def tokenize(options: argparse.Namespace) -> None:

@@ -37,7 +37,7 @@ WORD_PATTERN = (
 
 
 @dataclass(frozen=True)
-class Ingredient:
+class SampleSource:
     """The size of a source and the form of its files; the real mix too has sources of one or two files."""
 
     share: float
@@ -48,14 +48,14 @@ class Ingredient:
     """Their encoding."""
 
 
-INGREDIENTS = {
-    "web": Ingredient(0.32, 6, ".jsonl.zst"),
-    "instructions": Ingredient(0.20, 4, ".jsonl.gz"),
-    "encyclopedia": Ingredient(0.12, 2, ".jsonl.gz"),
-    "papers": Ingredient(0.10, 3, ".jsonl.zst"),
-    "qa": Ingredient(0.06, 3, ".jsonl.gz"),
-    "code": Ingredient(0.10, 1, ".jsonl.zst"),
-    "math": Ingredient(0.10, 5, ".jsonl"),
+SAMPLE_SOURCES = {
+    "web": SampleSource(0.32, 6, ".jsonl.zst"),
+    "instructions": SampleSource(0.20, 4, ".jsonl.gz"),
+    "encyclopedia": SampleSource(0.12, 2, ".jsonl.gz"),
+    "papers": SampleSource(0.10, 3, ".jsonl.zst"),
+    "qa": SampleSource(0.06, 3, ".jsonl.gz"),
+    "code": SampleSource(0.10, 1, ".jsonl.zst"),
+    "math": SampleSource(0.10, 5, ".jsonl"),
 }
 
 
@@ -83,7 +83,9 @@ def build_sample(
             return False
         (folder / MANIFEST_NAME).unlink(missing_ok=True)
         report("collecting documents")
-        collected = collect_documents(seed, {name: item.share * megabytes * 1e6 for name, item in INGREDIENTS.items()})
+        collected = collect_documents(
+            seed, {name: item.share * megabytes * 1e6 for name, item in SAMPLE_SOURCES.items()}
+        )
         files = {}
         for source, documents in collected.items():
             report(f"writing {source}: {len(documents):,} documents")
@@ -166,14 +168,14 @@ def _is_complete(folder: Path, parameters: dict[str, Any]) -> bool:
 
 def _write_source(folder: Path, source: str, documents: list[Document]) -> dict[str, dict[str, Any]]:
     """Writes the shards of a source; returns their manifest entries."""
-    ingredient = INGREDIENTS[source]
+    shape = SAMPLE_SOURCES[source]
     (folder / source).mkdir(exist_ok=True)
     entries = {}
-    for shard in range(ingredient.num_shards):
-        own = documents[shard :: ingredient.num_shards]
-        name = f"{source}/shard-{shard:02d}{ingredient.suffix}"
+    for shard in range(shape.num_shards):
+        own = documents[shard :: shape.num_shards]
+        name = f"{source}/shard-{shard:02d}{shape.suffix}"
         content = b"".join(orjson.dumps(_record(document)) + b"\n" for document in own)
-        entries[name] = {**_write(folder / name, _compress(content, ingredient.suffix)), "documents": len(own)}
+        entries[name] = {**_write(folder / name, _compress(content, shape.suffix)), "documents": len(own)}
     return entries
 
 

@@ -77,4 +77,4 @@ def _check_text(file: DataFile) -> None:
     counts = RecordCounts()
     counts.documents = sum(1 for _ in read_records(file, counts))  # reading to the end is the check, hash included
     if counts.num_bad:
-        raise DataError(f"{file.path}: {counts.describe_bad()} are unreadable; the rest is sound")
+        raise DataError(f"{file.path}: {counts.describe_bad()} are unreadable; the rest is readable")

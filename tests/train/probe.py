@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 import torch
 
 from common.json_lines import read_json_lines
+from report.run_folder import RunFiles
 from tests.distributed import freeze_modules
 from train.__main__ import train
-from train.callbacks.callback import StatefulCallback
+from train.callbacks.callback import Callback, StatefulCallback
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.errors import Stop
@@ -79,7 +81,13 @@ class Probe(StatefulCallback):
 
 
 def start(
-    config: RunConfig, ranks: Ranks, *, stop_rank: int | None = None, stop_step: int = 0, crash_step: int = 0
+    config: RunConfig,
+    ranks: Ranks,
+    *,
+    stop_rank: int | None = None,
+    stop_step: int = 0,
+    crash_step: int = 0,
+    callbacks: Sequence[Callback] = (),
 ) -> Outcome:
     """`train.__main__.train` with a probe among the callbacks; errors become the outcome's reason."""
     outcome = Outcome()
@@ -87,7 +95,7 @@ def start(
     gc.enable()
     torch.manual_seed(99)  # nothing of an earlier start is left in this process
     try:
-        train(config, ranks, [probe])
+        train(config, ranks, [probe, *callbacks])
     except (CrashError, ValueError) as error:
         outcome.reason = str(error)
     outcome.collects.append(gc.isenabled())
@@ -98,7 +106,7 @@ def start(
 
 def metrics(root: Path, name: str) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl without what a clock says."""
-    rows = read_json_lines(root / "runs" / name / "metrics.jsonl")
+    rows = RunFiles(root / "runs" / name).read_metrics()
     return [{key: value for key, value in row.items() if not key.startswith("throughput/")} for row in rows]
 
 

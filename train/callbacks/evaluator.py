@@ -22,6 +22,7 @@ from report.metrics import EVAL_LOSS, EVAL_PERPLEXITY, bucket_loss, source_loss,
 from train.callbacks.callback import StatefulCallback
 from train.callbacks.config import EvaluationConfig
 from train.engine.engine import MicroBatch
+from train.errors import TrainError
 from train.micro_batches import shifted_labels, to_micro_batch
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Evaluator(StatefulCallback):
 
     def on_start(self, trainer: "Trainer") -> None:
         self._rows = self._build_rows()
+        if self._rows is not None:
+            self._check_tokens(self._rows, trainer)
         if trainer.step and self._is_due(trainer):  # the stop came within its evaluation
             results = self._evaluate(trainer)
             if results is not None:
@@ -61,6 +64,14 @@ class Evaluator(StatefulCallback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._evaluated_step = state["evaluated_step"]
+
+    def _check_tokens(self, rows: ValidationRows, trainer: "Trainer") -> None:
+        largest, vocab_size = int(rows.tokens.max()), trainer.config.model.vocab_size
+        if largest >= vocab_size:
+            raise TrainError(
+                f"the validation rows hold token id {largest}, but model.vocab_size={vocab_size}: "
+                "data.validation names files that were made with another tokenizer"
+            )
 
     def _is_due(self, trainer: "Trainer") -> bool:
         interval = self._config.interval

@@ -214,9 +214,9 @@ def test_a_length_that_is_no_number_is_named(server: FileServer, length: str) ->
 
 
 @pytest.mark.parametrize("entry", [{"bytes": 1.5}, {"bytes": 1e20}, {"bytes": True}, {"bytes": 5, "sha256": 7}, "ab"])
-def test_an_unsound_manifest_of_a_server_is_one_line(server: FileServer, entry: object) -> None:
+def test_an_invalid_manifest_of_a_server_is_one_line(server: FileServer, entry: object) -> None:
     (server.folder / "manifest.json").write_bytes(orjson.dumps({"files": {"a": entry}}))
-    with pytest.raises(DataError, match=r"has no sound manifest\.json \(.*\); name each file") as error:
+    with pytest.raises(DataError, match=r"has no valid manifest\.json \(.*\); name each file") as error:
         WebFolder(server.url).listing()
     assert "\n" not in str(error.value)
 

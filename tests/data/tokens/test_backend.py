@@ -92,7 +92,7 @@ def test_missing_files_are_counted_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"\x93NUMPY\x01\x00" + bytes(400), "numpy header"), (bytes(403), "torn"), (bytes(32), "not one batch")],
+    [(b"\x93NUMPY\x01\x00" + bytes(400), "numpy header"), (bytes(403), "is truncated"), (bytes(32), "not one batch")],
 )
 def test_files_that_hold_no_tokens_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     config = write_files(tmp_path, [80])

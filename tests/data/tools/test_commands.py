@@ -189,7 +189,7 @@ def test_verify_names_each_faulty_file(
     assert error == f"error: 7 of 8 files below {tmp_path} are faulty; put right what is listed above\n"
     for fault in (
         r"page\.npy holds token id 33554432",
-        r"torn\.npy is torn",
+        r"torn\.npy is truncated",
         r"late\.npy\.part is the beginning of a file",
         r"gone\.npy is missing",
         "1 of 2 records",

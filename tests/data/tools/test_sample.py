@@ -16,7 +16,7 @@ from data.config import DataConfig
 from data.errors import DataError
 from data.stream import build_stream
 from data.text.decode import read_lines
-from data.tools.sample import INGREDIENTS, build_sample
+from data.tools.sample import SAMPLE_SOURCES, build_sample
 
 
 def quiet(message: str) -> None:
@@ -28,7 +28,7 @@ def test_records_have_the_dolma_schema_and_the_manifest_describes_every_file(sam
     shards = {path.relative_to(sample).as_posix() for path in sample.glob("[a-z]*/shard-*")}
     assert shards | {"tokenizer.json"} == set(manifest)
     assert {"".join(Path(name).suffixes) for name in shards} == {".jsonl", ".jsonl.gz", ".jsonl.zst"}
-    assert sorted(item.num_shards for item in INGREDIENTS.values())[:2] == [1, 2]
+    assert sorted(item.num_shards for item in SAMPLE_SOURCES.values())[:2] == [1, 2]
     for name, entry in manifest.items():
         content = (sample / name).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (entry["bytes"], entry["sha256"])
@@ -79,7 +79,7 @@ def test_arguments_that_no_sample_can_be_made_with_are_refused(tmp_path: Path) -
 def test_the_shipped_config_reads_the_sample(sample: Path) -> None:
     shipped = OmegaConf.load(Path(__file__).parents[3] / "configs/data/sample.yaml")
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), shipped, {"root": str(sample)}))
-    assert set(config.sources) == set(INGREDIENTS)
+    assert set(config.sources) == set(SAMPLE_SOURCES)
     stream = build_stream(config, sequence_length=64, global_batch_size=24)
     assert stream.next_batch().tokens.shape == (24, 64)
 
@@ -96,7 +96,7 @@ def test_the_command_line_builds_inspects_and_explains(sample: Path, tmp_path: P
     built = run_data("sample", str(sample), "--vocab-size", "512", "--megabytes", "1.0")
     assert (built.returncode, built.stdout) == (0, f"{sample}: complete already\n")
     table = run_data("inspect", str(sample)).stdout
-    assert all(source in table for source in INGREDIENTS)
+    assert all(source in table for source in SAMPLE_SOURCES)
     for arguments in (("inspect", str(tmp_path / "none")), ("inspect", str(tmp_path)), ("sample", "/proc/none")):
         failed = run_data(*arguments)
         assert failed.returncode == 2
