@@ -10,10 +10,9 @@ from typing import Any
 from tests.train.tiny import tiny
 from tests.train.watch.failing import Breaking, scale_final
 from train.__main__ import train
-from train.callbacks.callback import Callback
+from train.callbacks.callback import Callback, TrainerInterface
 from train.distributed import Ranks, leave
 from train.errors import CollectiveError
-from train.trainer import Trainer
 from train.watch.config import AlertPolicy
 
 FULL_STEP, FREE_STEP = 3, 5
@@ -28,7 +27,7 @@ class Filler(Callback):
         self._file = disk / "filler"
         self._manner = manner
 
-    def on_step_start(self, trainer: Trainer) -> None:
+    def on_step_start(self, trainer: TrainerInterface) -> None:
         if trainer.ranks.is_main and self._manner != "unexported":
             full, free = (ALERT_STEP - 1, ALERT_STEP + 2) if self._manner == "alerted" else (FULL_STEP, FREE_STEP)
             if trainer.step == full:
@@ -36,7 +35,7 @@ class Filler(Callback):
             if trainer.step == free and self._manner in ("freed", "alerted"):
                 self._file.unlink()
 
-    def on_checkpoint(self, trainer: Trainer, folder: str) -> None:
+    def on_checkpoint(self, trainer: TrainerInterface, folder: str) -> None:
         last = trainer.step == trainer.max_steps
         if trainer.ranks.is_main and self._manner == "unexported" and last:
             self._fill()

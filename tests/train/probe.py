@@ -15,11 +15,10 @@ from common.json_lines import read_json_lines
 from report.run_folder import RunFiles
 from tests.distributed import freeze_modules
 from train.__main__ import train
-from train.callbacks.callback import Callback, StatefulCallback
+from train.callbacks.callback import Callback, StatefulCallback, TrainerInterface
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.errors import Stop
-from train.trainer import Trainer
 
 
 class CrashError(Exception):
@@ -47,26 +46,26 @@ class Probe(StatefulCallback):
         self._stop = (stop_rank, stop_step)
         self._crash_step = crash_step
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: TrainerInterface) -> None:
         trainer.engine.model.register_forward_pre_hook(self._listen)
         if trainer.step == 0:
             torch.manual_seed(trainer.ranks.rank)
 
-    def on_step_start(self, trainer: Trainer) -> None:
+    def on_step_start(self, trainer: TrainerInterface) -> None:
         self._outcome.rows.append(np.empty((0, trainer.config.sequence_length), np.int64))
 
-    def on_update(self, trainer: Trainer) -> None:
+    def on_update(self, trainer: TrainerInterface) -> None:
         self._outcome.steps += 1
         self._outcome.draws.append(float(torch.rand(())))
         self._outcome.collects.append(gc.isenabled())
 
-    def on_step_end(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: TrainerInterface) -> None:
         if self._stop == (trainer.ranks.rank, trainer.step):
             os.kill(os.getpid(), signal.SIGTERM)
         if trainer.step == self._crash_step:
             raise CrashError(f"broken after step {trainer.step}")
 
-    def on_stop(self, trainer: Trainer, stop: Stop) -> None:
+    def on_stop(self, trainer: TrainerInterface, stop: Stop) -> None:
         self._outcome.reason = stop.detail or stop.reason.word
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from tests.train.tiny import tiny
 from train.__main__ import train
-from train.callbacks.callback import Callback
+from train.callbacks.callback import Callback, TrainerInterface
 from train.distributed import Ranks, leave
-from train.trainer import Trainer
 
 STEP = 3
 LIMITS = {"watchdog__warn_seconds": 0.5, "watchdog__step_seconds": 2.0, "watchdog__other_seconds": 60.0}
@@ -22,7 +21,7 @@ class Sleeper(Callback):
     def __init__(self, manner: str) -> None:
         self._manner = manner
 
-    def on_update(self, trainer: Trainer) -> None:
+    def on_update(self, trainer: TrainerInterface) -> None:
         if trainer.step == STEP and trainer.ranks.rank == trainer.ranks.world_size - 1:
             if self._manner == "frozen":
                 os.kill(os.getpid(), signal.SIGSTOP)

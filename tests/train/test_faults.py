@@ -16,13 +16,12 @@ from tests.distributed import run_ranks
 from tests.train.probe import events, metrics
 from tests.train.tiny import tiny, write_tokens
 from train.__main__ import train
-from train.callbacks.callback import Callback
+from train.callbacks.callback import Callback, TrainerInterface
 from train.checkpoint.store import newest_checkpoint
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.errors import EXIT_DATA, EXIT_OK, EXIT_STOPPED, BadNumbersError, CollectiveError, LostDataError
 from train.run_folder import RunFolder
-from train.trainer import Trainer
 
 NUM_STEPS, SPIKE_STEP, STOP_STEP = 14, 12, 10
 GUARDED = {"guard__loss": 8.0, "guard__grad_norm": 8.0, "guard__window": 8, "max_steps": NUM_STEPS}
@@ -36,11 +35,11 @@ class SpikeOf(Callback):
         self._factor = factor
         self._hook: Any = None
 
-    def on_step_start(self, trainer: Trainer) -> None:
+    def on_step_start(self, trainer: TrainerInterface) -> None:
         if trainer.step == SPIKE_STEP:
             self._hook = trainer.engine.model.register_forward_hook(self._spike)
 
-    def on_update(self, trainer: Trainer) -> None:
+    def on_update(self, trainer: TrainerInterface) -> None:
         if trainer.step == SPIKE_STEP:
             self._hook.remove()
 
@@ -54,7 +53,7 @@ class StopAfter(Callback):
     def __init__(self, step: int, number: signal.Signals, *, evaluating: bool = False) -> None:
         self._step, self._number, self._evaluating = step, number, evaluating
 
-    def on_step_end(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: TrainerInterface) -> None:
         if trainer.step != self._step:
             return
         if trainer.ranks.rank == 1:
@@ -68,7 +67,7 @@ class StopAfter(Callback):
 class StopInSave(Callback):
     """A signal from within a save, when the new checkpoint is there and the old ones are not yet gone."""
 
-    def on_checkpoint(self, trainer: Trainer, folder: str) -> None:
+    def on_checkpoint(self, trainer: TrainerInterface, folder: str) -> None:
         if trainer.ranks.rank == 1:
             os.kill(os.getpid(), signal.SIGUSR1)
 
@@ -76,7 +75,7 @@ class StopInSave(Callback):
 class BadMoment(Callback):
     """A memory error, say: a number in the optimizer's state of one rank is no number any more."""
 
-    def on_update(self, trainer: Trainer) -> None:
+    def on_update(self, trainer: TrainerInterface) -> None:
         if trainer.step == BAD_STEP and trainer.ranks.rank == 1:
             optimizer = trainer.engine._engine.optimizer.optimizer
             next(iter(optimizer.state.values()))["exp_avg"][0] = math.nan
@@ -85,7 +84,7 @@ class BadMoment(Callback):
 class Laggard(Callback):
     """One rank that is slow in one step, on its own account."""
 
-    def on_step_start(self, trainer: Trainer) -> None:
+    def on_step_start(self, trainer: TrainerInterface) -> None:
         if trainer.step == SLOW_STEP and trainer.ranks.rank == 1:
             self._hook = trainer.engine.model.register_forward_pre_hook(self._sleep)
 
@@ -97,7 +96,7 @@ class Laggard(Callback):
 class LoseData(Callback):
     """Takes the data away while the run reads it."""
 
-    def on_step_end(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: TrainerInterface) -> None:
         if trainer.step == BAD_STEP and trainer.ranks.is_main:
             root = Path(trainer.config.data.root)
             root.rename(root.with_name("gone"))

@@ -7,7 +7,6 @@ again (train/checkpoint/checkpoints.py).
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -15,13 +14,10 @@ from torch import Tensor
 from common.files import write_text_whole
 from model.config import ModelConfig, PositionsConfig
 from model.export import save_hf
-from train.callbacks.callback import Callback
+from train.callbacks.callback import Callback, TrainerInterface
 from train.checkpoint.config import CheckpointConfig
 from train.errors import SaveError
 from train.run_folder import EXPORTED_STEP
-
-if TYPE_CHECKING:
-    from train.trainer import Trainer
 
 
 class Checkpointer(Callback):
@@ -35,14 +31,14 @@ class Checkpointer(Callback):
         self._positions = positions
         self._sequence_length = sequence_length
 
-    def on_step_end(self, trainer: "Trainer") -> None:
+    def on_step_end(self, trainer: TrainerInterface) -> None:
         if trainer.step == trainer.max_steps:
             return
         trainer.checkpoints.finish(wait=False)
         if trainer.step % self._config.interval == 0:
             trainer.save()
 
-    def on_finish(self, trainer: "Trainer") -> None:
+    def on_finish(self, trainer: TrainerInterface) -> None:
         if not self._config.export_hf:
             return
         parameters, problem = trainer.engine.full_parameters(), None

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,11 +23,8 @@ from report.metrics import (
     SOURCE_LOSS,
     TOKENS_PER_SECOND,
 )
-from train.callbacks.callback import Callback
+from train.callbacks.callback import Callback, TrainerInterface
 from train.watch.alert import Alert
-
-if TYPE_CHECKING:
-    from train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +85,7 @@ class ConsoleReport(Callback):
         self._progress: Progress | None = None
         self._started = (0, 0.0)
 
-    def on_start(self, trainer: "Trainer") -> None:
+    def on_start(self, trainer: TrainerInterface) -> None:
         engine, name = trainer.engine, trainer.config.name
         begin = f"resuming after step {trainer.step}" if trainer.step else "starting"
         self._say(
@@ -109,7 +106,7 @@ class ConsoleReport(Callback):
             self._progress.add_task(name, total=trainer.max_steps, completed=trainer.step, summary="")
             self._progress.start()
 
-    def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
+    def on_metrics(self, trainer: TrainerInterface, metrics: dict[str, Any]) -> None:
         if CE_LOSS not in metrics:  # an evaluation that was cut off by a stop and is done again
             self._say(f"step {metrics['step']}  {evaluation_summary(metrics)}")
             return
@@ -123,16 +120,16 @@ class ConsoleReport(Callback):
         if EVAL_LOSS in metrics:
             self._say(f"step {step}/{last}  {evaluation_summary(metrics)}")
 
-    def on_skip(self, trainer: "Trainer", reason: str) -> None:
+    def on_skip(self, trainer: TrainerInterface, reason: str) -> None:
         self._say(f"step {trainer.step}: the update was not applied: {reason}")
 
-    def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
+    def on_alert(self, trainer: TrainerInterface, alert: Alert) -> None:
         self._say(f"{alert.event} at step {trainer.step}: {alert.message}")
 
-    def on_checkpoint(self, trainer: "Trainer", folder: str) -> None:
+    def on_checkpoint(self, trainer: TrainerInterface, folder: str) -> None:
         self._say(f"saved {trainer.folder.checkpoints / folder}")
 
-    def on_save_failed(self, trainer: "Trainer", reason: str) -> None:
+    def on_save_failed(self, trainer: TrainerInterface, reason: str) -> None:
         logger.warning("%s; training continues, and saves again at the next interval", reason)
 
     def close(self) -> None:

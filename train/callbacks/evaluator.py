@@ -4,13 +4,10 @@ A stop request ends an evaluation early. Its step is then evaluated when the run
 the row of that step.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from train.callbacks.callback import StatefulCallback
+from train.callbacks.callback import StatefulCallback, TrainerInterface
 from train.evaluation.base import EvaluationTask, evaluation_tasks
-
-if TYPE_CHECKING:
-    from train.trainer import Trainer
 
 
 class Evaluator(StatefulCallback):
@@ -24,7 +21,7 @@ class Evaluator(StatefulCallback):
         self._tasks: list[EvaluationTask] = []
         self._evaluated_step = 0
 
-    def on_start(self, trainer: "Trainer") -> None:
+    def on_start(self, trainer: TrainerInterface) -> None:
         built = [kind.build(trainer.config) for kind in evaluation_tasks()]
         self._tasks = [task for task in built if task is not None]
         if trainer.step and self._is_due(trainer):  # a stop was requested within its evaluation
@@ -32,7 +29,7 @@ class Evaluator(StatefulCallback):
             if results is not None:
                 trainer.log(results)
 
-    def on_evaluate(self, trainer: "Trainer") -> None:
+    def on_evaluate(self, trainer: TrainerInterface) -> None:
         if self._is_due(trainer):
             for name, value in (self._evaluate(trainer) or {}).items():
                 trainer.record(name, value)
@@ -43,12 +40,12 @@ class Evaluator(StatefulCallback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._evaluated_step = state["evaluated_step"]
 
-    def _is_due(self, trainer: "Trainer") -> bool:
+    def _is_due(self, trainer: TrainerInterface) -> bool:
         at_interval = self._interval is not None and trainer.step % self._interval == 0
         is_step = at_interval or trainer.step == trainer.max_steps
         return bool(self._tasks) and is_step and self._evaluated_step != trainer.step
 
-    def _evaluate(self, trainer: "Trainer") -> dict[str, float] | None:
+    def _evaluate(self, trainer: TrainerInterface) -> dict[str, float] | None:
         """Returns the metrics of all tasks by name, or None if a stop was requested before the end."""
         metrics: dict[str, float] = {}
         for task in self._tasks:

@@ -1,12 +1,8 @@
 """Runs Python's garbage collector at chosen steps only: otherwise it pauses one rank, and so all, at any moment."""
 
 import gc
-from typing import TYPE_CHECKING
 
-from train.callbacks.callback import Callback
-
-if TYPE_CHECKING:
-    from train.trainer import Trainer
+from train.callbacks.callback import Callback, TrainerInterface
 
 
 class GarbageCollector(Callback):
@@ -16,12 +12,12 @@ class GarbageCollector(Callback):
         self._interval = interval
         self._was_enabled = True
 
-    def on_start(self, trainer: "Trainer") -> None:
+    def on_start(self, trainer: TrainerInterface) -> None:
         self._was_enabled = gc.isenabled()
         gc.collect()
         gc.disable()
 
-    def on_step_end(self, trainer: "Trainer") -> None:
+    def on_step_end(self, trainer: TrainerInterface) -> None:
         if trainer.step % self._interval == 0:
             gc.collect(1)
 

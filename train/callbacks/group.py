@@ -3,16 +3,13 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from train.callbacks.callback import Callback, StatefulCallback
+from train.callbacks.callback import Callback, StatefulCallback, TrainerInterface
 from train.distributed import Ranks
 from train.errors import Stop
 from train.watch.alert import Alert
 from train.watchdog import Watchdog
-
-if TYPE_CHECKING:
-    from train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -32,59 +29,59 @@ class CallbackGroup:
         if len(self._stateful) < len(names):
             raise ValueError(f"callbacks with state must have different names, not {names}")
 
-    def on_start(self, trainer: "Trainer") -> None:
+    def on_start(self, trainer: TrainerInterface) -> None:
         for callback in self._running("on_start"):
             callback.on_start(trainer)
 
-    def on_step_start(self, trainer: "Trainer") -> None:
+    def on_step_start(self, trainer: TrainerInterface) -> None:
         for callback in self._running("on_step_start", is_step=True):
             callback.on_step_start(trainer)
 
-    def on_gradients(self, trainer: "Trainer") -> None:
+    def on_gradients(self, trainer: TrainerInterface) -> None:
         for callback in self._running("on_gradients", is_step=True):
             callback.on_gradients(trainer)
 
-    def on_skip(self, trainer: "Trainer", reason: str) -> None:
+    def on_skip(self, trainer: TrainerInterface, reason: str) -> None:
         for callback in self._running("on_skip", is_step=True):
             callback.on_skip(trainer, reason)
 
-    def on_update(self, trainer: "Trainer") -> None:
+    def on_update(self, trainer: TrainerInterface) -> None:
         for callback in self._running("on_update", is_step=True):
             callback.on_update(trainer)
 
-    def on_evaluate(self, trainer: "Trainer") -> None:
+    def on_evaluate(self, trainer: TrainerInterface) -> None:
         for callback in self._running("on_evaluate"):
             callback.on_evaluate(trainer)
 
-    def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
+    def on_metrics(self, trainer: TrainerInterface, metrics: dict[str, Any]) -> None:
         for callback in self._running("on_metrics", is_step=True):
             callback.on_metrics(trainer, metrics)
 
-    def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
+    def on_alert(self, trainer: TrainerInterface, alert: Alert) -> None:
         for callback in self._running("on_alert"):
             callback.on_alert(trainer, alert)
 
-    def on_probe(self, trainer: "Trainer", path: Path) -> None:
+    def on_probe(self, trainer: TrainerInterface, path: Path) -> None:
         for callback in self._running("on_probe"):
             callback.on_probe(trainer, path)
 
-    def on_step_end(self, trainer: "Trainer") -> None:
+    def on_step_end(self, trainer: TrainerInterface) -> None:
         for callback in self._running("on_step_end"):
             callback.on_step_end(trainer)
 
-    def on_checkpoint(self, trainer: "Trainer", folder: str) -> None:
+    def on_checkpoint(self, trainer: TrainerInterface, folder: str) -> None:
         for callback in self._running("on_checkpoint"):
             callback.on_checkpoint(trainer, folder)
 
-    def on_save_failed(self, trainer: "Trainer", reason: str) -> None:
+    def on_save_failed(self, trainer: TrainerInterface, reason: str) -> None:
         for callback in self._running("on_save_failed"):
             callback.on_save_failed(trainer, reason)
 
-    def on_finish(self, trainer: "Trainer") -> None:
+    def on_finish(self, trainer: TrainerInterface) -> None:
         for callback in self._running("on_finish"):
             callback.on_finish(trainer)
 
-    def on_stop(self, trainer: "Trainer", stop: Stop) -> None:
+    def on_stop(self, trainer: TrainerInterface, stop: Stop) -> None:
         """Runs every callback's `on_stop`; what one raises is logged and keeps no other from running."""
         for callback in self._running("on_stop"):
             try:

@@ -4,18 +4,15 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.files import write_text_whole
 from common.json_lines import JsonLines, read_json_lines
-from train.callbacks.callback import Callback
+from train.callbacks.callback import Callback, TrainerInterface
 from train.checkpoint.store import step_of
 from train.errors import Stop
 from train.run_folder import explained_write_errors
 from train.watch.alert import Alert
-
-if TYPE_CHECKING:
-    from train.trainer import Trainer
 
 
 def finite(value: Any) -> Any:
@@ -45,11 +42,11 @@ class MetricsFile(Callback):
     def __init__(self) -> None:
         self._file: JsonLines | None = None
 
-    def on_start(self, trainer: "Trainer") -> None:
+    def on_start(self, trainer: TrainerInterface) -> None:
         keep_rows(trainer.folder.metrics, lambda row: row["step"] <= trainer.step)
         self._file = JsonLines(trainer.folder.metrics)
 
-    def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
+    def on_metrics(self, trainer: TrainerInterface, metrics: dict[str, Any]) -> None:
         if self._file is not None:
             self._file.append({name: finite(value) for name, value in metrics.items()})
 
@@ -59,27 +56,27 @@ class EventLog(Callback):
 
     main_rank_only = True
 
-    def on_start(self, trainer: "Trainer") -> None:
+    def on_start(self, trainer: TrainerInterface) -> None:
         found_again = ("alert", "recovery")
         keep_rows(trainer.folder.events, lambda row: row["event"] not in found_again or row["step"] <= trainer.step)
         kind = "resume" if trainer.step else "start"
         self._log(trainer, kind, world_size=trainer.ranks.world_size, zero_stage=trainer.engine.zero_stage)
 
-    def on_skip(self, trainer: "Trainer", reason: str) -> None:
+    def on_skip(self, trainer: TrainerInterface, reason: str) -> None:
         self._log(trainer, "skip", reason=reason)
 
-    def on_checkpoint(self, trainer: "Trainer", folder: str) -> None:
+    def on_checkpoint(self, trainer: TrainerInterface, folder: str) -> None:
         self._log(trainer, "checkpoint", step=step_of(folder), folder=folder)
 
-    def on_save_failed(self, trainer: "Trainer", reason: str) -> None:
+    def on_save_failed(self, trainer: TrainerInterface, reason: str) -> None:
         self._log(trainer, "save_failed", reason=reason)
 
-    def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
+    def on_alert(self, trainer: TrainerInterface, alert: Alert) -> None:
         self._log(trainer, alert.event, **alert.as_plain())
 
-    def on_stop(self, trainer: "Trainer", stop: Stop) -> None:
+    def on_stop(self, trainer: TrainerInterface, stop: Stop) -> None:
         fields = {"reason": stop.reason.word, "exit_code": stop.reason.exit_code}
         self._log(trainer, "stop", **fields, **({"detail": stop.detail} if stop.detail else {}))
 
-    def _log(self, trainer: "Trainer", event: str, /, **fields: Any) -> None:
+    def _log(self, trainer: TrainerInterface, event: str, /, **fields: Any) -> None:
         trainer.folder.log_event(event, **{"step": trainer.step, **fields})

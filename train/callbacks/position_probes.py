@@ -8,7 +8,7 @@ nothing counted. A row is filled up behind its text, which a causal model cannot
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +17,12 @@ from torch import Tensor, nn
 from data.fetch.roots import locate_tokenizer, open_root
 from data.tokenizer import DocumentEncoder
 from report.probes import ProbeText, probe_files, write_probes
-from train.callbacks.callback import Callback
+from train.callbacks.callback import Callback, TrainerInterface
 from train.callbacks.console import Screen
 from train.config import RunConfig
 from train.errors import Stop, TrainError
 from train.watch.alert import Alert
 from train.watch.probe_texts import PROBE_TEXTS
-
-if TYPE_CHECKING:
-    from train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +71,7 @@ class PositionProbes(Callback):
         self._probed_step: int | None = None
         self._tokens_bt = torch.empty(0, 0, dtype=torch.int64)
 
-    def on_start(self, trainer: "Trainer") -> None:
+    def on_start(self, trainer: TrainerInterface) -> None:
         if not any(True for _ in trainer.engine.model.learned_positions()):
             return
         encoder = self._find_encoder()
@@ -97,19 +94,19 @@ class PositionProbes(Callback):
         if trainer.step == 0:
             self._probe(trainer)
 
-    def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
+    def on_alert(self, trainer: TrainerInterface, alert: Alert) -> None:
         self._is_alerted |= alert.is_new
 
-    def on_step_end(self, trainer: "Trainer") -> None:
+    def on_step_end(self, trainer: TrainerInterface) -> None:
         is_due = trainer.step % self._interval == 0
         if is_due or self._is_alerted or trainer.step == trainer.max_steps:
             self._probe(trainer)
         self._is_alerted = False
 
-    def on_stop(self, trainer: "Trainer", stop: Stop) -> None:
+    def on_stop(self, trainer: TrainerInterface, stop: Stop) -> None:
         self._probe(trainer)  # so that the last curves are of the end
 
-    def _probe(self, trainer: "Trainer") -> None:
+    def _probe(self, trainer: TrainerInterface) -> None:
         if not self._texts or self._probed_step == trainer.step:
             return
         self._probed_step = trainer.step

@@ -6,19 +6,16 @@ and may save a checkpoint or end the run: `position_watch.policy`. In between it
 positions has no watch, and says so.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from report.metrics import OPEN_ALERTS
-from train.callbacks.callback import StatefulCallback
+from train.callbacks.callback import StatefulCallback, TrainerInterface
 from train.callbacks.console import Screen
 from train.errors import Stop, StopReason
 from train.watch.config import AlertPolicy, PositionWatchConfig
 from train.watch.detectors import Detectors
 from train.watch.meter import Meter
 from train.watch.statistics import CHUNK
-
-if TYPE_CHECKING:
-    from train.trainer import Trainer
 
 
 class PositionWatch(StatefulCallback):
@@ -36,23 +33,23 @@ class PositionWatch(StatefulCallback):
         self._is_alerted = False
         self._has_warned = False  # that no sequence counts
 
-    def on_start(self, trainer: "Trainer") -> None:
+    def on_start(self, trainer: TrainerInterface) -> None:
         self._has_positions = any(trainer.engine.model.learned_positions())
         if not self._has_positions and trainer.ranks.is_main:
             _say(trainer, "no layer learns its positions, so there is no position watch")
         if self._has_positions and self._sequence_length < CHUNK:
             self._warn_no_sequence(trainer)
 
-    def on_step_start(self, trainer: "Trainer") -> None:
+    def on_step_start(self, trainer: TrainerInterface) -> None:
         is_due = trainer.is_logged and (trainer.step == 1 or trainer.step % self._config.interval == 0)
         if is_due and self._has_positions:
             self._meter = Meter(trainer.engine, self._config.filtered_rows)
 
-    def on_gradients(self, trainer: "Trainer") -> None:
+    def on_gradients(self, trainer: TrainerInterface) -> None:
         if self._meter is not None:
             self._meter.gradients_are_there()
 
-    def on_update(self, trainer: "Trainer") -> None:
+    def on_update(self, trainer: TrainerInterface) -> None:
         if self._meter is None:
             return
         reading = self._meter.finish(trainer.step, trainer.update.grad_norm, trainer.ranks.world_size)
@@ -69,14 +66,14 @@ class PositionWatch(StatefulCallback):
             trainer.alert(alert)
         self._is_alerted = any(alert.is_new for alert in alerts)
 
-    def on_step_end(self, trainer: "Trainer") -> None:
+    def on_step_end(self, trainer: TrainerInterface) -> None:
         if self._is_alerted and self._config.policy is AlertPolicy.checkpoint:
             trainer.save()
         elif self._is_alerted and self._config.policy is AlertPolicy.stop:
             trainer.stop(Stop(StopReason.alert))
         self._is_alerted = False
 
-    def _warn_no_sequence(self, trainer: "Trainer") -> None:
+    def _warn_no_sequence(self, trainer: TrainerInterface) -> None:
         if not self._has_warned and trainer.ranks.is_main:
             _say(
                 trainer,
@@ -92,5 +89,5 @@ class PositionWatch(StatefulCallback):
         self._detectors.load_state_dict(state)
 
 
-def _say(trainer: "Trainer", message: str) -> None:
+def _say(trainer: TrainerInterface, message: str) -> None:
     Screen(highlight=False, soft_wrap=True).print(f"{trainer.config.name}: {message}", markup=False)

@@ -9,14 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from train.callbacks.callback import Callback
+from train.callbacks.callback import Callback, TrainerInterface
 from train.callbacks.console import Screen
 from train.errors import Stop
-
-if TYPE_CHECKING:
-    from train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -34,14 +30,14 @@ class Report(Callback):
         self._due = time.monotonic()
         self._process: subprocess.Popen[str] | None = None
 
-    def on_step_end(self, trainer: "Trainer") -> None:
+    def on_step_end(self, trainer: TrainerInterface) -> None:
         is_busy = self._process is not None and self._process.poll() is None  # asked at every step: leaves no zombie
         if is_busy or time.monotonic() < self._due:
             return
         self._start(trainer.folder.path, "--nice")
         self._due = time.monotonic() + self._seconds
 
-    def on_stop(self, trainer: "Trainer", stop: Stop) -> None:
+    def on_stop(self, trainer: TrainerInterface, stop: Stop) -> None:
         self.close()  # an older page, perhaps half written
         self._start(trainer.folder.path)
         if self._process is None:

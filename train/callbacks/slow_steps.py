@@ -9,12 +9,8 @@ import logging
 import statistics
 import time
 from collections import deque
-from typing import TYPE_CHECKING
 
-from train.callbacks.callback import Callback
-
-if TYPE_CHECKING:
-    from train.trainer import Trainer
+from train.callbacks.callback import Callback, TrainerInterface
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +29,15 @@ class SlowSteps(Callback):
         self._recent: deque[float] = deque(maxlen=WINDOW)
         self._start: float | None = None
 
-    def on_step_start(self, trainer: "Trainer") -> None:
+    def on_step_start(self, trainer: TrainerInterface) -> None:
         self._start = time.perf_counter()
 
-    def on_update(self, trainer: "Trainer") -> None:
+    def on_update(self, trainer: TrainerInterface) -> None:
         if self._start is not None:
             seconds = time.perf_counter() - self._start
             self._steps.append((trainer.step, seconds, trainer.data_seconds + trainer.engine.forward_seconds))
 
-    def on_step_end(self, trainer: "Trainer") -> None:
+    def on_step_end(self, trainer: TrainerInterface) -> None:
         if trainer.step % EXCHANGE_INTERVAL:
             return
         ranks = trainer.ranks.gather(self._steps)
@@ -51,7 +47,7 @@ class SlowSteps(Callback):
             self._judge(trainer, step, seconds, [own for _, _, own in entries])
             self._recent.append(seconds)
 
-    def _judge(self, trainer: "Trainer", step: int, seconds: float, own: list[float]) -> None:
+    def _judge(self, trainer: TrainerInterface, step: int, seconds: float, own: list[float]) -> None:
         if len(self._recent) < MIN_STEPS or not trainer.ranks.is_main:
             return
         usual = statistics.median(self._recent)

@@ -7,17 +7,13 @@ the half that a causal kernel must do. A device that is not in the table gets no
 
 import logging
 import re
-from typing import TYPE_CHECKING
 
 import torch
 
 from model.accounting import flops_per_token
 from model.config import ModelConfig, PositionsConfig
 from report.metrics import DATA_SECONDS, MFU, MFU_CAUSAL, PEAK_GIB, STEP_SECONDS, TOKENS_PER_SECOND
-from train.callbacks.callback import Callback
-
-if TYPE_CHECKING:
-    from train.trainer import Trainer
+from train.callbacks.callback import Callback, TrainerInterface
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +58,7 @@ class Throughput(Callback):
         }
         self._peak: float | None = None
 
-    def on_start(self, trainer: "Trainer") -> None:
+    def on_start(self, trainer: TrainerInterface) -> None:
         if trainer.engine.device.type != "cuda":
             return
         name = torch.cuda.get_device_name(trainer.engine.device)
@@ -70,7 +66,7 @@ class Throughput(Callback):
         if self._peak is None and trainer.ranks.is_main:
             logger.warning("the peak of %r is not known (train/callbacks/throughput.py): no MFU is reported", name)
 
-    def on_update(self, trainer: "Trainer") -> None:
+    def on_update(self, trainer: TrainerInterface) -> None:
         rate = self._tokens / trainer.step_seconds
         trainer.record(TOKENS_PER_SECOND, rate)
         trainer.record(STEP_SECONDS, trainer.step_seconds)

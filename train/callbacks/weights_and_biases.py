@@ -20,7 +20,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.errors import UserError
 from common.files import write_text_whole
@@ -28,15 +28,12 @@ from common.json_lines import JsonLines, read_json_lines
 from report.metrics import STEP, MetricTable
 from report.panels import Panels, probe_pictures
 from report.probes import probe_files
-from train.callbacks.callback import Callback
+from train.callbacks.callback import Callback, TrainerInterface
 from train.callbacks.config import WandbMode
 from train.config import RunConfig
 from train.errors import Stop
 from train.run_folder import RunFolder
 from train.watch.alert import Alert
-
-if TYPE_CHECKING:
-    from train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -105,23 +102,23 @@ class WeightsAndBiases(Callback):
         self._has_given_up = False
         self._panels = panels_of(config)
 
-    def on_start(self, trainer: "Trainer") -> None:
+    def on_start(self, trainer: TrainerInterface) -> None:
         arguments = (trainer.folder, self._config.wandb.mode)
         self._thread = threading.Thread(target=self._work, args=arguments, daemon=True, name="W&B")
         self._thread.start()
 
-    def on_metrics(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
+    def on_metrics(self, trainer: TrainerInterface, metrics: dict[str, Any]) -> None:
         self._submit(lambda run: run.log(self._panels.of(metrics), step=metrics["step"]))
 
-    def on_alert(self, trainer: "Trainer", alert: Alert) -> None:
+    def on_alert(self, trainer: TrainerInterface, alert: Alert) -> None:
         step, folder = trainer.step, trainer.folder
         self._submit(lambda run: send_once(run, alert, step, folder))
 
-    def on_probe(self, trainer: "Trainer", path: Path) -> None:
+    def on_probe(self, trainer: TrainerInterface, path: Path) -> None:
         step = trainer.step
         self._submit(lambda run: run.log(probe_pictures(step, path), step=step))
 
-    def on_stop(self, trainer: "Trainer", stop: Stop) -> None:
+    def on_stop(self, trainer: TrainerInterface, stop: Stop) -> None:
         self._submit(None)
         if self._thread is not None and not self._has_given_up:
             self._thread.join(LAST_SECONDS)

@@ -16,13 +16,12 @@ from model.weights import initialise, random_weights
 from tests.distributed import run_ranks
 from tests.train.probe import Outcome, events, metrics, start
 from tests.train.tiny import LENGTH, VOCAB_SIZE, tiny, write_tokens
-from train.callbacks.callback import Callback
+from train.callbacks.callback import Callback, TrainerInterface
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.config import Precision
 from train.evaluation.base import evaluation_tasks
 from train.evaluation.validation_loss import ValidationLoss, buckets, metrics_of
-from train.trainer import Trainer
 
 NUM_ROWS = {"alpha": 5, "beta": 3}  # split over two ranks and micro-batches of two, neither of which they fill
 INTERVAL, STOP_STEP, LAST_STEP = 3, 6, 8
@@ -60,10 +59,10 @@ class StopInEvaluation(Callback):
     def __init__(self, step: int) -> None:
         self._step = step
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: TrainerInterface) -> None:
         trainer.engine.model.register_forward_pre_hook(lambda *_: self._maybe(trainer))
 
-    def _maybe(self, trainer: Trainer) -> None:
+    def _maybe(self, trainer: TrainerInterface) -> None:
         if trainer.step == self._step and not torch.is_grad_enabled() and trainer.ranks.rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 

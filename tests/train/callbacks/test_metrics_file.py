@@ -6,15 +6,15 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from common.json_lines import read_json_lines
+from train.callbacks.callback import TrainerInterface
 from train.callbacks.metrics_file import MetricsFile
 from train.run_folder import RunFolder
-from train.trainer import Trainer
 
 
-def at_step(folder: Path, step: int) -> Trainer:
+def at_step(folder: Path, step: int) -> TrainerInterface:
     """As much of a trainer as the file asks for."""
     standing: Any = SimpleNamespace(folder=RunFolder(folder), step=step)
-    return cast(Trainer, standing)
+    return cast(TrainerInterface, standing)
 
 
 def log(folder: Path, start: int, stop: int) -> None:

@@ -16,11 +16,11 @@ from report.probes import probe_files, read_probes
 from tests.train.conftest import NUM_STEPS, RESUMED, STOP_STEP, Runs
 from tests.train.probe import metrics
 from tests.train.tiny import LENGTH, VOCAB_SIZE, tiny, write_tokenizer, write_tokens
+from train.callbacks.callback import TrainerInterface
 from train.callbacks.position_probes import PositionProbes, find_encoder, read_texts
 from train.config import RunConfig
 from train.errors import Stop, StopReason, TrainError
 from train.run_folder import RunFolder
-from train.trainer import Trainer
 from train.watch.alert import Alert
 from train.watch.probe_texts import PROBE_TEXTS
 
@@ -70,14 +70,14 @@ def probing(config: RunConfig) -> PositionProbes:
     return PositionProbes(config.position_watch.probe_interval, config.sequence_length, partial(find_encoder, config))
 
 
-def standing(config: RunConfig, *, is_main: bool) -> Trainer:
+def standing(config: RunConfig, *, is_main: bool) -> TrainerInterface:
     """As much of a trainer as a start asks for."""
     with torch.device("meta"):
         engine = SimpleNamespace(model=Olmo2(config.model, config.positions))
     trainer: Any = SimpleNamespace(
         engine=engine, ranks=SimpleNamespace(is_main=is_main), step=0, config=config, max_steps=config.max_steps
     )
-    return cast(Trainer, trainer)
+    return cast(TrainerInterface, trainer)
 
 
 def test_a_run_without_a_tokenizer_says_so_once_and_probes_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,8 @@ from common.json_lines import read_json_lines
 from model.accounting import flops_per_token
 from tests.train.conftest import NUM_STEPS, Runs
 from tests.train.tiny import LENGTH, tiny
+from train.callbacks.callback import TrainerInterface
 from train.callbacks.throughput import Throughput, bf16_peak
-from train.trainer import Trainer
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_an_unknown_gpu_is_reported_once_and_never_guessed(
     for trainer in trainers:
         trainer.step_seconds, trainer.data_seconds = 0.5, 0.1
         throughput = Throughput(config.model, config.positions, LENGTH, config.global_batch_size)
-        throughput.on_start(cast(Trainer, trainer))
-        throughput.on_update(cast(Trainer, trainer))
+        throughput.on_start(cast(TrainerInterface, trainer))
+        throughput.on_update(cast(TrainerInterface, trainer))
     assert len(caplog.records) == num_warnings
     assert recorded["memory/peak_gib"] == 3
     rate = 8 * LENGTH / 0.5

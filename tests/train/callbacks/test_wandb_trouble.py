@@ -12,11 +12,11 @@ import pytest
 
 from tests.train.tiny import tiny
 from train.callbacks import weights_and_biases
+from train.callbacks.callback import TrainerInterface
 from train.callbacks.config import WandbMode
 from train.callbacks.weights_and_biases import WeightsAndBiases
 from train.errors import Stop, StopReason
 from train.run_folder import RunFolder
-from train.trainer import Trainer
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_a_server_that_never_answers_costs_the_loop_nothing_and_the_end_a_bounde
     monkeypatch.setattr(weights_and_biases, "LAST_SECONDS", 1.0)
     config = tiny(tmp_path, wandb__mode=WandbMode.online)
     standing: Any = SimpleNamespace(step=0, folder=RunFolder.of(config))
-    trainer = cast(Trainer, standing)
+    trainer = cast(TrainerInterface, standing)
     callback, began = WeightsAndBiases(config), time.monotonic()
     callback.on_start(trainer)
     for step in range(1, 200):
@@ -61,8 +61,8 @@ def test_a_backlog_that_grows_without_end_is_given_up(
     config = tiny(tmp_path, wandb__mode=WandbMode.online)
     standing: Any = SimpleNamespace(step=0, folder=RunFolder.of(config))
     callback = WeightsAndBiases(config)
-    callback.on_start(cast(Trainer, standing))
+    callback.on_start(cast(TrainerInterface, standing))
     for step in range(1, 200):
-        callback.on_metrics(cast(Trainer, standing), {"step": step, "train/loss": 2.0})
-    callback.on_stop(cast(Trainer, standing), Stop(StopReason.finished))
+        callback.on_metrics(cast(TrainerInterface, standing), {"step": step, "train/loss": 2.0})
+    callback.on_stop(cast(TrainerInterface, standing), Stop(StopReason.finished))
     assert ["it is 50 rows behind" in record.getMessage() for record in caplog.records].count(True) == 1

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from model.positions.module import Positions
-from train.callbacks.callback import Callback
+from train.callbacks.callback import Callback, TrainerInterface
 from train.engine.engine import Engine
-from train.trainer import Trainer
 
 Damage = Callable[[Engine, Positions], None]
 
@@ -22,7 +21,7 @@ class Breaking(Callback):
         self._steps = steps
         self._only_first = only_first
 
-    def on_update(self, trainer: Trainer) -> None:
+    def on_update(self, trainer: TrainerInterface) -> None:
         if trainer.step in self._steps:
             modules = [module for _, module in trainer.engine.model.learned_positions()]
             for module in modules[: 1 if self._only_first else None]:
