@@ -2,7 +2,6 @@
 
 from functools import partial
 
-from data.validation import build_validation
 from train.callbacks.callback import Callback
 from train.callbacks.checkpointer import Checkpointer
 from train.callbacks.config import WandbMode
@@ -17,14 +16,6 @@ from train.callbacks.slow_steps import SlowSteps
 from train.callbacks.throughput import Throughput
 from train.callbacks.weights_and_biases import WeightsAndBiases
 from train.config import RunConfig
-
-
-def evaluators(config: RunConfig) -> list[Callback]:
-    """Returns the evaluation of the validation rows, unless it is switched off."""
-    if not config.evaluation.enabled:
-        return []
-    rows = partial(build_validation, config.data, sequence_length=config.sequence_length)
-    return [Evaluator(config.evaluation, rows, mask_documents=config.mask_documents)]
 
 
 def build_callbacks(config: RunConfig) -> list[Callback]:
@@ -45,5 +36,6 @@ def build_callbacks(config: RunConfig) -> list[Callback]:
         callbacks.append(Report(config.logging.report_seconds))
     if config.wandb.mode is not WandbMode.disabled:
         callbacks.append(WeightsAndBiases(config))  # last of the sinks: at the end it may wait for a network
-    # After the sinks: a resumed run may log an evaluation when it starts.
-    return [*callbacks, *evaluators(config), GarbageCollector(config.logging.gc_interval)]
+    if config.evaluation.enabled:  # after the sinks: a resumed run may log an evaluation when it starts
+        callbacks.append(Evaluator(config.evaluation.interval))
+    return [*callbacks, GarbageCollector(config.logging.gc_interval)]

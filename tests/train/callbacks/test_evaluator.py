@@ -17,10 +17,11 @@ from tests.distributed import run_ranks
 from tests.train.probe import Outcome, events, metrics, start
 from tests.train.tiny import LENGTH, VOCAB_SIZE, tiny, write_tokens
 from train.callbacks.callback import Callback
-from train.callbacks.evaluator import buckets, metrics_of
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.config import Precision
+from train.evaluation.base import evaluation_tasks
+from train.evaluation.validation_loss import ValidationLoss, buckets, metrics_of
 from train.trainer import Trainer
 
 NUM_ROWS = {"alpha": 5, "beta": 3}  # split over two ranks and micro-batches of two, neither of which they fill
@@ -210,3 +211,21 @@ def test_a_source_or_a_range_without_a_label_has_no_metric() -> None:
         "eval/source/full/perplexity": math.exp(2.0),
         "eval/position/0-1/loss": 2.0,
     }
+
+
+def test_a_task_is_found_by_being_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import train.evaluation
+
+    assert evaluation_tasks() == [ValidationLoss]
+    (tmp_path / "always_one.py").write_text(
+        "from train.evaluation.base import EvaluationTask\n"
+        "class AlwaysOne(EvaluationTask):\n"
+        "    @classmethod\n"
+        "    def build(cls, config): return cls()\n"
+        "    def run(self, engine, ranks, stop_requested): return {'eval/one': 1.0}\n"
+    )
+    monkeypatch.setattr(train.evaluation, "__path__", [*train.evaluation.__path__, str(tmp_path)])
+    found = {kind.__name__: kind for kind in evaluation_tasks()}
+    assert found.keys() == {"AlwaysOne", "ValidationLoss"}
+    task: Any = found["AlwaysOne"].build(tiny(tmp_path))
+    assert task.run(None, None, None) == {"eval/one": 1.0}
