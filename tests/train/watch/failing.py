@@ -33,7 +33,7 @@ def scale_final(factor: float, head: int | None = None) -> Damage:
     from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
 
     def damage(engine: Engine, module: Positions) -> None:
-        weight = module.final.weight
+        weight = module.get_parameter("final.weight")
         rows = torch.ones_like(weight)
         rows[slice(None) if head is None else head] = factor
         safe_set_full_fp32_param(weight, safe_get_full_fp32_param(weight) * rows)

@@ -147,10 +147,11 @@ def test_one_rank_and_two_read_the_same(one: Any, two: Any, variant: str) -> Non
             assert rank[variant].metrics()[name] == pytest.approx(value, rel=rel, abs=absolute), name
 
 
-def test_layers_with_other_maps_are_read_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    layers = {2: nn.ModuleDict({"slope": nn.Linear(3, 2)}), 5: nn.ModuleDict({"a": nn.Linear(2, 2)})}
+def test_layers_with_other_maps_are_read_by_their_names() -> None:
+    layers: dict[int, Any] = {2: nn.ModuleDict({"slope": nn.Linear(3, 2)}), 5: nn.ModuleDict({"a": nn.Linear(2, 2)})}
     layers[5].add_module("b", nn.Linear(4, 1))
-    monkeypatch.setattr(meter, "maps_of", lambda module: dict.fromkeys(dict(module.named_children()), "W"))
+    for module in layers.values():
+        vars(module)["scheme"] = SimpleNamespace(symbols=dict.fromkeys(dict(module.named_children()), "W"))
     parts: Any = SimpleNamespace(local_value=lambda p: p.detach(), local_gradient=lambda p: 2 * p.detach())
     squares = meter.MapSquares(parts, layers)
     for module in layers.values():
