@@ -67,11 +67,11 @@ class World:
             waiting = [connection for rank, connection in enumerate(self._connections) if rank not in answers]
             ready = wait(waiting, max(0.0, deadline - time.monotonic()))
             assert ready, f"ranks {[r for r in range(len(self._connections)) if r not in answers]} do not answer"
-            for connection in ready:
-                assert isinstance(connection, Connection)
-                rank = self._connections.index(connection)
+            for answering in ready:
+                assert isinstance(answering, Connection)
+                rank = self._connections.index(answering)
                 try:
-                    answers[rank], failure = pickle.loads(connection.recv_bytes())
+                    answers[rank], failure = pickle.loads(answering.recv_bytes())
                 except EOFError:
                     self._processes[rank].join()
                     failure = f"rank {rank} ended with {self._processes[rank].exitcode}"

@@ -128,6 +128,8 @@ def work(config: RunConfig) -> int:
     logging.basicConfig(format="%(message)s")
     for name in ("data", "model"):
         logging.getLogger(name).setLevel(logging.INFO if ranks.is_main else logging.WARNING)
+    if not ranks.is_main:  # every rank reads the same validation rows: one warning of a source without any is enough
+        logging.getLogger("data.validation").setLevel(logging.ERROR)
     try:
         ranks.join()
         return train(config, ranks)

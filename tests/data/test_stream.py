@@ -7,6 +7,7 @@ import pickle
 import signal
 from contextlib import closing
 from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 import psutil
@@ -42,13 +43,24 @@ def any_config(request: pytest.FixtureRequest, config: DataConfig, token_files: 
     return DataConfig(DataKind.tokens, root=str(token_files), file_list=str(token_files / "files.txt"), eos_token_id=0)
 
 
+class Shape(TypedDict):
+    """The shape of global batches."""
+
+    length: int
+    batch_size: int
+
+
 @st.composite
-def configurations(draw: st.DrawFn, sample: Path, token_files: Path) -> tuple[DataConfig, dict[str, int]]:
+def configurations(draw: st.DrawFn, sample: Path, token_files: Path) -> tuple[DataConfig, Shape]:
     """A random text mix or list of token files, and the shape of its batches."""
     num_streams = draw(st.sampled_from([8, 16, 24]))
-    shape = {"length": draw(st.integers(8, 200)), "batch_size": num_streams * draw(st.integers(1, 2))}
+    shape = Shape(length=draw(st.integers(8, 200)), batch_size=num_streams * draw(st.integers(1, 2)))
     rule = RepetitionFilterConfig(enabled=draw(st.booleans()), max_count=draw(st.integers(2, 6)))
-    common = {"seed": draw(st.integers(0, 99)), "prefetch": draw(st.integers(1, 3)), "repetition_filter": rule}
+    common: dict[str, Any] = {
+        "seed": draw(st.integers(0, 99)),
+        "prefetch": draw(st.integers(1, 3)),
+        "repetition_filter": rule,
+    }
     if draw(st.booleans()):
         files = str(token_files / "files.txt")
         return DataConfig(DataKind.tokens, str(token_files), file_list=files, eos_token_id=0, **common), shape

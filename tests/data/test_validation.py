@@ -432,7 +432,9 @@ def test_token_files_of_their_own_give_their_first_rows_and_leave_the_order_alon
 )
 def test_mistakes_with_token_files_get_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     config = token_config(tmp_path)
-    filled = {key: value.format(folder=tmp_path) if isinstance(value, str) else value for key, value in changes.items()}
+    filled: dict[str, Any] = {
+        key: value.format(folder=tmp_path) if isinstance(value, str) else value for key, value in changes.items()
+    }
     config.validation = dataclasses.replace(config.validation, **filled)
     with pytest.raises(DataError, match=message) as error:
         built(config)

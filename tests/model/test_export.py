@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -24,7 +25,8 @@ def test_transformers_loads_a_rope_export_unchanged(
     model, tokens = built(config, ROPE), torch.randint(96, (1, 9))
     save_hf(tmp_path / "out", config, ROPE, model.named_parameters(), max_shard_bytes)
     assert (len(list((tmp_path / "out").glob("*.safetensors"))) > 1) == (max_shard_bytes < 10**9)
-    theirs, found = Olmo2ForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    loaded: object = Olmo2ForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    theirs, found = cast("tuple[Olmo2ForCausalLM, dict[str, Any]]", loaded)  # typed as the model alone
     assert not any(found.values())
     assert theirs.dtype == torch.float32
     torch.testing.assert_close(theirs(tokens).logits, model(tokens), atol=1e-5, rtol=0)

@@ -8,7 +8,7 @@ from transformers import Olmo2Config, Olmo2ForCausalLM
 from model.attention import Documents
 from model.config import ModelConfig, NormPrecision, PositionsConfig
 from model.positions.module import Positions
-from model.transformer import Olmo2, RMSNorm
+from model.transformer import Block, Olmo2, RMSNorm
 from model.weights import hf_keys, initialise, random_weights
 from tests.model import twin
 from tests.model.small import REPO, ROPE, built, small
@@ -29,7 +29,7 @@ def transformers_twin(model: Olmo2, config: ModelConfig) -> Olmo2ForCausalLM:
             rms_norm_eps=config.rms_norm_eps,
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
             pad_token_id=None,
-            attn_implementation="eager",
+            attn_implementation="eager",  # type: ignore[call-arg]  # not a field; the base takes it
         )
     )
     keys = hf_keys(config, ROPE)
@@ -103,11 +103,11 @@ def test_gradients_through_learned_positions_agree_with_finite_differences() -> 
         assert parameter.grad is not None, name
         direction, step = torch.randn_like(parameter), 1e-6
         with torch.no_grad():
-            parameter += step * direction
+            parameter.add_(step * direction)
             above = model(tokens, labels=labels).total
-            parameter -= 2 * step * direction
+            parameter.sub_(2 * step * direction)
             below = model(tokens, labels=labels).total
-            parameter += step * direction
+            parameter.add_(step * direction)
         slope = (parameter.grad * direction).sum().item()
         assert ((above - below) / (2 * step)).item() == pytest.approx(slope, rel=1e-5, abs=1e-6), name
 
@@ -183,10 +183,12 @@ def test_nothing_but_parameters_travels_with_the_model() -> None:
     """No buffers: casting the model to bfloat16 or materialising it cannot touch a frequency."""
     model = built(small(), REPO)
     assert list(model.buffers()) == []
-    turns = model.layers[0].attention.frequencies.turns(torch.device("cpu")).clone()
+    block = model.layers[0]
+    assert isinstance(block, Block)
+    turns = block.attention.frequencies.turns(torch.device("cpu")).clone()
     assert turns.dtype == torch.float64
     model.bfloat16().to_empty(device="cpu")
-    assert torch.equal(model.layers[0].attention.frequencies.turns(torch.device("cpu")), turns)
+    assert torch.equal(block.attention.frequencies.turns(torch.device("cpu")), turns)
 
 
 def test_a_model_built_on_the_meta_device_is_the_same_model() -> None:

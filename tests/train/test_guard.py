@@ -10,8 +10,8 @@ from train.guard import GuardConfig, SpikeGuard
 WINDOW = 16
 
 
-def guard(**thresholds: float) -> SpikeGuard:
-    return SpikeGuard(GuardConfig(**{"window": WINDOW, "max_in_a_row": 3, **thresholds}))
+def guard(loss: float | None = None, grad_norm: float | None = None) -> SpikeGuard:
+    return SpikeGuard(GuardConfig(loss, grad_norm, window=WINDOW, max_in_a_row=3))
 
 
 def calm(seed: int = 0) -> list[tuple[float, float]]:

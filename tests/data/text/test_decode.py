@@ -75,7 +75,7 @@ def test_a_cut_on_a_line_boundary_raises_too(tmp_path: Path, suffix: str) -> Non
     gz = compressor.compress(CONTENT[:length]) + compressor.flush(zlib.Z_FULL_FLUSH)
     path = tmp_path / f"torn.jsonl.{suffix}"
     path.write_bytes(zstd_up_to(CONTENT, length) if suffix == "zst" else gz)
-    lines = []
+    lines: list[bytes] = []
     with pytest.raises(DataError, match="is truncated"):
         lines.extend(read_lines(path))
     reader = read_lines(path)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -159,7 +160,7 @@ def test_the_command_that_a_conversion_prints_trains_on_it(
 ) -> None:
     assert main(["tokenize", str(sample), str(converted)]) == 0
     *_, line = capsys.readouterr().out.splitlines()
-    keys = dict(pair.removeprefix("data.").split("=", 1) for pair in shlex.split(line))
+    keys: dict[str, Any] = dict(pair.removeprefix("data.").split("=", 1) for pair in shlex.split(line))
     keys["kind"], keys["eos_token_id"] = DataKind[keys["kind"]], None
     config = DataConfig(**keys)
     with closing(build_stream(config, sequence_length=64, global_batch_size=8)) as stream:

@@ -43,7 +43,8 @@ def test_records_have_the_dolma_schema_and_the_manifest_describes_every_file(sam
 def test_the_tokenizer_has_exactly_the_vocabulary_asked_for_and_loses_nothing(sample: Path) -> None:
     tokenizer = Tokenizer.from_file(str(sample / "tokenizer.json"))
     assert tokenizer.get_vocab_size() == 512
-    assert tokenizer.token_to_id("<|endoftext|>") < 512
+    eos_token_id = tokenizer.token_to_id("<|endoftext|>")
+    assert eos_token_id is not None and eos_token_id < 512
     text = "Any text: é 漢字 \U0001f600\r\n\t x=1234567 don't"
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
@@ -79,6 +80,7 @@ def test_arguments_that_no_sample_can_be_made_with_are_refused(tmp_path: Path) -
 def test_the_shipped_config_reads_the_sample(sample: Path) -> None:
     shipped = OmegaConf.load(Path(__file__).parents[3] / "configs/data/sample.yaml")
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), shipped, {"root": str(sample)}))
+    assert isinstance(config, DataConfig)
     assert set(config.sources) == set(SAMPLE_SOURCES)
     stream = build_stream(config, sequence_length=64, global_batch_size=24)
     assert stream.next_batch().tokens.shape == (24, 64)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.config import ModelConfig, PositionPrecision, PositionsConfig
 from model.positions.module import Positions
@@ -28,8 +28,20 @@ def residual_stream(dtype: torch.dtype = torch.float32) -> Tensor:
     return 8 * torch.randn(2, 64, 256).to(dtype)
 
 
+def linear_map(positions: Positions, name: str) -> nn.Linear:
+    found = positions.get_submodule(name)
+    assert isinstance(found, nn.Linear)
+    return found
+
+
+def weights_of(positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
+    """W_g, W_c and W_z."""
+    gate, content, final = (linear_map(positions, name).weight for name in ("gate", "content", "final"))
+    return gate, content, final
+
+
 def exact_z(positions: Positions, h: Tensor) -> Tensor:
-    return twin.repo_positions(h, positions.gate.weight, positions.content.weight, positions.final.weight)
+    return twin.repo_positions(h, *weights_of(positions))
 
 
 def relative_error(z: Tensor, exact: Tensor) -> float:
@@ -43,7 +55,7 @@ def test_positions_are_the_formula_in_float64() -> None:
 
 def test_gradients_are_those_of_the_formula() -> None:
     positions, h = learned(), residual_stream().requires_grad_()
-    inputs = (h, positions.gate.weight, positions.content.weight, positions.final.weight)
+    inputs = (h, *weights_of(positions))
     weights = torch.randn(2, 64, 4)
     grads = torch.autograd.grad((positions(h) * weights).sum(), inputs)
     exact = torch.autograd.grad((exact_z(positions, h) * weights.double()).sum(), inputs)
@@ -73,13 +85,13 @@ def test_everything_after_the_first_product_is_float32_forward_and_backward(auto
         dtypes.append(out.dtype)
         out.register_hook(lambda grad: dtypes.append(grad.dtype))
 
-    for linear in (positions.gate, positions.content, positions.final):
-        linear.register_forward_hook(note)
+    for name in ("gate", "content", "final"):
+        linear_map(positions, name).register_forward_hook(note)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         positions(h).sum().backward()
     assert dtypes == [torch.float32] * 6
-    assert positions.gate.weight.grad is not None
-    assert positions.gate.weight.grad.dtype == torch.bfloat16
+    gradient = linear_map(positions, "gate").weight.grad
+    assert gradient is not None and gradient.dtype == torch.bfloat16
 
 
 @pytest.fixture
@@ -101,7 +113,7 @@ def test_positions_do_not_depend_on_the_matmul_precision(restored_precision: Non
 def test_attention_stays_accurate_at_positions_of_a_thousand() -> None:
     positions, h = learned(torch.bfloat16), residual_stream(torch.bfloat16)
     with torch.no_grad():
-        positions.final.weight *= 1000 / exact_z(positions, h).square().mean().sqrt()
+        linear_map(positions, "final").weight.mul_(1000 / exact_z(positions, h).square().mean().sqrt())
     z, exact = positions(h), exact_z(positions, h)
     assert 500 < exact.square().mean().sqrt() < 2000
     q, k, v = (torch.randn(2, 64, 4, 64) for _ in range(3))
@@ -117,8 +129,13 @@ def test_the_gradients_of_a_heads_positions_sum_to_zero(num_kv_heads: int) -> No
     """Attention knows only differences of positions, so moving all of them alike is free."""
     model = built(small(num_kv_heads=num_kv_heads), REPO)
     zs: list[Tensor] = []
+
+    def keep(_: nn.Module, __: tuple[Tensor, ...], z: Tensor) -> None:
+        z.retain_grad()
+        zs.append(z)
+
     for _, positions in model.learned_positions():
-        positions.register_forward_hook(lambda *args: args[2].retain_grad() or zs.append(args[2]))
+        positions.register_forward_hook(keep)
     tokens = torch.randint(96, (2, 24))
     model(tokens, labels=tokens.roll(-1, 1)).total.backward()
     assert [z.shape for z in zs] == [(2, 24, num_kv_heads)] * 2
@@ -136,4 +153,4 @@ def test_reference_precision_builds_the_published_chain() -> None:
     )  # in float32 there is nothing to round
     _, positions = next(published.bfloat16().learned_positions())
     h = torch.randn(1, 8, 64, dtype=torch.bfloat16)
-    assert positions.gate(h).dtype == torch.bfloat16
+    assert linear_map(positions, "gate")(h).dtype == torch.bfloat16

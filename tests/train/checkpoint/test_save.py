@@ -51,7 +51,7 @@ def save_and_fail(ranks: Ranks, root: Path) -> Saves:
         def save(step: int, saver: Saver = saver) -> str | None:
             saver.begin(step, engine, {"step": step})
             folder = saver.finish(wait=True)
-            return folder and folder.name
+            return None if folder is None else folder.name
 
         saves.folders.append(str(save(1)))
         if ranks.rank == 1:  # a file that cannot grow stands for a disk that is full
