@@ -12,7 +12,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -36,13 +36,21 @@ from train.watchdog import Watchdog
 LATER_SECONDS = 3.0  # that a rank waits before it prints what the main rank most likely prints as well
 
 
-def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -> int:
+def train(
+    config: RunConfig,
+    ranks: Ranks,
+    callbacks: Sequence[Callback] = (),
+    clock: Callable[[], float] = time.monotonic,
+) -> int:
     """Runs the recipe on this rank and returns the exit code; `callbacks` come after those that every run has.
+
+    `clock`, in seconds, is what the watchdog measures its limits with.
 
     Raises UserError for what a user can put right, and LostPeersError.
     """
     folder = RunFolder.of(config)
-    with folder.lock() if ranks.is_main else nullcontext(), Watchdog(config.watchdog, ranks, folder) as watchdog:
+    lock = folder.lock() if ranks.is_main else nullcontext()
+    with lock, Watchdog(config.watchdog, ranks, folder, clock) as watchdog:
         precision = resolve_precision(config.engine.precision, ranks.device, config.engine.zero_stage)
         checkpoints = Checkpoints(config, ranks, folder, Layout.of(config, ranks.world_size, precision))
         start = checkpoints.choose_start()

@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -59,12 +60,16 @@ class Report(NamedTuple):
 class Watchdog:
     """Watches this rank while it is entered as a context."""
 
-    def __init__(self, config: WatchdogConfig, ranks: Ranks, folder: RunFolder) -> None:
+    def __init__(
+        self, config: WatchdogConfig, ranks: Ranks, folder: RunFolder, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Measures all limits with `clock`, in seconds."""
         self.step = 0  # the trainer's step, for messages
         self._config = config
         self._ranks = ranks
         self._folder = folder
-        self._place = Place(0, "start", None, 0, False, time.monotonic())
+        self._clock = clock
+        self.place = Place(0, "start", None, 0, False, self._clock())  # of the main thread
         self._first_step: int | None = None  # of this start
         self._limits = (config.step_seconds, config.other_seconds)
         self._pause = min(MAX_PAUSE, min(config.warn_seconds, *self._limits) / 5)
@@ -84,7 +89,7 @@ class Watchdog:
         if is_step and self._first_step is None:
             self._first_step = self.step
         is_step = is_step and self.step != self._first_step
-        self._place = Place(self._place.number + 1, what, of, self.step, is_step, time.monotonic())
+        self.place = Place(self.place.number + 1, what, of, self.step, is_step, self._clock())
 
     def __enter__(self) -> "Watchdog":
         if self._config.enabled:
@@ -101,16 +106,16 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
-        beat, checked = 0, time.monotonic()
+        beat, checked = 0, self._clock()
         while not self._stopped.wait(self._pause):
             beat += 1
-            gap, checked = time.monotonic() - checked - self._pause, time.monotonic()
+            gap, checked = self._clock() - checked - self._pause, self._clock()
             faulthandler.dump_traceback_later(max(self._limits) + HARD_EXIT_SECONDS, exit=True)
-            place = self._place
+            place = self.place
             if gap > GRACE_SECONDS:  # the whole process was suspended, by Ctrl-Z or a scheduler
                 missed = self._suspended[1] if self._suspended[0] == place.number else 0.0
                 self._suspended = (place.number, missed + gap)
-            seconds = time.monotonic() - place.since
+            seconds = self._clock() - place.since
             if self._suspended[0] == place.number:
                 seconds = max(0.0, seconds - self._suspended[1])
             limit = self._limits[not place.is_step]
@@ -123,7 +128,7 @@ class Watchdog:
 
     def _judge(self, own: Report) -> None:
         """Warns or ends the run if the others wait for this rank, or if the rank that is waited for does not report."""
-        reports = {**self._read_reports(), self._ranks.rank: own}
+        reports = {**self.read_reports(), self._ranks.rank: own}
         least = min(report.number for report in reports.values())
         behind = sorted(rank for rank, report in reports.items() if report.number == least)
         is_reporter = behind[0] == self._ranks.rank
@@ -134,7 +139,7 @@ class Watchdog:
                 self._warned = own.number
                 print(f"{_names(behind)} in {own.where} since {own.seconds:.0f} s", file=sys.stderr, flush=True)
             return
-        now = time.monotonic()
+        now = self._clock()
         silence = now - self._last_beats[behind[0]][1]
         is_silent = silence >= own.limit
         if is_silent or reports[behind[0]].seconds >= reports[behind[0]].limit:
@@ -164,7 +169,7 @@ class Watchdog:
                 file.flush()
                 faulthandler.dump_traceback(file)
             if is_reporter:
-                self._folder.log_event("stuck", step=self._place.step, reason=what)
+                self._folder.log_event("stuck", step=self.place.step, reason=what)
         except OSError:
             pass  # a failing file system may be why the run hangs; standard error has the same
         if not is_reporter:
@@ -178,7 +183,7 @@ class Watchdog:
             except RuntimeError:  # the process that holds the store is gone: each rank decides alone
                 self._store = None
 
-    def _read_reports(self) -> dict[int, Report]:
+    def read_reports(self) -> dict[int, Report]:
         """Returns the latest report of each other rank; empty if the store cannot be read."""
         others = [rank for rank in range(self._ranks.world_size) if rank != self._ranks.rank]
         if self._store is None or not others:
@@ -190,7 +195,7 @@ class Watchdog:
         reports = {rank: Report(*json.loads(text)) for rank, text in zip(others, texts, strict=True)}
         for rank, report in reports.items():
             if self._last_beats.get(rank, (-1, 0.0))[0] != report.beat:
-                self._last_beats[rank] = (report.beat, time.monotonic())
+                self._last_beats[rank] = (report.beat, self._clock())
         return reports
 
 

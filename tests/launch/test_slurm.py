@@ -1,7 +1,7 @@
 """The job script of launch/slurm: warned by the scheduler it saves, requeues itself, and goes on where it was.
 
 SLURM itself is not here: `srun` runs its command on this machine and hands on signals as the real one does, `scontrol`
-notes what it is asked. Everything else is real: the script, the shell, torchrun, two ranks.
+notes what it is asked. Everything else is real: the script, the shell, torchrun, a rank.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.launching import ROOT, SMALL, read, wait_for
+from tests.launch.launching import ENDLESS, HANG_SECONDS, ROOT, SMALL, last_step, read, wait_for
 from train.errors import EXIT_STOPPED
 from train.run_folder import RunFolder
 
@@ -40,12 +40,12 @@ class Cluster:
     command: list[str]
 
     def submit(self, **more: str) -> subprocess.Popen[str]:
-        """Start the job as `sbatch` would, for the first time or after a requeue."""
+        """Starts the job as `sbatch` would, for the first time or after a requeue."""
         environment = {
             **os.environ,
             "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}",
             "PYTHON": sys.executable,
-            "PROCESSES": "2",
+            "PROCESSES": "1",
             "SLURM_JOB_ID": "42",
             "SLURM_JOB_NODELIST": "localhost",
             "SLURM_NNODES": "1",
@@ -74,26 +74,26 @@ def cluster(tmp_path: Path, sample: Path) -> Cluster:
     for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
-    run = [f"run_root={tmp_path}", f"data.root={sample}", "name=job", "checkpoint.export_hf=false", "max_steps=100000"]
-    return Cluster(tmp_path, [*(key for key in SMALL if not key.startswith("launch.")), *run])
+    run = [f"run_root={tmp_path}", f"data.root={sample}", "name=job", "checkpoint.export_hf=false", ENDLESS]
+    return Cluster(tmp_path, [*SMALL, *run])
 
 
 def test_a_warned_job_saves_requeues_itself_and_continues(cluster: Cluster) -> None:
     folder = RunFolder(cluster.root / "job")
     job = cluster.submit()
-    wait_for(lambda: len(read(folder.metrics)) >= 3, None)
+    wait_for(lambda: len(read(folder.metrics)) >= 3, job)
     job.send_signal(signal.SIGUSR1)
-    out, _ = job.communicate(timeout=60)
+    out, _ = job.communicate(timeout=HANG_SECONDS)
     assert job.returncode == 0 and cluster.requests() == ["requeue 42"], out
     assert f"start 1 of job 42 ended with code {EXIT_STOPPED}: requeued" in out
     stop = read(folder.events)[-1]
     assert stop["event"] == "stop" and (folder.checkpoints / f"step-{stop['step']:07d}").is_dir()
 
     again = cluster.submit(SLURM_RESTART_COUNT="1")
-    wait_for(lambda: "resume" in [event["event"] for event in read(folder.events)], None)
-    wait_for(lambda: read(folder.metrics)[-1]["step"] > stop["step"], None)
+    wait_for(lambda: "resume" in [event["event"] for event in read(folder.events)], again)
+    wait_for(lambda: last_step(folder.metrics) > stop["step"], again)
     again.send_signal(signal.SIGTERM)  # scancel: it saves, and stays away
-    out, _ = again.communicate(timeout=60)
+    out, _ = again.communicate(timeout=HANG_SECONDS)
     assert again.returncode == EXIT_STOPPED and cluster.requests() == ["requeue 42"], out
     assert read(folder.events)[-1]["step"] > stop["step"]
 
@@ -101,7 +101,7 @@ def test_a_warned_job_saves_requeues_itself_and_continues(cluster: Cluster) -> N
 @pytest.mark.slow
 def test_a_mistake_is_not_requeued(cluster: Cluster) -> None:
     cluster.command.append("global_batch_size=7")
-    job = cluster.submit()
-    out, _ = job.communicate(timeout=60)
+    job = cluster.submit(PROCESSES="2")
+    out, _ = job.communicate(timeout=HANG_SECONDS)
     assert job.returncode == 2 and cluster.requests() == [], out
     assert "the global batch size of 7 rows cannot be shared by 2 ranks" in out
