@@ -4,8 +4,10 @@ SLURM itself is not here: `srun` runs its command on this machine and hands on s
 notes what it is asked. Everything else is real: the script, the shell, torchrun, a rank.
 """
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -38,6 +40,7 @@ class Cluster:
 
     root: Path
     command: list[str]
+    job_id: str
 
     def submit(self, **more: str) -> subprocess.Popen[str]:
         """Starts the job as `sbatch` would, for the first time or after a requeue."""
@@ -46,7 +49,7 @@ class Cluster:
             "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}",
             "PYTHON": sys.executable,
             "PROCESSES": "1",
-            "SLURM_JOB_ID": "42",
+            "SLURM_JOB_ID": self.job_id,
             "SLURM_JOB_NODELIST": "localhost",
             "SLURM_NNODES": "1",
             "REQUESTS": str(self.root / "requests"),
@@ -68,6 +71,15 @@ class Cluster:
         return path.read_text().splitlines() if path.exists() else []
 
 
+def unused_job_id() -> str:
+    """Returns a job whose port, which the script makes from its number, is free."""
+    for number in range(os.getpid() % 10_000, 20_000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("localhost", 20_000 + number))
+            return str(number)
+    raise AssertionError("no port is free")
+
+
 @pytest.fixture
 def cluster(tmp_path: Path, sample: Path) -> Cluster:
     (tmp_path / "bin").mkdir()
@@ -75,7 +87,7 @@ def cluster(tmp_path: Path, sample: Path) -> Cluster:
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
     run = [f"run_root={tmp_path}", f"data.root={sample}", "name=job", "checkpoint.export_hf=false", ENDLESS]
-    return Cluster(tmp_path, [*SMALL, *run])
+    return Cluster(tmp_path, [*SMALL, *run], unused_job_id())
 
 
 def test_a_warned_job_saves_requeues_itself_and_continues(cluster: Cluster) -> None:
@@ -84,8 +96,8 @@ def test_a_warned_job_saves_requeues_itself_and_continues(cluster: Cluster) -> N
     wait_for(lambda: len(read(folder.metrics)) >= 3, job)
     job.send_signal(signal.SIGUSR1)
     out, _ = job.communicate(timeout=HANG_SECONDS)
-    assert job.returncode == 0 and cluster.requests() == ["requeue 42"], out
-    assert f"start 1 of job 42 ended with code {EXIT_STOPPED}: requeued" in out
+    assert job.returncode == 0 and cluster.requests() == [f"requeue {cluster.job_id}"], out
+    assert f"start 1 of job {cluster.job_id} ended with code {EXIT_STOPPED}: requeued" in out
     stop = read(folder.events)[-1]
     assert stop["event"] == "stop" and (folder.checkpoints / f"step-{stop['step']:07d}").is_dir()
 
@@ -94,7 +106,7 @@ def test_a_warned_job_saves_requeues_itself_and_continues(cluster: Cluster) -> N
     wait_for(lambda: last_step(folder.metrics) > stop["step"], again)
     again.send_signal(signal.SIGTERM)  # scancel: it saves, and stays away
     out, _ = again.communicate(timeout=HANG_SECONDS)
-    assert again.returncode == EXIT_STOPPED and cluster.requests() == ["requeue 42"], out
+    assert again.returncode == EXIT_STOPPED and cluster.requests() == [f"requeue {cluster.job_id}"], out
     assert read(folder.events)[-1]["step"] > stop["step"]
 
 

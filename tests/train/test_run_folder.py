@@ -33,7 +33,7 @@ except TrainError as error:
 
 
 def in_a_mount_of_its_own(mount: str, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command after `mount`, which nobody else sees and which ends with it."""
+    """Runs a command after `mount`, which nobody else sees and which ends with it."""
     allowed = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
     if not allowed:
         pytest.skip("mounting needs root")
@@ -44,7 +44,7 @@ def in_a_mount_of_its_own(mount: str, *command: str) -> subprocess.CompletedProc
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=900,
     )
 
 

@@ -17,7 +17,7 @@ with StopSignals(is_main=True) as signals:
         threading.Event().wait(0.01)
     print(signals.received, flush=True)
     import ctypes
-    ctypes.PyDLL(None).sleep(600)  # C code that never lets Python run, as a wait for a lost peer may not
+    ctypes.PyDLL(None).sleep(3600)  # C code that never lets Python run, as a wait for a lost peer may not
 """
 
 
@@ -29,7 +29,7 @@ def test_a_second_ctrl_c_ends_a_process_that_is_stuck_in_c() -> None:
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "SIGINT\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == -signal.SIGINT
+        assert process.wait(timeout=900) == -signal.SIGINT
         assert process.stderr.read() == NOTICE.decode()
 
 

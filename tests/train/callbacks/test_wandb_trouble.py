@@ -1,8 +1,9 @@
 """A W&B server that is down, or never answers, neither ends a run nor holds it up."""
 
+import contextlib
 import logging
 import socket
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,14 +19,28 @@ from train.callbacks.weights_and_biases import WeightsAndBiases
 from train.errors import Stop, StopReason
 from train.run_folder import RunFolder
 
+REFUSAL = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+def wandb_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "W&B"]
+
 
 @pytest.fixture
 def silent_server() -> Iterator[str]:
-    """Takes connections, and says nothing."""
+    """A server that takes connections and says nothing; after the test it refuses, so that W&B ends."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(64)
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.settimeout(0.1)
+        while wandb_threads():
+            with contextlib.suppress(OSError):
+                connection, _ = server.accept()
+                with connection:
+                    connection.settimeout(0.1)
+                    connection.recv(1 << 16)
+                    connection.sendall(REFUSAL)
 
 
 def test_a_server_that_never_answers_costs_the_loop_nothing_and_the_end_a_bounded_wait(
@@ -33,21 +48,21 @@ def test_a_server_that_never_answers_costs_the_loop_nothing_and_the_end_a_bounde
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", silent_server)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setattr(weights_and_biases, "LAST_SECONDS", 1.0)
+    monkeypatch.setattr(weights_and_biases, "LAST_SECONDS", 0.1)
     config = tiny(tmp_path, wandb__mode=WandbMode.online)
     standing: Any = SimpleNamespace(step=0, folder=RunFolder.of(config))
     trainer = cast(TrainerInterface, standing)
-    callback, began = WeightsAndBiases(config), time.monotonic()
+    callback = WeightsAndBiases(config)
     callback.on_start(trainer)
     for step in range(1, 200):
         callback.on_metrics(trainer, {"step": step, "train/loss": 2.0})
-    assert time.monotonic() - began < 0.5
+    assert wandb_threads() and not caplog.records  # it is still waiting: none of these calls has waited with it
     callback.on_stop(trainer, Stop(StopReason.finished))
-    assert time.monotonic() - began < 3.0
+    assert wandb_threads()
     [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
     message = record.getMessage()
     assert message.startswith(
-        "W&B is not available (no answer in 1 s): going on without it; metrics.jsonl has everything"
+        "W&B is not available (no answer in 0.1 s): going on without it; metrics.jsonl has everything"
     )
     assert f"python -m train.callbacks.weights_and_biases {config.run_root}/{config.name}" in message
 

@@ -149,10 +149,10 @@ def test_help_shows_examples_and_no_arguments_are_a_mistake(capsys: pytest.Captu
 
 
 def worker(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m train` as a person starts it."""
+    """Runs `python -m train` as a person starts it."""
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "train", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
 
 
 @pytest.mark.parametrize(
