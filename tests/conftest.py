@@ -1,4 +1,4 @@
-"""What every room may use: one small sample mix, built once."""
+"""Fixtures for all packages: one small sample mix, built once."""
 
 import os
 from pathlib import Path

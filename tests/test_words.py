@@ -16,6 +16,7 @@ UNUSED = re.compile(
     re.IGNORECASE,
 )
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 TEXTS = ROOT / "train/watch/probe_texts.py"  # prose that a model reads
 
 
@@ -36,7 +37,9 @@ def test_docstrings_of_functions_begin_with_a_verb(path: Path) -> None:
     assert wrong == {}
 
 
-@pytest.mark.parametrize("path", sorted({*FILES} - {TEXTS}), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", sorted({*FILES, *TESTS} - {TEXTS, Path(__file__)}), ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_words_that_need_their_author_are_not_used(path: Path) -> None:
     lines = enumerate(path.read_text().splitlines(), 1)
     assert {number: line.strip() for number, line in lines if UNUSED.search(line)} == {}

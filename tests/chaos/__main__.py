@@ -1,4 +1,4 @@
-"""python -m tests.chaos [--kills 50] [--seed N]: a longer fire than `make test` has time for, through four ZeRO stages.
+"""python -m tests.chaos [--kills 50] [--seed N]: more kills than `make test` has time for, through four ZeRO stages.
 
 Writes benchmarks/results/chaos.md: the date, the versions, every kill, and whether any figure differed.
 """
@@ -12,7 +12,7 @@ from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.chaos.harness import INTERVAL, ROOT, Kill, Leg, differences, losses, run
+from tests.chaos.harness import INTERVAL, ROOT, Kill, Segment, differences, losses, run
 from train.run_folder import RunFolder
 
 RESULT = ROOT / "benchmarks/results/chaos.md"
@@ -20,17 +20,17 @@ STAGES = (2, 3, 1, 2)
 STEPS_PER_KILL = 6
 
 
-def legs(num_kills: int) -> list[Leg]:
-    """A leg for each stage, kills shared out evenly."""
+def segments(num_kills: int) -> list[Segment]:
+    """A segment for each stage, kills divided evenly."""
     shares = [num_kills // len(STAGES) + (place < num_kills % len(STAGES)) for place in range(len(STAGES))]
     ends = [STEPS_PER_KILL * sum(shares[: place + 1]) + 12 * (place + 1) for place in range(len(STAGES))]
-    return [Leg(end, stage, share) for end, stage, share in zip(ends, STAGES, shares, strict=True)]
+    return [Segment(end, stage, share) for end, stage, share in zip(ends, STAGES, shares, strict=True)]
 
 
 def report(kills: list[Kill], seed: int, seconds: float, steps: int, differing: list[int]) -> str:
     """The result as Markdown."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "deepspeed"))
-    counts = Counter((kill.victims, kill.moment) for kill in kills)
+    counts = Counter((kill.target, kill.moment) for kill in kills)
     lines = [
         "# Kills at random moments",
         "",
@@ -44,12 +44,12 @@ def report(kills: list[Kill], seed: int, seconds: float, steps: int, differing: 
         "",
         "| killed | moment | times |",
         "|---|---|---|",
-        *(f"| {victims} | {moment} | {count} |" for (victims, moment), count in sorted(counts.items())),
+        *(f"| {target} | {moment} | {count} |" for (target, moment), count in sorted(counts.items())),
         "",
         "| # | killed | moment | seconds after launch | last logged step | launcher's exit code |",
         "|---|---|---|---|---|---|",
         *(
-            f"| {number} | {kill.victims} | {kill.moment} | {kill.seconds} | {kill.last_step} | {kill.code} |"
+            f"| {number} | {kill.target} | {kill.moment} | {kill.seconds} | {kill.last_step} | {kill.code} |"
             for number, kill in enumerate(kills, 1)
         ),
     ]
@@ -64,10 +64,10 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root, began = Path(name), time.monotonic()
-        plan = legs(options.kills)
-        run(root, "undisturbed", [Leg(leg.last_step, leg.zero_stage) for leg in plan])
-        kills = run(root, "under-fire", plan, seed=options.seed)
-        folders = RunFolder(root / "undisturbed"), RunFolder(root / "under-fire")
+        plan = segments(options.kills)
+        run(root, "undisturbed", [Segment(segment.last_step, segment.zero_stage) for segment in plan])
+        kills = run(root, "killed", plan, seed=options.seed)
+        folders = RunFolder(root / "undisturbed"), RunFolder(root / "killed")
         differing, steps = differences(*folders), len(losses(folders[0]))
         assert steps == plan[-1].last_step
         text = report(kills, options.seed, time.monotonic() - began, steps, differing)

@@ -1,11 +1,11 @@
-"""A real two-rank job under fire: the same command, killed with SIGKILL at random moments, until it is done.
+"""A real two-rank job that is killed with SIGKILL at random moments and started again with the same command.
 
-The moments and the victims come from a seed. Victims: everything that belongs to the job, one rank, one data worker, or
-only the launcher or torchrun, which leaves ranks behind. Moments: while processes start, in the steps, in a save, right
-after one, in a conversion. In the end every logged figure has to be that of a run that nobody disturbed, to the bit.
+The moments and the targets come from a seed. Targets: all processes of the job, one rank, one data worker, or only the
+launcher or torchrun, so that ranks are left. Moments: while processes start, in the steps, in a save, right after one,
+in a conversion. In the end every logged figure has to be bit-identical to that of an undisturbed run.
 
-A run has legs. Each leg is one command, repeated until it has reached the last step of the leg; the next leg may have
-another ZeRO stage, and so begins with a conversion.
+A run has segments. Each segment is one command, repeated until it has reached the last step of the segment; the next
+segment may have another ZeRO stage, and then begins with a conversion.
 """
 
 import contextlib
@@ -54,17 +54,17 @@ COMMAND = (
 
 @dataclass
 class Kill:
-    """One shot."""
+    """One SIGKILL to one or several processes."""
 
-    victims: str
+    target: str
     moment: str
     seconds: float  # after the launch
-    last_step: int  # in metrics.jsonl when it was fired
+    last_step: int  # in metrics.jsonl at the kill
     code: int  # of the launcher
 
 
 @dataclass(frozen=True)
-class Leg:
+class Segment:
     """A part of a run."""
 
     last_step: int
@@ -72,26 +72,31 @@ class Leg:
     num_kills: int = 0
 
 
-def command(root: Path, name: str, leg: Leg, *extra: str) -> list[str]:
-    """What a person would type, each time the same."""
+def command(root: Path, name: str, segment: Segment, *extra: str) -> list[str]:
+    """The command of a segment, each time the same."""
     data = [f"data.root={root / 'tokens'}", f"data.file_list={root / 'tokens/files.txt'}"]
-    run = [f"run_root={root}", f"name={name}", f"max_steps={leg.last_step}", f"engine.zero_stage={leg.zero_stage}"]
+    run = [
+        f"run_root={root}",
+        f"name={name}",
+        f"max_steps={segment.last_step}",
+        f"engine.zero_stage={segment.zero_stage}",
+    ]
     return [sys.executable, "-m", "launch", *COMMAND, *data, *run, *extra]
 
 
-def run(root: Path, name: str, legs: list[Leg], *extra: str, seed: int = 0) -> list[Kill]:
-    """The whole run, shot at as often as its legs say. Its output is in ROOT/NAME.log.
+def run(root: Path, name: str, segments: list[Segment], *extra: str, seed: int = 0) -> list[Kill]:
+    """The whole run, killed as often as its segments say. Its output is in ROOT/NAME.log.
 
-    Raises AssertionError if a launch that is not shot at fails, and if some process of the job would not end.
+    Raises AssertionError if a launch that is not killed fails, and if some process of the job does not end.
     """
     write_tokens(root / "tokens")
-    dice, kills, folder = random.Random(seed), list[Kill](), RunFolder(root / name)
-    for leg in legs:
-        launch, converts = command(root, name, leg, *extra), bool(kills) or folder.path.exists()
-        for left in range(leg.num_kills, 0, -1):
+    rng, kills, folder = random.Random(seed), list[Kill](), RunFolder(root / name)
+    for segment in segments:
+        launch, converts = command(root, name, segment, *extra), bool(kills) or folder.path.exists()
+        for left in range(segment.num_kills, 0, -1):
             moments = ["start", "step", "step", "save", "save", "published"]
-            moment = "conversion" if converts and left == leg.num_kills else dice.choice(moments)
-            kills.append(_launch_and_kill(root, folder, leg, launch, moment, left, dice))
+            moment = "conversion" if converts and left == segment.num_kills else rng.choice(moments)
+            kills.append(_launch_and_kill(root, folder, segment, launch, moment, left, rng))
             print(kills[-1], flush=True)
         with _log(root, name) as log:
             ended = subprocess.run(launch, cwd=ROOT, env=_environment(), stdout=log, stderr=log)
@@ -114,73 +119,74 @@ def differences(folder: RunFolder, other: RunFolder) -> list[int]:
 
 
 def _launch_and_kill(
-    root: Path, folder: RunFolder, leg: Leg, launch: list[str], moment: str, left: int, dice: random.Random
+    root: Path, folder: RunFolder, segment: Segment, launch: list[str], moment: str, left: int, rng: random.Random
 ) -> Kill:
     done, log = _last_step(folder), root / f"{folder.path.name}.log"
     log_size = log.stat().st_size if log.exists() else 0
     num_saved = len(_checkpoints(folder))
-    # Far enough to make progress, and not so far that the leg ends before the last kill.
-    ahead = dice.randrange(1, max(2, (leg.last_step - done) // (left + 1)))
+    # Far enough to make progress, and not so far that the segment ends before the last kill.
+    ahead = rng.randrange(1, max(2, (segment.last_step - done) // (left + 1)))
     with _log(root, folder.path.name) as output:
         process = subprocess.Popen(launch, cwd=ROOT, env=_environment(), stdout=output, stderr=output)
-    began, family = time.monotonic(), dict[int, psutil.Process]()
+    began, descendants = time.monotonic(), dict[int, psutil.Process]()
     if moment == "start":
-        _until(lambda: False, process, family, longest=dice.uniform(0.5, 6.0))
+        _until(lambda: False, process, descendants, longest=rng.uniform(0.5, 6.0))
     elif moment == "published":
-        _until(lambda: len(_checkpoints(folder)) > num_saved + ahead // INTERVAL, process, family)
+        _until(lambda: len(_checkpoints(folder)) > num_saved + ahead // INTERVAL, process, descendants)
     elif moment == "conversion":
-        _until(lambda: b"converting " in log.read_bytes()[log_size:], process, family)
-        time.sleep(dice.uniform(0, 0.2))
+        _until(lambda: b"converting " in log.read_bytes()[log_size:], process, descendants)
+        time.sleep(rng.uniform(0, 0.2))
     else:
-        _until(lambda: _last_step(folder) >= done + ahead, process, family)
+        _until(lambda: _last_step(folder) >= done + ahead, process, descendants)
         if moment == "save":
-            _until(lambda: any(folder.checkpoints.glob(".part-*/*")), process, family)
-        time.sleep(dice.uniform(0, 0.03))
-    assert process.poll() is None, f"ended before it was shot at ({moment}): {log.read_text()[-3000:]}"
-    victims = _shoot(process, family, dice)
+            _until(lambda: any(folder.checkpoints.glob(".part-*/*")), process, descendants)
+        time.sleep(rng.uniform(0, 0.03))
+    assert process.poll() is None, f"ended before the kill ({moment}): {log.read_text()[-3000:]}"
+    target = _kill(process, descendants, rng)
     seconds, step = round(time.monotonic() - began, 2), _last_step(folder)
     code = process.wait(timeout=120)
-    assert code != 0, f"success is reported although {victims} was killed ({moment})"
-    _, alive = psutil.wait_procs(list(family.values()), timeout=120)  # orphans save and leave by themselves
-    assert not alive, f"left behind when {victims} was killed: {[child.cmdline() for child in alive]}"
-    return Kill(victims, moment, seconds, step, code)
+    assert code != 0, f"success is reported although {target} was killed ({moment})"
+    _, running = psutil.wait_procs(list(descendants.values()), timeout=120)  # ranks without a parent save and exit
+    assert not running, f"still running after {target} was killed: {[child.cmdline() for child in running]}"
+    return Kill(target, moment, seconds, step, code)
 
 
 def _until(
     condition: Callable[[], object],
     process: subprocess.Popen[bytes],
-    family: dict[int, psutil.Process],
+    descendants: dict[int, psutil.Process],
     longest: float = 120.0,
 ) -> None:
     """Waits for it, `longest` seconds at most, or until the process ends; notes all its descendants meanwhile."""
     deadline = time.monotonic() + longest
     while not condition() and process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(psutil.NoSuchProcess):
-            family.update({child.pid: child for child in psutil.Process(process.pid).children(recursive=True)})
+            descendants.update({child.pid: child for child in psutil.Process(process.pid).children(recursive=True)})
         time.sleep(0.002)
 
 
-def _shoot(process: subprocess.Popen[bytes], family: dict[int, psutil.Process], dice: random.Random) -> str:
+def _kill(process: subprocess.Popen[bytes], descendants: dict[int, psutil.Process], rng: random.Random) -> str:
     """Kills some of the job's processes; returns which."""
-    _until(lambda: True, process, family)
+    _until(lambda: True, process, descendants)
     launcher = psutil.Process(process.pid)
-    agents = [child for child in family.values() if "launch.torchrun" in _arguments(child)]
-    trainers = [child for child in family.values() if "train" in _arguments(child)]  # data workers are forks of ranks
+    agents = [child for child in descendants.values() if "launch.torchrun" in _arguments(child)]
+    # Ranks and their data workers, which are forks of them.
+    trainers = [child for child in descendants.values() if "train" in _arguments(child)]
     ranks = [child for child in trainers if _parent(child) in [agent.pid for agent in agents]]
     workers = [child for child in trainers if _parent(child) in [rank.pid for rank in ranks]]
     targets = {
         "the launcher": [launcher],
         "torchrun": agents,
-        "one rank": ranks and [dice.choice(ranks)],
-        "a data worker": workers and [dice.choice(workers)],
-        "everything": [launcher, *family.values()],
+        "one rank": ranks and [rng.choice(ranks)],
+        "a data worker": workers and [rng.choice(workers)],
+        "everything": [launcher, *descendants.values()],
     }
-    there = [victims for victims, processes in targets.items() if processes]
-    victims = dice.choice([*there, "everything"])
-    for target in targets[victims]:
+    there = [target for target, processes in targets.items() if processes]
+    chosen = rng.choice([*there, "everything"])
+    for target_process in targets[chosen]:
         with contextlib.suppress(psutil.NoSuchProcess):
-            target.kill()
-    return victims
+            target_process.kill()
+    return chosen
 
 
 def _parent(process: psutil.Process) -> int:

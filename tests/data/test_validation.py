@@ -403,7 +403,9 @@ def token_config(folder: Path) -> DataConfig:
 
 
 @pytest.mark.parametrize("remote", [False, True])
-def test_token_files_of_their_own_give_their_first_rows_and_leave_the_order_alone(tmp_path: Path, remote: bool) -> None:
+def test_token_files_of_their_own_give_their_first_rows_and_do_not_change_the_order(
+    tmp_path: Path, remote: bool
+) -> None:
     config = token_config(tmp_path / "files")
     plain = dataclasses.replace(config, validation=ValidationConfig())
     expected, _ = read_global(plain, 6, length=LENGTH, batch_size=4)

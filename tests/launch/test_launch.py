@@ -53,16 +53,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def straight(root: Path, sample: Path) -> Job:
+def undisturbed(root: Path, sample: Path) -> Job:
     """From start to end, and once more."""
-    command = arguments(root, sample, "straight", "logging.report_seconds=60")
-    return Job(RunFolder(root / "straight"), [launch(*command), launch(*command)])
+    command = arguments(root, sample, "undisturbed", "logging.report_seconds=60")
+    return Job(RunFolder(root / "undisturbed"), [launch(*command), launch(*command)])
 
 
 @pytest.fixture(scope="module")
-def survivor(root: Path, sample: Path) -> Job:
+def restarted(root: Path, sample: Path) -> Job:
     """The same command three times: one rank is killed, then Ctrl-C, then the end."""
-    command, folder = arguments(root, sample, "survivor"), RunFolder(root / "survivor")
+    command, folder = arguments(root, sample, "restarted"), RunFolder(root / "restarted")
 
     killed = start(*command)
     wait_for(lambda: len(read(folder.metrics)) >= INTERVAL + 3, killed)
@@ -78,14 +78,14 @@ def survivor(root: Path, sample: Path) -> Job:
     return Job(folder, [*launches, launch(*command)])
 
 
-def test_a_job_runs_to_its_end_and_says_what_there_is(straight: Job) -> None:
-    first, folder = straight.launches[0], straight.folder
+def test_a_job_runs_to_its_end_and_says_what_there_is(undisturbed: Job) -> None:
+    first, folder = undisturbed.launches[0], undisturbed.folder
     assert first.returncode == EXIT_OK
     assert all(line.startswith("ingested ") for line in first.stderr.splitlines()), first.stderr
-    assert f"straight is finished after {NUM_STEPS} steps, loss " in first.stdout
+    assert f"undisturbed is finished after {NUM_STEPS} steps, loss " in first.stdout
     assert f"max_steps={2 * NUM_STEPS}" in first.stdout and str(folder.hf) in first.stdout
-    assert [row["step"] for row in straight.metrics()] == list(range(1, NUM_STEPS + 1))
-    losses = [row["train/ce_loss"] for row in straight.metrics()]
+    assert [row["step"] for row in undisturbed.metrics()] == list(range(1, NUM_STEPS + 1))
+    losses = [row["train/ce_loss"] for row in undisturbed.metrics()]
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
     assert {path.name for path in folder.checkpoints.glob("step-*")} == {"step-0000030", "step-0000040"}
     assert (folder.hf / "model.safetensors").is_file()
@@ -93,29 +93,29 @@ def test_a_job_runs_to_its_end_and_says_what_there_is(straight: Job) -> None:
     assert max(probe_files(folder.probes)) == NUM_STEPS
 
 
-def test_a_finished_job_says_so_at_once(straight: Job) -> None:
-    again = straight.launches[1]
+def test_a_finished_job_says_so_at_once(undisturbed: Job) -> None:
+    again = undisturbed.launches[1]
     assert again.returncode == EXIT_OK
-    assert f"straight is finished after {NUM_STEPS} steps" in again.stdout
+    assert f"undisturbed is finished after {NUM_STEPS} steps" in again.stdout
     assert "starting" not in again.stdout and "resuming" not in again.stdout
-    assert [event["event"] for event in read(straight.folder.events)].count("stop") == 1
+    assert [event["event"] for event in read(undisturbed.folder.events)].count("stop") == 1
 
 
-def test_a_killed_rank_ends_the_job_with_its_signal(survivor: Job) -> None:
-    killed = survivor.launches[0]
+def test_a_killed_rank_ends_the_job_with_its_signal(restarted: Job) -> None:
+    killed = restarted.launches[0]
     assert killed.returncode == 128 + signal.SIGKILL
     assert killed.stderr.splitlines()[-1] == "error: rank 1 was ended by SIGKILL: look for a lack of memory"
 
 
-def test_ctrl_c_saves_and_stops_with_a_code_that_says_run_it_again(survivor: Job) -> None:
-    interrupted = survivor.launches[1]
+def test_ctrl_c_saves_and_stops_with_a_code_that_says_run_it_again(restarted: Job) -> None:
+    interrupted = restarted.launches[1]
     assert interrupted.returncode == EXIT_STOPPED
-    [stop] = [event for event in read(survivor.folder.events) if event.get("reason") == "SIGTERM"]
+    [stop] = [event for event in read(restarted.folder.events) if event.get("reason") == "SIGTERM"]
     assert 2 * INTERVAL < stop["step"] < NUM_STEPS
     assert {"event": "checkpoint", "folder": f"step-{stop['step']:07d}"}.items() <= events_before(
-        survivor, stop
+        restarted, stop
     ).items()
-    assert f"survivor is stopped after step {stop['step']}; the same command continues it" in interrupted.stdout
+    assert f"restarted is stopped after step {stop['step']}; the same command continues it" in interrupted.stdout
     assert "saving a checkpoint, then stopping" in interrupted.stderr and "Traceback" not in interrupted.stderr
 
 
@@ -124,11 +124,13 @@ def events_before(job: Job, event: dict[str, Any]) -> dict[str, Any]:
     return rows[rows.index(event) - 1]
 
 
-def test_after_a_kill_and_a_ctrl_c_the_metrics_are_those_of_an_undisturbed_run(straight: Job, survivor: Job) -> None:
-    assert survivor.launches[2].returncode == EXIT_OK
-    assert survivor.metrics() == straight.metrics()
-    assert (survivor.folder.hf / "model.safetensors").read_bytes() == (
-        straight.folder.hf / "model.safetensors"
+def test_after_a_kill_and_a_ctrl_c_the_metrics_are_those_of_an_undisturbed_run(
+    undisturbed: Job, restarted: Job
+) -> None:
+    assert restarted.launches[2].returncode == EXIT_OK
+    assert restarted.metrics() == undisturbed.metrics()
+    assert (restarted.folder.hf / "model.safetensors").read_bytes() == (
+        undisturbed.folder.hf / "model.safetensors"
     ).read_bytes()
 
 
@@ -188,7 +190,7 @@ def test_a_sweep_has_a_folder_for_each_combination(root: Path, sample: Path) -> 
     assert losses[0] == losses[1] and rates[1] == pytest.approx(2 * rates[0])
 
 
-def test_a_run_folder_has_one_owner_and_a_dead_launcher_gives_it_back(root: Path, sample: Path) -> None:
+def test_a_run_folder_has_one_owner_and_is_free_after_a_killed_launcher(root: Path, sample: Path) -> None:
     command = [*arguments(root, sample, "orphan", "launch.processes=1"), "max_steps=100000"]
     folder = RunFolder(root / "orphan")
     first = start(*command)
@@ -259,7 +261,7 @@ def test_a_second_ctrl_c_ends_ranks_that_do_not_answer(root: Path, sample: Path)
     wait_for(lambda: len(ranks_of(job)) == 2, job)
     ranks = ranks_of(job)
     for rank in ranks:
-        rank.suspend()  # as good as stuck
+        rank.suspend()  # stopped: it does not answer
     job.send_signal(signal.SIGINT)
     time.sleep(1)
     assert job.poll() is None

@@ -15,8 +15,8 @@ STEP = 3
 LIMITS = {"watchdog__warn_seconds": 0.5, "watchdog__step_seconds": 2.0, "watchdog__other_seconds": 60.0}
 
 
-class Sleeper(Callback):
-    """Falls asleep on the last rank, awake or not to the watchdog."""
+class HangingRank(Callback):
+    """Stops the progress of the last rank: it sleeps, or its whole process is frozen, its watchdog included."""
 
     def __init__(self, manner: str) -> None:
         self._manner = manner
@@ -31,7 +31,7 @@ class Sleeper(Callback):
 def main(root: str, manner: str) -> int:
     ranks = Ranks()
     ranks.join()
-    return train(tiny(Path(root), name=manner, **LIMITS), ranks, [Sleeper(manner)])
+    return train(tiny(Path(root), name=manner, **LIMITS), ranks, [HangingRank(manner)])
 
 
 if __name__ == "__main__":

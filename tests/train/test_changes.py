@@ -15,7 +15,7 @@ SAVED = tiny(Path()).as_plain()
 CHANGES = {"data.sources.web.weight": ("0.6", "0.9"), "sequence_length": (64, 128)}
 
 
-def test_a_change_is_refused_with_both_values_and_the_way_to_insist() -> None:
+def test_a_change_is_refused_with_both_values_and_the_key_that_accepts_it() -> None:
     with pytest.raises(TrainError) as error:
         refuse_changes(Path("step-7"), CHANGES, [])
     message = str(error.value)
@@ -39,7 +39,7 @@ def test_a_name_accepts_keys_below_it_and_no_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "complaint"),
+    ("changes", "expected"),
     [
         (
             {"model__rms_norm_eps": 1e-5, "global_batch_size": 16},
@@ -50,11 +50,11 @@ def test_a_name_accepts_keys_below_it_and_no_others() -> None:
         ({"model__rope_theta": 1e4}, "model.rope_theta was 500000.0 and is 10000.0"),
     ],
 )
-def test_another_model_or_other_batches_are_another_run(changes: dict[str, Any], complaint: str) -> None:
+def test_another_model_or_other_batches_are_another_run(changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(TrainError) as caught:
         check_changes(CHECKPOINT, SAVED, tiny(Path(), **changes))
     message = str(caught.value)
-    assert complaint in message and "insist with 'checkpoint.accept_changes=[" in message and "\n" not in message
+    assert expected in message and "insist with 'checkpoint.accept_changes=[" in message and "\n" not in message
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def run_on_two(ranks: Ranks, root: Path) -> dict[str, Outcome]:
     bf16 = {"engine__zero_stage": 3, "engine__precision": Precision.bf16}
     seen["zero3-bf16"] = start(configured(root, "zero3-bf16", **bf16, **still), ranks)
     seen["apart"] = start(configured(root, "apart", mask_documents=True, **still), ranks)
-    seen["straight"] = start(configured(root, "straight"), ranks)
+    seen["undisturbed"] = start(configured(root, "undisturbed"), ranks)
     seen["without"] = start(configured(root, "without", evaluation__enabled=False), ranks)
     seen["last-only"] = start(configured(root, "last-only", evaluation__interval=None), ranks)
     for name, step in (("stopped", STOP_STEP), ("stopped-at-end", LAST_STEP)):
@@ -158,17 +158,17 @@ def test_documents_are_kept_apart_where_training_keeps_them_apart(two: Any, root
 
 
 def test_evaluations_change_nothing_that_is_learned(two: Any, root: Path) -> None:
-    straight, without = metrics(root, "straight"), metrics(root, "without")
+    undisturbed, without = metrics(root, "undisturbed"), metrics(root, "without")
     assert not any(key.startswith("eval/") for row in without for key in row)
-    trained = [{key: row[key] for key in row if not key.startswith("eval/")} for row in straight]
+    trained = [{key: row[key] for key in row if not key.startswith("eval/")} for row in undisturbed]
     assert trained == without
-    assert [rank["straight"].draws for rank in two] == [rank["without"].draws for rank in two]
+    assert [rank["undisturbed"].draws for rank in two] == [rank["without"].draws for rank in two]
 
 
 def test_a_run_is_evaluated_at_the_interval_and_at_its_end(two: Any, root: Path) -> None:
-    assert list(evaluated(root, "straight")) == [3, 6, 8]
+    assert list(evaluated(root, "undisturbed")) == [3, 6, 8]
     assert list(evaluated(root, "last-only")) == [8]
-    assert evaluated(root, "last-only")[8] == evaluated(root, "straight")[8]
+    assert evaluated(root, "last-only")[8] == evaluated(root, "undisturbed")[8]
 
 
 @pytest.mark.parametrize(("name", "step"), [("stopped", STOP_STEP), ("stopped-at-end", LAST_STEP)])
@@ -180,7 +180,7 @@ def test_a_stop_within_an_evaluation_saves_that_step_and_the_next_start_evaluate
     assert [(stop["reason"], stop["step"]) for stop in stops[1:]] == [("finished", LAST_STEP)]
     saved = [event["step"] for event in events(root, name) if event["event"] == "checkpoint"]
     assert saved[0] == step
-    assert evaluated(root, name) == evaluated(root, "straight")
+    assert evaluated(root, name) == evaluated(root, "undisturbed")
     assert [rank[f"{name}/finished"].rows for rank in two] == [[], []]  # nothing was left to do
 
 

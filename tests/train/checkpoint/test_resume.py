@@ -64,7 +64,7 @@ def sources(tmp_path: Path) -> Path:
         (OWN, "absent", OWN, None),
     ],
 )
-def test_resume_outranks_init_from_and_that_random_weights(
+def test_resume_comes_before_init_from_and_that_before_random_weights(
     sources: Path, own: Checkpoint | None, init_from: str | None, resume: Checkpoint | None, import_from: str | None
 ) -> None:
     expected = Start(resume, sources / import_from if import_from else None)
@@ -72,10 +72,10 @@ def test_resume_outranks_init_from_and_that_random_weights(
 
 
 @pytest.mark.parametrize(
-    ("name", "complaint"), [("absent", "is absent"), ("unfinished", "has not finished"), ("other", "holds neither")]
+    ("name", "message"), [("absent", "is absent"), ("unfinished", "has not finished"), ("other", "holds neither")]
 )
-def test_a_wrong_init_from_is_refused_in_a_sentence(sources: Path, name: str, complaint: str) -> None:
-    with pytest.raises(TrainError, match=complaint) as caught:
+def test_a_wrong_init_from_is_refused_in_a_sentence(sources: Path, name: str, message: str) -> None:
+    with pytest.raises(TrainError, match=message) as caught:
         choose_start(None, str(sources / name))
     assert str(sources / name) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -110,7 +110,7 @@ def lose_manifest(folder: Path) -> None:
     (folder / "manifest.json").unlink()
 
 
-def tear_manifest(folder: Path) -> None:
+def truncate_manifest(folder: Path) -> None:
     text = (folder / "manifest.json").read_text()
     (folder / "manifest.json").write_text(text[: len(text) // 2])
 
@@ -142,7 +142,7 @@ DAMAGES = {
     alter_generators: "rng-rank-00001.pt is altered",
     alter_trainer_state: "trainer.json is altered",
     lose_manifest: "manifest.json is missing",
-    tear_manifest: "manifest.json is torn",
+    truncate_manifest: "manifest.json is torn",
     alter_manifest: "manifest.json is altered",
     empty: "manifest.json is missing",
 }
@@ -273,7 +273,7 @@ def test_what_kills_leave_and_people_put_there_is_no_checkpoint(folder: RunFolde
     assert not list(folder.checkpoints.glob("corrupt-*"))
 
 
-def test_a_run_goes_back_behind_a_flipped_bit_and_does_the_lost_steps_again(crashes: Runs, stages: Runs) -> None:
+def test_a_run_resumes_from_before_a_flipped_bit_and_repeats_the_lost_steps(crashes: Runs, stages: Runs) -> None:
     for rank in crashes.outcomes["damaged"]:
         assert rank.reason == "finished"
         assert len(rank.rows) == NUM_STEPS - 6
