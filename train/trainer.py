@@ -123,7 +123,7 @@ class Trainer:
 
     def _train(self) -> Stop:
         self.callbacks.on_start(self)
-        while self.step < self.max_steps:
+        while self.step < self.max_steps and not self.is_cut_short:
             self.step += 1
             self.watchdog.step = self.step
             self._train_step()

@@ -24,6 +24,17 @@ def test_a_change_is_refused_with_both_values_and_the_way_to_insist() -> None:
     assert "\n" not in message
 
 
+def test_the_same_layers_may_be_stated_in_another_way() -> None:
+    start = tiny(Path(), positions__start_layer=None)  # 3 // 3 is the saved start layer
+    check_changes(CHECKPOINT, SAVED, start)
+    listed = tiny(
+        Path(), positions__scheme="list", positions__start_layer=None, positions__layers=["rope", "repo", "repo"]
+    )
+    check_changes(CHECKPOINT, SAVED, listed)
+    with pytest.raises(TrainError, match=r"positions\.start_layer was 1 and is 2"):
+        check_changes(CHECKPOINT, SAVED, tiny(Path(), positions__start_layer=2))
+
+
 @pytest.mark.parametrize("accepted", [["data", "sequence_length"], ["data.sources.web.weight", "sequence_length"]])
 def test_what_is_named_is_accepted(accepted: list[str]) -> None:
     refuse_changes(Path("step-7"), CHANGES, accepted)
