@@ -68,7 +68,7 @@ def refuse_changes(checkpoint: Path, changes: Mapping[str, tuple[Any, Any]], acc
         names = ",".join([*accepted, *refused])
         raise TrainError(
             f"{checkpoint} belongs to another run: {_listed(refused)}. Restore this to continue, give the new run a "
-            f"name of its own, or insist with 'checkpoint.accept_changes=[{names}]'"
+            f"name of its own, or accept it with 'checkpoint.accept_changes=[{names}]'"
         )
 
 

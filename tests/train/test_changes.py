@@ -15,7 +15,7 @@ SAVED = tiny(Path()).as_plain()
 CHANGES = {"data.sources.web.weight": ("0.6", "0.9"), "sequence_length": (64, 128)}
 
 
-def test_a_change_is_refused_with_both_values_and_the_way_to_insist() -> None:
+def test_a_change_is_refused_with_both_values_and_the_way_to_accept_it() -> None:
     with pytest.raises(TrainError) as error:
         refuse_changes(Path("step-7"), CHANGES, [])
     message = str(error.value)
@@ -65,7 +65,7 @@ def test_another_model_or_other_batches_are_another_run(changes: dict[str, Any],
     with pytest.raises(TrainError) as caught:
         check_changes(CHECKPOINT, SAVED, tiny(Path(), **changes))
     message = str(caught.value)
-    assert complaint in message and "insist with 'checkpoint.accept_changes=[" in message and "\n" not in message
+    assert complaint in message and "accept it with 'checkpoint.accept_changes=[" in message and "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -93,4 +93,4 @@ def test_other_parameters_do_not_fit_even_on_purpose(changes: dict[str, Any]) ->
             TrainError, match=r"has other parameters: .* a name of its own.* init_from=runs/mine "
         ) as caught:
             check_changes(CHECKPOINT, SAVED, config)
-        assert "insist" not in str(caught.value) and "\n" not in str(caught.value)
+        assert "accept it with" not in str(caught.value) and "\n" not in str(caught.value)
