@@ -12,7 +12,7 @@ PACKAGES = ("benchmarks", "common", "data", "evaluate", "launch", "model", "repo
 VERB = re.compile(r"(?:[A-Z][a-z]+e?s|Does|Has|Is)\b")  # "Returns", "Raises", "Reads": third person, indicative
 UNUSED = re.compile(
     r"nobody|anybody|somebody|behind .* back|accused|heeded|complaint|(?:this|the|every|other) rooms?\b|\bhouse\b"
-    r"|of its own accord|\bsettles?\b",
+    r"|of its own accord|\bsettles?\b|\btorn\b|\banew\b|\bmak(?:e|es|ing) room\b|\binsists?\b|every now and then",
     re.IGNORECASE,
 )
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))

@@ -33,7 +33,7 @@ from train.run_folder import RunFolder, explained_write_errors
 from train.trainer import LostPeersError, Trainer
 from train.watchdog import Watchdog
 
-LATER_SECONDS = 3.0  # that a rank waits before it prints what the main rank most likely prints as well
+OTHER_RANKS_DELAY = 3.0  # seconds that a rank waits before it prints what the main rank most likely prints as well
 
 
 def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -> int:
@@ -128,6 +128,8 @@ def work(config: RunConfig) -> int:
     logging.basicConfig(format="%(message)s")
     for name in ("data", "model"):
         logging.getLogger(name).setLevel(logging.INFO if ranks.is_main else logging.WARNING)
+    if not ranks.is_main:  # every rank reads the same validation rows: one warning of a source without any is enough
+        logging.getLogger("data.validation").setLevel(logging.ERROR)
     try:
         ranks.join()
         return train(config, ranks)
@@ -135,11 +137,11 @@ def work(config: RunConfig) -> int:
         if ranks.is_main:
             print(f"error: {error}", file=sys.stderr)
         else:
-            time.sleep(LATER_SECONDS)  # the end of this rank would end the main one before it prints
+            time.sleep(OTHER_RANKS_DELAY)  # the end of this rank would end the main one before it prints
         return error.reason.exit_code
     except UserError as error:
         if not ranks.is_main:
-            time.sleep(LATER_SECONDS)
+            time.sleep(OTHER_RANKS_DELAY)
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except LostPeersError:
@@ -148,7 +150,7 @@ def work(config: RunConfig) -> int:
         return EXIT_STOPPED
     except Exception:
         if ranks.world_size > 1:
-            time.sleep(LATER_SECONDS)  # a lost connection is most likely caused by a rank that says why
+            time.sleep(OTHER_RANKS_DELAY)  # a lost connection is most likely caused by a rank that says why
         traceback.print_exc()
         return EXIT_CRASHED
 

@@ -52,9 +52,10 @@ class Ranks:
         deepspeed.utils.logger.setLevel("WARNING")
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
         if self.device.type == "cpu":
-            # DeepSpeed would compile this op at start (a minute, or without end after a build that was killed). It
-            # serves inference only.
-            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+            # DeepSpeed would try a compiler to see which ops can be built, and build deepspeed_shm_comm (a minute, or
+            # without end after a build that was killed), which serves inference only.
+            deepspeed.ops.__compatible_ops__ = {}
+        _load_muon_uncompiled()
         for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
             os.environ.setdefault(name, value)
         if "MASTER_PORT" not in os.environ:
@@ -103,6 +104,21 @@ class Ranks:
         """Waits for all ranks, on the host."""
         if self.world_size > 1:
             dist.barrier(group=self._host_group)
+
+
+def _load_muon_uncompiled() -> None:
+    """Loads DeepSpeed's Muon optimizer, which every engine imports, with plain functions.
+
+    Decorators in it would load torch's compiler, which nothing here uses: more than a second of every start.
+    """
+    from deepspeed.runtime import compiler
+
+    decorator = compiler.compile
+    compiler.compile = lambda: compiler.dummy_decorator
+    try:
+        import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+    finally:
+        compiler.compile = decorator
 
 
 def is_lost_connection(error: RuntimeError) -> bool:

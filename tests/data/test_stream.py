@@ -187,7 +187,7 @@ def test_what_changed_since_a_checkpoint_is_named(config: DataConfig) -> None:
     assert "data.num_streams" not in changes
 
 
-def test_an_accepted_change_continues_each_source_where_it_was(config: DataConfig) -> None:
+def test_an_accepted_change_goes_on_in_each_source_where_it_was(config: DataConfig) -> None:
     _, state = read_global(config, 20)
     old = [dict(zip(state["sources"], p["cursors"], strict=True)) for p in state["streams"].values()]
     code = config.sources.pop("code")

@@ -52,7 +52,8 @@ def test_metrics_that_the_table_does_not_know_are_shown_under_their_names(tmp_pa
     folder.metrics.write_text(folder.metrics.read_text() + json.dumps({"step": 3, **unknown}) + "\n")
     data = read_run(folder)
     shown = {chart["label"]: chart["y"] for chart in data["other"]}
-    assert shown["mine/number"] == [1.5] and shown["eval/x"] == [4]
+    assert shown["mine/number"] == [1.5]
+    assert [(chart["label"], chart["y"]) for chart in data["evaluation"]["charts"]] == [("eval/x", [4])]
     lists = {series["label"]: [curve["y"] for curve in series["curves"]] for series in data["unknown_lists"]}
     assert lists == {"positions/layer_05/mine": [[1], [2]], "positions/layer_999/std": [[3]]}
 

@@ -82,7 +82,14 @@ class DamagedMoment(Callback):
 
 
 class SlowRank(Callback):
-    """One rank that is slow in one step, in its own forward pass."""
+    """One rank that is slow in one step: far slower than any other step of this run on this machine."""
+
+    def __init__(self) -> None:
+        self._longest = 0.1
+
+    def on_update(self, trainer: TrainerInterface) -> None:
+        if trainer.step > 1:  # the first one allocates
+            self._longest = max(self._longest, trainer.step_seconds)
 
     def on_step_start(self, trainer: TrainerInterface) -> None:
         if trainer.step == SLOW_STEP and trainer.ranks.rank == 1:
@@ -90,7 +97,7 @@ class SlowRank(Callback):
 
     def _sleep(self, module: Any, inputs: Any) -> None:
         self._hook.remove()
-        time.sleep(1.2)
+        time.sleep(12 * self._longest)
 
 
 class LoseData(Callback):
@@ -216,6 +223,7 @@ def test_lost_data_is_one_sentence_a_checkpoint_and_a_code_of_its_own(root: Path
 
 
 def test_a_slow_step_is_logged_with_the_rank_that_caused_it(root: Path, seen: list[dict[str, Seen]]) -> None:
-    [slow] = [event for event in events(root, "slow") if event["event"] == "slow_step"]
-    assert (slow["step"], slow["rank"]) == (SLOW_STEP, 1)
-    assert slow["seconds"] > 1.2 > slow["usual"] and slow["own_seconds"] > 1.2 > slow["own_seconds_of_others"]
+    logged = [event for event in events(root, "slow") if event["event"] == "slow_step"]
+    [slow] = [event for event in logged if event["step"] == SLOW_STEP]  # a busy machine may have others
+    assert slow["rank"] == 1 and slow["own_seconds"] > 1.2
+    assert slow["seconds"] > 4 * slow["usual"] and slow["own_seconds"] > slow["own_seconds_of_others"]

@@ -70,6 +70,6 @@ def test_a_read_only_folder_is_one_line(tmp_path: Path) -> None:
     mount = f"mount -t tmpfs -o ro,size=64k tmpfs {tmp_path}"
     ended = in_a_mount_of_its_own(mount, sys.executable, "-c", WRITER, str(tmp_path / "run"))
     assert ended.stdout == (
-        f"cannot write in {tmp_path / 'run'} (Read-only file system): make room there, or set run_root to another "
-        "folder\n"
+        f"cannot write in {tmp_path / 'run'} (Read-only file system): free disk space there, or set run_root to "
+        "another folder\n"
     ), ended.stderr

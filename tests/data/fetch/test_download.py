@@ -275,7 +275,7 @@ def test_a_full_disk_is_one_line_and_the_download_goes_on_once_there_is_space(
 ) -> None:
     file = remote_file(server.url, tmp_path)
     process, results = start_download(file, limit=1_500_000)
-    assert "make room, or set data.cache_dir to a larger disk" in results.get(timeout=30)
+    assert "free disk space, or set data.cache_dir to a larger disk" in results.get(timeout=30)
     process.join()
     assert not file.path.exists()
     download(file)

@@ -51,7 +51,7 @@ def file_of(root: Root, sha256: str | None = None) -> DataFile:
 
 def test_the_disk_has_to_hold_what_is_missing_and_no_more(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**7, 0, 300_000))
-    with pytest.raises(DataError, match=r"has room for 0\.0 GB, and 0\.0 GB are missing; make room"):
+    with pytest.raises(DataError, match=r"has 0\.0 GB free, and 0\.0 GB are missing; free disk space"):
         mirror(root, [file_of(root)], lambda num_bytes: None)
     assert list(root.folder.iterdir()) == []
     (root.folder / ".a.npy.part").write_bytes(CONTENT[:900_000])

@@ -207,7 +207,7 @@ def _read_in_turns(url: str, folder: Path, bound: float, rank: int, results: "mu
             name = f"{step % NUM_FILES}.jsonl"
             file = DataFile(name, folder / name, len(CONTENT), None, None, WebFolder(url))
             (frames,) = cache.open([file], "source")
-            with suppress(FileNotFoundError):  # data/order.py opens it again
+            with suppress(FileNotFoundError):  # data/text/order.py opens it again
                 assert frames.read_frame(0)[0] == TEXTS[0]
             time.sleep(rng.uniform(0.0, 0.01))
         results.put("done")

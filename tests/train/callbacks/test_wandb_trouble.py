@@ -33,7 +33,7 @@ def test_a_server_that_never_answers_delays_only_the_end_and_for_a_bounded_time(
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", unanswering_server)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setattr(weights_and_biases, "LAST_SECONDS", 1.0)
+    monkeypatch.setattr(weights_and_biases, "CLOSE_TIMEOUT", 1.0)
     config = tiny(tmp_path, wandb__mode=WandbMode.online)
     stand_in: Any = SimpleNamespace(step=0, folder=RunFolder.of(config))
     trainer = cast(TrainerInterface, stand_in)
@@ -57,7 +57,7 @@ def test_a_backlog_that_grows_without_end_is_given_up(
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", unanswering_server)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setattr(weights_and_biases, "MAX_WAITING", 50)
+    monkeypatch.setattr(weights_and_biases, "MAX_QUEUED_ROWS", 50)
     config = tiny(tmp_path, wandb__mode=WandbMode.online)
     stand_in: Any = SimpleNamespace(step=0, folder=RunFolder.of(config))
     callback = WeightsAndBiases(config)

@@ -20,7 +20,7 @@ from tests.distributed import run_ranks
 from tests.train.conftest import NUM_STEPS, Runs, flip_a_bit
 from tests.train.probe import events, metrics
 from train.checkpoint import manifest
-from train.checkpoint.generators import seed_generators_anew
+from train.checkpoint.generators import reseed_generators
 from train.checkpoint.manifest import _digest_of, digest_file
 from train.checkpoint.resume import Start, choose_start, find_checkpoint
 from train.checkpoint.store import Checkpoint, Layout, corrupt_folders, drop_old
@@ -142,7 +142,7 @@ DAMAGES = {
     alter_generators: "rng-rank-00001.pt is altered",
     alter_trainer_state: "trainer.json is altered",
     lose_manifest: "manifest.json is missing",
-    truncate_manifest: "manifest.json is torn",
+    truncate_manifest: "manifest.json is incomplete or damaged",
     alter_manifest: "manifest.json is altered",
     empty: "manifest.json is missing",
 }
@@ -244,7 +244,7 @@ def test_latest_is_for_people_and_decides_nothing(folder: RunFolder, latest: str
     assert found is not None and found.step == 8
 
 
-def test_where_all_are_damaged_nothing_is_begun_anew_unless_they_are_deleted(folder: RunFolder) -> None:
+def test_where_all_are_damaged_nothing_is_begun_again_unless_they_are_deleted(folder: RunFolder) -> None:
     for damaged in folder.checkpoints.glob("step-*"):
         lose_file(damaged)
     for _ in range(2):  # nor at the second start, when nothing has the name of a checkpoint any more
@@ -301,7 +301,7 @@ def test_a_run_that_goes_on_says_what_has_changed(routes: Runs) -> None:
 
 def test_generators_of_new_ranks_follow_from_seed_step_and_rank() -> None:
     def draws(seed: int, step: int, rank: int) -> tuple[float, float, float]:
-        seed_generators_anew(seed, step, rank)
+        reseed_generators(seed, step, rank)
         return random.random(), float(np.random.rand()), float(torch.rand(()))
 
     assert draws(5, 4, 1) == draws(5, 4, 1)

@@ -91,7 +91,9 @@ def test_a_failed_save_leaves_nothing_and_the_checkpoints_before_it(saves: list[
 
 def test_a_failed_save_says_how_much_space_it_takes(saves: list[Saves]) -> None:
     for problem in saves[1].problems:
-        assert re.search(r"make room \(the last one has \d+\.\d+ GB, \d+\.\d+ GB are free, \d+ are kept\)", problem)
+        assert re.search(
+            r"free disk space \(the last one has \d+\.\d+ GB, \d+\.\d+ GB are free, \d+ are kept\)", problem
+        )
 
 
 class TooLarge:

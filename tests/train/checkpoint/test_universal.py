@@ -118,7 +118,7 @@ def test_a_conversion_that_does_not_fit_on_the_disk_is_one_line(stages: Runs, tm
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))  # a file that cannot grow stands for a full disk
     try:
         with pytest.raises(
-            TrainError, match=r"could not be converted .*: make room for 24 bytes per parameter"
+            TrainError, match=r"could not be converted .*: free disk space for 24 bytes per parameter"
         ) as caught:
             make_universal(checkpoint)
     finally:

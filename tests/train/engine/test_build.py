@@ -6,6 +6,9 @@ import sys
 import pytest
 import torch
 
+from tests.distributed import run_ranks
+from tests.train.engine.reference import RATES, built, configured, micro_batches, num_valid
+from train.distributed import Ranks
 from train.engine.build import ENGINES, resolve_precision
 from train.engine.config import Precision
 from train.errors import TrainError
@@ -30,3 +33,20 @@ def test_every_stage_and_precision_but_one_has_an_engine() -> None:
 def test_the_package_itself_does_not_import_torch() -> None:
     code = "import sys, train.engine; sys.exit('torch' in sys.modules or 'deepspeed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def trained(ranks: Ranks) -> set[str]:
+    """One update at ZeRO 2 and one at ZeRO 3; returns the names of the modules that are loaded."""
+    for stage in (2, 3):
+        engine = built(ranks, configured(stage, Precision.fp32))
+        for micro in micro_batches(0, ranks.rank):
+            engine.accumulate(micro, num_valid(0))
+        engine.update(*RATES[0])
+        engine.close()
+    return set(sys.modules)
+
+
+def test_an_engine_does_not_load_the_compiler_of_torch() -> None:
+    for loaded in run_ranks(trained, 2):
+        assert "deepspeed.runtime.zero.muon.original_muon" in loaded
+        assert "torch._inductor.compile_fx" not in loaded

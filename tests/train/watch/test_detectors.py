@@ -144,7 +144,7 @@ def test_one_odd_reading_is_no_episode(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_an_episode_ends_with_one_recovery_and_may_begin_anew(name: str) -> None:
+def test_an_episode_ends_with_one_recovery_and_may_begin_again(name: str) -> None:
     kind, where, changes = CASES[name]
     found = alerts_of(USUAL, (4, changes), (1, ()), (1, changes), (4, ()), (3, changes))
     assert [(n, a.event, a.kind, a.where) for n, a in found] == [

@@ -5,12 +5,14 @@ import os
 import signal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from model.loss import LossSums
 from model.transformer import Olmo2
 from model.weights import initialise, random_weights
 from tests.distributed import run_ranks
@@ -20,6 +22,7 @@ from train.callbacks.callback import Callback, TrainerInterface
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.config import Precision
+from train.engine.engine import Engine, MicroBatch
 from train.evaluation.base import evaluation_tasks
 from train.evaluation.validation_loss import ValidationLoss, buckets, metrics_of
 
@@ -40,6 +43,8 @@ def write_validation(root: Path) -> None:
         (root / "tokens" / name).parent.mkdir(parents=True)
         rows.astype("<u4").tofile(root / "tokens" / name)
         names.append(name)
+    np.full((2, LENGTH), 7, "<u4").tofile(root / "tokens" / "masked.npy")
+    (root / "tokens" / "masked.txt").write_text("masked.npy\n")
     (root / "tokens" / "validation.txt").write_text("".join(f"{name}\n" for name in names))
 
 
@@ -67,6 +72,18 @@ class StopInEvaluation(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+def stopping(evaluate: Any, ranks: Ranks) -> Any:
+    """Returns `evaluate` with a signal to one rank before it."""
+
+    def evaluate_and_stop(engine: Engine, micro: MicroBatch) -> LossSums:
+        if ranks.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        sums: LossSums = evaluate(engine, micro)
+        return sums
+
+    return evaluate_and_stop
+
+
 def run_on_two(ranks: Ranks, root: Path) -> dict[str, Outcome]:
     still = {"optimizer__lr": 0.0, "max_steps": 1}
     seen = {}
@@ -83,6 +100,13 @@ def run_on_two(ranks: Ranks, root: Path) -> dict[str, Outcome]:
         seen[name] = start(config, ranks, callbacks=[StopInEvaluation(step)])
         seen[f"{name}/again"] = start(config, ranks)
         seen[f"{name}/finished"] = start(config, ranks)
+    config = configured(root, "stopped-twice")
+    seen["stopped-twice"] = start(config, ranks, callbacks=[StopInEvaluation(STOP_STEP)])
+    with mock.patch.object(Engine, "evaluate", stopping(Engine.evaluate, ranks)):  # within the repeated evaluation
+        seen["stopped-twice/repeated"] = start(config, ranks)
+    seen["stopped-twice/again"] = start(config, ranks)
+    masked = str(root / "tokens" / "masked.txt")
+    seen["masked"] = start(configured(root, "masked", data__validation__file_list=masked), ranks)
     seen["vocabulary"] = start(configured(root, "vocabulary", model__vocab_size=VOCAB_SIZE - 1), ranks)
     return seen
 
@@ -182,6 +206,16 @@ def test_a_stop_within_an_evaluation_saves_that_step_and_the_next_start_evaluate
     assert saved[0] == step
     assert evaluated(root, name) == evaluated(root, "undisturbed")
     assert [rank[f"{name}/finished"].rows for rank in two] == [[], []]  # nothing was left to do
+
+
+def test_a_second_stop_within_the_repeated_evaluation_loses_nothing(two: Any, root: Path) -> None:
+    stops = [(event["reason"], event["step"]) for event in events(root, "stopped-twice") if event["event"] == "stop"]
+    assert stops == [("signal", STOP_STEP)] * 2 + [("finished", LAST_STEP)]
+    assert evaluated(root, "stopped-twice") == evaluated(root, "undisturbed")
+
+
+def test_rows_that_are_all_masked_are_refused(two: Any) -> None:
+    assert two[0]["masked"].reason.startswith("the repetition filter masks every validation row")
 
 
 def test_validation_tokens_outside_the_vocabulary_are_refused(two: Any) -> None:
