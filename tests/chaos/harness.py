@@ -1,11 +1,12 @@
-"""A real two-rank job under fire: the same command, killed with SIGKILL at random moments, until it is done.
+"""A real two-rank job under fire: killed with SIGKILL at random moments, started again each time, until it is done.
 
 The moments and the victims come from a seed. Victims: everything that belongs to the job, one rank, one data worker, or
 only the launcher or torchrun, which leaves ranks behind. Moments: while processes start, in the steps, in a save, right
-after one, in a conversion. In the end every logged figure has to be that of a run that nobody disturbed, to the bit.
+after one, in a conversion. In the end every logged figure has to be that of a run that was not disturbed, to the bit.
 
-A run has legs. Each leg is one command, repeated until it has reached the last step of the leg; the next leg may have
-another ZeRO stage, and so begins with a conversion.
+A run has legs. Each leg is one command that is killed and repeated; it has no last step, so that no kill comes too late
+on a slow machine. One more launch, with a last step a little further on, ends the leg. The next leg may have another
+ZeRO stage, and so begins with a conversion. The undisturbed run follows: its legs end at the same steps.
 """
 
 import contextlib
@@ -26,7 +27,11 @@ from tests.train.tiny import LENGTH, VOCAB_SIZE, write_tokens
 from train.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
-INTERVAL = 3
+HANG_SECONDS = 900.0  # after which a wait fails: only to end a hang
+INTERVAL = 3  # steps between two checkpoints
+MOST_AHEAD = 5  # steps, from 1 to this, that a launch makes before it is killed
+ENDLESS = 100_000  # a last step that no launch reaches
+STEPS_AFTER = 4  # that the last launch of a leg makes beyond what is logged
 COMMAND = (
     "experiment=demo",
     "data=olmo2-stage2",
@@ -54,49 +59,67 @@ COMMAND = (
 
 @dataclass
 class Kill:
-    """One shot."""
+    """One kill."""
 
     victims: str
     moment: str
-    seconds: float  # after the launch
-    last_step: int  # in metrics.jsonl when it was fired
-    code: int  # of the launcher
+    seconds: float
+    """After the launch."""
+    last_step: int
+    """In metrics.jsonl at that moment."""
+    code: int
+    """Of the launcher."""
 
 
 @dataclass(frozen=True)
 class Leg:
-    """A part of a run."""
+    """A part of a run under one ZeRO stage."""
+
+    num_kills: int
+    zero_stage: int = 2
+
+
+@dataclass(frozen=True)
+class EndedLeg:
+    """A leg, and the step after which it ended."""
 
     last_step: int
-    zero_stage: int = 2
-    num_kills: int = 0
+    zero_stage: int
 
 
-def command(root: Path, name: str, leg: Leg, *extra: str) -> list[str]:
-    """What a person would type, each time the same."""
+def command(root: Path, name: str, zero_stage: int, last_step: int, *extra: str) -> list[str]:
+    """Returns what a person would type."""
     data = [f"data.root={root / 'tokens'}", f"data.file_list={root / 'tokens/files.txt'}"]
-    run = [f"run_root={root}", f"name={name}", f"max_steps={leg.last_step}", f"engine.zero_stage={leg.zero_stage}"]
+    run = [f"run_root={root}", f"name={name}", f"max_steps={last_step}", f"engine.zero_stage={zero_stage}"]
     return [sys.executable, "-m", "launch", *COMMAND, *data, *run, *extra]
 
 
-def run(root: Path, name: str, legs: list[Leg], *extra: str, seed: int = 0) -> list[Kill]:
-    """The whole run, shot at as often as its legs say. Its output is in ROOT/NAME.log.
+def run_under_fire(
+    root: Path, name: str, legs: list[Leg], *extra: str, seed: int = 0
+) -> tuple[list[Kill], list[EndedLeg]]:
+    """Makes a run that is killed as often as its legs say. Its output is in ROOT/NAME.log.
 
-    Raises AssertionError if a launch that is not shot at fails, and if some process of the job would not end.
+    Raises AssertionError if a launch that is not killed fails, and if some process of the job does not end.
     """
     write_tokens(root / "tokens")
-    dice, kills, folder = random.Random(seed), list[Kill](), RunFolder(root / name)
+    dice, kills, ended, folder = random.Random(seed), list[Kill](), list[EndedLeg](), RunFolder(root / name)
     for leg in legs:
-        launch, converts = command(root, name, leg, *extra), bool(kills) or folder.path.exists()
-        for left in range(leg.num_kills, 0, -1):
-            moments = ["start", "step", "step", "save", "save", "published"]
-            moment = "conversion" if converts and left == leg.num_kills else dice.choice(moments)
-            kills.append(_launch_and_kill(root, folder, leg, launch, moment, left, dice))
+        endless = command(root, name, leg.zero_stage, ENDLESS, *extra)
+        for number in range(leg.num_kills):
+            converts = number == 0 and bool(ended) and ended[-1].zero_stage != leg.zero_stage
+            moment = "conversion" if converts else dice.choice(["start", "step", "step", "save", "save", "published"])
+            kills.append(_launch_and_kill(root, folder, endless, moment, dice))
             print(kills[-1], flush=True)
-        with _log(root, name) as log:
-            ended = subprocess.run(launch, cwd=ROOT, env=_environment(), stdout=log, stderr=log)
-        assert ended.returncode == 0, (root / f"{name}.log").read_text()[-3000:]
-    return kills
+        ended.append(EndedLeg(_last_step(folder) + STEPS_AFTER, leg.zero_stage))
+        _launch_to_end(root, name, ended[-1], *extra)
+    return kills, ended
+
+
+def run_undisturbed(root: Path, name: str, legs: list[EndedLeg], *extra: str) -> None:
+    """Makes a run with the same legs. Raises AssertionError if a launch fails."""
+    write_tokens(root / "tokens")
+    for leg in legs:
+        _launch_to_end(root, name, leg, *extra)
 
 
 def losses(folder: RunFolder) -> dict[int, Any]:
@@ -113,59 +136,76 @@ def differences(folder: RunFolder, other: RunFolder) -> list[int]:
     return [step for step in sorted(first.keys() | second.keys()) if first.get(step) != second.get(step)]
 
 
-def _launch_and_kill(
-    root: Path, folder: RunFolder, leg: Leg, launch: list[str], moment: str, left: int, dice: random.Random
-) -> Kill:
-    done, log = _last_step(folder), root / f"{folder.path.name}.log"
+def _launch_to_end(root: Path, name: str, leg: EndedLeg, *extra: str) -> None:
+    launch = command(root, name, leg.zero_stage, leg.last_step, *extra)
+    with _log(root, name) as log:
+        ended = subprocess.run(launch, cwd=ROOT, env=_environment(), stdout=log, stderr=log, timeout=HANG_SECONDS)
+    assert ended.returncode == 0, (root / f"{name}.log").read_text()[-3000:]
+
+
+def _launch_and_kill(root: Path, folder: RunFolder, launch: list[str], moment: str, dice: random.Random) -> Kill:
+    log = root / f"{folder.path.name}.log"
     log_size = log.stat().st_size if log.exists() else 0
-    num_saved = len(_checkpoints(folder))
-    # Far enough to make progress, and not so far that the leg ends before the last kill.
-    ahead = dice.randrange(1, max(2, (leg.last_step - done) // (left + 1)))
     with _log(root, folder.path.name) as output:
         process = subprocess.Popen(launch, cwd=ROOT, env=_environment(), stdout=output, stderr=output)
-    began, family = time.monotonic(), dict[int, psutil.Process]()
-    if moment == "start":
-        _until(lambda: False, process, family, longest=dice.uniform(0.5, 6.0))
-    elif moment == "published":
-        _until(lambda: len(_checkpoints(folder)) > num_saved + ahead // INTERVAL, process, family)
-    elif moment == "conversion":
-        _until(lambda: b"converting " in log.read_bytes()[log_size:], process, family)
+    began = time.monotonic()
+    if moment == "conversion":
+        _until(lambda: b"converting " in log.read_bytes()[log_size:], process)
         time.sleep(dice.uniform(0, 0.2))
+    elif moment == "start":
+        _wait_in_start(process, dice)
     else:
-        _until(lambda: _last_step(folder) >= done + ahead, process, family)
-        if moment == "save":
-            _until(lambda: any(folder.checkpoints.glob(".part-*/*")), process, family)
-        time.sleep(dice.uniform(0, 0.03))
-    assert process.poll() is None, f"ended before it was shot at ({moment}): {log.read_text()[-3000:]}"
-    victims = _shoot(process, family, dice)
+        _wait_in_steps(folder, process, moment, dice)
+    assert process.poll() is None, f"ended before it was killed ({moment}): {log.read_text()[-3000:]}"
+    family = _descendants(process)
+    victims = _kill_some(process, family, dice)
     seconds, step = round(time.monotonic() - began, 2), _last_step(folder)
-    code = process.wait(timeout=120)
+    code = process.wait(timeout=HANG_SECONDS)
     assert code != 0, f"success is reported although {victims} was killed ({moment})"
-    _, alive = psutil.wait_procs(list(family.values()), timeout=120)  # orphans save and leave by themselves
+    _, alive = psutil.wait_procs(family, timeout=HANG_SECONDS)  # orphans save and leave by themselves
     assert not alive, f"left behind when {victims} was killed: {[child.cmdline() for child in alive]}"
     return Kill(victims, moment, seconds, step, code)
 
 
-def _until(
-    condition: Callable[[], object],
-    process: subprocess.Popen[bytes],
-    family: dict[int, psutil.Process],
-    longest: float = 120.0,
-) -> None:
-    """Waits for it, `longest` seconds at most, or until the process ends; notes all its descendants meanwhile."""
-    deadline = time.monotonic() + longest
-    while not condition() and process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            family.update({child.pid: child for child in psutil.Process(process.pid).children(recursive=True)})
-        time.sleep(0.002)
+def _wait_in_start(process: subprocess.Popen[bytes], dice: random.Random) -> None:
+    """Waits for a moment after some processes of the job are there."""
+    num_processes = dice.choice([0, 1, 3])  # none, torchrun, its ranks
+    _until(lambda: len(_descendants(process)) >= num_processes, process, pause=0.05)
+    time.sleep(dice.uniform(0, 2))
 
 
-def _shoot(process: subprocess.Popen[bytes], family: dict[int, psutil.Process], dice: random.Random) -> str:
+def _wait_in_steps(folder: RunFolder, process: subprocess.Popen[bytes], moment: str, dice: random.Random) -> None:
+    """Waits for a step, and then for a save or its end if that is the moment."""
+    last_step, num_saved = _last_step(folder) + dice.randint(1, MOST_AHEAD), len(_checkpoints(folder))
+    _until(lambda: _last_step(folder) >= last_step, process)
+    if moment == "published":
+        _until(lambda: len(_checkpoints(folder)) > num_saved, process)
+        return
+    if moment == "save":
+        _until(lambda: any(folder.checkpoints.glob(".part-*/*")), process, pause=0.001)
+    time.sleep(dice.uniform(0, 0.03))
+
+
+def _until(condition: Callable[[], object], process: subprocess.Popen[bytes], *, pause: float = 0.005) -> None:
+    """Waits for `condition`, or until the process ends. Raises AssertionError after a hang."""
+    deadline = time.monotonic() + HANG_SECONDS
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(pause)
+
+
+def _descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _kill_some(process: subprocess.Popen[bytes], family: list[psutil.Process], dice: random.Random) -> str:
     """Kills some of the job's processes; returns which."""
-    _until(lambda: True, process, family)
     launcher = psutil.Process(process.pid)
-    agents = [child for child in family.values() if "launch.torchrun" in _arguments(child)]
-    trainers = [child for child in family.values() if "train" in _arguments(child)]  # data workers are forks of ranks
+    agents = [child for child in family if "launch.torchrun" in _arguments(child)]
+    trainers = [child for child in family if "train" in _arguments(child)]  # data workers are forks of ranks
     ranks = [child for child in trainers if _parent(child) in [agent.pid for agent in agents]]
     workers = [child for child in trainers if _parent(child) in [rank.pid for rank in ranks]]
     targets = {
@@ -173,7 +213,7 @@ def _shoot(process: subprocess.Popen[bytes], family: dict[int, psutil.Process], 
         "torchrun": agents,
         "one rank": ranks and [dice.choice(ranks)],
         "a data worker": workers and [dice.choice(workers)],
-        "everything": [launcher, *family.values()],
+        "everything": [launcher, *family],
     }
     there = [victims for victims, processes in targets.items() if processes]
     victims = dice.choice([*there, "everything"])
