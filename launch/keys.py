@@ -9,6 +9,7 @@ pattern also finds keys by their old names.
 """
 
 import fnmatch
+import os
 import shutil
 import sys
 import textwrap
@@ -38,7 +39,10 @@ def print_keys(arguments: Sequence[str]) -> int:
         hint = f"; the closest: {', '.join(near)}" if near else ": `python -m launch keys` prints all that there are"
         print(f"error: no key matches {pattern!r}{hint}", file=sys.stderr)
         return EXIT_USER_ERROR
-    print("\n".join(table(chosen, shutil.get_terminal_size().columns)))
+    try:
+        print("\n".join(table(chosen, shutil.get_terminal_size().columns)), flush=True)
+    except BrokenPipeError:  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_OK
 
 

@@ -12,23 +12,21 @@ from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.chaos.harness import INTERVAL, ROOT, Kill, Segment, differences, losses, run
+from tests.chaos.harness import INTERVAL, ROOT, Kill, Segment, differences, losses, run_undisturbed, run_with_kills
 from train.run_folder import RunFolder
 
 RESULT = ROOT / "benchmarks/results/chaos.md"
 STAGES = (2, 3, 1, 2)
-STEPS_PER_KILL = 6
 
 
 def segments(num_kills: int) -> list[Segment]:
-    """A segment for each stage, kills divided evenly."""
+    """Returns a segment for each stage, kills divided evenly."""
     shares = [num_kills // len(STAGES) + (place < num_kills % len(STAGES)) for place in range(len(STAGES))]
-    ends = [STEPS_PER_KILL * sum(shares[: place + 1]) + 12 * (place + 1) for place in range(len(STAGES))]
-    return [Segment(end, stage, share) for end, stage, share in zip(ends, STAGES, shares, strict=True)]
+    return [Segment(share, stage) for stage, share in zip(STAGES, shares, strict=True)]
 
 
 def report(kills: list[Kill], seed: int, seconds: float, steps: int, differing: list[int]) -> str:
-    """The result as Markdown."""
+    """Returns the result as Markdown."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "deepspeed"))
     counts = Counter((kill.target, kill.moment) for kill in kills)
     lines = [
@@ -57,19 +55,18 @@ def report(kills: list[Kill], seed: int, seconds: float, steps: int, differing: 
 
 
 def main() -> int:
-    """Runs it; the exit code says whether all figures are the same."""
+    """Makes both runs and writes the result; returns 1 if any figure differs."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root, began = Path(name), time.monotonic()
-        plan = segments(options.kills)
-        run(root, "undisturbed", [Segment(segment.last_step, segment.zero_stage) for segment in plan])
-        kills = run(root, "killed", plan, seed=options.seed)
+        kills, ended = run_with_kills(root, "killed", segments(options.kills), seed=options.seed)
+        run_undisturbed(root, "undisturbed", ended)
         folders = RunFolder(root / "undisturbed"), RunFolder(root / "killed")
         differing, steps = differences(*folders), len(losses(folders[0]))
-        assert steps == plan[-1].last_step
+        assert steps == ended[-1].last_step
         text = report(kills, options.seed, time.monotonic() - began, steps, differing)
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(text)

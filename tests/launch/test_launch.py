@@ -1,10 +1,11 @@
-"""A job from one command, through a kill and a Ctrl-C, to its end: on two real processes, on real text."""
+"""A job from one command, through a kill and a Ctrl-C, to its end: on real processes, on real text."""
 
 import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,28 @@ import pytest
 
 from data.tokens.published import published_order
 from report.probes import probe_files
-from tests.launch.launching import ROOT, SMALL, end, launch, ranks_of, read, start, wait_for
+from tests.launch.launching import (
+    ENDLESS,
+    HANG_SECONDS,
+    ROOT,
+    SMALL,
+    end,
+    last_event,
+    last_step,
+    launch,
+    ranks_of,
+    read,
+    start,
+    wait_for,
+)
+from train.compose.app import load_run_config
 from train.errors import EXIT_ALERTED, EXIT_DATA, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, TrainError
 from train.processes import PARENT
 from train.run_folder import RunFolder
 
-NUM_STEPS, INTERVAL = 40, 10
+Launches = dict[str, Future[subprocess.CompletedProcess[str]]]
+
+INTERVAL = 8  # steps between two checkpoints
 
 
 @dataclass
@@ -30,21 +47,22 @@ class Job:
     folder: RunFolder
     launches: list[subprocess.CompletedProcess[str]]
 
-    @property
-    def codes(self) -> list[int]:
-        return [ended.returncode for ended in self.launches]
-
     def metrics(self) -> list[dict[str, Any]]:
-        """Without what a clock says."""
+        """Returns the rows without what a clock says."""
         return [
             {name: value for name, value in row.items() if not name.startswith("throughput/")}
             for row in read(self.folder.metrics)
         ]
 
+    @property
+    def num_steps(self) -> int:
+        return last_step(self.folder.metrics)
 
-def arguments(root: Path, sample: Path, name: str, *extra: str) -> list[str]:
-    lengths = [f"max_steps={NUM_STEPS}", f"checkpoint.interval={INTERVAL}"]
-    return [*SMALL, *lengths, f"run_root={root}", f"data.root={sample}", f"name={name}", *extra]
+
+def arguments(root: Path, sample: Path, name: str, *extra: str, processes: int = 2) -> list[str]:
+    """Returns a command line without its number of steps."""
+    own = [f"launch.processes={processes}", f"run_root={root}", f"data.root={sample}", f"name={name}"]
+    return [*SMALL, f"checkpoint.interval={INTERVAL}", *own, *extra]
 
 
 @pytest.fixture(scope="module")
@@ -53,50 +71,93 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(root: Path, sample: Path) -> Job:
-    """From start to end, and once more."""
-    command = arguments(root, sample, "undisturbed", "logging.report_seconds=60")
-    return Job(RunFolder(root / "undisturbed"), [launch(*command), launch(*command)])
+def unattended(root: Path, sample: Path) -> Iterator[Launches]:
+    """Launches that end by themselves, one after the other, while tests work on others."""
+    tokens = np.random.default_rng(0).integers(0, 500, (64, 64), dtype="<u4")
+    tokens[published_order(64, seed=42, epoch=0)[8 * 2 + 6]] = 99_999  # the third step's seventh row: the second rank's
+    tokens.tofile(root / "part.npy")
+    (root / "files.txt").write_text("part.npy\n")
+    published = ["data=olmo2-stage2", f"data.file_list={root}/files.txt", "data.eos_token_id=0", "max_steps=40"]
+    wild = ["-m", "optimizer.repo_lr_multiplier=1,1000", "position_watch.interval=1", "position_watch.policy=stop"]
+    brief = ["max_steps=4", "checkpoint.export_hf=false", "evaluation.enabled=false"]
+    commands = {
+        "absent-data": arguments(root, root / "absent", "absent-data", "max_steps=40"),
+        "bad-token": arguments(root, root, "bad-token", *published),
+        "swept": arguments(root, sample, "swept", *wild, *brief, processes=1),
+    }
+    with ThreadPoolExecutor(1) as pool:
+        yield {name: pool.submit(launch, *command) for name, command in commands.items()}
+        pool.shutdown(cancel_futures=True)
 
 
 @pytest.fixture(scope="module")
 def restarted(root: Path, sample: Path) -> Job:
-    """The same command three times: one rank is killed, then Ctrl-C, then the end."""
+    """The same command twice: one rank is killed, then Ctrl-C; then the end, a few steps later."""
     command, folder = arguments(root, sample, "restarted"), RunFolder(root / "restarted")
 
-    killed = start(*command)
-    wait_for(lambda: len(read(folder.metrics)) >= INTERVAL + 3, killed)
+    killed = start(*command, ENDLESS)
+    wait_for(lambda: last_step(folder.metrics) >= INTERVAL + 3, killed)
     ranks_of(killed)[1].kill()
     launches = [end(killed)]
 
-    interrupted = start(*command)
+    interrupted = start(*command, ENDLESS)
     wait_for(lambda: [event["event"] for event in read(folder.events)].count("resume") == 1, interrupted)
-    wait_for(lambda: read(folder.metrics)[-1]["step"] >= 2 * INTERVAL + 3, interrupted)
+    wait_for(lambda: last_step(folder.metrics) >= 2 * INTERVAL + 3, interrupted)
     interrupted.send_signal(signal.SIGINT)
     launches.append(end(interrupted))
 
-    return Job(folder, [*launches, launch(*command)])
+    return Job(folder, [*launches, launch(*command, f"max_steps={last_step(folder.metrics) + 5}")])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root: Path, sample: Path, restarted: Job) -> Job:
+    """From start to end without a disturbance, as many steps as the restarted; and once more."""
+    command = arguments(root, sample, "undisturbed", f"max_steps={restarted.num_steps}", "logging.report_seconds=60")
+    return Job(RunFolder(root / "undisturbed"), [launch(*command), launch(*command, "launch.processes=1")])
+
+
+def test_a_mistake_is_reported_before_anything_starts(root: Path) -> None:
+    ended = launch("experiment=demo", "optimiser.lr=1", f"run_root={root}/none")
+    assert ended.returncode == EXIT_USER_ERROR
+    assert ended.stderr == "error: there is no config key 'optimiser'; did you mean 'optimizer'?\n"
+    assert ended.stdout == "" and not (root / "none").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(root: Path) -> None:
+    (root / "file").touch()
+    ended = launch("experiment=demo", f"run_root={root}/file")
+    assert ended.returncode == EXIT_USER_ERROR
+    assert ended.stderr.count("\n") == 1 and f"Not a directory: '{root}/file/demo'" in ended.stderr
+
+
+def test_what_every_rank_finds_wrong_is_said_once(root: Path, unattended: Launches) -> None:
+    ended = unattended["absent-data"].result()
+    assert ended.returncode == EXIT_USER_ERROR
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith(f"error: data.root: there is no folder {root}/absent; ")
 
 
 def test_a_job_runs_to_its_end_and_says_what_there_is(undisturbed: Job) -> None:
-    first, folder = undisturbed.launches[0], undisturbed.folder
+    first, folder, num_steps = undisturbed.launches[0], undisturbed.folder, undisturbed.num_steps
     assert first.returncode == EXIT_OK
-    assert all(line.startswith("ingested ") for line in first.stderr.splitlines()), first.stderr
-    assert f"undisturbed is finished after {NUM_STEPS} steps, loss " in first.stdout
-    assert f"max_steps={2 * NUM_STEPS}" in first.stdout and str(folder.hf) in first.stdout
-    assert [row["step"] for row in undisturbed.metrics()] == list(range(1, NUM_STEPS + 1))
+    notices = ("ingested ", "read ", "data.validation: ")  # of the first start of some text
+    assert all(line.startswith(notices) for line in first.stderr.splitlines()), first.stderr
+    assert f"undisturbed is finished after {num_steps} steps, loss " in first.stdout
+    assert f"max_steps={2 * num_steps}" in first.stdout and str(folder.hf) in first.stdout
+    assert [row["step"] for row in undisturbed.metrics()] == list(range(1, num_steps + 1))
     losses = [row["train/ce_loss"] for row in undisturbed.metrics()]
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
-    assert {path.name for path in folder.checkpoints.glob("step-*")} == {"step-0000030", "step-0000040"}
+    saved = sorted({*range(INTERVAL, num_steps, INTERVAL), num_steps})
+    assert {path.name for path in folder.checkpoints.glob("step-*")} == {f"step-{step:07d}" for step in saved[-2:]}
     assert (folder.hf / "model.safetensors").is_file()
     assert f"report: {folder.report}" in first.stdout and folder.report.is_file()
-    assert max(probe_files(folder.probes)) == NUM_STEPS
+    assert max(probe_files(folder.probes)) == num_steps
 
 
 def test_a_finished_job_says_so_at_once(undisturbed: Job) -> None:
     again = undisturbed.launches[1]
     assert again.returncode == EXIT_OK
-    assert f"undisturbed is finished after {NUM_STEPS} steps" in again.stdout
+    assert f"undisturbed is finished after {undisturbed.num_steps} steps" in again.stdout
     assert "starting" not in again.stdout and "resuming" not in again.stdout
     assert [event["event"] for event in read(undisturbed.folder.events)].count("stop") == 1
 
@@ -110,8 +171,8 @@ def test_a_killed_rank_ends_the_job_with_its_signal(restarted: Job) -> None:
 def test_ctrl_c_saves_and_stops_with_a_code_that_says_run_it_again(restarted: Job) -> None:
     interrupted = restarted.launches[1]
     assert interrupted.returncode == EXIT_STOPPED
-    [stop] = [event for event in read(restarted.folder.events) if event.get("reason") == "SIGTERM"]
-    assert 2 * INTERVAL < stop["step"] < NUM_STEPS
+    [stop] = [event for event in read(restarted.folder.events) if event.get("detail") == "SIGTERM"]
+    assert stop["reason"] == "signal" and 2 * INTERVAL + 3 <= stop["step"] < restarted.num_steps
     assert {"event": "checkpoint", "folder": f"step-{stop['step']:07d}"}.items() <= events_before(
         restarted, stop
     ).items()
@@ -134,65 +195,40 @@ def test_after_a_kill_and_a_ctrl_c_the_metrics_are_those_of_an_undisturbed_run(
     ).read_bytes()
 
 
-def test_a_mistake_is_reported_before_anything_starts(root: Path) -> None:
-    ended = launch("experiment=demo", "optimiser.lr=1", f"run_root={root}/none")
-    assert ended.returncode == EXIT_USER_ERROR
-    assert ended.stderr == "error: there is no config key 'optimiser'; did you mean 'optimizer'?\n"
-    assert ended.stdout == "" and not (root / "none").exists()
-
-
-def test_a_folder_that_cannot_be_written_is_one_line(root: Path) -> None:
-    (root / "file").touch()
-    ended = launch("experiment=demo", f"run_root={root}/file")
-    assert ended.returncode == EXIT_USER_ERROR
-    assert ended.stderr.count("\n") == 1 and f"Not a directory: '{root}/file/demo'" in ended.stderr
-
-
-def test_what_every_rank_finds_wrong_is_said_once(root: Path) -> None:
-    ended = launch(*arguments(root, root / "absent", "absent-data"))
-    assert ended.returncode == EXIT_USER_ERROR
-    assert ended.stderr.count("\n") == 1
-    assert ended.stderr.startswith(f"error: data.root: there is no folder {root}/absent; ")
-
-
-def test_what_one_rank_finds_wrong_is_all_that_is_said(root: Path) -> None:
-    tokens = np.random.default_rng(0).integers(0, 500, (64, 64), dtype="<u4")
-    tokens[published_order(64, seed=42, epoch=0)[8 * 2 + 6]] = 99_999  # the third step's seventh row: the second rank's
-    tokens.tofile(root / "part.npy")
-    (root / "files.txt").write_text("part.npy\n")
-    published = ["data=olmo2-stage2", f"data.file_list={root}/files.txt", "data.eos_token_id=0"]
-    ended = launch(*arguments(root, root, "bad-token", *published))
+def test_what_one_rank_finds_wrong_is_all_that_is_said(root: Path, unattended: Launches) -> None:
+    ended = unattended["bad-token"].result()
     assert ended.returncode == EXIT_DATA
     assert ended.stderr.count("\n") == 1
     assert ended.stderr.startswith("error: the data holds token id 99999, but model.vocab_size=512: ")
     assert [row["step"] for row in read(root / "bad-token" / "metrics.jsonl")] == [1, 2]
 
 
-def test_an_alert_that_stops_a_job_has_an_exit_code_of_its_own(root: Path, sample: Path) -> None:
-    wild = ["optimizer.repo_lr_multiplier=1000", "position_watch.interval=1", "position_watch.policy=stop"]
-    ended = launch(*arguments(root, sample, "wild", *wild))
+def test_a_sweep_has_a_folder_for_each_combination(root: Path, unattended: Launches) -> None:
+    ended = unattended["swept"].result()
+    folders = [RunFolder(root / f"swept-optimizer.repo_lr_multiplier_{factor}") for factor in (1, 1000)]
+    assert sorted(root.glob("swept*")) == [folder.path for folder in folders]
+    configs = [load_run_config(folder.config) for folder in folders]
+    assert [config.optimizer.repo_lr_multiplier for config in configs] == [1, 1000]
+    losses = [read(folder.metrics)[0]["train/loss"] for folder in folders]
+    assert losses[0] == losses[1]
+    assert [read(folder.events)[-1]["exit_code"] for folder in folders] == [EXIT_OK, EXIT_ALERTED]
+    assert ended.returncode == EXIT_ALERTED  # the worst
+
+
+def test_an_alert_that_stops_a_job_has_an_exit_code_of_its_own(root: Path, unattended: Launches) -> None:
+    ended = unattended["swept"].result()
     assert ended.returncode == EXIT_ALERTED and "Traceback" not in ended.stderr
-    *_, alert, checkpoint, stop = read(root / "wild" / "events.jsonl")
+    folder = RunFolder(root / "swept-optimizer.repo_lr_multiplier_1000")
+    *_, alert, checkpoint, stop = read(folder.events)
     assert (alert["event"], checkpoint["event"], stop["event"]) == ("alert", "checkpoint", "stop")
     assert f"alert at step {alert['step']}: {alert['message']}" in ended.stdout
-    assert f"wild is stopped after step {stop['step']}, because of an alert: see " in ended.stdout
-
-
-def test_a_sweep_has_a_folder_for_each_combination(root: Path, sample: Path) -> None:
-    swept = ["-m", "optimizer.lr=1e-3,2e-3", "launch.processes=1", "max_steps=1", "checkpoint.export_hf=false"]
-    command = [a for a in arguments(root, sample, "swept") if not a.startswith(("launch.processes", "max_steps"))]
-    ended = launch(*command, *swept)
-    assert ended.returncode == EXIT_OK, ended.stderr
-    folders = [root / f"swept-optimizer.lr_{rate}" for rate in ("0.001", "0.002")]
-    assert sorted(root.glob("swept*")) == folders
-    losses = [read(folder / "metrics.jsonl")[0]["train/loss"] for folder in folders]
-    rates = [read(folder / "metrics.jsonl")[0]["optim/lr"] for folder in folders]
-    assert losses[0] == losses[1] and rates[1] == pytest.approx(2 * rates[0])
+    stopped = f"{folder.path.name} is stopped after step {stop['step']}, because of an alert: see "
+    assert stopped in ended.stdout
 
 
 def test_a_run_folder_has_one_owner_and_is_free_after_a_killed_launcher(root: Path, sample: Path) -> None:
-    command = [*arguments(root, sample, "orphan", "launch.processes=1"), "max_steps=100000"]
-    folder = RunFolder(root / "orphan")
+    command = arguments(root, sample, "launcher-killed", ENDLESS, processes=1)
+    folder = RunFolder(root / "launcher-killed")
     first = start(*command)
     wait_for(lambda: len(read(folder.metrics)) >= 2, first)
     [composed] = folder.path.glob("launch*.yaml")
@@ -203,17 +239,18 @@ def test_a_run_folder_has_one_owner_and_is_free_after_a_killed_launcher(root: Pa
     assert second.stderr.startswith(f"error: {folder.path} is in use by process ") and second.stderr.count("\n") == 1
     first.kill()
     first.wait()
-    wait_for(lambda: read(folder.events)[-1]["event"] == "stop", None)
+    wait_for(lambda: last_event(folder.events) == "stop", None)
     stop = read(folder.events)[-1]
-    assert stop["reason"] == "SIGTERM" and (folder.checkpoints / f"step-{stop['step']:07d}").is_dir()
+    assert stop["detail"] == "SIGTERM" and (folder.checkpoints / f"step-{stop['step']:07d}").is_dir()
     wait_for(lambda: is_free(folder), None)  # the ranks leave a moment after the event
 
 
-@pytest.mark.parametrize(("parent", "code"), [(os.getpid(), 0), (10**9, 128 + signal.SIGTERM)])
-def test_what_was_launched_by_a_process_that_is_dead_already_ends(parent: int, code: int) -> None:
+def test_what_was_launched_by_a_process_that_is_dead_already_ends() -> None:
+    """Every other launch shows that one whose parent lives goes on."""
     command = [sys.executable, "-m", "launch.torchrun", "--help"]
-    ended = subprocess.run(command, cwd=ROOT, env={**os.environ, PARENT: str(parent)}, capture_output=True, timeout=60)
-    assert ended.returncode == code
+    environment = {**os.environ, PARENT: str(10**9)}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=HANG_SECONDS)
+    assert ended.returncode == 128 + signal.SIGTERM
 
 
 def is_free(folder: RunFolder) -> bool:
@@ -227,7 +264,7 @@ def is_free(folder: RunFolder) -> bool:
 @pytest.mark.parametrize("moment", ["torchrun starts", "ranks start"])
 def test_a_ctrl_c_during_start_up_is_a_stop(root: Path, sample: Path, moment: str) -> None:
     name = moment.replace(" ", "-")
-    early = start(*arguments(root, sample, name, "launch.processes=1"), "max_steps=100000")
+    early = start(*arguments(root, sample, name, ENDLESS, processes=1))
     wait_for(lambda: psutil.Process(early.pid).children() if moment == "torchrun starts" else ranks_of(early), early)
     early.send_signal(signal.SIGINT)
     ended = end(early)
@@ -239,11 +276,7 @@ def test_under_nohup_a_closed_terminal_ends_nothing_and_a_ctrl_c_after_a_sigterm
     root: Path, sample: Path
 ) -> None:
     folder = RunFolder(root / "nohup")
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does
-    try:
-        job = start(*arguments(root, sample, "nohup", "launch.processes=1"), "max_steps=100000")
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    job = start(*arguments(root, sample, "nohup", ENDLESS, processes=1), prefix=["nohup"])
     wait_for(lambda: len(read(folder.metrics)) >= 2, job)
     for process in [psutil.Process(job.pid), *psutil.Process(job.pid).children(), *ranks_of(job)]:
         process.send_signal(signal.SIGHUP)
@@ -257,14 +290,21 @@ def test_under_nohup_a_closed_terminal_ends_nothing_and_a_ctrl_c_after_a_sigterm
 
 
 def test_a_second_ctrl_c_ends_ranks_that_do_not_answer(root: Path, sample: Path) -> None:
-    job = start(*arguments(root, sample, "deaf"), "max_steps=100000")
+    job = start(*arguments(root, sample, "deaf", ENDLESS))
     wait_for(lambda: len(ranks_of(job)) == 2, job)
     ranks = ranks_of(job)
     for rank in ranks:
-        rank.suspend()  # stopped: it does not answer
+        rank.suspend()  # as good as stuck
     job.send_signal(signal.SIGINT)
-    time.sleep(1)
-    assert job.poll() is None
+    wait_for(lambda: all(has_pending(rank, signal.SIGTERM) for rank in ranks), job)
     job.send_signal(signal.SIGINT)
-    assert end(job, timeout=10).returncode == 128 + signal.SIGKILL
-    wait_for(lambda: not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks), None, 10)
+    assert end(job).returncode == 128 + signal.SIGKILL
+    wait_for(lambda: not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks), None)
+
+
+def has_pending(process: psutil.Process, number: signal.Signals) -> bool:
+    """Returns whether a process has been sent a signal that it has not taken yet."""
+    [line] = [
+        line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if line.startswith("ShdPnd")
+    ]
+    return bool(int(line.split()[1], 16) >> (number - 1) & 1)

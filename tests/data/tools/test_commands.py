@@ -162,6 +162,8 @@ def test_the_command_that_a_conversion_prints_trains_on_it(
     *_, line = capsys.readouterr().out.splitlines()
     keys: dict[str, Any] = dict(pair.removeprefix("data.").split("=", 1) for pair in shlex.split(line))
     keys["kind"], keys["eos_token_id"] = DataKind[keys["kind"]], None
+    assert keys["eos_token"] == '"<|endoftext|>"'  # Hydra wants the quotes
+    keys["eos_token"] = keys["eos_token"].strip('"')
     config = DataConfig(**keys)
     with closing(build_stream(config, sequence_length=64, global_batch_size=8)) as stream:
         stream.next_batch()

@@ -63,7 +63,9 @@ def test_a_route_reads_the_same_rows_and_keeps_the_callbacks_state(routes: Runs,
     assert [list(row) for row in found] == [list(row) for row in expected]
 
 
-def test_a_route_ends_with_the_optimizer_state_of_the_straight_run(routes: Runs, stages: Runs, tmp_path: Path) -> None:
+def test_a_route_ends_with_the_optimizer_state_of_the_undisturbed_run(
+    routes: Runs, stages: Runs, tmp_path: Path
+) -> None:
     there, undisturbed = last(routes, "travelled-fp32", tmp_path), last(stages, "zero1-fp32", tmp_path)
     found, expected = tensors(there), tensors(undisturbed)
     assert len(found) == 3 * 42
