@@ -47,7 +47,7 @@ def train(config: RunConfig, ranks: Ranks, callbacks: Sequence[Callback] = ()) -
         checkpoints = Checkpoints(config, ranks, folder, Layout.of(config, ranks.world_size, precision))
         start = checkpoints.choose_start()
         if checkpoints.is_finished(start):
-            say(ranks, f"{config.name} has done all of its {config.max_steps} steps; raise max_steps to train longer")
+            say(ranks, checkpoints.describe_finished(start))
             return EXIT_OK
         watchdog.enter("preparing the data")
         stream = build_data(config, ranks)
