@@ -1,6 +1,7 @@
 """A fetched folder holds what its manifest says, counts what it has already, and an interrupt ends a fetch."""
 
 import dataclasses
+import functools
 import shutil
 import signal
 import subprocess
@@ -90,7 +91,8 @@ def test_a_damaged_file_is_fetched_again(root: Root, server: FileServer) -> None
 def test_an_interrupt_ends_a_fetch(root: Root, server: FileServer) -> None:
     server.faults["a.npy"] = [slowly(1000, 0.1)]  # minutes
     command = [sys.executable, "-m", "data", "fetch", server.url, "--to", str(root.folder), "--files", "a.npy"]
-    process = subprocess.Popen(command)
+    listening = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a suite in the background ignores it
+    process = subprocess.Popen(command, preexec_fn=listening)
     while not (root.folder / ".a.npy.part").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
