@@ -25,7 +25,7 @@ demo: setup ## the main job, small: a RoPE backbone, then RePo, on real text (ab
 	$(BIN)/python -m launch experiment=demo-backbone
 	$(BIN)/python -m launch experiment=demo
 
-test: setup ## the tests (under ten minutes on two cores)
+test: setup ## the tests (about five minutes on two idle cores)
 	$(BIN)/python -m pytest
 
 test-slow: setup ## the tests that take minutes
@@ -50,7 +50,7 @@ format: setup ## format and fix what can be fixed
 bench: setup ## the measurements behind the claims in the README
 	$(BIN)/python -m benchmarks
 
-pictures: setup ## the README's pictures, trained and drawn anew (minutes)
+pictures: setup ## the README's pictures, trained and drawn again (minutes)
 	$(BIN)/python -m benchmarks.pictures
 
 clean: ## remove the environment and caches; runs/ stays

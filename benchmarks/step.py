@@ -25,11 +25,8 @@ from train.engine.engine import Engine, MicroBatch
 
 def configured(experiment: str, positions: str, overrides: list[str]) -> RunConfig:
     """Returns the config of the experiment with `positions`, a file of configs/positions/."""
-    extra = [] if positions == "repo" else ["positions.start_layer=null"]
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        return to_run_config(
-            compose("config", [f"experiment={experiment}", f"positions={positions}", *extra, *overrides])
-        )
+        return to_run_config(compose("config", [f"experiment={experiment}", f"positions={positions}", *overrides]))
 
 
 def one_step(engine: Engine, config: RunConfig, tokens: torch.Tensor) -> float:

@@ -34,7 +34,7 @@ def step_seconds(engine: Engine, tokens_bt: torch.Tensor, detectors: Detectors |
         rows = tokens_bt[first : first + engine.micro_batch_size]
         engine.accumulate(MicroBatch(rows, rows.roll(-1, 1)), tokens_bt.numel())
     if meter is not None:
-        meter.gradients_are_there()
+        meter.read_gradients()
     update = engine.update(1e-6, 1.0)
     if meter is not None and detectors is not None:
         reading = meter.finish(1, update.grad_norm, world_size=1)

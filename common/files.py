@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and that survive a power failure where that is asked for.
+"""Files that appear whole or not at all, durable on request.
 
 A file is written under a temporary name beside its place and renamed over it. Readers see the old file or the new one.
 `durable=True` also flushes the file and its folder to the disk: after a power failure the file is there, whole. Without
@@ -55,7 +55,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def remove_partials(path: Path) -> None:
-    """Deletes temporary files of `path`, whose name may be a pattern, that dead writers left.
+    """Deletes temporary files of `path`, whose name may be a pattern, left by processes that ended.
 
     A writer is dead if this host has no such process, or if nothing was written for an hour.
     """

@@ -1,4 +1,4 @@
-"""JSON-lines files that survive kills and full disks: rows are written whole, and late rather than not at all."""
+"""JSON-lines files: rows are appended whole; on a full disk they wait in memory and are written later."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ class JsonLines:
         try:
             end = os.fstat(descriptor).st_size
             if end and os.pread(descriptor, 1, end - 1) != b"\n":
-                lines = b"\n" + lines  # a kill has torn the last line: keep it from spoiling this one
+                lines = b"\n" + lines  # a kill has truncated the last line: keep it from spoiling this one
             try:
                 while lines:
                     lines = lines[os.write(descriptor, lines) :]
@@ -47,7 +47,7 @@ class JsonLines:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns all whole lines of a JSON-lines file, without a line that a kill has torn; empty if there is no file."""
+    """Returns all whole lines of a JSON-lines file, without a truncated line; empty if there is no file."""
     if not path.exists():
         return []
     rows = []

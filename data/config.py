@@ -89,7 +89,7 @@ class DataConfig:
     eos_token: str = "<|endoftext|>"
     """The special token that ends every document."""
     eos_token_id: int | None = None
-    """Its id (tokens); None: that of the tokenizer."""
+    """Its id (tokens); null: that of the tokenizer."""
     seed: int = 42
     """Determines the order of files and documents."""
     num_streams: int = 64
@@ -99,9 +99,9 @@ class DataConfig:
     prefetch: int = 2
     """Steps that each worker prepares ahead."""
     cache_dir: str | None = None
-    """Folder for fetched files and ingested documents; None: `.frames` below a local `root`, or `corpora/cache`."""
+    """Folder for fetched files and ingested documents; null: `.frames` below a local `root`, or `corpora/cache`."""
     max_cache_gib: float | None = None
-    """Bound on the size of that folder in GiB; None: no bound. Files that the order has passed are deleted (text).
+    """Bound on the size of that folder in GiB; null: no bound. Files that the order has passed are deleted (text).
 
     Processes that write at the same time may each exceed it by what they have begun: a file to fetch, an eighth of one
     to ingest. A single process exceeds it by one frame at most.

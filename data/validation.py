@@ -44,6 +44,7 @@ from data.fetch.locks import file_lock
 from data.fetch.quota import CacheQuota
 from data.fetch.roots import Root, locate_tokenizer, open_root
 from data.filters import is_repetitive
+from data.overlap import ListedFiles
 from data.rows import document_boundaries
 from data.text.backend import training_files
 from data.text.frames import RecordCounts
@@ -163,41 +164,43 @@ def _plan_text(config: DataConfig, root: Root, length: int) -> _Plan:
 
 def _plan_tokens(config: DataConfig, root: Root, length: int) -> _Plan:
     chosen, key = config.validation, "data.validation.file_list"
-    training = set(read_file_list(Path(str(config.file_list)).expanduser()))
+    names = read_file_list(Path(str(config.file_list)).expanduser())
+    training = ListedFiles()
+    training.add(root.named(names, "data.file_list"), "data.file_list")
     listed = list_token_files(root, Path(str(chosen.file_list)).expanduser(), key)
-    for file in listed:
-        if file.name in training:
-            raise DataError(f"{key}: {file.name} is in data.file_list too, and would be trained on; list other files")
+    training.refuse(listed, key, ", and is trained on; list other files")
     tokenizer = locate_tokenizer(config.tokenizer, root) if config.tokenizer else None
     encoder = DocumentEncoder(tokenizer, config.eos_token) if tokenizer else None
     largest = encoder.max_token_id if encoder else MAX_TOKEN_ID
     files: dict[str, list[DataFile]] = {}
     for name, file in zip(name_sources([file.name for file in listed]), listed, strict=True):
         files.setdefault(name, []).append(file)
+    validation = ListedFiles()
+    for name, own in files.items():
+        validation.refuse(own, f"{key}: source {name}", "; list it once")
+        validation.add(own, f"source {name}")
     num_rows = max(1, chosen.rows // len(files))
-    names = tuple(files)
+    sources = tuple(files)
 
     def read(number: int) -> _SourceRows:
-        return _SourceRows(_first_rows(files[names[number]], num_rows, length, largest))
+        return _SourceRows(_first_rows(files[sources[number]], num_rows, length, largest))
 
     identity = [length, num_rows, _identities(files)]
-    return _Plan(identity, names, choose_eos(config, encoder), f"list more or longer files in {key}", read)
+    return _Plan(identity, sources, choose_eos(config, encoder), f"list more or longer files in {key}", read)
 
 
 def _own_files(config: DataConfig, root: Root, training: dict[str, list[DataFile]]) -> dict[str, list[DataFile]]:
-    """Returns the files of `validation.sources`; raises DataError if one of them is a training file."""
-    source_of = {file.name: name for name, files in training.items() for file in files}
-    source_of |= {file.sha256: name for name, files in training.items() for file in files if file.sha256}
+    """Returns the files of `validation.sources`; raises DataError if one is a training file, or in two sources."""
+    trained, validation = ListedFiles(), ListedFiles()
+    for name, files in training.items():
+        trained.add(files, f"data.sources.{name}")
     found = {}
     for name, source in config.validation.sources.items():
         key = f"data.validation.sources.{name}.files"
         found[name] = root.find(source.files, key)
-        for file in found[name]:
-            trained_as = source_of.get(file.name) or (file.sha256 and source_of.get(file.sha256))
-            if trained_as:
-                raise DataError(
-                    f"{key}: {file.name} is in data.sources.{trained_as} too, and is trained on; take it out of one"
-                )
+        trained.refuse(found[name], key, ", and is trained on; take it out of one")
+        validation.refuse(found[name], key, "; take it out of one")
+        validation.add(found[name], f"data.validation.sources.{name}")
     return found
 
 

@@ -3,9 +3,13 @@
 python -m launch keys                  all keys
 python -m launch keys optimizer        keys that contain this
 python -m launch keys '*_steps'        keys that match this pattern: * is any text, ? one character
+
+The defaults shown are those of the dataclasses; an experiment may set others (--cfg job prints what a run has). A
+pattern also finds keys by their old names.
 """
 
 import fnmatch
+import os
 import shutil
 import sys
 import textwrap
@@ -13,6 +17,7 @@ from collections.abc import Sequence
 
 from train.compose.keys import ConfigKey, config_keys
 from train.compose.names import closest_keys
+from train.compose.renamed import RENAMED
 from train.errors import EXIT_OK, EXIT_USER_ERROR
 
 GAP = 2  # spaces between columns
@@ -34,14 +39,18 @@ def print_keys(arguments: Sequence[str]) -> int:
         hint = f"; the closest: {', '.join(near)}" if near else ": `python -m launch keys` prints all that there are"
         print(f"error: no key matches {pattern!r}{hint}", file=sys.stderr)
         return EXIT_USER_ERROR
-    print("\n".join(table(chosen, shutil.get_terminal_size().columns)))
+    try:
+        print("\n".join(table(chosen, shutil.get_terminal_size().columns)), flush=True)
+    except BrokenPipeError:  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_OK
 
 
 def matching(pattern: str) -> list[ConfigKey]:
-    """Returns the keys that contain `pattern`, or match it where it has the characters of a glob."""
+    """Returns the keys whose name or old name contains `pattern`, or matches it if it has the characters of a glob."""
     glob = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
-    return [row for row in config_keys() if fnmatch.fnmatchcase(row.key, glob)]
+    found = {RENAMED[old] for old in fnmatch.filter(RENAMED, glob)}
+    return [row for row in config_keys() if row.key in found or fnmatch.fnmatchcase(row.key, glob)]
 
 
 def table(rows: Sequence[ConfigKey], width: int) -> list[str]:

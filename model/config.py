@@ -137,7 +137,7 @@ class PositionsConfig:
     """Which layer gets which positions, and how exactly they are computed."""
 
     scheme: str = "repo"
-    """A position scheme (rope, nope, repo: RoPE below start_layer), a pattern (r2n1, n2r1) or list."""
+    """A position scheme, a pattern of schemes, or list (see layers); the error for an unknown name lists all names."""
     start_layer: int | None = None
     """First layer, from 0, of a scheme that does not begin at the bottom; null: num_layers // 3, as published."""
     layers: list[str] | None = None

@@ -22,7 +22,10 @@ EXIT_USER_ERROR = 2
 
 
 def main() -> int:
-    """Parses the command line and writes the pages; returns the exit code."""
+    """Parses the command line and writes the pages; returns the exit code.
+
+    A run without a page gets a line, and the others are written all the same.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -36,18 +39,34 @@ def main() -> int:
         return EXIT_USER_ERROR
     if arguments.nice:
         os.nice(19)
+    code = 0
     for run in arguments.runs:
-        files = RunFiles(run)
-        path = arguments.out or files.report
         try:
-            write_page(read_run(files), path)
+            path = write_run(run, arguments.out)
         except (ReportError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
-            return EXIT_USER_ERROR
+            code = EXIT_USER_ERROR
+            continue
         print(f"report: {os.fsencode(path).decode(errors='replace')}")
         if arguments.open:
             webbrowser.open(path.resolve().as_uri())
-    return 0
+    return code
+
+
+def write_run(run: Path, out: Path | None) -> Path:
+    """Writes the page of a run to `out`, or into the run folder, and returns where it is.
+
+    Raises ReportError if there is nothing to report or the folder of the page cannot be written to.
+    """
+    files = RunFiles(run)
+    path = out or files.report
+    data = read_run(files)
+    try:
+        write_page(data, path)
+    except OSError as error:
+        remedy = "correct --out" if out else "write the page elsewhere with --out"
+        raise ReportError(f"cannot write in {path.parent} ({error.strerror or error}); {remedy}") from error
+    return path
 
 
 if __name__ == "__main__":

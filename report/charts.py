@@ -12,6 +12,7 @@ import numpy as np
 from report.metrics import (
     BUCKET_LOSS,
     CE_LOSS,
+    EVAL,
     EVAL_LOSS,
     EVAL_PERPLEXITY,
     GRAD_NORM,
@@ -49,11 +50,12 @@ class Charts:
 
     def other(self) -> list[Data]:
         """Returns the curves of all other figures of the run, and of numbers that the table does not know."""
-        shown = (*MAIN_CHARTS, *EVALUATION_CHARTS)
         return self._curves(
             name
             for name, entry in self._entries.items()
-            if name not in shown and (entry is None or entry.metric.scope is Scope.run)
+            if name not in MAIN_CHARTS
+            and not name.startswith(EVAL)
+            and (entry is None or entry.metric.scope is Scope.run)
         )
 
     def positions(self) -> list[Data]:
@@ -112,9 +114,13 @@ class Charts:
         }
 
     def evaluation(self) -> Data | None:
-        """Returns the curves of the validation loss: of all rows, by source, and by position; None if there is none."""
+        """Returns the curves of the validation loss, by source and by position too, and of other evaluation tasks.
+
+        None if there is no evaluation.
+        """
+        others = [name for name, entry in self._entries.items() if entry is None and name.startswith(EVAL)]
         found = {
-            "charts": self._curves(name for name in EVALUATION_CHARTS if name in self._entries),
+            "charts": self._curves([*(name for name in EVALUATION_CHARTS if name in self._entries), *others]),
             "sources": self._by_key(Scope.source, lambda entry: entry.source),
             "positions": self._loss_by_position(),
         }

@@ -4,4 +4,4 @@ from common.errors import UserError
 
 
 class ReportError(UserError):
-    """A run folder that there is nothing to report of."""
+    """A run folder that there is nothing to report of, or a page that cannot be written."""

@@ -52,7 +52,9 @@ TOKENS_PER_SECOND, STEP_SECONDS = "throughput/tokens_per_second", "throughput/st
 DATA_SECONDS, MFU, MFU_CAUSAL = "throughput/data_seconds", "throughput/mfu", "throughput/mfu_causal"
 PEAK_GIB = "memory/peak_gib"
 OPEN_ALERTS = "positions/open_alerts"
-EVAL_LOSS, EVAL_PERPLEXITY = "eval/loss", "eval/perplexity"
+EVAL = "eval/"
+"""How the names of all results of evaluations begin."""
+EVAL_LOSS, EVAL_PERPLEXITY = f"{EVAL}loss", f"{EVAL}perplexity"
 
 
 def _by_name(metrics: Iterable[Metric]) -> dict[str, Metric]:

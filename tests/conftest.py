@@ -1,5 +1,6 @@
-"""What every room may use: one small sample mix, built once."""
+"""Fixtures for all packages: one small sample mix, built once."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,6 +10,12 @@ from data.tools.sample import build_sample
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two ranks share a laptop's two cores
+
+
+def pytest_collection_finish() -> None:
+    """Takes all that is imported out of garbage collections, so that forked data workers need not copy it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ from train.run_folder import RunFolder, explained_write_errors
 from train.trainer import LostPeersError, Trainer
 from train.watchdog import Watchdog
 
-LATER_SECONDS = 3.0  # that a rank waits before it prints what the main rank most likely prints as well
+OTHER_RANKS_DELAY = 3.0  # seconds that a rank waits before it prints what the main rank most likely prints as well
 
 
 def train(
@@ -55,7 +55,7 @@ def train(
         checkpoints = Checkpoints(config, ranks, folder, Layout.of(config, ranks.world_size, precision))
         start = checkpoints.choose_start()
         if checkpoints.is_finished(start):
-            say(ranks, f"{config.name} has done all of its {config.max_steps} steps; raise max_steps to train longer")
+            say(ranks, checkpoints.describe_finished(start))
             return EXIT_OK
         watchdog.enter("preparing the data")
         stream = build_data(config, ranks)
@@ -145,11 +145,11 @@ def work(config: RunConfig) -> int:
         if ranks.is_main:
             print(f"error: {error}", file=sys.stderr)
         else:
-            time.sleep(LATER_SECONDS)  # the end of this rank would end the main one before it prints
+            time.sleep(OTHER_RANKS_DELAY)  # the end of this rank would end the main one before it prints
         return error.reason.exit_code
     except UserError as error:
         if not ranks.is_main:
-            time.sleep(LATER_SECONDS)
+            time.sleep(OTHER_RANKS_DELAY)
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except LostPeersError:
@@ -158,7 +158,7 @@ def work(config: RunConfig) -> int:
         return EXIT_STOPPED
     except Exception:
         if ranks.world_size > 1:
-            time.sleep(LATER_SECONDS)  # a lost connection is most likely caused by a rank that says why
+            time.sleep(OTHER_RANKS_DELAY)  # a lost connection is most likely caused by a rank that says why
         traceback.print_exc()
         return EXIT_CRASHED
 

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from model.config import ModelConfig, PositionsConfig
+from model.positions import layer_schemes
 from model.weights import parameter_shapes
 from train.compose.renamed import with_new_keys
 from train.config import RunConfig
@@ -21,6 +22,7 @@ Changes = dict[str, tuple[Any, Any]]  # key -> (value then, value now)
 
 # Keys that must not change by accident; and those of them that may, because they change speed, not results.
 FIXED = ("model.", "positions.", "sequence_length", "global_batch_size", "mask_documents")
+LAYERS = ("positions.scheme", "positions.start_layer", "positions.layers")  # which may say the same in two ways
 FREE = ("model.attention", "model.activation_checkpointing", "model.loss_chunk_rows")
 
 
@@ -38,8 +40,13 @@ def check_changes(checkpoint: Path, saved: Mapping[str, Any], config: RunConfig)
     """Raises TrainError, naming both values, if `config` is that of another run than the plain config `saved`."""
     changed = changed_keys(saved, config)
     fixed = {key: values for key, values in changed.items() if key.startswith(FIXED) and not key.startswith(FREE)}
-    of_model = any(key.startswith(("model.", "positions.")) for key in fixed)
-    if of_model and _saved_shapes(checkpoint, saved) != parameter_shapes(config.model, config.positions):
+    if not any(key.startswith(("model.", "positions.")) for key in fixed):
+        refuse_changes(checkpoint, fixed, config.checkpoint.accept_changes)
+        return
+    model, positions = _saved_model(checkpoint, saved)
+    if layer_schemes(positions, model.num_layers) == layer_schemes(config.positions, config.model.num_layers):
+        fixed = {key: values for key, values in fixed.items() if key not in LAYERS}
+    if parameter_shapes(model, positions) != parameter_shapes(config.model, config.positions):
         raise TrainError(
             f"{checkpoint} has other parameters: {_listed(fixed)}. Restore this to continue, or give the new run a "
             f"name of its own; once this one is finished, init_from={checkpoint.parents[1]} starts it from its weights"
@@ -61,7 +68,7 @@ def refuse_changes(checkpoint: Path, changes: Mapping[str, tuple[Any, Any]], acc
         names = ",".join([*accepted, *refused])
         raise TrainError(
             f"{checkpoint} belongs to another run: {_listed(refused)}. Restore this to continue, give the new run a "
-            f"name of its own, or insist with 'checkpoint.accept_changes=[{names}]'"
+            f"name of its own, or accept it with 'checkpoint.accept_changes=[{names}]'"
         )
 
 
@@ -69,7 +76,7 @@ def _listed(changes: Mapping[str, tuple[Any, Any]]) -> str:
     return "; ".join(f"{key} was {was} and is {now}" for key, (was, now) in changes.items())
 
 
-def _saved_shapes(checkpoint: Path, saved: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _saved_model(checkpoint: Path, saved: Mapping[str, Any]) -> tuple[ModelConfig, PositionsConfig]:
     saved = with_new_keys(saved)
     try:
         model, positions = (
@@ -79,7 +86,7 @@ def _saved_shapes(checkpoint: Path, saved: Mapping[str, Any]) -> dict[str, tuple
     except OmegaConfBaseException as error:
         raise TrainError(f"{checkpoint} was written by another version of this software: {error}") from error
     assert isinstance(model, ModelConfig) and isinstance(positions, PositionsConfig)
-    return parameter_shapes(model, positions)
+    return model, positions
 
 
 def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

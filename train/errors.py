@@ -44,7 +44,7 @@ class TrainError(UserError):
 
 
 class CollectiveError(TrainError):
-    """An error that all ranks raise at the same place: the run can stop in good order."""
+    """An error that all ranks raise at the same place: the run can stop after saving."""
 
     reason: StopReason
 

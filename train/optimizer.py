@@ -14,15 +14,15 @@ from torch import nn
 from model.weights import is_position_parameter
 from train.optimizer_config import OptimizerConfig
 
-REPO_GROUP = "repo"
-"""The group of all learned position maps: its name in saved optimizer states."""
+POSITIONS_GROUP = "repo"
+"""The group of all learned position maps, by its name in saved optimizer states."""
 P = TypeVar("P")  # a parameter, or what stands for one
 
 
 def group_name(parameter_name: str, config: OptimizerConfig) -> str:
     """Returns the group of a parameter: `repo`, `no_decay` or `decay`."""
     if is_position_parameter(parameter_name):
-        return REPO_GROUP
+        return POSITIONS_GROUP
     is_embedding = parameter_name.startswith("embed_tokens.")
     is_norm = "norm" in parameter_name.rsplit(".", 2)[-2]
     undecayed = (is_embedding and not config.decay_embeddings) or (is_norm and not config.decay_norms)
@@ -31,7 +31,7 @@ def group_name(parameter_name: str, config: OptimizerConfig) -> str:
 
 def parameter_groups(named: Iterable[tuple[str, P]], config: OptimizerConfig) -> list[dict[str, Any]]:
     """Returns the groups that have parameters, in a fixed order."""
-    groups: dict[str, list[P]] = {"decay": [], "no_decay": [], REPO_GROUP: []}
+    groups: dict[str, list[P]] = {"decay": [], "no_decay": [], POSITIONS_GROUP: []}
     for name, parameter in named:
         groups[group_name(name, config)].append(parameter)
     return [

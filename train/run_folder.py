@@ -52,7 +52,7 @@ class RunFolder(RunFiles):
         except OSError as error:
             if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
                 logger.warning(
-                    "%s is on a file system without locks: see to it that only one launch uses it", self.path
+                    "%s is on a file system without locks: make sure that only one launch uses it", self.path
                 )
                 return file
             file.seek(0)
@@ -95,5 +95,5 @@ def explained_write_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise TrainError(
-            f"cannot write in {folder} ({error.strerror}): make room there, or set run_root to another folder"
+            f"cannot write in {folder} ({error.strerror}): free disk space there, or set run_root to another folder"
         ) from error

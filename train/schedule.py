@@ -42,7 +42,7 @@ def learning_rate(step: int, peak: float, schedule: ScheduleConfig) -> float:
     return peak - (peak - floor) * progress
 
 
-def repo_factor(step: int, optimizer: OptimizerConfig) -> float:
-    """Returns the factor on the rate of RePo's parameters at update `step`: their own multiplier and warm-up."""
+def positions_factor(step: int, optimizer: OptimizerConfig) -> float:
+    """Returns the factor on the rate of learned positions at update `step`: their own multiplier and warm-up."""
     warmup = min(1.0, step / optimizer.repo_warmup_steps) if optimizer.repo_warmup_steps else 1.0
     return optimizer.repo_lr_multiplier * warmup

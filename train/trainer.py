@@ -27,7 +27,7 @@ from train.guard import SpikeGuard
 from train.loss_config import LossDenominator
 from train.micro_batches import shifted_labels, to_micro_batch
 from train.run_folder import RunFolder
-from train.schedule import learning_rate, repo_factor
+from train.schedule import learning_rate, positions_factor
 from train.signals import StopSignals
 from train.watch.alert import Alert
 from train.watchdog import Watchdog
@@ -123,7 +123,7 @@ class Trainer:
 
     def _train(self) -> Stop:
         self.callbacks.on_start(self)
-        while self.step < self.max_steps:
+        while self.step < self.max_steps and not self.is_cut_short:
             self.step += 1
             self.watchdog.step = self.step
             self._train_step()
@@ -259,7 +259,7 @@ class Trainer:
                 reasons.append(reason)
             return not reasons
 
-        factor = repo_factor(self.step, self.config.optimizer)
+        factor = positions_factor(self.step, self.config.optimizer)
         update = self.engine.update(rate, factor, accept if self.guard.is_on else None)
         if update.applied:
             self._skipped_in_a_row = 0

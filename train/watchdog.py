@@ -54,7 +54,7 @@ class Report(NamedTuple):
     where: str
     seconds: float
     limit: float
-    beat: int
+    heartbeat: int
 
 
 class Watchdog:
@@ -77,7 +77,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self._store: dist.Store | None = None
         self._warned = -1  # number of the place for which a warning has been printed
-        self._last_beats: dict[int, tuple[int, float]] = {}  # rank -> its latest beat, and when it was first seen here
+        self._last_heartbeats: dict[int, tuple[int, float]] = {}  # rank -> its latest, and when it was first seen here
         self._overdue_since: float | None = None
         self._suspended = (-1, 0.0)  # number of a place, and the seconds in it in which this process stood still
 
@@ -106,9 +106,9 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
-        beat, checked = 0, self._clock()
+        heartbeat, checked = 0, self._clock()
         while not self._stopped.wait(self._pause):
-            beat += 1
+            heartbeat += 1
             gap, checked = self._clock() - checked - self._pause, self._clock()
             faulthandler.dump_traceback_later(max(self._limits) + HARD_EXIT_SECONDS, exit=True)
             place = self.place
@@ -119,7 +119,7 @@ class Watchdog:
             if self._suspended[0] == place.number:
                 seconds = max(0.0, seconds - self._suspended[1])
             limit = self._limits[not place.is_step]
-            own = Report(place.number, str(place), seconds, limit, beat)
+            own = Report(place.number, str(place), seconds, limit, heartbeat)
             self._publish(own)
             if seconds >= min(self._config.warn_seconds, limit):
                 self._judge(own)
@@ -140,7 +140,7 @@ class Watchdog:
                 print(f"{_names(behind)} in {own.where} since {own.seconds:.0f} s", file=sys.stderr, flush=True)
             return
         now = self._clock()
-        silence = now - self._last_beats[behind[0]][1]
+        silence = now - self._last_heartbeats[behind[0]][1]
         is_silent = silence >= own.limit
         if is_silent or reports[behind[0]].seconds >= reports[behind[0]].limit:
             self._overdue_since = self._overdue_since or now
@@ -194,8 +194,8 @@ class Watchdog:
             return {}
         reports = {rank: Report(*json.loads(text)) for rank, text in zip(others, texts, strict=True)}
         for rank, report in reports.items():
-            if self._last_beats.get(rank, (-1, 0.0))[0] != report.beat:
-                self._last_beats[rank] = (report.beat, self._clock())
+            if self._last_heartbeats.get(rank, (-1, 0.0))[0] != report.heartbeat:
+                self._last_heartbeats[rank] = (report.heartbeat, self._clock())
         return reports
 
 

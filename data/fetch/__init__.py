@@ -14,7 +14,7 @@ connection or status 500, stores an error page of status 200 under the name of t
 processes. `hf_hub_download` has locks and compares the size, but resumes after some broken connections only (a reset
 raises), and since 2.4 never after a killed process (its temporary file is new each time, with Xet too), which matters
 for files of 4 GB; it does not compare the hash, so a wrong file of the right size passes; its cache has no bound.
-`HfFileSystem` cannot seek in a stream, so it cannot resume, and a file that can seek asks the hub anew for every 5 MB,
+`HfFileSystem` cannot seek in a stream, so it cannot resume, and a file that can seek asks the hub again for every 5 MB,
 which its rate limit forbids. Here a download goes on at a byte offset after any fault and in any later process, all its
 parts are of one version (If-Range, Content-Range, ETag), and size and sha256 are checked at the end.
 """

@@ -77,5 +77,5 @@ def _work(jobs: queue.SimpleQueue[Callable[[], object]]) -> None:
     while True:
         try:
             jobs.get()()
-        except Exception as error:  # whatever it is, the next job has its turn
+        except Exception as error:  # whatever it is, the next job still runs
             logger.warning("ahead of need: %s", error, exc_info=not isinstance(error, DataError | OSError))

@@ -145,7 +145,7 @@ def explained_disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            remedy = "make room, or set data.cache_dir to a larger disk; what is there is kept"
+            remedy = "free disk space, or set data.cache_dir to a larger disk; what is there is kept"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             remedy = "set data.cache_dir to a folder to write in"
         else:

@@ -26,8 +26,8 @@ def mirror(root: Root, files: Sequence[DataFile], report: Callable[[int], None])
     free = shutil.disk_usage(root.folder).free
     if missing > free:
         raise DataError(
-            f"{root.folder} has room for {free / 1e9:.1f} GB, and {missing / 1e9:.1f} GB are missing; make room, or "
-            "fetch to a larger disk"
+            f"{root.folder} has {free / 1e9:.1f} GB free, and {missing / 1e9:.1f} GB are missing; free disk space, "
+            "or fetch to a larger disk"
         )
     entries = read_manifest(root.folder)
 

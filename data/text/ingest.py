@@ -149,7 +149,8 @@ class FrameCache:
         if counts.bad_share > self.max_bad_share:
             raise DataError(
                 f"{file.path}: {counts.describe_bad()} are unreadable, more than data.max_bad_share = "
-                f"{self.max_bad_share:g} allows; repair the file or raise the limit"
+                f"{self.max_bad_share:g} allows; each record needs its text in a string field `text`: rename the "
+                "field, or repair the file"
             )
         if counts.num_bad:
             logger.warning("%s: skipped %s", file.name, counts.describe_bad())

@@ -60,18 +60,21 @@ class TokenRows:
 
 
 def read_file_list(file_list: Path, key: str = "data.file_list") -> list[str]:
-    """Returns the paths that a text file lists, one a line.
+    """Returns the paths that a text file lists, one a line, without parts that are ".": a file has one name.
 
-    Raises DataError, naming `key`, for a list that is not there, not text, or empty.
+    Raises DataError, naming `key`, for a list that is not there, not text, or empty, and for a path with "..".
     """
     if not file_list.is_file():
         raise DataError(f"{key}: there is no file {file_list}; give the text file that lists the .npy paths")
     try:
-        names = [line.strip() for line in file_list.read_text().splitlines() if line.strip()]
+        names = [str(PurePosixPath(line.strip())) for line in file_list.read_text().splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise DataError(f"{key}: {file_list} is no text; give the text file that lists the .npy paths") from error
     if not names:
         raise DataError(f"{key}: {file_list} is empty; list the .npy paths below data.root, one a line")
+    outside = next((name for name in names if ".." in PurePosixPath(name).parts), None)
+    if outside:
+        raise DataError(f'{key}: {file_list} lists {outside}; list paths below data.root, without ".."')
     return names
 
 

@@ -105,10 +105,11 @@ def tokenize(options: argparse.Namespace) -> None:
         task = progress.add_task("files", total=len(conversions))
         for done in convert(conversions, options.target, tokenizer, options.processes):
             progress.update(task, advance=1, description=done.source.name)
+    eos_token = f'data.eos_token="{options.eos_token}"'  # quoted for Hydra, and then for the shell
     print(f"{options.target}: {len(conversions):,} token files; train on them with")
     print(
         f"  data.kind=tokens data.root={options.target} data.file_list={options.target}/files.txt "
-        f"data.tokenizer={TOKENIZER_NAME} data.eos_token={quote(options.eos_token)} data.eos_token_id=null"
+        f"data.tokenizer={TOKENIZER_NAME} {quote(eos_token)} data.eos_token_id=null"
     )
 
 

@@ -103,7 +103,8 @@ class Conversion:
             if counts.bad_share > self.max_bad_share:
                 raise DataError(
                     f"{self.source.path}: {counts.describe_bad()} are unreadable, more than --max-bad-share = "
-                    f"{self.max_bad_share:g} allows; repair the file or raise the limit"
+                    f"{self.max_bad_share:g} allows; each record needs its text in a string field `text`: rename the "
+                    "field, or repair the file"
                 )
 
 

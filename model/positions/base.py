@@ -50,7 +50,10 @@ class PositionScheme(ABC):
         return (cls.name,) * num_layers
 
     def maps(self) -> dict[str, tuple[int, int]]:
-        """Returns the linear maps (no bias) of one layer in their order: name -> (output, input) width."""
+        """Returns the linear maps of one layer in their order: name -> (output, input) width.
+
+        They have no bias, and there are no parameters of other kinds.
+        """
         return {}
 
     @property

@@ -22,5 +22,12 @@ class Positions(nn.Module):
             self.add_module(name, linear(num_inputs, num_outputs))
 
     def forward(self, h_btd: Tensor) -> Tensor | None:
-        """Returns positions [T] or [B, T, H_kv], or None for no rotation, from the input of a block."""
-        return self.scheme.positions(h_btd, dict(self.named_children()))
+        """Returns positions [T] or [B, T, H_kv], or None for no rotation, from the input of a block.
+
+        Learned positions are always [B, T, H_kv], as what reads them expects.
+        """
+        positions = self.scheme.positions(h_btd, dict(self.named_children()))
+        if self.scheme.is_learned and positions is not None and positions.ndim == 1:
+            shape = (*h_btd.shape[:2], self.scheme.model.key_value_heads)
+            positions = positions[None, :, None].expand(shape)
+        return positions

@@ -12,23 +12,23 @@ from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.chaos.harness import INTERVAL, ROOT, Kill, Leg, differences, losses, run_under_fire, run_undisturbed
+from tests.chaos.harness import INTERVAL, ROOT, Kill, Segment, differences, losses, run_undisturbed, run_with_kills
 from train.run_folder import RunFolder
 
 RESULT = ROOT / "benchmarks/results/chaos.md"
 STAGES = (2, 3, 1, 2)
 
 
-def legs(num_kills: int) -> list[Leg]:
-    """Returns a leg for each stage, kills shared out evenly."""
+def segments(num_kills: int) -> list[Segment]:
+    """Returns a segment for each stage, kills divided evenly."""
     shares = [num_kills // len(STAGES) + (place < num_kills % len(STAGES)) for place in range(len(STAGES))]
-    return [Leg(share, stage) for stage, share in zip(STAGES, shares, strict=True)]
+    return [Segment(share, stage) for stage, share in zip(STAGES, shares, strict=True)]
 
 
 def report(kills: list[Kill], seed: int, seconds: float, steps: int, differing: list[int]) -> str:
     """Returns the result as Markdown."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "deepspeed"))
-    counts = Counter((kill.victims, kill.moment) for kill in kills)
+    counts = Counter((kill.target, kill.moment) for kill in kills)
     lines = [
         "# Kills at random moments",
         "",
@@ -42,12 +42,12 @@ def report(kills: list[Kill], seed: int, seconds: float, steps: int, differing: 
         "",
         "| killed | moment | times |",
         "|---|---|---|",
-        *(f"| {victims} | {moment} | {count} |" for (victims, moment), count in sorted(counts.items())),
+        *(f"| {target} | {moment} | {count} |" for (target, moment), count in sorted(counts.items())),
         "",
         "| # | killed | moment | seconds after launch | last logged step | launcher's exit code |",
         "|---|---|---|---|---|---|",
         *(
-            f"| {number} | {kill.victims} | {kill.moment} | {kill.seconds} | {kill.last_step} | {kill.code} |"
+            f"| {number} | {kill.target} | {kill.moment} | {kill.seconds} | {kill.last_step} | {kill.code} |"
             for number, kill in enumerate(kills, 1)
         ),
     ]
@@ -62,9 +62,9 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root, began = Path(name), time.monotonic()
-        kills, ended = run_under_fire(root, "under-fire", legs(options.kills), seed=options.seed)
+        kills, ended = run_with_kills(root, "killed", segments(options.kills), seed=options.seed)
         run_undisturbed(root, "undisturbed", ended)
-        folders = RunFolder(root / "undisturbed"), RunFolder(root / "under-fire")
+        folders = RunFolder(root / "undisturbed"), RunFolder(root / "killed")
         differing, steps = differences(*folders), len(losses(folders[0]))
         assert steps == ended[-1].last_step
         text = report(kills, options.seed, time.monotonic() - began, steps, differing)

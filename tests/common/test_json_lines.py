@@ -1,4 +1,4 @@
-"""Lines that are whole or absent, whatever the disk does."""
+"""Lines are whole or absent, also on a full disk."""
 
 import json
 import resource
@@ -26,7 +26,9 @@ def row(step: int) -> dict[str, float]:
     return {"step": step, "train/loss": 1 / (step + 1)}
 
 
-def test_rows_wait_for_room_and_none_is_lost_or_torn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_wait_for_free_space_and_none_is_lost_or_truncated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "metrics.jsonl"
     lines = JsonLines(path)
     for step in range(3):
@@ -41,7 +43,7 @@ def test_rows_wait_for_room_and_none_is_lost_or_torn(tmp_path: Path, caplog: pyt
     assert record.getMessage() == f"cannot write {path} (File too large): its lines wait in memory"
 
 
-def test_a_line_that_a_kill_has_torn_does_not_spoil_the_next(tmp_path: Path) -> None:
+def test_a_line_truncated_by_a_kill_does_not_damage_the_next(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     JsonLines(path).append(row(1))
     with path.open("a") as file:

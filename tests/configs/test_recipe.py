@@ -40,7 +40,6 @@ PUBLISHED_1B = {
     "model.eos_token_id": 100257,
     "model.pad_token_id": 100277,
     "positions.scheme": "repo",
-    "positions.start_layer": 5,
     "positions.hidden_divisor": 8,
     "positions.yarn": None,
     "data.kind": "tokens",
@@ -76,7 +75,6 @@ PUBLISHED_7B = PUBLISHED_1B | {
     "model.intermediate_size": 11008,
     "model.num_layers": 32,
     "model.num_heads": 32,
-    "positions.start_layer": 10,
     "optimizer.lr": 6.1499e-5,
     "schedule.decay_steps": 11921,
 }
@@ -112,7 +110,7 @@ def test_the_recipe_is_the_published_one(experiment: str, published: dict[str, A
 
 def test_the_defaults_of_the_dataclasses_are_the_published_recipe() -> None:
     defaults = flat(RunConfig(name="x", data=DataConfig()).as_plain())
-    own = ("positions.start_layer", "data.kind", "data.eos_token_id")  # there the default is the general case
+    own = ("data.kind", "data.eos_token_id")  # there the default is the general case
     expected = {key: value for key, value in PUBLISHED_1B.items() if key not in own}
     assert {key: defaults[key] for key in expected} == expected
 
@@ -123,7 +121,7 @@ def test_a_baseline_differs_in_its_positions_only(experiment: str, kinds: tuple[
     assert names(baseline.positions, 16) == kinds
     ours, theirs = flat(baseline.as_plain()), flat(repo.as_plain())
     different = {key for key in ours if ours[key] != theirs[key]}
-    assert different == {"name", "positions.scheme", "positions.start_layer"}
+    assert different == {"name", "positions.scheme"}
 
 
 def test_yarn_can_be_added_and_set() -> None:

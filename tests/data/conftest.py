@@ -1,10 +1,11 @@
-"""A config that reads the sample mix of tests/conftest.py."""
+"""A config that reads the sample mix of tests/conftest.py, and one with documents held out of training."""
 
 from pathlib import Path
 
 import pytest
 
-from data.config import DataConfig, SourceConfig
+from data.config import DataConfig, SourceConfig, ValidationConfig
+from tests.data.validating import NUMBERS, SHARE, write_texts
 
 
 @pytest.fixture
@@ -22,4 +23,25 @@ def config(sample: Path) -> DataConfig:
         num_streams=8,
         files_per_group=3,
         frame_bytes=16384,
+    )
+
+
+@pytest.fixture(scope="module")
+def mix(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    """Two sources that share documents and hold many twice; a quarter of all is held out."""
+    folder = tmp_path_factory.mktemp("mix")
+    for source, numbers in NUMBERS.items():
+        for part in range(3):
+            write_texts(folder / f"{source}/{part}.jsonl", numbers[part::3])
+        write_texts(folder / f"{source}/copies.jsonl", numbers[::2])
+    write_texts(folder / "own/0.jsonl", range(10_000, 10_050))
+    (folder / "tokenizer.json").write_bytes((sample / "tokenizer.json").read_bytes())
+    return DataConfig(
+        root=str(folder),
+        sources={name: SourceConfig([f"{name}/*"], 0.5) for name in NUMBERS},
+        tokenizer="tokenizer.json",
+        num_streams=8,
+        frame_bytes=1024,
+        files_per_group=2,
+        validation=ValidationConfig(share=SHARE, rows=20),
     )

@@ -187,7 +187,7 @@ def test_what_changed_since_a_checkpoint_is_named(config: DataConfig) -> None:
     assert "data.num_streams" not in changes
 
 
-def test_who_insists_goes_on_in_each_source_where_it_was(config: DataConfig) -> None:
+def test_an_accepted_change_goes_on_in_each_source_where_it_was(config: DataConfig) -> None:
     _, state = read_global(config, 20)
     old = [dict(zip(state["sources"], p["cursors"], strict=True)) for p in state["streams"].values()]
     code = config.sources.pop("code")
@@ -241,7 +241,7 @@ def test_sources_without_weight_or_files_are_refused(config: DataConfig) -> None
         build_stream(config, sequence_length=64, global_batch_size=16)
 
 
-def test_workers_survive_the_notices_of_a_scheduler_and_end_with_the_stream(config: DataConfig) -> None:
+def test_workers_ignore_the_signals_of_a_scheduler_and_end_with_the_stream(config: DataConfig) -> None:
     config = dataclasses.replace(config, num_workers=2)
     before = set(psutil.Process().children())
     stream = build_stream(config, sequence_length=64, global_batch_size=16)
@@ -258,7 +258,7 @@ def test_workers_survive_the_notices_of_a_scheduler_and_end_with_the_stream(conf
     assert not psutil.wait_procs(workers, timeout=60)[1]
 
 
-def test_workers_leave_the_random_numbers_of_the_trainer_alone(config: DataConfig) -> None:
+def test_workers_do_not_change_the_random_numbers_of_the_trainer(config: DataConfig) -> None:
     torch.manual_seed(0)
     expected = torch.random.get_rng_state()
     read_global(config, 1, num_workers=2)

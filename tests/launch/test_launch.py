@@ -91,9 +91,9 @@ def unattended(root: Path, sample: Path) -> Iterator[Launches]:
 
 
 @pytest.fixture(scope="module")
-def survivor(root: Path, sample: Path) -> Job:
+def restarted(root: Path, sample: Path) -> Job:
     """The same command twice: one rank is killed, then Ctrl-C; then the end, a few steps later."""
-    command, folder = arguments(root, sample, "survivor"), RunFolder(root / "survivor")
+    command, folder = arguments(root, sample, "restarted"), RunFolder(root / "restarted")
 
     killed = start(*command, ENDLESS)
     wait_for(lambda: last_step(folder.metrics) >= INTERVAL + 3, killed)
@@ -110,10 +110,10 @@ def survivor(root: Path, sample: Path) -> Job:
 
 
 @pytest.fixture(scope="module")
-def straight(root: Path, sample: Path, survivor: Job) -> Job:
-    """From start to end without a disturbance, as many steps as the survivor; and once more."""
-    command = arguments(root, sample, "straight", f"max_steps={survivor.num_steps}", "logging.report_seconds=60")
-    return Job(RunFolder(root / "straight"), [launch(*command), launch(*command, "launch.processes=1")])
+def undisturbed(root: Path, sample: Path, restarted: Job) -> Job:
+    """From start to end without a disturbance, as many steps as the restarted; and once more."""
+    command = arguments(root, sample, "undisturbed", f"max_steps={restarted.num_steps}", "logging.report_seconds=60")
+    return Job(RunFolder(root / "undisturbed"), [launch(*command), launch(*command, "launch.processes=1")])
 
 
 def test_a_mistake_is_reported_before_anything_starts(root: Path) -> None:
@@ -137,15 +137,15 @@ def test_what_every_rank_finds_wrong_is_said_once(root: Path, unattended: Launch
     assert ended.stderr.startswith(f"error: data.root: there is no folder {root}/absent; ")
 
 
-def test_a_job_runs_to_its_end_and_says_what_there_is(straight: Job) -> None:
-    first, folder, num_steps = straight.launches[0], straight.folder, straight.num_steps
+def test_a_job_runs_to_its_end_and_says_what_there_is(undisturbed: Job) -> None:
+    first, folder, num_steps = undisturbed.launches[0], undisturbed.folder, undisturbed.num_steps
     assert first.returncode == EXIT_OK
     notices = ("ingested ", "read ", "data.validation: ")  # of the first start of some text
     assert all(line.startswith(notices) for line in first.stderr.splitlines()), first.stderr
-    assert f"straight is finished after {num_steps} steps, loss " in first.stdout
+    assert f"undisturbed is finished after {num_steps} steps, loss " in first.stdout
     assert f"max_steps={2 * num_steps}" in first.stdout and str(folder.hf) in first.stdout
-    assert [row["step"] for row in straight.metrics()] == list(range(1, num_steps + 1))
-    losses = [row["train/ce_loss"] for row in straight.metrics()]
+    assert [row["step"] for row in undisturbed.metrics()] == list(range(1, num_steps + 1))
+    losses = [row["train/ce_loss"] for row in undisturbed.metrics()]
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
     saved = sorted({*range(INTERVAL, num_steps, INTERVAL), num_steps})
     assert {path.name for path in folder.checkpoints.glob("step-*")} == {f"step-{step:07d}" for step in saved[-2:]}
@@ -154,29 +154,29 @@ def test_a_job_runs_to_its_end_and_says_what_there_is(straight: Job) -> None:
     assert max(probe_files(folder.probes)) == num_steps
 
 
-def test_a_finished_job_says_so_at_once(straight: Job) -> None:
-    again = straight.launches[1]
+def test_a_finished_job_says_so_at_once(undisturbed: Job) -> None:
+    again = undisturbed.launches[1]
     assert again.returncode == EXIT_OK
-    assert f"straight is finished after {straight.num_steps} steps" in again.stdout
+    assert f"undisturbed is finished after {undisturbed.num_steps} steps" in again.stdout
     assert "starting" not in again.stdout and "resuming" not in again.stdout
-    assert [event["event"] for event in read(straight.folder.events)].count("stop") == 1
+    assert [event["event"] for event in read(undisturbed.folder.events)].count("stop") == 1
 
 
-def test_a_killed_rank_ends_the_job_with_its_signal(survivor: Job) -> None:
-    killed = survivor.launches[0]
+def test_a_killed_rank_ends_the_job_with_its_signal(restarted: Job) -> None:
+    killed = restarted.launches[0]
     assert killed.returncode == 128 + signal.SIGKILL
     assert killed.stderr.splitlines()[-1] == "error: rank 1 was ended by SIGKILL: look for a lack of memory"
 
 
-def test_ctrl_c_saves_and_stops_with_a_code_that_says_run_it_again(survivor: Job) -> None:
-    interrupted = survivor.launches[1]
+def test_ctrl_c_saves_and_stops_with_a_code_that_says_run_it_again(restarted: Job) -> None:
+    interrupted = restarted.launches[1]
     assert interrupted.returncode == EXIT_STOPPED
-    [stop] = [event for event in read(survivor.folder.events) if event.get("detail") == "SIGTERM"]
-    assert stop["reason"] == "signal" and 2 * INTERVAL + 3 <= stop["step"] < survivor.num_steps
+    [stop] = [event for event in read(restarted.folder.events) if event.get("detail") == "SIGTERM"]
+    assert stop["reason"] == "signal" and 2 * INTERVAL + 3 <= stop["step"] < restarted.num_steps
     assert {"event": "checkpoint", "folder": f"step-{stop['step']:07d}"}.items() <= events_before(
-        survivor, stop
+        restarted, stop
     ).items()
-    assert f"survivor is stopped after step {stop['step']}; the same command continues it" in interrupted.stdout
+    assert f"restarted is stopped after step {stop['step']}; the same command continues it" in interrupted.stdout
     assert "saving a checkpoint, then stopping" in interrupted.stderr and "Traceback" not in interrupted.stderr
 
 
@@ -185,11 +185,13 @@ def events_before(job: Job, event: dict[str, Any]) -> dict[str, Any]:
     return rows[rows.index(event) - 1]
 
 
-def test_after_a_kill_and_a_ctrl_c_the_metrics_are_those_of_an_undisturbed_run(straight: Job, survivor: Job) -> None:
-    assert survivor.launches[2].returncode == EXIT_OK
-    assert survivor.metrics() == straight.metrics()
-    assert (survivor.folder.hf / "model.safetensors").read_bytes() == (
-        straight.folder.hf / "model.safetensors"
+def test_after_a_kill_and_a_ctrl_c_the_metrics_are_those_of_an_undisturbed_run(
+    undisturbed: Job, restarted: Job
+) -> None:
+    assert restarted.launches[2].returncode == EXIT_OK
+    assert restarted.metrics() == undisturbed.metrics()
+    assert (restarted.folder.hf / "model.safetensors").read_bytes() == (
+        undisturbed.folder.hf / "model.safetensors"
     ).read_bytes()
 
 
@@ -224,9 +226,9 @@ def test_an_alert_that_stops_a_job_has_an_exit_code_of_its_own(root: Path, unatt
     assert stopped in ended.stdout
 
 
-def test_a_run_folder_has_one_owner_and_a_dead_launcher_gives_it_back(root: Path, sample: Path) -> None:
-    command = arguments(root, sample, "orphan", ENDLESS, processes=1)
-    folder = RunFolder(root / "orphan")
+def test_a_run_folder_has_one_owner_and_is_free_after_a_killed_launcher(root: Path, sample: Path) -> None:
+    command = arguments(root, sample, "launcher-killed", ENDLESS, processes=1)
+    folder = RunFolder(root / "launcher-killed")
     first = start(*command)
     wait_for(lambda: len(read(folder.metrics)) >= 2, first)
     [composed] = folder.path.glob("launch*.yaml")

@@ -1,6 +1,6 @@
 """The job script of launch/slurm: warned by the scheduler it saves, requeues itself, and goes on where it was.
 
-SLURM itself is not here: `srun` runs its command on this machine and hands on signals as the real one does, `scontrol`
+SLURM itself is not here: `srun` runs its command on this machine and passes signals on as the real one does, `scontrol`
 notes what it is asked. Everything else is real: the script, the shell, torchrun, a rank.
 """
 
@@ -104,7 +104,7 @@ def test_a_warned_job_saves_requeues_itself_and_continues(cluster: Cluster) -> N
     again = cluster.submit(SLURM_RESTART_COUNT="1")
     wait_for(lambda: "resume" in [event["event"] for event in read(folder.events)], again)
     wait_for(lambda: last_step(folder.metrics) > stop["step"], again)
-    again.send_signal(signal.SIGTERM)  # scancel: it saves, and stays away
+    again.send_signal(signal.SIGTERM)  # scancel: it saves, and is not requeued
     out, _ = again.communicate(timeout=HANG_SECONDS)
     assert again.returncode == EXIT_STOPPED and cluster.requests() == [f"requeue {cluster.job_id}"], out
     assert read(folder.events)[-1]["step"] > stop["step"]

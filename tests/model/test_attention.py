@@ -1,4 +1,4 @@
-"""Attention back ends agree with one another, and documents do not see each other."""
+"""Attention back ends agree with one another, and documents do not attend to each other."""
 
 import importlib.util
 from itertools import pairwise
@@ -11,7 +11,7 @@ from torch import Tensor
 from model.attention import Documents, attention, attention_weights, resolve_backend
 from model.config import AttentionBackend
 from model.errors import ModelError
-from tests.model import twin
+from tests.model import formulas
 
 BACKENDS = [AttentionBackend.plain, AttentionBackend.sdpa]
 BOUNDARIES = [[0, 3, 4, 12], [0, 12]]
@@ -27,7 +27,7 @@ def random_qkv(num_kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
 def test_every_backend_is_causal_softmax_attention(backend: AttentionBackend, num_kv_heads: int) -> None:
     q, k, v = random_qkv(num_kv_heads)
     out = attention(q, k, v, backend=backend)
-    torch.testing.assert_close(out.double(), twin.causal_attention(q, k, v), atol=1e-6, rtol=0)
+    torch.testing.assert_close(out.double(), formulas.causal_attention(q, k, v), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -38,7 +38,7 @@ def test_documents_attend_as_if_they_were_alone(backend: AttentionBackend, num_k
     for row, cuts in enumerate(BOUNDARIES):
         for start, end in pairwise(cuts):
             alone = (x[row : row + 1, start:end] for x in (q, k, v))
-            exact = twin.causal_attention(*alone)
+            exact = formulas.causal_attention(*alone)
             torch.testing.assert_close(out[row : row + 1, start:end].double(), exact, atol=1e-6, rtol=0)
 
 

@@ -32,7 +32,7 @@ def test_transformers_loads_a_rope_export_unchanged(
     torch.testing.assert_close(theirs(tokens).logits, model(tokens), atol=1e-5, rtol=0)
 
 
-def test_yarn_survives_the_export(tmp_path: Path) -> None:
+def test_yarn_is_kept_by_the_export(tmp_path: Path) -> None:
     yarn = PositionsConfig(scheme="rope", yarn=YarnConfig(factor=4.0, original_max_position=64))
     model, tokens = built(small(), yarn), torch.randint(96, (1, 200))
     save_hf(tmp_path / "out", small(), yarn, model.named_parameters())

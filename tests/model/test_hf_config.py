@@ -52,7 +52,7 @@ def test_both_spellings_say_where_learned_positions_start() -> None:
     assert hybrid["layer_positions"] == ["rope", "rope", "nope", "rope", "rope", "nope", "rope"]
 
 
-def test_what_pe_config_has_no_words_for_is_left_out_of_it() -> None:
+def test_what_pe_config_cannot_express_is_left_out_of_it() -> None:
     mixed = PositionsConfig(scheme="list", layers=["nope", "repo", "rope"])
     description = hf_config(small(), mixed, "float32")
     assert description["layer_positions"] == ["nope", "repo", "rope"]
@@ -287,7 +287,9 @@ NEW_YARN = {"rope_theta": 500000.0, "rope_type": "yarn", "factor": 4.0, "origina
         {"rope_scaling": None, "rope_parameters": NEW_YARN | {"mscale": 1.0, "mscale_all_dim": 0.0}},
     ],
 )
-def test_yarn_is_read_in_old_and_new_words(exports: dict[str, Path], tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_yarn_is_read_in_old_and_new_spellings(
+    exports: dict[str, Path], tmp_path: Path, changes: dict[str, Any]
+) -> None:
     folder = described(exports["rope with yarn"], tmp_path / "yarn", **changes)
     load(folder, ROPE_YARN)
     with pytest.raises(ModelError, match=r"has YaRN with factor 4, but positions\.yarn is null"):

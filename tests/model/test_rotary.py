@@ -9,7 +9,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from model.config import ModelConfig, PositionPrecision, PositionsConfig, YarnConfig
 from model.rotary import Frequencies, rotate
-from tests.model import twin
+from tests.model import formulas
 from tests.model.small import small
 
 THETA = 500000.0
@@ -33,8 +33,10 @@ def table(**positions: object) -> Frequencies:
 def test_rotation_is_the_formula_at_any_distance(spread: float) -> None:
     q, k, z = random_qkz(spread=spread)
     q_turned, k_turned = rotate(q, k, z, table())
-    torch.testing.assert_close(q_turned.double(), twin.rotated(q, z.repeat_interleave(2, 2), THETA), atol=2e-6, rtol=0)
-    torch.testing.assert_close(k_turned.double(), twin.rotated(k, z, THETA), atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        q_turned.double(), formulas.rotated(q, z.repeat_interleave(2, 2), THETA), atol=2e-6, rtol=0
+    )
+    torch.testing.assert_close(k_turned.double(), formulas.rotated(k, z, THETA), atol=2e-6, rtol=0)
 
 
 def test_the_published_table_is_accurate_over_a_million_integer_positions() -> None:
@@ -42,7 +44,7 @@ def test_the_published_table_is_accurate_over_a_million_integer_positions() -> N
     positions = torch.tensor([0, 1, 4095, 4096, 65535, 131071, 999_983])
     ones = torch.ones(1, len(positions), 1, 128)
     turned, _ = rotate(ones, ones, positions, frequencies)
-    exact = twin.rotated(ones, positions[None, :, None], THETA)
+    exact = formulas.rotated(ones, positions[None, :, None], THETA)
     torch.testing.assert_close(turned.double(), exact, atol=1e-6, rtol=0)
 
 
@@ -76,7 +78,7 @@ def test_dtypes_are_kept_and_arithmetic_is_float32() -> None:
     q, k, z = random_qkz(torch.bfloat16)
     q_turned, k_turned = rotate(q, k, z, table())
     assert q_turned.dtype == k_turned.dtype == torch.bfloat16
-    exact = twin.rotated(k, z, THETA)
+    exact = formulas.rotated(k, z, THETA)
     torch.testing.assert_close(k_turned, exact.to(torch.bfloat16), atol=1e-6, rtol=2**-7)
 
 
@@ -127,5 +129,5 @@ def test_yarn_scales_what_it_rotates() -> None:
     q, k, z = random_qkz()
     yarn = YarnConfig(factor=4.0)
     turned = rotate(q, k, z, table(yarn=yarn))[1]
-    exact = twin.rotated(k, z, THETA, yarn_table(small(), yarn)) * (0.1 * math.log(4) + 1)
+    exact = formulas.rotated(k, z, THETA, yarn_table(small(), yarn)) * (0.1 * math.log(4) + 1)
     torch.testing.assert_close(turned.double(), exact, atol=2e-6, rtol=0)

@@ -10,13 +10,13 @@ from model.config import ModelConfig, NormPrecision, PositionsConfig
 from model.positions.module import Positions
 from model.transformer import Block, Olmo2, RMSNorm
 from model.weights import hf_keys, initialise, random_weights
-from tests.model import twin
+from tests.model import formulas
 from tests.model.small import REPO, ROPE, built, small
 
 KINDS = PositionsConfig(scheme="list", layers=["nope", "repo", "rope"])
 
 
-def transformers_twin(model: Olmo2, config: ModelConfig) -> Olmo2ForCausalLM:
+def in_transformers(model: Olmo2, config: ModelConfig) -> Olmo2ForCausalLM:
     """The same weights in transformers' own OLMo-2."""
     theirs = Olmo2ForCausalLM(
         Olmo2Config(
@@ -41,7 +41,7 @@ def transformers_twin(model: Olmo2, config: ModelConfig) -> Olmo2ForCausalLM:
 def test_logits_and_gradients_are_those_of_transformers(num_kv_heads: int | None) -> None:
     config = small(num_kv_heads=num_kv_heads)
     ours = built(config, ROPE, z_loss_weight=0.0)
-    theirs = transformers_twin(ours, config)
+    theirs = in_transformers(ours, config)
     tokens = torch.randint(96, (2, 40), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(ours(tokens), theirs(tokens).logits, atol=1e-5, rtol=0)
 
@@ -73,10 +73,10 @@ def formula(model: Olmo2, config: ModelConfig, tokens: Tensor, kinds: tuple[str,
             z = torch.arange(h.shape[1]).double()[None, :, None].expand(*k.shape[:3])
             if kind == "repo":
                 maps = (w[f"{at}.positions.{name}.weight"] for name in ("gate", "content", "final"))
-                z = twin.repo_positions(h, *maps)
-            q = twin.rotated(q, z.repeat_interleave(q.shape[2] // k.shape[2], 2), config.rope_theta)
-            k = twin.rotated(k, z, config.rope_theta)
-        out = twin.causal_attention(q, k, v).flatten(2)
+                z = formulas.repo_positions(h, *maps)
+            q = formulas.rotated(q, z.repeat_interleave(q.shape[2] // k.shape[2], 2), config.rope_theta)
+            k = formulas.rotated(k, z, config.rope_theta)
+        out = formulas.causal_attention(q, k, v).flatten(2)
         h = h + norm(times(out, f"{at}.attention.o_proj"), f"{at}.post_attention_norm")
         gate, up = times(h, f"{at}.mlp.gate_proj"), times(h, f"{at}.mlp.up_proj")
         h = h + norm(times(gate * gate.sigmoid() * up, f"{at}.mlp.down_proj"), f"{at}.post_feedforward_norm")
@@ -179,7 +179,7 @@ def test_reference_norms_are_the_same_norms_in_float32() -> None:
         torch.testing.assert_close(one.grad, other.grad, atol=1e-4, rtol=1e-4)
 
 
-def test_nothing_but_parameters_travels_with_the_model() -> None:
+def test_a_model_has_no_tensors_but_its_parameters() -> None:
     """No buffers: casting the model to bfloat16 or materialising it cannot touch a frequency."""
     model = built(small(), REPO)
     assert list(model.buffers()) == []

@@ -137,7 +137,7 @@ def remove_folder(folder: Path) -> None:
     folder.rmdir()
 
 
-def tear(folder: Path) -> None:
+def cut_in_half(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
 
@@ -147,7 +147,7 @@ def tear(folder: Path) -> None:
     [
         (remove_folder, "is not a folder"),
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no .safetensors"),
-        (tear, "model.safetensors cannot be read"),
+        (cut_in_half, "model.safetensors cannot be read"),
         (lambda folder: (folder / "config.json").unlink(), "config.json is absent"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is not valid JSON"),
         (

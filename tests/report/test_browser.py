@@ -234,7 +234,9 @@ def test_a_run_without_learned_positions_says_so(browser: Browser, tmp_path: Pat
     assert browser.console_messages() == []
 
 
-def test_a_run_before_its_first_reading_does_not_deny_that_it_learns(browser: Browser, tmp_path: Path) -> None:
+def test_a_run_before_its_first_reading_is_not_called_one_without_learned_positions(
+    browser: Browser, tmp_path: Path
+) -> None:
     folder = make_run(tmp_path / "young", range(1, 4), learned=False)
     folder.config.write_text("positions: {scheme: repo}\n")
     write_page(read_run(folder), folder.report)

@@ -35,6 +35,21 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
         assert wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1
 
 
+def test_a_run_without_a_page_does_not_keep_the_others_from_theirs(tmp_path: Path) -> None:
+    first, last = (make_run(tmp_path / name, range(1, 4)) for name in ("first", "last"))
+    done = command(first.path, tmp_path / "absent", last.path)
+    assert done.returncode == 2
+    assert done.stdout == f"report: {first.report}\nreport: {last.report}\n"
+    assert done.stderr.startswith("error: ") and "absent" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", range(1, 4)).path
+    done = command(run, "--out", tmp_path / "none" / "page.html")
+    problem = f"error: cannot write in {tmp_path / 'none'} (No such file or directory); correct --out\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", problem)
+
+
 def test_a_page_is_written_without_torch_or_the_training_code(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", range(1, 4))
     code = (

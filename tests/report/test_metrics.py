@@ -95,6 +95,6 @@ def test_a_config_says_how_many_layers_and_which_maps_there_are() -> None:
         (None, True),
     ],
 )
-def test_a_run_learns_its_positions_unless_its_config_denies_it(positions: object, learns: bool) -> None:
+def test_a_run_learns_its_positions_unless_its_config_has_none_learned(positions: object, learns: bool) -> None:
     config = {"positions": positions}
     assert learns_positions(config) == bool(map_symbols(config)) == learns

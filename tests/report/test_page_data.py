@@ -52,7 +52,8 @@ def test_metrics_that_the_table_does_not_know_are_shown_under_their_names(tmp_pa
     folder.metrics.write_text(folder.metrics.read_text() + json.dumps({"step": 3, **unknown}) + "\n")
     data = read_run(folder)
     shown = {chart["label"]: chart["y"] for chart in data["other"]}
-    assert shown["mine/number"] == [1.5] and shown["eval/x"] == [4]
+    assert shown["mine/number"] == [1.5]
+    assert [(chart["label"], chart["y"]) for chart in data["evaluation"]["charts"]] == [("eval/x", [4])]
     lists = {series["label"]: [curve["y"] for curve in series["curves"]] for series in data["unknown_lists"]}
     assert lists == {"positions/layer_05/mine": [[1], [2]], "positions/layer_999/std": [[3]]}
 
@@ -86,7 +87,7 @@ def test_a_long_run_gives_a_page_of_bounded_size(tmp_path: Path) -> None:
     ]
 
 
-def test_a_young_a_torn_and_a_damaged_file_still_give_a_page(tmp_path: Path) -> None:
+def test_short_truncated_and_damaged_files_still_give_a_page(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", range(1, 4))
     whole = folder.metrics.read_bytes()
     nonsense = (
@@ -96,7 +97,7 @@ def test_a_young_a_torn_and_a_damaged_file_still_give_a_page(tmp_path: Path) -> 
     folder.events.write_text('[]\n{"event": "alert"}\n{"event": "alert", "step": 3, "since": NaN}\n{"event"')
     folder.config.write_text("- no\n- mapping\n")
     folder.probe(2).parent.mkdir()
-    folder.probe(2).write_bytes(b"torn")
+    folder.probe(2).write_bytes(b"cut")
     data = read_run(folder)
     assert data["main"][0]["x"] == [1, 2, 3] and data["probes"] is None and len(data["events"]) == 1
     render(data)
@@ -147,7 +148,7 @@ def test_numbers_that_are_not_finite_leave_gaps(tmp_path: Path) -> None:
         ([], 0, "running"),
     ],
 )
-def test_the_status_says_whether_a_run_lives(
+def test_the_status_says_whether_a_run_is_running(
     tmp_path: Path, events: list[dict[str, Any]], age: int, state: str
 ) -> None:
     folder = make_run(tmp_path / "run", range(1, 3), events=events)
@@ -157,7 +158,7 @@ def test_the_status_says_whether_a_run_lives(
 
 
 @pytest.mark.parametrize(
-    ("make", "complaint"),
+    ("make", "message"),
     [
         (lambda path: None, "there is no run folder"),
         (lambda path: path.mkdir(), "has no metrics.jsonl"),
@@ -165,9 +166,9 @@ def test_the_status_says_whether_a_run_lives(
         (lambda path: make_run(path, range(0)).metrics.write_text('{"step": 1, "tr'), "holds no complete line"),
     ],
 )
-def test_a_folder_without_a_run_is_one_clear_line(tmp_path: Path, make: Any, complaint: str) -> None:
+def test_a_folder_without_a_run_is_one_clear_line(tmp_path: Path, make: Any, message: str) -> None:
     make(tmp_path / "run")
-    with pytest.raises(ReportError, match=complaint):
+    with pytest.raises(ReportError, match=message):
         read_run(RunFiles(tmp_path / "run"))
 
 

@@ -29,7 +29,9 @@ RESUMED: dict[str, dict[str, Any]] = {
     for stage in (1, 2, 3)
 }
 WORKERS = {"data__num_workers": 2}
-ROUTES: dict[str, list[tuple[int, int, int, Precision]]] = {  # (ranks, up to step, ZeRO stage, precision) of each leg
+ROUTES: dict[
+    str, list[tuple[int, int, int, Precision]]
+] = {  # (ranks, up to step, ZeRO stage, precision) of each segment
     "travelled-fp32": [
         (2, 2, 1, Precision.fp32),
         (1, 4, 2, Precision.fp32),
@@ -77,7 +79,7 @@ def runs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_stages(ranks: Ranks, root: Path) -> dict[str, Outcome]:
-    """Each stage and precision straight, and stopped by a signal to one rank, probed and resumed."""
+    """Each stage and precision undisturbed, and stopped by a signal to one rank, probed and resumed."""
     seen = {"zero0": start(tiny(root, name="zero0", engine__zero_stage=0), ranks)}
     for name, changes in RESUMED.items():
         seen[name] = start(tiny(root, name=name, **changes), ranks)
@@ -95,7 +97,7 @@ def run_stages(ranks: Ranks, root: Path) -> dict[str, Outcome]:
 
 @pytest.fixture(scope="session")
 def stages(runs_root: Path) -> Runs:
-    """Every ZeRO stage and precision on two ranks, straight and resumed."""
+    """Every ZeRO stage and precision on two ranks, undisturbed and resumed."""
     return Runs(runs_root, on_ranks(2, run_stages, runs_root))
 
 
@@ -130,10 +132,10 @@ def crashes(runs_root: Path) -> Runs:
     return Runs(runs_root, on_ranks(2, run_crashes, runs_root))
 
 
-def run_legs(ranks: Ranks, root: Path, legs: dict[str, tuple[int, int, Precision]]) -> dict[str, Outcome]:
-    """One leg (up to step, ZeRO stage, precision) of each route."""
+def run_segments(ranks: Ranks, root: Path, segments: dict[str, tuple[int, int, Precision]]) -> dict[str, Outcome]:
+    """One segment (up to step, ZeRO stage, precision) of each route."""
     seen = {}
-    for name, (step, stage, precision) in legs.items():
+    for name, (step, stage, precision) in segments.items():
         changes = {"max_steps": step, "engine__zero_stage": stage, "engine__precision": precision}
         micro_batch_size = 4 if ranks.world_size == 1 else 2
         config = tiny(root, name=name, micro_batch_size=micro_batch_size, **SAVING, **changes)
@@ -143,12 +145,12 @@ def run_legs(ranks: Ranks, root: Path, legs: dict[str, tuple[int, int, Precision
 
 @pytest.fixture(scope="session")
 def routes(runs_root: Path) -> Runs:
-    """Runs that continue on other ranks, stages and precisions; the outcomes of a leg under NAME/STEP."""
+    """Runs that continue on other ranks, stages and precisions; the outcomes of a segment under NAME/STEP."""
     outcomes: dict[str, list[Outcome]] = {}
-    for legs in zip(*ROUTES.values(), strict=True):
-        [world_size] = {leg[0] for leg in legs}
-        parts = {name: leg[1:] for name, leg in zip(ROUTES, legs, strict=True)}
-        outcomes |= on_ranks(world_size, run_legs, runs_root, parts)
+    for segments in zip(*ROUTES.values(), strict=True):
+        [world_size] = {segment[0] for segment in segments}
+        parts = {name: segment[1:] for name, segment in zip(ROUTES, segments, strict=True)}
+        outcomes |= on_ranks(world_size, run_segments, runs_root, parts)
     return Runs(runs_root, outcomes)
 
 

@@ -40,8 +40,8 @@ class HangClock:
         self._runs = True
 
 
-class Sleeper(Callback):
-    """Falls asleep on the last rank, its process awake or frozen, when the others are past this place."""
+class HangingRank(Callback):
+    """Stops the progress of the last rank once the others wait for it: it sleeps, or its whole process is frozen."""
 
     def __init__(self, manner: str, clock: HangClock) -> None:
         self._manner = manner
@@ -72,7 +72,7 @@ class Sleeper(Callback):
 def main(root: str, manner: str) -> int:
     ranks, clock = Ranks(), HangClock()
     ranks.join()
-    return train(tiny(Path(root), name=manner, **LIMITS), ranks, [Sleeper(manner, clock)], clock)
+    return train(tiny(Path(root), name=manner, **LIMITS), ranks, [HangingRank(manner, clock)], clock)
 
 
 if __name__ == "__main__":

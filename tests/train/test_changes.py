@@ -15,13 +15,24 @@ SAVED = tiny(Path()).as_plain()
 CHANGES = {"data.sources.web.weight": ("0.6", "0.9"), "sequence_length": (64, 128)}
 
 
-def test_a_change_is_refused_with_both_values_and_the_way_to_insist() -> None:
+def test_a_change_is_refused_with_both_values_and_the_way_to_accept_it() -> None:
     with pytest.raises(TrainError) as error:
         refuse_changes(Path("step-7"), CHANGES, [])
     message = str(error.value)
     assert "data.sources.web.weight was 0.6 and is 0.9; sequence_length was 64 and is 128" in message
     assert "'checkpoint.accept_changes=[data.sources.web.weight,sequence_length]'" in message
     assert "\n" not in message
+
+
+def test_the_same_layers_may_be_stated_in_another_way() -> None:
+    start = tiny(Path(), positions__start_layer=None)  # 3 // 3 is the saved start layer
+    check_changes(CHECKPOINT, SAVED, start)
+    listed = tiny(
+        Path(), positions__scheme="list", positions__start_layer=None, positions__layers=["rope", "repo", "repo"]
+    )
+    check_changes(CHECKPOINT, SAVED, listed)
+    with pytest.raises(TrainError, match=r"positions\.start_layer was 1 and is 2"):
+        check_changes(CHECKPOINT, SAVED, tiny(Path(), positions__start_layer=2))
 
 
 @pytest.mark.parametrize("accepted", [["data", "sequence_length"], ["data.sources.web.weight", "sequence_length"]])
@@ -39,7 +50,7 @@ def test_a_name_accepts_keys_below_it_and_no_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "complaint"),
+    ("changes", "expected"),
     [
         (
             {"model__rms_norm_eps": 1e-5, "global_batch_size": 16},
@@ -50,11 +61,11 @@ def test_a_name_accepts_keys_below_it_and_no_others() -> None:
         ({"model__rope_theta": 1e4}, "model.rope_theta was 500000.0 and is 10000.0"),
     ],
 )
-def test_another_model_or_other_batches_are_another_run(changes: dict[str, Any], complaint: str) -> None:
+def test_another_model_or_other_batches_are_another_run(changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(TrainError) as caught:
         check_changes(CHECKPOINT, SAVED, tiny(Path(), **changes))
     message = str(caught.value)
-    assert complaint in message and "insist with 'checkpoint.accept_changes=[" in message and "\n" not in message
+    assert expected in message and "accept it with 'checkpoint.accept_changes=[" in message and "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -82,4 +93,4 @@ def test_other_parameters_do_not_fit_even_on_purpose(changes: dict[str, Any]) ->
             TrainError, match=r"has other parameters: .* a name of its own.* init_from=runs/mine "
         ) as caught:
             check_changes(CHECKPOINT, SAVED, config)
-        assert "insist" not in str(caught.value) and "\n" not in str(caught.value)
+        assert "accept it with" not in str(caught.value) and "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What goes wrong inside a run, on two real ranks: bad numbers, lost data, a full disk, stops at awkward moments."""
+"""What goes wrong inside a run, on two real ranks: bad numbers, lost data, slow steps, stops in saves."""
 
 import math
 import os
@@ -72,8 +72,8 @@ class StopInSave(Callback):
             os.kill(os.getpid(), signal.SIGUSR1)
 
 
-class BadMoment(Callback):
-    """A memory error, say: a number in the optimizer's state of one rank is no number any more."""
+class DamagedMoment(Callback):
+    """A NaN in the optimizer's state of one rank, as a memory error could cause."""
 
     def on_update(self, trainer: TrainerInterface) -> None:
         if trainer.step == BAD_STEP and trainer.ranks.rank == 1:
@@ -81,8 +81,15 @@ class BadMoment(Callback):
             next(iter(optimizer.state.values()))["exp_avg"][0] = math.nan
 
 
-class Laggard(Callback):
-    """One rank that is slow in one step, on its own account."""
+class SlowRank(Callback):
+    """One rank that is slow in one step: far slower than any other step of this run on this machine."""
+
+    def __init__(self) -> None:
+        self._longest = 0.1
+
+    def on_update(self, trainer: TrainerInterface) -> None:
+        if trainer.step > 1:  # the first one allocates
+            self._longest = max(self._longest, trainer.step_seconds)
 
     def on_step_start(self, trainer: TrainerInterface) -> None:
         if trainer.step == SLOW_STEP and trainer.ranks.rank == 1:
@@ -90,7 +97,7 @@ class Laggard(Callback):
 
     def _sleep(self, module: Any, inputs: Any) -> None:
         self._hook.remove()
-        time.sleep(1.2)
+        time.sleep(12 * self._longest)
 
 
 class LoseData(Callback):
@@ -130,12 +137,12 @@ def all_runs(ranks: Ranks, root: Path) -> dict[str, Seen]:
     seen["guarded-stopped"] = start(stopped, ranks, SpikeOf(50.0), StopAfter(STOP_STEP, signal.SIGUSR1))
     seen["guarded-stopped/again"] = start(stopped, ranks, SpikeOf(50.0))
     seen["unguarded"] = start(tiny(root, name="unguarded", max_steps=NUM_STEPS), ranks, SpikeOf(50.0))
-    seen["bad moment"] = start(tiny(root, name="bad-moment", checkpoint__interval=2), ranks, BadMoment())
+    seen["bad moment"] = start(tiny(root, name="bad-moment", checkpoint__interval=2), ranks, DamagedMoment())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         evaluating = StopAfter(BAD_STEP, number, evaluating=True)
         seen[number.name] = start(tiny(root, name=number.name), ranks, evaluating)
     seen["in-save"] = start(tiny(root, name="in-save", checkpoint__interval=4), ranks, StopInSave())
-    seen["slow"] = start(tiny(root, name="slow", max_steps=40), ranks, Laggard())
+    seen["slow"] = start(tiny(root, name="slow", max_steps=40), ranks, SlowRank())
     lost = tiny(root, name="lost", data__root=str(root / "many"), data__file_list=str(root / "many/files.txt"))
     seen["lost"] = start(lost, ranks, LoseData())
     if ranks.is_main:
@@ -169,13 +176,13 @@ def test_a_spike_is_not_applied_and_training_goes_on(root: Path, seen: list[dict
     assert skip["step"] == SPIKE_STEP
     assert skip["reason"].startswith("loss ") and "; gradient norm " in skip["reason"]
     assert rows[SPIKE_STEP - 1]["train/loss"] > 20 * rows[SPIKE_STEP - 2]["train/loss"]
-    calm, spoilt = rows[SPIKE_STEP], metrics(root, "unguarded")[SPIKE_STEP]
-    assert calm["optim/skipped"] == 1 and spoilt["optim/skipped"] == 0
+    dropped, applied = rows[SPIKE_STEP], metrics(root, "unguarded")[SPIKE_STEP]
+    assert dropped["optim/skipped"] == 1 and applied["optim/skipped"] == 0
     assert metrics(root, "unguarded")[: SPIKE_STEP - 1] == rows[: SPIKE_STEP - 1]  # until then it changes nothing
-    assert spoilt["train/loss"] != calm["train/loss"]
+    assert applied["train/loss"] != dropped["train/loss"]
 
 
-def test_the_guard_remembers_over_a_stop(root: Path, seen: list[dict[str, Seen]]) -> None:
+def test_the_window_of_the_guard_is_kept_over_a_stop(root: Path, seen: list[dict[str, Seen]]) -> None:
     assert [rank["guarded-stopped"].code for rank in seen] == [EXIT_STOPPED] * 2
     assert metrics(root, "guarded-stopped") == metrics(root, "guarded")
 
@@ -190,7 +197,7 @@ def test_weights_that_are_not_finite_are_never_published(root: Path, seen: list[
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
-def test_a_signal_during_an_evaluation_saves_that_very_step(root: Path, seen: list[dict[str, Seen]], name: str) -> None:
+def test_a_signal_during_an_evaluation_saves_that_step(root: Path, seen: list[dict[str, Seen]], name: str) -> None:
     assert [rank[name].code for rank in seen] == [EXIT_STOPPED] * 2
     assert kinds(root, name) == [("start", 0), ("checkpoint", BAD_STEP), ("stop", BAD_STEP)]
 
@@ -215,7 +222,8 @@ def test_lost_data_is_one_sentence_a_checkpoint_and_a_code_of_its_own(root: Path
     assert [row["step"] for row in metrics(root, "lost")] == list(range(1, 9))
 
 
-def test_a_slow_step_is_logged_with_the_rank_that_held_it_up(root: Path, seen: list[dict[str, Seen]]) -> None:
-    [slow] = [event for event in events(root, "slow") if event["event"] == "slow_step"]
-    assert (slow["step"], slow["rank"]) == (SLOW_STEP, 1)
-    assert slow["seconds"] > 1.2 > slow["usual"] and slow["own_seconds"] > 1.2 > slow["own_seconds_of_others"]
+def test_a_slow_step_is_logged_with_the_rank_that_caused_it(root: Path, seen: list[dict[str, Seen]]) -> None:
+    logged = [event for event in events(root, "slow") if event["event"] == "slow_step"]
+    [slow] = [event for event in logged if event["step"] == SLOW_STEP]  # a busy machine may have others
+    assert slow["rank"] == 1 and slow["own_seconds"] > 1.2
+    assert slow["seconds"] > 4 * slow["usual"] and slow["own_seconds"] > slow["own_seconds_of_others"]

@@ -68,7 +68,7 @@ def test_no_row_is_lost_to_a_full_disk(root: Path) -> None:
     assert [row["step"] for row in metrics(root, "freed")] == list(range(1, 9))
 
 
-def test_a_last_save_that_fails_ends_with_a_code_of_its_own_and_spares_what_was_saved(root: Path) -> None:
+def test_a_last_save_that_fails_ends_with_a_code_of_its_own_and_keeps_what_was_saved(root: Path) -> None:
     ended = seen(root, "full")
     assert ended["code"] == EXIT_UNSAVED
     assert "No space left on device" in ended["error"] and "\n" not in ended["error"]

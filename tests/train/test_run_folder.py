@@ -1,4 +1,4 @@
-"""One owner of a run folder, that gives it back with its life; a folder that cannot be written is one line."""
+"""A run folder has one owner, and is free when that process has ended; a folder that cannot be written is one line."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ except TrainError as error:
 
 
 def in_a_mount_of_its_own(mount: str, *command: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command after `mount`, which nobody else sees and which ends with it."""
+    """Runs a command after `mount`, which no other process sees and which ends with it."""
     allowed = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
     if not allowed:
         pytest.skip("mounting needs root")
@@ -48,7 +48,7 @@ def in_a_mount_of_its_own(mount: str, *command: str) -> subprocess.CompletedProc
     )
 
 
-def test_a_killed_owner_gives_the_folder_back_at_once_whatever_it_forked(tmp_path: Path) -> None:
+def test_the_folder_of_a_killed_owner_is_free_at_once_whatever_it_forked(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     command = [sys.executable, "-c", HOLDER, str(folder.path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
@@ -70,6 +70,6 @@ def test_a_read_only_folder_is_one_line(tmp_path: Path) -> None:
     mount = f"mount -t tmpfs -o ro,size=64k tmpfs {tmp_path}"
     ended = in_a_mount_of_its_own(mount, sys.executable, "-c", WRITER, str(tmp_path / "run"))
     assert ended.stdout == (
-        f"cannot write in {tmp_path / 'run'} (Read-only file system): make room there, or set run_root to another "
-        "folder\n"
+        f"cannot write in {tmp_path / 'run'} (Read-only file system): free disk space there, or set run_root to "
+        "another folder\n"
     ), ended.stderr

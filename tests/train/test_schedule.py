@@ -3,7 +3,7 @@
 import pytest
 
 from train.optimizer_config import OptimizerConfig
-from train.schedule import ScheduleConfig, learning_rate, repo_factor
+from train.schedule import ScheduleConfig, learning_rate, positions_factor
 
 PEAK = 7.4487e-5
 PUBLISHED = ScheduleConfig()
@@ -29,9 +29,9 @@ def test_warm_up_is_linear_and_peaks_where_it_ends() -> None:
 
 
 def test_repo_has_the_rate_of_the_rest_as_published() -> None:
-    assert {repo_factor(step, OptimizerConfig()) for step in (1, 2, 23842)} == {1.0}
+    assert {positions_factor(step, OptimizerConfig()) for step in (1, 2, 23842)} == {1.0}
 
 
 def test_repo_can_have_a_multiplier_and_a_warm_up_of_its_own() -> None:
     optimizer = OptimizerConfig(repo_lr_multiplier=4.0, repo_warmup_steps=8)
-    assert [repo_factor(step, optimizer) for step in (1, 2, 8, 9, 1000)] == [0.5, 1.0, 4.0, 4.0, 4.0]
+    assert [positions_factor(step, optimizer) for step in (1, 2, 8, 9, 1000)] == [0.5, 1.0, 4.0, 4.0, 4.0]

@@ -1,4 +1,4 @@
-"""The first Ctrl-C saves, the second ends the process at once, wherever it is; nohup stays nohup."""
+"""The first Ctrl-C saves, the second ends the process at once, wherever it is; nohup keeps its effect."""
 
 import signal
 import subprocess
@@ -33,7 +33,7 @@ def test_a_second_ctrl_c_ends_a_process_that_is_stuck_in_c() -> None:
         assert process.stderr.read() == NOTICE.decode()
 
 
-def test_a_process_under_nohup_outlives_its_terminal() -> None:
+def test_a_process_under_nohup_goes_on_after_its_terminal_is_closed() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopSignals(is_main=True) as signals:

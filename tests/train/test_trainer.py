@@ -63,10 +63,10 @@ def test_position_metrics_do_not_depend_on_ranks_or_micro_batches(stages: Runs, 
 def test_a_stopped_run_goes_on_to_the_bit(stages: Runs, name: str) -> None:
     assert metrics(stages.root, f"{name}-stopped") == metrics(stages.root, name)
     names = (name, f"{name}-stopped", f"{name}-stopped/again")
-    for straight, first, second in zip(*(stages.outcomes[run] for run in names), strict=True):
+    for undisturbed, first, second in zip(*(stages.outcomes[run] for run in names), strict=True):
         assert [len(first.rows), len(second.rows)] == [STOP_STEP, NUM_STEPS - STOP_STEP]
-        np.testing.assert_array_equal(first.rows + second.rows, straight.rows)
-        assert first.draws + second.draws == straight.draws  # each rank's own generator goes on too
+        np.testing.assert_array_equal(first.rows + second.rows, undisturbed.rows)
+        assert first.draws + second.draws == undisturbed.draws  # each rank's own generator goes on too
         assert second.steps == NUM_STEPS  # and so does the state of callbacks
 
 
@@ -87,7 +87,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(stages: Runs) -> Non
     assert len(main.rows) == len(other.rows) == STOP_STEP
 
 
-def test_events_tell_what_became_of_a_run(stages: Runs, crashes: Runs) -> None:
+def test_events_say_how_a_run_went(stages: Runs, crashes: Runs) -> None:
     assert events(stages.root, "zero2-fp32-stopped") == [
         {"event": "start", "step": 0, "world_size": 2, "zero_stage": 2},
         {"event": "checkpoint", "step": 3, "folder": "step-0000003"},
@@ -128,7 +128,7 @@ def test_too_many_dropped_updates_in_a_row_end_the_run(refusals: Runs) -> None:
         assert rank.reason.startswith("the gradients of 3 updates in a row, up to step 4, were not finite")
     rows = metrics(refusals.root, "diverging")
     assert [row["optim/skipped"] for row in rows] == [0, 1, 2]
-    assert rows[-1]["optim/grad_norm"] is None  # JSON has no word for what is not finite
+    assert rows[-1]["optim/grad_norm"] is None  # JSON has no number that is not finite
 
 
 def test_a_token_outside_the_vocabulary_is_refused_before_the_model_sees_it(refusals: Runs) -> None:

@@ -32,11 +32,11 @@ def hang(root: Path, manner: str) -> subprocess.CompletedProcess[str]:
 def test_a_rank_that_sleeps_is_named_with_its_stack_and_the_job_ends(tmp_path: Path) -> None:
     ended = hang(tmp_path, "asleep")
     assert ended.returncode == EXIT_STUCK, ended.stderr
-    where = f"rank 1 is stuck in Sleeper.on_update (step {STEP}) for {LIMIT:.0f} s"
+    where = f"rank 1 is stuck in HangingRank.on_update (step {STEP}) for {LIMIT:.0f} s"
     [said] = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert said.startswith(f"error: {where}: the run ends with exit code {EXIT_STUCK}")
     [warned] = [line for line in ended.stderr.splitlines() if line.startswith("rank ")]
-    assert warned.startswith(f"rank 1 is in Sleeper.on_update (step {STEP}) since ")
+    assert warned.startswith(f"rank 1 is in HangingRank.on_update (step {STEP}) since ")
     stack = (tmp_path / "runs/asleep/stuck/rank-00001.txt").read_text()
     assert stack.startswith(where) and "in on_update" in stack and "train/trainer.py" in stack
     [stuck] = [event for event in events(tmp_path, "asleep") if event["event"] == "stuck"]

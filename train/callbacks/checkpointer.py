@@ -53,7 +53,7 @@ class Checkpointer(Callback):
         if problem is not None:
             raise SaveError(
                 f"the weights could not be exported to {trainer.folder.hf} ({problem}); the last checkpoint is whole: "
-                "make room and run the same command again"
+                "free disk space and run the same command again"
             )
 
     def _export(self, folder: Path, parameters: Iterable[tuple[str, Tensor]], step: int) -> None:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from report.metrics import (
     BUCKET_LOSS,
     CE_LOSS,
+    EVAL,
     EVAL_LOSS,
     EVAL_PERPLEXITY,
     GRAD_NORM,
@@ -21,12 +22,16 @@ from report.metrics import (
     OPEN_ALERTS,
     SKIPPED,
     SOURCE_LOSS,
+    SOURCE_PERPLEXITY,
+    STEP,
     TOKENS_PER_SECOND,
 )
 from train.callbacks.callback import Callback, TrainerInterface
 from train.watch.alert import Alert
 
 logger = logging.getLogger(__name__)
+
+WHOLE = ((EVAL_LOSS, "eval loss", 4), (EVAL_PERPLEXITY, "perplexity", 2))
 
 
 def summary(metrics: dict[str, Any]) -> str:
@@ -44,15 +49,17 @@ def summary(metrics: dict[str, Any]) -> str:
 
 
 def evaluation_summary(metrics: dict[str, Any]) -> str:
-    """Returns the results of an evaluation in one line: the whole, then each source, then by index in the row."""
-    whole = [f"eval loss {metrics[EVAL_LOSS]:.4f}", f"perplexity {metrics[EVAL_PERPLEXITY]:.2f}"]
-    parts = [
-        f"{key} {value:.3f}"
-        for family in (SOURCE_LOSS, BUCKET_LOSS)
-        for name, value in metrics.items()
-        if (key := family.key(name)) is not None
-    ]
-    return "  ".join([*whole, *parts])
+    """Returns the results of an evaluation in one line, empty if there are none.
+
+    Loss and perplexity over all labels, then the loss by source and by token index in the row, then all other results.
+    """
+    parts = [f"{label} {metrics[name]:.{digits}f}" for name, label, digits in WHOLE if name in metrics]
+    for name, value in metrics.items():
+        keys = [key for family in (SOURCE_LOSS, BUCKET_LOSS) if (key := family.key(name)) is not None]
+        is_shown = name in (EVAL_LOSS, EVAL_PERPLEXITY) or SOURCE_PERPLEXITY.key(name) is not None
+        if name.startswith(EVAL) and not is_shown:
+            parts.append(f"{keys[0] if keys else name.removeprefix(EVAL)} {value:.3f}")
+    return "  ".join(parts)
 
 
 def human(number: float) -> str:
@@ -107,18 +114,18 @@ class ConsoleReport(Callback):
             self._progress.start()
 
     def on_metrics(self, trainer: TrainerInterface, metrics: dict[str, Any]) -> None:
-        if CE_LOSS not in metrics:  # an evaluation that was cut off by a stop and is done again
-            self._say(f"step {metrics['step']}  {evaluation_summary(metrics)}")
+        step, last = metrics[STEP], trainer.max_steps
+        evaluated = evaluation_summary(metrics)
+        if evaluated:
+            self._say(f"step {step}/{last}  {evaluated}")
+        if CE_LOSS not in metrics:  # only an evaluation, which a stop had cut off
             return
-        step, last = metrics["step"], trainer.max_steps
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=step, summary=summary(metrics))
         elif step % self._interval == 0 or step in (1, last):
             first, then = self._started
             remaining = (time.perf_counter() - then) / (step - first) * (last - step)
             self._say(f"step {step}/{last}  {summary(metrics)}  ETA {timedelta(seconds=round(remaining))}")
-        if EVAL_LOSS in metrics:
-            self._say(f"step {step}/{last}  {evaluation_summary(metrics)}")
 
     def on_skip(self, trainer: TrainerInterface, reason: str) -> None:
         self._say(f"step {trainer.step}: the update was not applied: {reason}")

@@ -26,7 +26,7 @@ class Evaluator(StatefulCallback):
         self._tasks = [task for task in built if task is not None]
         if trainer.step and self._is_due(trainer):  # a stop was requested within its evaluation
             results = self._evaluate(trainer)
-            if results is not None:
+            if results:
                 trainer.log(results)
 
     def on_evaluate(self, trainer: TrainerInterface) -> None:

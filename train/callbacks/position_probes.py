@@ -1,5 +1,6 @@
-"""Where the model puts the tokens of a few fixed texts, every now and then: the curves in which plateaus, jumps and the
-rows of a table can be seen to emerge.
+"""Writes the positions of the tokens of four fixed texts at an interval.
+
+The report draws them as curves, in which plateaus, jumps and the rows of a table show.
 
 All ranks run the texts together, as a batch of one row each, outside of training: no gradient, no random number,
 nothing counted. A row is filled up behind its text, which a causal model cannot see.

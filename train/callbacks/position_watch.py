@@ -47,7 +47,7 @@ class PositionWatch(StatefulCallback):
 
     def on_gradients(self, trainer: TrainerInterface) -> None:
         if self._meter is not None:
-            self._meter.gradients_are_there()
+            self._meter.read_gradients()
 
     def on_update(self, trainer: TrainerInterface) -> None:
         if self._meter is None:

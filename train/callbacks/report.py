@@ -17,7 +17,7 @@ from train.errors import Stop
 logger = logging.getLogger(__name__)
 
 TOP = Path(__file__).parents[2]  # where `python -m report` is found
-LAST_SECONDS = 60.0  # that the end of a run waits for its page
+CLOSE_TIMEOUT = 60.0  # seconds that the end of a run waits for its page
 
 
 class Report(Callback):
@@ -43,9 +43,9 @@ class Report(Callback):
         if self._process is None:
             return
         try:
-            _, problem = self._process.communicate(timeout=LAST_SECONDS)
+            _, problem = self._process.communicate(timeout=CLOSE_TIMEOUT)
         except subprocess.TimeoutExpired:
-            problem = f"not done within {LAST_SECONDS} seconds"
+            problem = f"not done within {CLOSE_TIMEOUT} seconds"
         if self._process.returncode == 0:
             Screen(highlight=False, soft_wrap=True).print(f"report: {trainer.folder.report}", markup=False)
         else:

@@ -9,7 +9,7 @@ again after a kill are the same to the bit, so it does not matter which of them 
 A failure of W&B never ends a run, and a server that is down or slow never delays it: a separate thread does everything,
 `wandb.init` included, in order. The end of the run waits for it for a limited time.
 
-`python -m train.callbacks.weights_and_biases RUN_FOLDER` logs a whole run anew, from its metrics.jsonl.
+`python -m train.callbacks.weights_and_biases RUN_FOLDER` logs a whole run again, from its metrics.jsonl.
 """
 
 import argparse
@@ -37,8 +37,8 @@ from train.watch.alert import Alert
 
 logger = logging.getLogger(__name__)
 
-MAX_WAITING = 10_000  # rows that are kept for a slow server
-LAST_SECONDS = 60.0  # that the end of a run waits for W&B
+MAX_QUEUED_ROWS = 10_000  # rows that are kept for a slow server
+CLOSE_TIMEOUT = 60.0  # seconds that the end of a run waits for W&B
 
 
 def panels_of(config: RunConfig) -> Panels:
@@ -97,7 +97,7 @@ class WeightsAndBiases(Callback):
     def __init__(self, config: RunConfig) -> None:
         """Takes the whole config: W&B shows it."""
         self._config = config
-        self._jobs: queue.Queue[Callable[[Any], Any] | None] = queue.Queue(MAX_WAITING)
+        self._jobs: queue.Queue[Callable[[Any], Any] | None] = queue.Queue(MAX_QUEUED_ROWS)
         self._thread: threading.Thread | None = None
         self._has_given_up = False
         self._panels = panels_of(config)
@@ -121,9 +121,9 @@ class WeightsAndBiases(Callback):
     def on_stop(self, trainer: TrainerInterface, stop: Stop) -> None:
         self._submit(None)
         if self._thread is not None and not self._has_given_up:
-            self._thread.join(LAST_SECONDS)
+            self._thread.join(CLOSE_TIMEOUT)
             if self._thread.is_alive():
-                self._give_up(f"no answer in {LAST_SECONDS:g} s")
+                self._give_up(f"no answer in {CLOSE_TIMEOUT:g} s")
 
     def _submit(self, job: Callable[[Any], Any] | None) -> None:
         """Queues a job for the thread, also before the thread starts; None ends it. Never waits."""
@@ -132,7 +132,7 @@ class WeightsAndBiases(Callback):
         try:
             self._jobs.put_nowait(job)
         except queue.Full:
-            self._give_up(f"it is {MAX_WAITING} rows behind")
+            self._give_up(f"it is {MAX_QUEUED_ROWS} rows behind")
 
     def _work(self, folder: RunFolder, mode: WandbMode) -> None:
         try:
@@ -149,7 +149,7 @@ class WeightsAndBiases(Callback):
         self._has_given_up = True
         logger.warning(
             "W&B is not available (%s): going on without it; metrics.jsonl has everything, and "
-            "`python -m train.callbacks.weights_and_biases %s/%s` logs it anew",
+            "`python -m train.callbacks.weights_and_biases %s/%s` logs it again",
             why.strip().splitlines()[0],
             self._config.run_root,
             self._config.name,
@@ -163,7 +163,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(
         prog="python -m train.callbacks.weights_and_biases",
-        description="Log a run anew to W&B, from its metrics.jsonl, as a W&B run of its own.",
+        description="Log a run again to W&B, from its metrics.jsonl, as a W&B run of its own.",
     )
     parser.add_argument("run", type=Path, help="a run folder, such as runs/demo")
     parser.add_argument("--mode", choices=["offline", "online"], default="offline")

@@ -51,6 +51,18 @@ class Checkpoints:
         exported = self._folder.exported_step() == step or not self._config.checkpoint.export_hf
         return step > last or (step == last and exported and self._folder.has_finished(step))
 
+    def describe_finished(self, start: Start) -> str:
+        """Returns what to print for a finished run: that it is done, and which given settings it did not use."""
+        assert start.resume is not None
+        done = (
+            f"{self._config.name} has done all of its {self._config.max_steps} steps; raise max_steps to train longer"
+        )
+        changes = changed_keys(start.resume.trainer_state()["config"], self._config)
+        if not changes:
+            return done
+        listed = ", ".join(f"{key} (was {was}, is {is_now})" for key, (was, is_now) in changes.items())
+        return f"{done}; it was not trained with {listed}: give a run with other settings another name"
+
     def check_data(self, start: Start, fingerprint: dict[str, str]) -> None:
         """Raises TrainError if the data is not that of the checkpoint, unless `checkpoint.accept_changes` allows it.
 

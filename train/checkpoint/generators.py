@@ -34,7 +34,7 @@ def set_generator_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def seed_generators_anew(seed: int, step: int, rank: int) -> None:
+def reseed_generators(seed: int, step: int, rank: int) -> None:
     """Seeds all generators from these three numbers, for ranks that the checkpoint has no state of."""
     [value] = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
     seed_generators(int(value) % 2**63)

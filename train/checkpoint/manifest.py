@@ -1,4 +1,4 @@
-"""Sizes and digests of a checkpoint's files, so that a torn or altered file is always found.
+"""Sizes and digests of a checkpoint's files, so that a truncated or altered file is always found.
 
 The rank that writes a file digests it while writing and flushes it to the disk. The manifest is written last, and holds
 a digest of itself. XXH3 (128 bits) detects accidental damage at 6 GB/s on a core where BLAKE2b does 0.7 GB/s; it does
@@ -117,7 +117,7 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, FileRecord]]:
         body = json.loads(text)
         digest = body.pop("digest")
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise DamageError(f"{MANIFEST} is torn") from None
+        raise DamageError(f"{MANIFEST} is incomplete or damaged") from None
     if digest != _digest_of(body):
         raise DamageError(f"{MANIFEST} is altered")
     if body.pop("format", 1) != FORMAT:

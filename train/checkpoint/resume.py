@@ -13,7 +13,7 @@ import torch
 
 from model.config import ModelConfig, PositionsConfig
 from model.weights import Weights, parameter_shapes
-from train.checkpoint.generators import generator_file, seed_generators_anew, set_generator_state
+from train.checkpoint.generators import generator_file, reseed_generators, set_generator_state
 from train.checkpoint.manifest import DamageError, FileRecord, find_damage
 from train.checkpoint.store import (
     Checkpoint,
@@ -152,5 +152,5 @@ def load_checkpoint(checkpoint: Checkpoint, engine: Engine, layout: Layout, rank
     if checkpoint.layout.world_size == layout.world_size:
         set_generator_state(torch.load(generator_file(checkpoint.folder, ranks.rank), weights_only=False))
     else:
-        seed_generators_anew(seed, checkpoint.step, ranks.rank)
+        reseed_generators(seed, checkpoint.step, ranks.rank)
     return checkpoint.trainer_state()

@@ -190,8 +190,8 @@ class Saver:
 
     def _error(self, step: int, problem: str) -> SaveError:
         return SaveError(
-            f"the checkpoint of step {step} could not be written ({problem}); those before it are whole: make room"
-            f"{self._ranks.on_main(self._space)}, or repair the disk"
+            f"the checkpoint of step {step} could not be written ({problem}); those before it are whole: free disk "
+            f"space{self._ranks.on_main(self._space)}, or repair the disk"
         )
 
     def _space(self) -> str:

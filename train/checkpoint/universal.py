@@ -110,7 +110,7 @@ def make_universal(checkpoint: Checkpoint) -> None:
         reason = str(error).splitlines()[0]
         raise TrainError(
             f"{checkpoint.folder} could not be converted for other ranks, ZeRO stage or precision ({reason}): "
-            "make room for 24 bytes per parameter, or continue with those that it was saved with"
+            "free disk space for 24 bytes per parameter, or continue with those that it was saved with"
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

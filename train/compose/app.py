@@ -1,6 +1,6 @@
 """From the command line to a checked `RunConfig`: Hydra composes the YAML, the dataclasses check it, errors are a line.
 
-command_line.py checks the arguments before Hydra sees them; config_errors.py turns what Hydra raises into a sentence.
+command_line.py checks the arguments before Hydra sees them; errors.py turns what Hydra raises into a sentence.
 """
 
 import os

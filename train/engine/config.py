@@ -1,4 +1,4 @@
-"""The settings of the engine (train/engine.py), importable without torch."""
+"""The settings of the engine (train/engine/), importable without torch."""
 
 from dataclasses import dataclass
 from enum import Enum

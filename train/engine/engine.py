@@ -26,7 +26,7 @@ from train.engine.config import Precision
 from train.engine.settings import deepspeed_config
 from train.engine.stopwatch import Stopwatch
 from train.errors import TrainError
-from train.optimizer import REPO_GROUP, build_optimizer
+from train.optimizer import POSITIONS_GROUP, build_optimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state of a parameter, besides its step counter
 
@@ -121,14 +121,15 @@ class Engine(ABC):
         """Runs one forward pass of `tokens_bt` ([B, T] int64) for the hooks on the model, as `evaluate` does."""
         self._run_without_gradient(tokens_bt)
 
-    def update(self, learning_rate: float, repo_factor: float, accept: Accept | None = None) -> Update:
+    def update(self, learning_rate: float, positions_factor: float, accept: Accept | None = None) -> Update:
         """Clips and applies the accumulated gradient. A non-finite gradient or loss on any rank drops it on all.
 
         `accept` is called with a finite norm before anything changes, and returns False to refuse the update. It must
-        give the same answer on all ranks. `repo_factor` multiplies the learning rate of RePo's parameters.
+        give the same answer on all ranks. `positions_factor` multiplies the learning rate of the learned
+        positions.
         """
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate * (repo_factor if group["name"] == REPO_GROUP else 1.0)
+            group["lr"] = learning_rate * (positions_factor if group["name"] == POSITIONS_GROUP else 1.0)
         update = self._update(accept)
         self.forward_seconds = self._forward.lap()  # the norm has been read: the device is past the forward passes
         return update

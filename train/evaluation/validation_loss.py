@@ -1,6 +1,6 @@
-"""Loss and perplexity of the validation rows: over all labels, per source, and by position in the row.
+"""Loss and perplexity of the validation rows: over all labels, per source, and by token index in the row.
 
-Positions in the row come in ranges that double in length, so that long context is seen apart from short. Losses are
+Indices come in ranges that double in length, so that long context is seen apart from short. Losses are
 cross entropy in nats per valid label. The rows are split over the ranks; sums are float64, so that the split changes
 nothing but rounding.
 """
@@ -24,7 +24,8 @@ from train.errors import TrainError
 from train.evaluation.base import EvaluationTask
 from train.micro_batches import shifted_labels, to_micro_batch
 
-NUM_BUCKETS = 5  # ranges of positions in the row; the last is the second half of the row
+MAX_EXPONENT = 700.0  # a larger one overflows float64
+NUM_BUCKETS = 5  # ranges of indices in the row; the last is the second half of the row
 
 
 class ValidationLoss(EvaluationTask):
@@ -47,6 +48,11 @@ class ValidationLoss(EvaluationTask):
             raise TrainError(
                 f"the validation rows hold token id {largest}, but model.vocab_size={config.model.vocab_size}: "
                 "data.validation names files that were made with another tokenizer"
+            )
+        if not rows.loss_mask.any():
+            raise TrainError(
+                "the repetition filter masks every validation row, so that nothing can be evaluated: name other files "
+                "in data.validation, or set evaluation.enabled=false"
             )
         return cls(rows, config.evaluation.micro_batch_size, config.mask_documents)
 
@@ -118,4 +124,4 @@ def _loss_and_perplexity(loss_name: str, perplexity_name: str, summed: float, nu
     if not num_labels:
         return {}
     loss = summed / num_labels
-    return {loss_name: loss, perplexity_name: math.exp(loss) if loss < 700 else math.inf}
+    return {loss_name: loss, perplexity_name: math.exp(loss) if not loss > MAX_EXPONENT else math.inf}

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class Meter:
-    """Takes one reading of `engine.model`, which has learned positions: create, `gradients_are_there`, `finish`."""
+    """Takes one reading of `engine.model`, which has learned positions: create, `read_gradients`, `finish`."""
 
     def __init__(self, engine: "Engine", filtered_rows: bool) -> None:
         self._engine = engine
@@ -57,7 +57,7 @@ class Meter:
             *(module.register_forward_hook(self._listener(layer)) for layer, module in self._modules.items()),
         ]
 
-    def gradients_are_there(self) -> None:
+    def read_gradients(self) -> None:
         """Reads the gradients; to be called after the last backward pass, before the update."""
         for hook in self._hooks:
             hook.remove()

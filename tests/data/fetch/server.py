@@ -1,4 +1,4 @@
-"""A real web server for tests: a folder with byte ranges, a hub, and faults to order."""
+"""A real web server for tests: a folder with byte ranges, a hub, and faults that a test sets."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ class FileServer(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is what some tests are about."""
+        """A client that disconnects is no error: some tests do so on purpose."""
 
     def starts(self, name: str) -> list[int]:
         """The byte offsets from which a file was asked for, in order."""

@@ -1,4 +1,4 @@
-"""Background work never stands in the way: not of the next job, and not of the end of the process."""
+"""Background work delays neither the next job nor the end of the process."""
 
 import logging
 import threading

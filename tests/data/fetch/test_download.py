@@ -42,7 +42,7 @@ NAME = "folder/a file.zst"
 
 
 @pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
 
 
@@ -198,7 +198,7 @@ def test_an_error_ends_the_wait_for_other_downloads(tmp_path: Path, server: File
         ("{server}/ftp", "No connection adapters"),
     ],
 )
-def test_an_address_that_leads_nowhere_is_not_tried_again(
+def test_an_address_that_does_not_exist_is_not_tried_again(
     tmp_path: Path, server: FileServer, address: str, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(DataError, match=f"leads nowhere .*{message}.*; correct data.root") as error:
@@ -248,7 +248,7 @@ def test_a_file_that_grew_or_shrank_is_refused(tmp_path: Path, server: FileServe
 
 def test_an_unreachable_host_is_named(tmp_path: Path) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody answers, and nobody else can take the port
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: no answer, and no other process can take the port
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(DataError, match=rf"{url}/folder/a%20file\.zst cannot be reached"):
             download(remote_file(url, tmp_path))
@@ -270,12 +270,12 @@ def start_download(file: DataFile, limit: int = -1) -> "tuple[multiprocessing.Pr
     return process, results
 
 
-def test_a_full_disk_is_one_line_and_the_download_goes_on_once_there_is_room(
+def test_a_full_disk_is_one_line_and_the_download_goes_on_once_there_is_space(
     tmp_path: Path, server: FileServer
 ) -> None:
     file = remote_file(server.url, tmp_path)
     process, results = start_download(file, limit=1_500_000)
-    assert "make room, or set data.cache_dir to a larger disk" in results.get(timeout=30)
+    assert "free disk space, or set data.cache_dir to a larger disk" in results.get(timeout=30)
     process.join()
     assert not file.path.exists()
     download(file)
@@ -292,7 +292,7 @@ def test_two_processes_on_one_cache_fetch_a_file_once(tmp_path: Path, server: Fi
     assert server.starts(NAME) == [0]
 
 
-def test_a_killed_download_is_taken_up_by_the_next_process(tmp_path: Path, server: FileServer) -> None:
+def test_a_killed_download_is_resumed_by_the_next_process(tmp_path: Path, server: FileServer) -> None:
     server.faults[NAME] = [slowly(200_000, 0.05)]
     file = remote_file(server.url, tmp_path)
     part = part_of(file)

@@ -1,6 +1,7 @@
 """A fetched folder holds what its manifest says, counts what it has already, and an interrupt ends a fetch."""
 
 import dataclasses
+import functools
 import shutil
 import signal
 import subprocess
@@ -27,7 +28,7 @@ Usage = namedtuple("Usage", ["total", "used", "free"])
 
 
 @pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
 
 
@@ -51,7 +52,7 @@ def file_of(root: Root, sha256: str | None = None) -> DataFile:
 
 def test_the_disk_has_to_hold_what_is_missing_and_no_more(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**7, 0, 300_000))
-    with pytest.raises(DataError, match=r"has room for 0\.0 GB, and 0\.0 GB are missing; make room"):
+    with pytest.raises(DataError, match=r"has 0\.0 GB free, and 0\.0 GB are missing; free disk space"):
         mirror(root, [file_of(root)], lambda num_bytes: None)
     assert list(root.folder.iterdir()) == []
     (root.folder / ".a.npy.part").write_bytes(CONTENT[:900_000])
@@ -90,7 +91,8 @@ def test_a_damaged_file_is_fetched_again(root: Root, server: FileServer) -> None
 def test_an_interrupt_ends_a_fetch(root: Root, server: FileServer) -> None:
     server.faults["a.npy"] = [slowly(1000, 0.1)]  # minutes
     command = [sys.executable, "-m", "data", "fetch", server.url, "--to", str(root.folder), "--files", "a.npy"]
-    process = subprocess.Popen(command)
+    listening = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a suite in the background ignores it
+    process = subprocess.Popen(command, preexec_fn=listening)
     while not (root.folder / ".a.npy.part").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

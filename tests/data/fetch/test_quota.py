@@ -1,4 +1,4 @@
-"""Ranks may share a cache too small for all they want: it keeps to its bound, and nobody fails for the others."""
+"""Ranks may share a cache that is too small for all of them: it keeps to its bound, and no rank fails."""
 
 import multiprocessing
 import threading
@@ -70,14 +70,14 @@ def test_the_latest_two_sets_of_a_source_stay_and_ahead_of_need_three(tmp_path: 
 def test_files_that_others_remove_meanwhile_are_no_error(tmp_path: Path) -> None:
     stopped = threading.Event()
 
-    def come_and_go(number: int) -> None:
+    def make_and_remove(number: int) -> None:
         while not stopped.is_set():
             for name in range(20):
                 (tmp_path / f"{number}-{name}").touch()
             for name in range(20):
                 (tmp_path / f"{number}-{name}").unlink(missing_ok=True)
 
-    threads = [threading.Thread(target=come_and_go, args=(number,)) for number in range(2)]
+    threads = [threading.Thread(target=make_and_remove, args=(number,)) for number in range(2)]
     for thread in threads:
         thread.start()
     try:
@@ -207,7 +207,7 @@ def _read_in_turns(url: str, folder: Path, bound: float, rank: int, results: "mu
             name = f"{step % NUM_FILES}.jsonl"
             file = DataFile(name, folder / name, len(CONTENT), None, None, WebFolder(url))
             (frames,) = cache.open([file], "source")
-            with suppress(FileNotFoundError):  # data/order.py opens it again
+            with suppress(FileNotFoundError):  # data/text/order.py opens it again
                 assert frames.read_frame(0)[0] == TEXTS[0]
             time.sleep(rng.uniform(0.0, 0.01))
         results.put("done")
@@ -215,7 +215,7 @@ def _read_in_turns(url: str, folder: Path, bound: float, rank: int, results: "mu
         results.put(repr(error))
 
 
-def test_ranks_that_share_a_small_cache_all_get_through(tmp_path: Path, server: FileServer) -> None:
+def test_ranks_that_share_a_small_cache_all_finish(tmp_path: Path, server: FileServer) -> None:
     results: multiprocessing.Queue[object] = multiprocessing.Queue()
     processes = [
         multiprocessing.Process(

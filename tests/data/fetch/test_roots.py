@@ -27,7 +27,7 @@ from tests.data.reading import assert_same, read_global
 
 
 @pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def short_pauses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
     monkeypatch.chdir(tmp_path)
 
@@ -115,13 +115,13 @@ def test_offline_a_listing_that_is_not_all_here_is_named_at_once(
 def test_an_object_that_changes_in_its_bucket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tell = MemoryFileSystem.info
 
-    def tell_etag(files: MemoryFileSystem, path: str, **options: Any) -> dict[str, Any]:
+    def with_etag(files: MemoryFileSystem, path: str, **options: Any) -> dict[str, Any]:
         return {**tell(files, path, **options), "ETag": hashlib.sha256(files.cat_file(path)).hexdigest()}
 
     def find(files: MemoryFileSystem, path: str, **options: Any) -> dict[str, Any]:
         return {"/tagged/a.npy": files.info("/tagged/a.npy")}
 
-    monkeypatch.setattr(MemoryFileSystem, "info", tell_etag)  # object stores have ETags
+    monkeypatch.setattr(MemoryFileSystem, "info", with_etag)  # object stores have ETags
     monkeypatch.setattr(MemoryFileSystem, "find", find)
     files = fsspec.filesystem("memory")
     files.pipe("/tagged/a.npy", bytes(1000))
@@ -183,7 +183,7 @@ def bounded(config: DataConfig, server: FileServer) -> tuple[DataConfig, float]:
     return config, bound
 
 
-def test_what_the_order_has_left_behind_makes_room(
+def test_files_that_the_order_has_passed_are_evicted(
     bounded: tuple[DataConfig, float], server: FileServer, tmp_path: Path
 ) -> None:
     config, bound = bounded
@@ -207,7 +207,7 @@ def test_a_bound_that_cannot_hold_what_the_order_needs_is_named(config: DataConf
     assert "\n" not in str(error.value)
 
 
-def test_an_evicted_file_is_made_again_without_a_trace(config: DataConfig, server: FileServer) -> None:
+def test_an_evicted_file_is_made_again_and_gives_the_same_batches(config: DataConfig, server: FileServer) -> None:
     remote = at(config, server.url)
     expected, _ = read_global(config, 8)
     stream = build_stream(remote, sequence_length=64, global_batch_size=16)
@@ -269,7 +269,7 @@ def test_a_server_that_is_down_is_one_line(config: DataConfig) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_work_ahead_that_fails_is_met_when_it_is_needed(
+def test_work_ahead_that_fails_is_an_error_only_when_it_is_needed(
     config: DataConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(config.root, tmp_path / "copy")

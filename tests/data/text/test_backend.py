@@ -67,10 +67,10 @@ def test_repetitive_rows_are_masked_and_others_are_not(tmp_path: Path, sample: P
         assert stream.next_batch().loss_mask.all()
 
 
-def test_a_torn_file_is_named_before_the_first_step(tmp_path: Path, sample: Path) -> None:
+def test_a_truncated_file_is_named_before_the_first_step(tmp_path: Path, sample: Path) -> None:
     config = make_config(tmp_path, sample, ["fine"])
-    torn = (sample / "web/shard-00.jsonl.zst").read_bytes()[:-100]
-    (tmp_path / "docs/b.jsonl.zst").write_bytes(torn)
+    truncated = (sample / "web/shard-00.jsonl.zst").read_bytes()[:-100]
+    (tmp_path / "docs/b.jsonl.zst").write_bytes(truncated)
     with pytest.raises(DataError, match=r"docs/b\.jsonl\.zst is truncated") as error:
         build_stream(config, sequence_length=64, global_batch_size=1)
     assert "\n" not in str(error.value)
@@ -116,7 +116,7 @@ def test_a_document_without_line_ends_is_cut_all_the_same() -> None:
     assert [len(piece.text) for piece in pieces] == [PIECE_CHARACTERS, PIECE_CHARACTERS, 5]
 
 
-def test_what_a_tokenizer_file_says_of_truncation_and_padding_is_passed_over(tmp_path: Path, sample: Path) -> None:
+def test_truncation_and_padding_of_a_tokenizer_file_are_ignored(tmp_path: Path, sample: Path) -> None:
     tokenizer = Tokenizer.from_file(str(sample / "tokenizer.json"))
     texts = ["short", "many words " * 50]
     expected = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]

@@ -1,4 +1,4 @@
-"""Whole files come out whole in every encoding; torn and damaged ones raise, wherever they were cut."""
+"""Whole files are read whole in every encoding; truncated and damaged ones raise, wherever they were cut."""
 
 import gzip
 import hashlib
@@ -62,9 +62,9 @@ def test_a_compressed_file_cut_anywhere_raises(
     tmp_path_factory: pytest.TempPathFactory, at: float, suffix: str
 ) -> None:
     encoded = zstd_frames(CONTENT, 1) if suffix == "zst" else gzip.compress(CONTENT)
-    path = tmp_path_factory.mktemp("cut") / f"torn.jsonl.{suffix}"
+    path = tmp_path_factory.mktemp("cut") / f"cut.jsonl.{suffix}"
     path.write_bytes(encoded[: max(1, int(at * len(encoded)))])
-    with pytest.raises(DataError, match=f"torn.jsonl.{suffix} is truncated"):
+    with pytest.raises(DataError, match=f"cut.jsonl.{suffix} is truncated"):
         list(read_lines(path))
 
 
@@ -73,7 +73,7 @@ def test_a_cut_on_a_line_boundary_raises_too(tmp_path: Path, suffix: str) -> Non
     length = CONTENT.index(b"\n", len(CONTENT) // 2) + 1
     compressor = zlib.compressobj(wbits=31)
     gz = compressor.compress(CONTENT[:length]) + compressor.flush(zlib.Z_FULL_FLUSH)
-    path = tmp_path / f"torn.jsonl.{suffix}"
+    path = tmp_path / f"cut.jsonl.{suffix}"
     path.write_bytes(zstd_up_to(CONTENT, length) if suffix == "zst" else gz)
     lines: list[bytes] = []
     with pytest.raises(DataError, match="is truncated"):

@@ -66,12 +66,12 @@ def test_too_many_bad_records_refuse_the_file_until_the_limit_is_raised(tmp_path
     assert len(texts_of(FrameCache(tmp_path / "cache", 1000, 0.01), file)) == 99
 
 
-def test_a_plain_file_that_ends_within_a_line_is_torn_however_many_lines_it_has(tmp_path: Path) -> None:
-    file = write_records(tmp_path / "torn.jsonl", [record(f"{n}") for n in range(2000)])
+def test_a_plain_file_that_ends_within_a_line_is_truncated_however_many_lines_it_has(tmp_path: Path) -> None:
+    file = write_records(tmp_path / "cut.jsonl", [record(f"{n}") for n in range(2000)])
     file.path.write_bytes(file.path.read_bytes()[:-10])
-    torn = DataFile(file.name, file.path, file.path.stat().st_size)
-    with pytest.raises(DataError, match=r"torn\.jsonl is truncated: it ends within a line"):
-        FrameCache(tmp_path / "cache", 4096, 0.5).open([torn])
+    truncated = DataFile(file.name, file.path, file.path.stat().st_size)
+    with pytest.raises(DataError, match=r"cut\.jsonl is truncated: it ends within a line"):
+        FrameCache(tmp_path / "cache", 4096, 0.5).open([truncated])
     whole = file.path.with_name("whole.jsonl")
     whole.write_bytes(b"\n".join(record(f"{n}") for n in range(10)))  # the last line is whole, and has no newline
     assert len(texts_of(FrameCache(tmp_path / "cache", 4096, 0.0), DataFile("w", whole, whole.stat().st_size))) == 10
@@ -167,7 +167,7 @@ def test_a_killed_ingest_leaves_nothing_that_is_taken_for_a_file(tmp_path: Path)
     assert not elsewhere.exists()
 
 
-def test_manifest_sizes_and_hashes_are_held_against_the_files(tmp_path: Path) -> None:
+def test_files_are_compared_with_the_sizes_and_hashes_of_the_manifest(tmp_path: Path) -> None:
     file = write_records(tmp_path / "a.jsonl", [record("text")])
     entry = {"bytes": file.num_bytes, "sha256": "0" * 64}
     (tmp_path / "manifest.json").write_bytes(orjson.dumps({"files": {"a.jsonl": entry}}))

@@ -26,9 +26,9 @@ def test_a_remote_file_has_the_documents_of_the_file_on_disk(sample: Path, tmp_p
 
 def test_a_remote_file_that_is_truncated_is_named(sample: Path, tmp_path: Path) -> None:
     content = (sample / "web/shard-00.jsonl.zst").read_bytes()[:-50]
-    (tmp_path / "torn.jsonl.zst").write_bytes(content)
+    (tmp_path / "cut.jsonl.zst").write_bytes(content)
     with serving(tmp_path) as server:
-        path = tmp_path / "cache/torn.jsonl.zst"
-        file = DataFile("torn.jsonl.zst", path, len(content), None, None, WebFolder(server.url))
-        with pytest.raises(DataError, match=r"torn\.jsonl\.zst is truncated"):
+        path = tmp_path / "cache/cut.jsonl.zst"
+        file = DataFile("cut.jsonl.zst", path, len(content), None, None, WebFolder(server.url))
+        with pytest.raises(DataError, match=r"cut\.jsonl\.zst is truncated"):
             list(read_first_records(file, RecordCounts()))

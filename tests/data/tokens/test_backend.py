@@ -65,7 +65,7 @@ def test_the_order_kept_on_disk_is_the_published_one_even_if_it_was_damaged(
     np.testing.assert_array_equal(kept_order(path / "no folder", 1000, 42, 1), expected)
 
 
-def test_rows_are_cut_per_file_in_listed_order_and_shuffled_anew_each_epoch(tmp_path: Path) -> None:
+def test_rows_are_cut_per_file_in_listed_order_and_shuffled_again_each_epoch(tmp_path: Path) -> None:
     sizes = [35, 21, 50]
     config = write_files(tmp_path, sizes)
     firsts = np.cumsum([1, *sizes])

@@ -162,6 +162,8 @@ def test_the_command_that_a_conversion_prints_trains_on_it(
     *_, line = capsys.readouterr().out.splitlines()
     keys: dict[str, Any] = dict(pair.removeprefix("data.").split("=", 1) for pair in shlex.split(line))
     keys["kind"], keys["eos_token_id"] = DataKind[keys["kind"]], None
+    assert keys["eos_token"] == '"<|endoftext|>"'  # Hydra wants the quotes
+    keys["eos_token"] = keys["eos_token"].strip('"')
     config = DataConfig(**keys)
     with closing(build_stream(config, sequence_length=64, global_batch_size=8)) as stream:
         stream.next_batch()
@@ -181,7 +183,7 @@ def test_verify_names_each_faulty_file(
     damage("qa/shard-00.jsonl.gz", 1)
     damage("papers/shard-01.jsonl.zst", 0)
     np.array([1, 1 << 25], "<u4").tofile(tmp_path / "page.npy")
-    (tmp_path / "torn.npy").write_bytes(bytes(7))
+    (tmp_path / "cut.npy").write_bytes(bytes(7))
     (tmp_path / ".late.npy.part").write_bytes(bytes(8))
     (tmp_path / "list.jsonl").write_bytes(b'{"text": "fine"}\n{"text": 3}\n')
     (tmp_path / "manifest.json").write_bytes(orjson.dumps({"files": {"gone.npy": {"bytes": 4}}}))
@@ -190,7 +192,7 @@ def test_verify_names_each_faulty_file(
     assert error == f"error: 7 of 8 files below {tmp_path} are faulty; put right what is listed above\n"
     for fault in (
         r"page\.npy holds token id 33554432",
-        r"torn\.npy is truncated",
+        r"cut\.npy is truncated",
         r"late\.npy\.part is the beginning of a file",
         r"gone\.npy is missing",
         "1 of 2 records",

@@ -109,7 +109,7 @@ def test_an_unknown_scheme_is_an_error_for_everyone_who_asks(consumer: str) -> N
     )
 
 
-def test_an_unknown_name_is_told_what_there_is() -> None:
+def test_an_unknown_name_is_answered_with_the_names_that_exist() -> None:
     with pytest.raises(ModelError, match=r"'rop' does not exist: choose one of nope, repo, rope; did you mean 'rope'"):
         scheme_class("rop")
 

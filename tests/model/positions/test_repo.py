@@ -10,7 +10,7 @@ from model.config import ModelConfig, PositionPrecision, PositionsConfig
 from model.positions.module import Positions
 from model.positions.repo import Repo
 from model.rotary import Frequencies, rotate
-from tests.model import twin
+from tests.model import formulas
 from tests.model.small import REPO, built, small
 
 PUBLISHED = PositionsConfig(precision=PositionPrecision.reference)
@@ -41,7 +41,7 @@ def weights_of(positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def exact_z(positions: Positions, h: Tensor) -> Tensor:
-    return twin.repo_positions(h, *weights_of(positions))
+    return formulas.repo_positions(h, *weights_of(positions))
 
 
 def relative_error(z: Tensor, exact: Tensor) -> float:
@@ -119,9 +119,9 @@ def test_attention_stays_accurate_at_positions_of_a_thousand() -> None:
     q, k, v = (torch.randn(2, 64, 4, 64) for _ in range(3))
     config = small(hidden_size=256)
     q_turned, k_turned = rotate(q, k, z, Frequencies(config, REPO))
-    found = twin.causal_attention(q_turned, k_turned, v)
-    q_exact, k_exact = (twin.rotated(x, exact, config.rope_theta) for x in (q, k))
-    torch.testing.assert_close(found, twin.causal_attention(q_exact, k_exact, v), atol=2e-4, rtol=0)
+    found = formulas.causal_attention(q_turned, k_turned, v)
+    q_exact, k_exact = (formulas.rotated(x, exact, config.rope_theta) for x in (q, k))
+    torch.testing.assert_close(found, formulas.causal_attention(q_exact, k_exact, v), atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize("num_kv_heads", [4, 2])

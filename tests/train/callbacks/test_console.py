@@ -2,7 +2,7 @@
 
 import pytest
 
-from train.callbacks.console import human, summary
+from train.callbacks.console import evaluation_summary, human, summary
 
 METRICS = {
     "train/ce_loss": 2.34567,
@@ -28,3 +28,15 @@ def test_the_summary_warns_of_skipped_updates_and_alerts_that_last() -> None:
 )
 def test_numbers_are_short(number: float, text: str) -> None:
     assert human(number) == text
+
+
+def test_an_evaluation_is_one_line_of_whatever_was_measured() -> None:
+    found = {
+        "eval/loss": 2.0,
+        "eval/perplexity": 7.389,
+        "eval/source/web/loss": 2.5,
+        "eval/source/web/perplexity": 12.2,
+    }
+    found |= {"eval/position/0-256/loss": 3.0, "eval/mine": 0.25}
+    assert evaluation_summary(found) == "eval loss 2.0000  perplexity 7.39  web 2.500  0-256 3.000  mine 0.250"
+    assert evaluation_summary({"eval/mine": 0.25}) == "mine 0.250" and evaluation_summary({"train/loss": 1.0}) == ""

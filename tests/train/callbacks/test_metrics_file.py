@@ -12,9 +12,9 @@ from train.run_folder import RunFolder
 
 
 def at_step(folder: Path, step: int) -> TrainerInterface:
-    """As much of a trainer as the file asks for."""
-    standing: Any = SimpleNamespace(folder=RunFolder(folder), step=step)
-    return cast(TrainerInterface, standing)
+    """The parts of a trainer that the file reads."""
+    stand_in: Any = SimpleNamespace(folder=RunFolder(folder), step=step)
+    return cast(TrainerInterface, stand_in)
 
 
 def log(folder: Path, start: int, stop: int) -> None:
@@ -33,7 +33,7 @@ def test_rows_past_the_checkpoint_are_superseded(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_rows_are_on_disk_at_once_and_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+def test_rows_are_on_disk_at_once_and_a_truncated_last_line_is_left_out(tmp_path: Path) -> None:
     log(tmp_path, 0, 3)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 4, "loss": 0.4})[:9])
@@ -42,7 +42,7 @@ def test_rows_are_on_disk_at_once_and_a_torn_last_line_is_left_out(tmp_path: Pat
     assert [row["step"] for row in read_json_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
 
 
-def test_a_number_that_is_not_finite_is_null_and_leaves_the_other_heads_alone(tmp_path: Path) -> None:
+def test_a_number_that_is_not_finite_is_null_and_does_not_change_the_other_heads(tmp_path: Path) -> None:
     file, nan = MetricsFile(), float("nan")
     file.on_start(at_step(tmp_path, 0))
     file.on_metrics(at_step(tmp_path, 1), {"step": 1, "loss": nan, "positions/layer_05/std": [1.0, nan, -float("inf")]})

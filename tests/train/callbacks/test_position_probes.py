@@ -27,8 +27,8 @@ from train.watch.probe_texts import PROBE_TEXTS
 
 @pytest.mark.parametrize("name", RESUMED)
 def test_probing_changes_no_loss_and_no_random_number(stages: Runs, name: str) -> None:
-    straight, probed = stages.folder(name), stages.folder(f"{name}-stopped")
-    assert not probe_files(straight.probes)
+    undisturbed, probed = stages.folder(name), stages.folder(f"{name}-stopped")
+    assert not probe_files(undisturbed.probes)
     assert list(probe_files(probed.probes)) == [0, 2, STOP_STEP, 4, 6, NUM_STEPS]
     assert metrics(stages.root, name) == metrics(stages.root, f"{name}-stopped")
     names = (name, f"{name}-stopped", f"{name}-stopped/again")
@@ -70,8 +70,8 @@ def probing(config: RunConfig) -> PositionProbes:
     return PositionProbes(config.position_watch.probe_interval, config.sequence_length, partial(find_encoder, config))
 
 
-def standing(config: RunConfig, *, is_main: bool) -> TrainerInterface:
-    """As much of a trainer as a start asks for."""
+def stand_in(config: RunConfig, *, is_main: bool) -> TrainerInterface:
+    """The parts of a trainer that a start reads."""
     with torch.device("meta"):
         engine = SimpleNamespace(model=Olmo2(config.model, config.positions))
     trainer: Any = SimpleNamespace(
@@ -84,7 +84,7 @@ def test_a_run_without_a_tokenizer_says_so_once_and_probes_nothing(capsys: pytes
     config = tiny(Path(), max_steps=0)
     for is_main in (True, False):
         probes = probing(config)
-        trainer = standing(config, is_main=is_main)
+        trainer = stand_in(config, is_main=is_main)
         probes.on_start(trainer)
         probes.on_step_end(trainer)  # would need an engine
     said = capsys.readouterr().out
@@ -94,7 +94,7 @@ def test_a_run_without_a_tokenizer_says_so_once_and_probes_nothing(capsys: pytes
 def test_an_alert_and_a_stop_are_probed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[int] = []
     told: list[str] = []
-    trainer: Any = standing(tiny(Path()), is_main=False)
+    trainer: Any = stand_in(tiny(Path()), is_main=False)
     trainer.engine.forward_only = lambda _: looks.append(trainer.step)
     trainer.folder, trainer.probed = RunFolder(Path()), lambda path: told.append(path.stem)
     probes = probing(tiny(Path(), max_steps=100, position_watch__probe_interval=50))
@@ -110,11 +110,11 @@ def test_an_alert_and_a_stop_are_probed_once(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_run_without_learned_positions_has_nothing_to_probe(capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny(Path(), positions=PositionsConfig(scheme="rope"))
-    probing(config).on_start(standing(config, is_main=True))
+    probing(config).on_start(stand_in(config, is_main=True))
     assert capsys.readouterr().out == ""
 
 
-def test_the_tokenizer_beside_the_backbone_serves_token_files(tmp_path: Path) -> None:
+def test_the_tokenizer_beside_the_backbone_is_used_for_token_files(tmp_path: Path) -> None:
     write_tokens(tmp_path / "tokens")
     write_tokenizer(tmp_path / "tokenizer.json")
     encoder = find_encoder(tiny(tmp_path, init_from=str(tmp_path)))
@@ -132,7 +132,7 @@ def test_a_tokenizer_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "step-0000002.npz"
-    path.write_bytes(b"PK\x03\x04 torn")
+    path.write_bytes(b"PK\x03\x04 cut")
     (tmp_path / "step-2.npz").touch()
     assert probe_files(tmp_path) == {2: path}
     assert read_probes(2, path) is None

@@ -18,8 +18,8 @@ from train.errors import Stop, StopReason
 FINISHED = Stop(StopReason.finished)
 
 
-def standing(folder: RunFiles) -> Any:
-    """As much of a trainer as the report asks for."""
+def stand_in(folder: RunFiles) -> Any:
+    """The parts of a trainer that the report reads."""
     return SimpleNamespace(folder=folder)
 
 
@@ -28,14 +28,14 @@ def test_the_page_is_written_while_the_run_goes_on_and_printed_at_its_end(
 ) -> None:
     folder = make_run(tmp_path / "run", range(1, 4))
     report = Report(0.0)
-    report.on_step_end(standing(folder))
+    report.on_step_end(stand_in(folder))
     assert not folder.report.exists()  # the trainer has gone on by now
-    report.on_step_end(standing(folder))  # one at a time
+    report.on_step_end(stand_in(folder))  # one at a time
     deadline = time.monotonic() + 60
     while not folder.report.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     first = folder.report.stat().st_ino
-    report.on_stop(standing(folder), FINISHED)
+    report.on_stop(stand_in(folder), FINISHED)
     report.close()
     assert folder.report.stat().st_ino != first
     assert capsys.readouterr().out == f"report: {folder.report}\n"
@@ -45,15 +45,15 @@ def test_the_page_is_written_while_the_run_goes_on_and_printed_at_its_end(
 def test_a_page_is_due_every_so_many_seconds(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", range(1, 4))
     report = Report(1000.0)
-    report.on_step_end(standing(folder))
+    report.on_step_end(stand_in(folder))
     first = report._process
     assert first is not None and first.wait(timeout=60) == 0
-    report.on_step_end(standing(folder))
+    report.on_step_end(stand_in(folder))
     assert report._process is first
     report.close()
 
 
-def test_only_pages_that_nobody_waits_for_are_written_at_the_lowest_priority(
+def test_pages_have_the_lowest_priority_during_a_run_and_the_usual_one_at_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[list[str]] = []
@@ -64,23 +64,23 @@ def test_only_pages_that_nobody_waits_for_are_written_at_the_lowest_priority(
 
     monkeypatch.setattr(subprocess, "Popen", start)
     report = Report(0.0)
-    report.on_step_end(standing(RunFiles(tmp_path)))
-    report.on_stop(standing(RunFiles(tmp_path)), FINISHED)
+    report.on_step_end(stand_in(RunFiles(tmp_path)))
+    report.on_stop(stand_in(RunFiles(tmp_path)), FINISHED)
     assert [command[-1] for command in started] == ["--nice", str(tmp_path)]
 
 
 def test_a_report_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = make_run(tmp_path / "run", range(0))
     report = Report(60.0)
-    report.on_stop(standing(folder), FINISHED)
+    report.on_stop(stand_in(folder), FINISHED)
     [record] = caplog.records
     assert record.message.startswith("the report could not be written: error: ")
     assert "holds no complete line" in record.message
 
 
-def test_the_end_of_a_crashed_run_leaves_no_process_behind(tmp_path: Path) -> None:
+def test_no_process_is_left_after_a_crashed_run(tmp_path: Path) -> None:
     report = Report(60.0)
-    report.on_step_end(standing(make_run(tmp_path / "run", range(1, 4))))
+    report.on_step_end(stand_in(make_run(tmp_path / "run", range(1, 4))))
     report.close()
     assert report._process is not None and report._process.returncode is not None
 

@@ -1,4 +1,4 @@
-"""A W&B server that is down, or never answers, neither ends a run nor holds it up."""
+"""A W&B server that is down, or never answers, neither ends a run nor delays it."""
 
 import contextlib
 import logging
@@ -27,8 +27,8 @@ def wandb_threads() -> list[threading.Thread]:
 
 
 @pytest.fixture
-def silent_server() -> Iterator[str]:
-    """A server that takes connections and says nothing; after the test it refuses, so that W&B ends."""
+def unanswering_server() -> Iterator[str]:
+    """Accepts connections and does not answer; after the test it refuses, so that W&B ends."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(64)
@@ -43,15 +43,15 @@ def silent_server() -> Iterator[str]:
                     connection.sendall(REFUSAL)
 
 
-def test_a_server_that_never_answers_costs_the_loop_nothing_and_the_end_a_bounded_wait(
-    silent_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_server_that_never_answers_delays_only_the_end_and_for_a_bounded_time(
+    unanswering_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("WANDB_BASE_URL", silent_server)
+    monkeypatch.setenv("WANDB_BASE_URL", unanswering_server)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setattr(weights_and_biases, "LAST_SECONDS", 0.1)
+    monkeypatch.setattr(weights_and_biases, "CLOSE_TIMEOUT", 0.1)
     config = tiny(tmp_path, wandb__mode=WandbMode.online)
-    standing: Any = SimpleNamespace(step=0, folder=RunFolder.of(config))
-    trainer = cast(TrainerInterface, standing)
+    stand_in: Any = SimpleNamespace(step=0, folder=RunFolder.of(config))
+    trainer = cast(TrainerInterface, stand_in)
     callback = WeightsAndBiases(config)
     callback.on_start(trainer)
     for step in range(1, 200):
@@ -68,16 +68,16 @@ def test_a_server_that_never_answers_costs_the_loop_nothing_and_the_end_a_bounde
 
 
 def test_a_backlog_that_grows_without_end_is_given_up(
-    silent_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    unanswering_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("WANDB_BASE_URL", silent_server)
+    monkeypatch.setenv("WANDB_BASE_URL", unanswering_server)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setattr(weights_and_biases, "MAX_WAITING", 50)
+    monkeypatch.setattr(weights_and_biases, "MAX_QUEUED_ROWS", 50)
     config = tiny(tmp_path, wandb__mode=WandbMode.online)
-    standing: Any = SimpleNamespace(step=0, folder=RunFolder.of(config))
+    stand_in: Any = SimpleNamespace(step=0, folder=RunFolder.of(config))
     callback = WeightsAndBiases(config)
-    callback.on_start(cast(TrainerInterface, standing))
+    callback.on_start(cast(TrainerInterface, stand_in))
     for step in range(1, 200):
-        callback.on_metrics(cast(TrainerInterface, standing), {"step": step, "train/loss": 2.0})
-    callback.on_stop(cast(TrainerInterface, standing), Stop(StopReason.finished))
+        callback.on_metrics(cast(TrainerInterface, stand_in), {"step": step, "train/loss": 2.0})
+    callback.on_stop(cast(TrainerInterface, stand_in), Stop(StopReason.finished))
     assert ["it is 50 rows behind" in record.getMessage() for record in caplog.records].count(True) == 1

@@ -109,7 +109,7 @@ def test_alerts_that_a_killed_run_finds_again_are_not_sent_again(tmp_path: Path)
     assert sent == ["found at 4", "found at 5", "found at 6"]
 
 
-def test_trouble_with_wandb_ends_its_part_and_nothing_else(
+def test_an_error_of_wandb_ends_logging_there_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class BrokenRun:

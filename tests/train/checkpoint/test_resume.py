@@ -20,7 +20,7 @@ from tests.distributed import run_ranks
 from tests.train.conftest import NUM_STEPS, Runs, flip_a_bit
 from tests.train.probe import events, metrics
 from train.checkpoint import manifest
-from train.checkpoint.generators import seed_generators_anew
+from train.checkpoint.generators import reseed_generators
 from train.checkpoint.manifest import _digest_of, digest_file
 from train.checkpoint.resume import Start, choose_start, find_checkpoint
 from train.checkpoint.store import Checkpoint, Layout, corrupt_folders, drop_old
@@ -64,7 +64,7 @@ def sources(tmp_path: Path) -> Path:
         (OWN, "absent", OWN, None),
     ],
 )
-def test_resume_outranks_init_from_and_that_random_weights(
+def test_resume_comes_before_init_from_and_that_before_random_weights(
     sources: Path, own: Checkpoint | None, init_from: str | None, resume: Checkpoint | None, import_from: str | None
 ) -> None:
     expected = Start(resume, sources / import_from if import_from else None)
@@ -72,10 +72,10 @@ def test_resume_outranks_init_from_and_that_random_weights(
 
 
 @pytest.mark.parametrize(
-    ("name", "complaint"), [("absent", "is absent"), ("unfinished", "has not finished"), ("other", "holds neither")]
+    ("name", "message"), [("absent", "is absent"), ("unfinished", "has not finished"), ("other", "holds neither")]
 )
-def test_a_wrong_init_from_is_refused_in_a_sentence(sources: Path, name: str, complaint: str) -> None:
-    with pytest.raises(TrainError, match=complaint) as caught:
+def test_a_wrong_init_from_is_refused_in_a_sentence(sources: Path, name: str, message: str) -> None:
+    with pytest.raises(TrainError, match=message) as caught:
         choose_start(None, str(sources / name))
     assert str(sources / name) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -110,7 +110,7 @@ def lose_manifest(folder: Path) -> None:
     (folder / "manifest.json").unlink()
 
 
-def tear_manifest(folder: Path) -> None:
+def truncate_manifest(folder: Path) -> None:
     text = (folder / "manifest.json").read_text()
     (folder / "manifest.json").write_text(text[: len(text) // 2])
 
@@ -142,7 +142,7 @@ DAMAGES = {
     alter_generators: "rng-rank-00001.pt is altered",
     alter_trainer_state: "trainer.json is altered",
     lose_manifest: "manifest.json is missing",
-    tear_manifest: "manifest.json is torn",
+    truncate_manifest: "manifest.json is incomplete or damaged",
     alter_manifest: "manifest.json is altered",
     empty: "manifest.json is missing",
 }
@@ -244,7 +244,7 @@ def test_latest_is_for_people_and_decides_nothing(folder: RunFolder, latest: str
     assert found is not None and found.step == 8
 
 
-def test_where_all_are_damaged_nothing_is_begun_anew_unless_they_are_deleted(folder: RunFolder) -> None:
+def test_where_all_are_damaged_nothing_is_begun_again_unless_they_are_deleted(folder: RunFolder) -> None:
     for damaged in folder.checkpoints.glob("step-*"):
         lose_file(damaged)
     for _ in range(2):  # nor at the second start, when nothing has the name of a checkpoint any more
@@ -273,7 +273,7 @@ def test_what_kills_leave_and_people_put_there_is_no_checkpoint(folder: RunFolde
     assert not list(folder.checkpoints.glob("corrupt-*"))
 
 
-def test_a_run_goes_back_behind_a_flipped_bit_and_does_the_lost_steps_again(crashes: Runs, stages: Runs) -> None:
+def test_a_run_resumes_from_before_a_flipped_bit_and_repeats_the_lost_steps(crashes: Runs, stages: Runs) -> None:
     for rank in crashes.outcomes["damaged"]:
         assert rank.reason == "finished"
         assert len(rank.rows) == NUM_STEPS - 6
@@ -301,7 +301,7 @@ def test_a_run_that_goes_on_says_what_has_changed(routes: Runs) -> None:
 
 def test_generators_of_new_ranks_follow_from_seed_step_and_rank() -> None:
     def draws(seed: int, step: int, rank: int) -> tuple[float, float, float]:
-        seed_generators_anew(seed, step, rank)
+        reseed_generators(seed, step, rank)
         return random.random(), float(np.random.rand()), float(torch.rand(()))
 
     assert draws(5, 4, 1) == draws(5, 4, 1)

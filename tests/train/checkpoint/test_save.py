@@ -1,4 +1,4 @@
-"""A save is published whole or fails alike on every rank, at once or behind the training."""
+"""A save is published whole or fails alike on every rank, at once or in the background."""
 
 import errno
 import os
@@ -39,7 +39,7 @@ def entries(root: Path) -> list[str]:
 
 
 def save_and_fail(ranks: Ranks, root: Path) -> Saves:
-    """Step 1 is saved; step 2 fails on one rank, at once and behind the training; steps 3 and 4 are saved."""
+    """Step 1 is saved; step 2 fails on one rank, at once and in the background; steps 3 and 4 are saved."""
     config = tiny(root, engine__zero_stage=1)
     engine = build_engine(config, ranks, random_weights(config.model, config.positions, config.seed))
     layout = Layout.of(config, ranks.world_size, engine.precision)
@@ -89,9 +89,11 @@ def test_a_failed_save_leaves_nothing_and_the_checkpoints_before_it(saves: list[
     assert saves[0].after_failure == [*first, *first, "step-0000003"]
 
 
-def test_a_failed_save_says_how_much_room_it_takes(saves: list[Saves]) -> None:
+def test_a_failed_save_says_how_much_space_it_takes(saves: list[Saves]) -> None:
     for problem in saves[1].problems:
-        assert re.search(r"make room \(the last one has \d+\.\d+ GB, \d+\.\d+ GB are free, \d+ are kept\)", problem)
+        assert re.search(
+            r"free disk space \(the last one has \d+\.\d+ GB, \d+\.\d+ GB are free, \d+ are kept\)", problem
+        )
 
 
 class TooLarge:
@@ -118,7 +120,7 @@ def test_a_kill_before_a_pending_save_is_finished_would_leave_the_one_before_it(
     assert [rank.while_pending for rank in saves] == [[3], [3]]
 
 
-def test_saving_behind_the_training_writes_the_same_files(crashes: Runs, stages: Runs) -> None:
+def test_saving_in_the_background_writes_the_same_files(crashes: Runs, stages: Runs) -> None:
     assert crashes.outcomes["behind"][0].reason == "finished"
     assert metrics(crashes.root, "behind") == metrics(stages.root, "zero2-fp32")
     at_once, behind = (newest_checkpoint(crashes.folder(name).checkpoints) for name in ("crashed", "behind"))
@@ -130,7 +132,7 @@ def test_saving_behind_the_training_writes_the_same_files(crashes: Runs, stages:
     assert digests[0] == digests[1] and len(digests[0]) == 2
 
 
-def test_saving_behind_the_training_publishes_every_save_with_its_own_step(crashes: Runs) -> None:
+def test_saving_in_the_background_publishes_every_save_with_its_own_step(crashes: Runs) -> None:
     saved = [event for event in events(crashes.root, "behind") if event["event"] == "checkpoint"]
     assert [event["step"] for event in saved] == [2, 4, 6, 8]
     for event in saved[-2:]:

@@ -72,14 +72,14 @@ def test_the_newest_and_every_nth_are_kept(steps: list[int], keep: int, keep_eve
     assert kept_steps(steps, keep, keep_every) == kept
 
 
-def test_a_damaged_checkpoint_neither_counts_nor_goes(root: Path) -> None:
+def test_a_damaged_checkpoint_is_neither_counted_nor_deleted(root: Path) -> None:
     shutil.copytree(root / "step-0000008", root / "step-0000010")
     (root / "step-0000010" / "trainer.json").unlink()
     drop_old(root, keep=1, keep_every=None)
     assert [folder.name for folder in checkpoint_folders(root)] == ["step-0000010", "step-0000008"]
 
 
-def test_a_kill_while_deleting_leaves_no_half_checkpoint(root: Path) -> None:
+def test_a_kill_while_deleting_leaves_no_partial_checkpoint(root: Path) -> None:
     whole, number = root / "step-0000006", 1
     copy = shutil.copytree(whole, root.parent / "copy")
     while killed_at(number, lambda: remove(whole)):

@@ -19,7 +19,7 @@ from train.checkpoint.universal import is_universal, make_universal, open_univer
 from train.engine.engine import MOMENTS
 from train.errors import TrainError
 
-STRAIGHT = {"travelled-fp32": "zero1-fp32", "travelled-bf16": "zero2-bf16"}
+UNDISTURBED = {"travelled-fp32": "zero1-fp32", "travelled-bf16": "zero2-bf16"}
 NOISE = {"travelled-fp32": 5e-6, "travelled-bf16": 5e-3}
 
 
@@ -43,18 +43,18 @@ def tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_a_route_over_ranks_and_stages_is_the_straight_run(routes: Runs, stages: Runs, route: str) -> None:
-    there, straight = metrics(routes.root, route), metrics(stages.root, STRAIGHT[route])
+def test_a_route_over_ranks_and_stages_gives_the_undisturbed_run(routes: Runs, stages: Runs, route: str) -> None:
+    there, undisturbed = metrics(routes.root, route), metrics(stages.root, UNDISTURBED[route])
     assert [row["step"] for row in there] == list(range(1, NUM_STEPS + 1))
-    for row, expected in zip(there, straight, strict=True):
+    for row, expected in zip(there, undisturbed, strict=True):
         assert row["tokens"] == expected["tokens"]
         for name in ("train/loss", "train/ce_loss", "train/z_loss"):
             assert row[name] == pytest.approx(expected[name], abs=NOISE[route])
 
 
 def test_a_route_reads_the_same_rows_and_keeps_the_callbacks_state(routes: Runs, stages: Runs) -> None:
-    for name, legs in ROUTES.items():
-        for world_size, step, *_ in legs:
+    for name, segments in ROUTES.items():
+        for world_size, step, *_ in segments:
             outcomes = routes.outcomes[f"{name}/{step}"]
             assert len(outcomes) == world_size
             assert {(outcome.reason, outcome.steps) for outcome in outcomes} == {("finished", step)}
@@ -63,14 +63,16 @@ def test_a_route_reads_the_same_rows_and_keeps_the_callbacks_state(routes: Runs,
     assert [list(row) for row in found] == [list(row) for row in expected]
 
 
-def test_a_route_ends_with_the_optimizer_state_of_the_straight_run(routes: Runs, stages: Runs, tmp_path: Path) -> None:
-    there, straight = last(routes, "travelled-fp32", tmp_path), last(stages, "zero1-fp32", tmp_path)
-    found, expected = tensors(there), tensors(straight)
+def test_a_route_ends_with_the_optimizer_state_of_the_undisturbed_run(
+    routes: Runs, stages: Runs, tmp_path: Path
+) -> None:
+    there, undisturbed = last(routes, "travelled-fp32", tmp_path), last(stages, "zero1-fp32", tmp_path)
+    found, expected = tensors(there), tensors(undisturbed)
     assert len(found) == 3 * 42
     for name, value in expected.items():
         error = (found[name] - value).norm() / value.norm()
         assert error < (1e-5 if name.endswith("fp32") else 1e-3), name
-    assert open_universal(there).num_updates == open_universal(straight).num_updates == NUM_STEPS
+    assert open_universal(there).num_updates == open_universal(undisturbed).num_updates == NUM_STEPS
 
 
 @pytest.mark.parametrize("name", ["zero0", "zero1-bf16", "zero2-fp32", "zero3-bf16"])
@@ -83,7 +85,7 @@ def test_the_universal_form_holds_the_state_of_every_stage(stages: Runs, tmp_pat
         assert (found[key] - value).norm() / value.norm() < (0.1 if name.endswith("bf16") else 1e-3), key
 
 
-def test_a_kill_while_converting_is_made_good_by_the_next_start(stages: Runs, tmp_path: Path) -> None:
+def test_a_conversion_that_was_killed_is_made_again_by_the_next_start(stages: Runs, tmp_path: Path) -> None:
     checkpoint = last(stages, "zero2-fp32", tmp_path)
     for number in (3, 60, 300, 650, 900):
         assert killed_at(number, lambda: make_universal(checkpoint))
@@ -118,7 +120,7 @@ def test_a_conversion_that_does_not_fit_on_the_disk_is_one_line(stages: Runs, tm
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))  # a file that cannot grow stands for a full disk
     try:
         with pytest.raises(
-            TrainError, match=r"could not be converted .*: make room for 24 bytes per parameter"
+            TrainError, match=r"could not be converted .*: free disk space for 24 bytes per parameter"
         ) as caught:
             make_universal(checkpoint)
     finally:

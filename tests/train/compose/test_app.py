@@ -129,15 +129,15 @@ def test_a_saved_config_comes_back_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("{name: x, optimizer: {lrr: 1}}", "there is no config key 'optimizer.lrr'; did you mean 'optimizer.lr'"),
         ("{name: x, seed: many}", "seed: Value 'many' of type 'str' could not be converted to Integer"),
     ],
 )
-def test_a_config_file_is_checked_like_a_command_line(tmp_path: Path, text: str, complaint: str) -> None:
+def test_a_config_file_is_checked_like_a_command_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(TrainError, match=complaint):
+    with pytest.raises(TrainError, match=message):
         load_run_config(tmp_path / "config.yaml")
 
 
@@ -156,17 +156,17 @@ def worker(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         (["--config", "absent.yaml"], "there is no config file absent.yaml: "),
         ([DEMO, "init_from=absent"], "init_from=absent is absent: "),
     ],
 )
-def test_the_worker_reports_mistakes_in_one_line_too(arguments: list[str], complaint: str, tmp_path: Path) -> None:
+def test_the_worker_reports_mistakes_in_one_line_too(arguments: list[str], message: str, tmp_path: Path) -> None:
     extra = [] if arguments[0] == "--config" else [f"run_root={tmp_path}", "wandb.mode=disabled"]
     ended = worker(*arguments, *extra)
     assert ended.returncode == EXIT_USER_ERROR
-    assert ended.stderr.startswith(f"error: {complaint}")
+    assert ended.stderr.startswith(f"error: {message}")
     assert ended.stderr.count("\n") == 1
 
 

@@ -62,14 +62,14 @@ class Example:
 
 
 @dataclasses.dataclass
-class Heir(Example):
+class Child(Example):
     """Inherits fields and their meanings."""
 
     one: int = 1
-    """Said anew."""
+    """Said again."""
 
 
 def test_a_meaning_is_the_only_line_or_the_first_sentence() -> None:
     several = "A first sentence that goes on."
     assert field_meanings(Example) == {"one": "One line. With a second sentence.", "several": several}
-    assert field_meanings(Heir) == {"one": "Said anew.", "several": several}
+    assert field_meanings(Child) == {"one": "Said again.", "several": several}

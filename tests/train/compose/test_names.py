@@ -1,17 +1,17 @@
-"""A key that does not exist leads to the one that was meant."""
+"""The message about a key that does not exist suggests the one that was meant."""
 
 from train.compose.groups import groups
 from train.compose.keys import config_keys
 from train.compose.names import NO_KEY, OTHER_NAMES, closest_keys
 
 
-def test_names_of_other_trainers_lead_to_keys_that_exist_and_are_none_themselves() -> None:
+def test_names_of_other_trainers_suggest_keys_that_exist_and_are_none_themselves() -> None:
     keys = {row.key for row in config_keys()}
     assert set(OTHER_NAMES.values()) <= keys
     assert not (OTHER_NAMES.keys() | NO_KEY.keys()) & (keys | set(groups()))
 
 
-def test_a_misspelt_or_misplaced_key_leads_to_the_one_that_exists() -> None:
+def test_a_misspelt_or_misplaced_key_suggests_the_one_that_exists() -> None:
     assert closest_keys("optimizer.lrr", 1) == ["optimizer.lr"]
     assert closest_keys("lerning_rate", 1) == ["optimizer.lr"]
     assert closest_keys("zero_stage", 1) == ["engine.zero_stage"]
@@ -21,5 +21,5 @@ def test_a_misspelt_or_misplaced_key_leads_to_the_one_that_exists() -> None:
     assert closest_keys("modle", 1) == ["model"]
 
 
-def test_what_is_like_no_key_leads_nowhere() -> None:
+def test_what_is_like_no_key_suggests_none() -> None:
     assert closest_keys("xyzzy") == closest_keys("optimizer.name") == []

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from launch.keys import matching
 from model.errors import ModelError
 from tests.composing import compose, run_app
 from tests.train.tiny import tiny
@@ -64,6 +65,12 @@ def test_the_command_line_takes_both_names(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == (
         "error: positions.hidden_ratio=4 and positions.hidden_divisor=8 are two names of one key: give one of them\n"
     )
+
+
+def test_launch_keys_finds_a_key_by_its_old_name() -> None:
+    for pattern in ("hidden_ratio", "positions.hidden_ratio", "*ratio"):
+        assert [row.key for row in matching(pattern)] == ["positions.hidden_divisor"]
+    assert len({row.key for row in matching("hidden")}) == len(matching("hidden"))
 
 
 def test_other_arguments_stay_as_they_are() -> None:

@@ -1,4 +1,4 @@
-"""The statistics of positions written out in NumPy, one head of one sequence at a time: what ours are held against."""
+"""The statistics of positions written out in NumPy, one head of one sequence at a time: the reference of ours."""
 
 import math
 

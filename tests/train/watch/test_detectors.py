@@ -144,7 +144,7 @@ def test_one_odd_reading_is_no_episode(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_an_episode_ends_with_one_recovery_and_may_begin_anew(name: str) -> None:
+def test_an_episode_ends_with_one_recovery_and_may_begin_again(name: str) -> None:
     kind, where, changes = CASES[name]
     found = alerts_of(USUAL, (4, changes), (1, ()), (1, changes), (4, ()), (3, changes))
     assert [(n, a.event, a.kind, a.where) for n, a in found] == [
@@ -170,7 +170,7 @@ def test_a_fresh_module_is_no_collapse_and_one_that_stays_so_does_not_learn() ->
     assert alert.since == 100 and "within 0.036" in alert.message
 
 
-def test_readings_in_the_warm_up_or_close_together_or_that_grow_are_no_stillness() -> None:
+def test_readings_in_the_warm_up_or_close_together_or_that_grow_are_not_called_unchanged() -> None:
     warming, close, growing = Detectors(LENGTH, 1000), Detectors(LENGTH), Detectors(LENGTH)
     said = [(n, a) for n in range(1, 40) for a in warming.observe(reading(100 * n, set_heads(**FRESH)))]
     assert [(number, alert.since) for number, alert in said] == [(10 + UNCHANGED_READINGS + CONFIRM, 1100)]
@@ -196,12 +196,12 @@ def test_a_gradient_that_never_came_is_dead_from_the_start() -> None:
     assert [(n, alert.kind) for n, alert in alerts_of((2 * UNCHANGED_READINGS, dead))] == [(CONFIRM, "dead_gradient")]
 
 
-def test_one_high_reading_is_nothing_that_a_head_is_held_against() -> None:
+def test_one_high_reading_is_no_value_that_a_head_is_compared_with() -> None:
     shock = (set_heads(q99=50.0),)
     assert alerts_of((3, (set_heads(**COLLAPSED),)), (1, shock), (8, (set_heads(**COLLAPSED),))) == []
 
 
-def test_what_a_head_had_while_it_exploded_is_nothing_that_it_is_held_against() -> None:
+def test_a_head_is_not_compared_with_what_it_had_while_it_exploded() -> None:
     found = alerts_of((4, (set_heads(**COLLAPSED),)), (4, (set_heads(**EXPLODED),)), (6, (set_heads(**COLLAPSED),)))
     assert [(alert.event, alert.kind) for _, alert in found] == [("alert", "explosion"), ("recovery", "explosion")]
 
@@ -211,7 +211,7 @@ def test_a_collapsed_head_that_moves_a_little_has_not_recovered() -> None:
     assert [(number, alert.event) for number, alert in found] == [(7, "alert")]
 
 
-def test_a_dead_gradient_is_not_what_it_is_held_against() -> None:
+def test_a_gradient_is_not_compared_with_what_it_was_when_it_was_dead() -> None:
     found = alerts_of((1, ()), (9, (set_signal(content_grad_norm=1e-6),)))
     assert [(number, alert.event) for number, alert in found] == [(3, "alert")]
     assert "0.01 at first" in found[0][1].message
@@ -246,12 +246,12 @@ def test_heads_that_follow_later_are_said_later() -> None:
 @given(st.lists(st.sampled_from([(), *(changes for *_, changes in CASES.values())]), max_size=25), st.integers(0, 25))
 def test_the_state_goes_through_json_at_any_reading(stretches: list[tuple[Change, ...]], cut: int) -> None:
     readings = [reading(number + 1, *changes) for number, changes in enumerate(stretches)]
-    straight, resumed = Detectors(LENGTH), Detectors(LENGTH)
-    expected = [straight.observe(each) for each in readings]
+    undisturbed, resumed = Detectors(LENGTH), Detectors(LENGTH)
+    expected = [undisturbed.observe(each) for each in readings]
     found = [resumed.observe(each) for each in readings[:cut]]
     state: dict[str, Any] = json.loads(json.dumps(resumed.state_dict(), allow_nan=False))
     again = Detectors(LENGTH)
     again.load_state_dict(state)
     assert again.num_open == resumed.num_open
     assert found + [again.observe(each) for each in readings[cut:]] == expected
-    assert again.state_dict() == straight.state_dict()
+    assert again.state_dict() == undisturbed.state_dict()

@@ -1,4 +1,4 @@
-"""The watch in real runs: what breaks is said within three readings, what is healthy is left alone, and no alert is
+"""The watch in real runs: what breaks is said within three readings, a healthy run raises nothing, and no alert is
 lost or said twice, however often a run is stopped or crashes.
 """
 
@@ -62,7 +62,7 @@ HEALTHY: dict[str, dict[str, Any]] = {
     **{f"seed {seed} read often": {"seed": seed, "max_steps": 30, "position_watch__interval": 1} for seed in (6, 7)},
     "documents": {"seed": 5, "mask_documents": True},
 }
-UNTAUGHT: dict[str, tuple[str, dict[str, Any]]] = {  # name -> kind, what is wrong with the recipe
+UNSUITED: dict[str, tuple[str, dict[str, Any]]] = {  # name -> kind, what is wrong with the recipe
     "too fast": ("instability", {"optimizer__repo_lr_multiplier": 100.0, "max_steps": 2}),
     "too slow": (
         "not_learning",
@@ -103,12 +103,12 @@ def on_one_rank(ranks: Ranks, root: Path) -> dict[str, list[tuple[int | str, str
     seen = {name: [run(configured(root, name, max_steps=16), ranks, make())] for name, (*_, make) in FAILURES.items()}
     with mock.patch.object(detectors, "UNCHANGED_STEPS", detectors.UNCHANGED_READINGS):
         seen |= {name: [run(configured(root, name, **changes), ranks)] for name, changes in HEALTHY.items()}
-        seen |= {name: [run(configured(root, name, **changes), ranks)] for name, (_, changes) in UNTAUGHT.items()}
+        seen |= {name: [run(configured(root, name, **changes), ranks)] for name, (_, changes) in UNSUITED.items()}
     for name, scheme in UNWATCHED.items():
         positions = PositionsConfig(scheme=scheme)
         seen[name] = [run(configured(root, name, positions=positions, max_steps=2), ranks)]
     seen["blind"] = [run(configured(root, "blind", **BLIND), ranks)]
-    seen["straight"] = [run(configured(root, "straight"), ranks, *for_a_while())]
+    seen["undisturbed"] = [run(configured(root, "undisturbed"), ranks, *for_a_while())]
     stops = [BREAKS + 1, BREAKS + 3, BREAKS + 7, 0]  # after one bad reading, the alert, one good reading
     seen["stopped"] = [
         run(
@@ -169,10 +169,10 @@ def test_a_failure_is_said_once_within_three_readings_and_nothing_else_is(one: A
     assert metrics(root, name.replace(" ", "-"))[-1]["positions/open_alerts"] >= 1
 
 
-@pytest.mark.parametrize("name", UNTAUGHT)
+@pytest.mark.parametrize("name", UNSUITED)
 def test_a_recipe_that_does_not_suit_the_fresh_parameters_is_said(one: Any, root: Path, name: str) -> None:
     assert [(alert["kind"], alert["where"]) for alert in found(root, name)] == [
-        (UNTAUGHT[name][0], "all learned layers")
+        (UNSUITED[name][0], "all learned layers")
     ]
 
 
@@ -199,24 +199,24 @@ def test_a_watch_that_sees_nothing_says_so_once(one: Any) -> None:
 
 
 def test_an_episode_ends_with_a_recovery(one: Any, root: Path) -> None:
-    alert, recovery = found(root, "straight")
+    alert, recovery = found(root, "undisturbed")
     assert (alert["event"], recovery["event"]) == ("alert", "recovery")
     assert alert["kind"] == recovery["kind"] == "explosion" and alert["where"] == recovery["where"]
     assert (alert["since"], alert["step"]) == (BREAKS + 1, BREAKS + 3)
     assert (recovery["since"], recovery["step"]) == (BREAKS + 7, BREAKS + 9)
-    assert metrics(root, "straight")[-1]["positions/open_alerts"] == 0
+    assert metrics(root, "undisturbed")[-1]["positions/open_alerts"] == 0
 
 
 def test_no_alert_is_lost_or_repeated_over_stops(one: Any, root: Path) -> None:
     assert [code for code, _ in one["stopped"]] == [EXIT_STOPPED] * 3 + [EXIT_OK]
-    assert found(root, "stopped") == found(root, "straight")
-    assert metrics(root, "stopped") == metrics(root, "straight")
+    assert found(root, "stopped") == found(root, "undisturbed")
+    assert metrics(root, "stopped") == metrics(root, "undisturbed")
 
 
 def test_no_alert_is_lost_or_repeated_over_a_crash(one: Any, root: Path) -> None:
     assert [code for code, _ in one["crashed"]] == [f"broken after step {BREAKS + 5}", EXIT_OK]
     assert "alert at step" in one["crashed"][0][1] and "alert at step" in one["crashed"][1][1]
-    assert found(root, "crashed") == found(root, "straight")
+    assert found(root, "crashed") == found(root, "undisturbed")
 
 
 def test_an_alert_saves_a_checkpoint_where_that_is_the_policy(two: Any, root: Path) -> None:

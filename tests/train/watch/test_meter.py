@@ -68,7 +68,7 @@ def read(
             engine.evaluate(MicroBatch(tokens[:1], tokens[:1], documents))
             engine.forward_only(tokens[:1])
         engine.accumulate(MicroBatch(tokens[rows], labels[rows], documents), num_valid(0))
-    reader.gradients_are_there()
+    reader.read_gradients()
     update = engine.update(*RATES[0])
     reading = reader.finish(1, update.grad_norm, ranks.world_size)
     hooked = [module for module in engine.model.modules() if type(module).__name__ in ("Positions", "Olmo2")]

@@ -5,12 +5,14 @@ import os
 import signal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from model.loss import LossSums
 from model.transformer import Olmo2
 from model.weights import initialise, random_weights
 from tests.distributed import run_ranks
@@ -20,6 +22,7 @@ from train.callbacks.callback import Callback, TrainerInterface
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.config import Precision
+from train.engine.engine import Engine, MicroBatch
 from train.evaluation.base import evaluation_tasks
 from train.evaluation.validation_loss import ValidationLoss, buckets, metrics_of
 
@@ -40,6 +43,8 @@ def write_validation(root: Path) -> None:
         (root / "tokens" / name).parent.mkdir(parents=True)
         rows.astype("<u4").tofile(root / "tokens" / name)
         names.append(name)
+    np.full((2, LENGTH), 7, "<u4").tofile(root / "tokens" / "masked.npy")
+    (root / "tokens" / "masked.txt").write_text("masked.npy\n")
     (root / "tokens" / "validation.txt").write_text("".join(f"{name}\n" for name in names))
 
 
@@ -67,6 +72,18 @@ class StopInEvaluation(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+def stopping(evaluate: Any, ranks: Ranks) -> Any:
+    """Returns `evaluate` with a signal to one rank before it."""
+
+    def evaluate_and_stop(engine: Engine, micro: MicroBatch) -> LossSums:
+        if ranks.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        sums: LossSums = evaluate(engine, micro)
+        return sums
+
+    return evaluate_and_stop
+
+
 def run_on_two(ranks: Ranks, root: Path) -> dict[str, Outcome]:
     still = {"optimizer__lr": 0.0, "max_steps": 1}
     seen = {}
@@ -75,7 +92,7 @@ def run_on_two(ranks: Ranks, root: Path) -> dict[str, Outcome]:
     bf16 = {"engine__zero_stage": 3, "engine__precision": Precision.bf16}
     seen["zero3-bf16"] = start(configured(root, "zero3-bf16", **bf16, **still), ranks)
     seen["apart"] = start(configured(root, "apart", mask_documents=True, **still), ranks)
-    seen["straight"] = start(configured(root, "straight"), ranks)
+    seen["undisturbed"] = start(configured(root, "undisturbed"), ranks)
     seen["without"] = start(configured(root, "without", evaluation__enabled=False), ranks)
     seen["last-only"] = start(configured(root, "last-only", evaluation__interval=None), ranks)
     for name, step in (("stopped", STOP_STEP), ("stopped-at-end", LAST_STEP)):
@@ -83,6 +100,13 @@ def run_on_two(ranks: Ranks, root: Path) -> dict[str, Outcome]:
         seen[name] = start(config, ranks, callbacks=[StopInEvaluation(step)])
         seen[f"{name}/again"] = start(config, ranks)
         seen[f"{name}/finished"] = start(config, ranks)
+    config = configured(root, "stopped-twice")
+    seen["stopped-twice"] = start(config, ranks, callbacks=[StopInEvaluation(STOP_STEP)])
+    with mock.patch.object(Engine, "evaluate", stopping(Engine.evaluate, ranks)):  # within the repeated evaluation
+        seen["stopped-twice/repeated"] = start(config, ranks)
+    seen["stopped-twice/again"] = start(config, ranks)
+    masked = str(root / "tokens" / "masked.txt")
+    seen["masked"] = start(configured(root, "masked", data__validation__file_list=masked), ranks)
     seen["vocabulary"] = start(configured(root, "vocabulary", model__vocab_size=VOCAB_SIZE - 1), ranks)
     return seen
 
@@ -158,17 +182,17 @@ def test_documents_are_kept_apart_where_training_keeps_them_apart(two: Any, root
 
 
 def test_evaluations_change_nothing_that_is_learned(two: Any, root: Path) -> None:
-    straight, without = metrics(root, "straight"), metrics(root, "without")
+    undisturbed, without = metrics(root, "undisturbed"), metrics(root, "without")
     assert not any(key.startswith("eval/") for row in without for key in row)
-    trained = [{key: row[key] for key in row if not key.startswith("eval/")} for row in straight]
+    trained = [{key: row[key] for key in row if not key.startswith("eval/")} for row in undisturbed]
     assert trained == without
-    assert [rank["straight"].draws for rank in two] == [rank["without"].draws for rank in two]
+    assert [rank["undisturbed"].draws for rank in two] == [rank["without"].draws for rank in two]
 
 
 def test_a_run_is_evaluated_at_the_interval_and_at_its_end(two: Any, root: Path) -> None:
-    assert list(evaluated(root, "straight")) == [3, 6, 8]
+    assert list(evaluated(root, "undisturbed")) == [3, 6, 8]
     assert list(evaluated(root, "last-only")) == [8]
-    assert evaluated(root, "last-only")[8] == evaluated(root, "straight")[8]
+    assert evaluated(root, "last-only")[8] == evaluated(root, "undisturbed")[8]
 
 
 @pytest.mark.parametrize(("name", "step"), [("stopped", STOP_STEP), ("stopped-at-end", LAST_STEP)])
@@ -180,8 +204,18 @@ def test_a_stop_within_an_evaluation_saves_that_step_and_the_next_start_evaluate
     assert [(stop["reason"], stop["step"]) for stop in stops[1:]] == [("finished", LAST_STEP)]
     saved = [event["step"] for event in events(root, name) if event["event"] == "checkpoint"]
     assert saved[0] == step
-    assert evaluated(root, name) == evaluated(root, "straight")
+    assert evaluated(root, name) == evaluated(root, "undisturbed")
     assert [rank[f"{name}/finished"].rows for rank in two] == [[], []]  # nothing was left to do
+
+
+def test_a_second_stop_within_the_repeated_evaluation_loses_nothing(two: Any, root: Path) -> None:
+    stops = [(event["reason"], event["step"]) for event in events(root, "stopped-twice") if event["event"] == "stop"]
+    assert stops == [("signal", STOP_STEP)] * 2 + [("finished", LAST_STEP)]
+    assert evaluated(root, "stopped-twice") == evaluated(root, "undisturbed")
+
+
+def test_rows_that_are_all_masked_are_refused(two: Any) -> None:
+    assert two[0]["masked"].reason.startswith("the repetition filter masks every validation row")
 
 
 def test_validation_tokens_outside_the_vocabulary_are_refused(two: Any) -> None:

@@ -1,4 +1,4 @@
-"""The formulas once more, from the papers, in float64 and with nothing but autograd: what `model/` is held to."""
+"""The formulas once more, from the papers, in float64 and with nothing but autograd: the reference of `model/`."""
 
 import math
 
