@@ -48,10 +48,10 @@ class Job:
     launches: list[subprocess.CompletedProcess[str]]
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Returns the rows without what a clock says."""
+        """Returns the rows, without what a clock says; lines of the same step are one row."""
         return [
             {name: value for name, value in row.items() if not name.startswith("throughput/")}
-            for row in read(self.folder.metrics)
+            for row in self.folder.read_metrics()
         ]
 
     @property
