@@ -127,7 +127,7 @@ def losses(folder: RunFolder) -> dict[int, Any]:
     """Everything of each logged step that does not come from a clock."""
     return {
         row["step"]: {key: value for key, value in row.items() if not key.startswith("throughput/")}
-        for row in read_json_lines(folder.metrics)
+        for row in folder.read_metrics()
     }
 
 
