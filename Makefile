@@ -25,7 +25,7 @@ demo: setup ## the main job, small: a RoPE backbone, then RePo, on real text (ab
 	$(BIN)/python -m launch experiment=demo-backbone
 	$(BIN)/python -m launch experiment=demo
 
-test: setup ## the tests (about five minutes on two idle cores)
+test: setup ## the tests (five to ten minutes on two cores)
 	$(BIN)/python -m pytest
 
 test-slow: setup ## the tests that take minutes

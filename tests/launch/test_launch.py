@@ -48,7 +48,12 @@ class Job:
     launches: list[subprocess.CompletedProcess[str]]
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Returns the rows, without what a clock says; lines of the same step are one row."""
+        """Returns a row per step without what a clock says.
+
+        A stop within an evaluation makes its results a line of their own; every step is trained once all the same.
+        """
+        trained = [row["step"] for row in read(self.folder.metrics) if "train/ce_loss" in row]
+        assert len(trained) == len(set(trained))
         return [
             {name: value for name, value in row.items() if not name.startswith("throughput/")}
             for row in self.folder.read_metrics()
