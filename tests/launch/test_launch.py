@@ -220,6 +220,18 @@ def test_a_sweep_has_a_folder_for_each_combination(root: Path, unattended: Launc
     assert ended.returncode == EXIT_ALERTED  # the worst
 
 
+def test_a_sweep_of_rates_succeeds_and_trains_each_at_its_own(root: Path, sample: Path) -> None:
+    swept = ["-m", "optimizer.lr=1e-3,2e-3", "launch.processes=1", "max_steps=1", "checkpoint.export_hf=false"]
+    command = [a for a in arguments(root, sample, "rates") if not a.startswith(("launch.processes", "max_steps"))]
+    ended = launch(*command, *swept)
+    assert ended.returncode == EXIT_OK, ended.stderr
+    folders = [root / f"rates-optimizer.lr_{rate}" for rate in ("0.001", "0.002")]
+    assert sorted(root.glob("rates*")) == folders
+    losses = [read(folder / "metrics.jsonl")[0]["train/loss"] for folder in folders]
+    rates = [read(folder / "metrics.jsonl")[0]["optim/lr"] for folder in folders]
+    assert losses[0] == losses[1] and rates[1] == pytest.approx(2 * rates[0])
+
+
 def test_an_alert_that_stops_a_job_has_an_exit_code_of_its_own(root: Path, unattended: Launches) -> None:
     ended = unattended["swept"].result()
     assert ended.returncode == EXIT_ALERTED and "Traceback" not in ended.stderr
@@ -250,12 +262,12 @@ def test_a_run_folder_has_one_owner_and_is_free_after_a_killed_launcher(root: Pa
     wait_for(lambda: is_free(folder), None)  # the ranks leave a moment after the event
 
 
-def test_what_was_launched_by_a_process_that_is_dead_already_ends() -> None:
-    """Every other launch shows that one whose parent lives goes on."""
+@pytest.mark.parametrize(("parent", "code"), [(os.getpid(), 0), (10**9, 128 + signal.SIGTERM)])
+def test_what_was_launched_by_a_process_that_is_dead_already_ends(parent: int, code: int) -> None:
     command = [sys.executable, "-m", "launch.torchrun", "--help"]
-    environment = {**os.environ, PARENT: str(10**9)}
+    environment = {**os.environ, PARENT: str(parent)}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=HANG_SECONDS)
-    assert ended.returncode == 128 + signal.SIGTERM
+    assert ended.returncode == code
 
 
 def is_free(folder: RunFolder) -> bool:
