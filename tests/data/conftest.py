@@ -1,11 +1,34 @@
 """A config that reads the sample mix of tests/conftest.py, and one with documents held out of training."""
 
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from data.config import DataConfig, SourceConfig, ValidationConfig
+from data.fetch.background import Background
 from tests.data.validating import NUMBERS, SHARE, write_texts
+
+
+@pytest.fixture(autouse=True)
+def background_ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ends the work ahead of need with its test: it would log, and ask for files, within the next one."""
+    ended: list[bool] = []
+    used: list[Background] = []
+    submit = Background.submit
+
+    def submit_unless_ended(background: Background, job: Callable[[], object]) -> None:
+        used.append(background)
+        submit(background, lambda: ended or job())
+
+    monkeypatch.setattr(Background, "submit", submit_unless_ended)
+    yield
+    ended.append(True)
+    for background in {id(background): background for background in used}.values():
+        idle = threading.Event()
+        submit(background, idle.set)
+        assert idle.wait(60)
 
 
 @pytest.fixture

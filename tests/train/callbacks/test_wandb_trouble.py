@@ -38,7 +38,7 @@ def unanswering_server() -> Iterator[str]:
             with contextlib.suppress(OSError):
                 connection, _ = server.accept()
                 with connection:
-                    connection.settimeout(0.1)
+                    connection.settimeout(10)  # W&B tries a connection that is closed without an answer again, for 90 s
                     connection.recv(1 << 16)
                     connection.sendall(REFUSAL)
 
