@@ -26,28 +26,35 @@ def wandb_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "W&B"]
 
 
-@pytest.fixture
-def unanswering_server() -> Iterator[str]:
-    """Accepts connections and does not answer; after the test it refuses, so that W&B ends."""
+@pytest.fixture(scope="module")
+def listening() -> Iterator[socket.socket]:
+    """Accepts connections, of which nothing is read. One for all tests: W&B keeps the address of its first server."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(64)
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        server.settimeout(0.1)
-        while wandb_threads():
-            with contextlib.suppress(OSError):
-                connection, _ = server.accept()
-                with connection:
-                    connection.settimeout(10)  # W&B tries a connection that is closed without an answer again, for 90 s
-                    connection.recv(1 << 16)
-                    connection.sendall(REFUSAL)
+        yield server
 
 
-def test_a_server_that_never_answers_delays_only_the_end_and_for_a_bounded_time(
-    unanswering_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("WANDB_BASE_URL", unanswering_server)
+@pytest.fixture
+def unanswering_server(listening: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """W&B's server does not answer; after the test it refuses, so that W&B ends."""
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listening.getsockname()[1]}")  # until W&B has ended
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    yield
+    listening.settimeout(0.1)
+    while wandb_threads():
+        with contextlib.suppress(OSError):
+            connection, _ = listening.accept()
+            with connection:
+                connection.settimeout(10)  # W&B tries a connection that is closed without an answer again, for 90 s
+                connection.recv(1 << 16)
+                connection.sendall(REFUSAL)
+
+
+@pytest.mark.usefixtures("unanswering_server")
+def test_a_server_that_never_answers_delays_only_the_end_and_for_a_bounded_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(weights_and_biases, "CLOSE_TIMEOUT", 0.1)
     config = tiny(tmp_path, wandb__mode=WandbMode.online)
     stand_in: Any = SimpleNamespace(step=0, folder=RunFolder.of(config))
@@ -67,11 +74,10 @@ def test_a_server_that_never_answers_delays_only_the_end_and_for_a_bounded_time(
     assert f"python -m train.callbacks.weights_and_biases {config.run_root}/{config.name}" in message
 
 
+@pytest.mark.usefixtures("unanswering_server")
 def test_a_backlog_that_grows_without_end_is_given_up(
-    unanswering_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("WANDB_BASE_URL", unanswering_server)
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(weights_and_biases, "MAX_QUEUED_ROWS", 50)
     config = tiny(tmp_path, wandb__mode=WandbMode.online)
     stand_in: Any = SimpleNamespace(step=0, folder=RunFolder.of(config))
