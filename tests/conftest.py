@@ -12,6 +12,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two ranks share a laptop's two cores
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Makes one group of each package's tests for pytest-xdist, as they share fixtures; the longest group comes first."""
+    for item in items:
+        package = item.path.relative_to(Path(__file__).parent).parts[0]
+        item.add_marker(pytest.mark.xdist_group(package))
+    items.sort(key=lambda item: "tests/train/" not in item.nodeid)
+
+
 def pytest_collection_finish() -> None:
     """Takes all that is imported out of garbage collections, so that forked data workers need not copy it."""
     gc.collect()
