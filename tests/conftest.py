@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two ranks share a laptop's two 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Makes one group of each package's tests for pytest-xdist, as they share fixtures; the longest group comes first."""
+    """Makes one group of each package's tests for pytest-xdist, as they share fixtures; the longest comes first."""
     for item in items:
         package = item.path.relative_to(Path(__file__).parent).parts[0]
         item.add_marker(pytest.mark.xdist_group(package))
