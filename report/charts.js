@@ -193,7 +193,7 @@ function drawSeries(parent, series, of, legend = false, axis = "step") {
         y: curve.y,
         name: escaped(curve.title),
         mode: curve.x.length > 1 ? "lines" : "markers",
-        line: lineOf(index, each.curves.length, legend),
+        line: lineOf(curve.color ?? index, each.curves.length, legend),
         hovertemplate: `${of} ${escaped(curve.title)}, ${axis} %{x}: %{y:.4g}<extra></extra>`,
       }));
       const unnamed = marks(each.curves).map((mark) => ({ ...mark, showlegend: false }));

@@ -51,14 +51,14 @@ def _series(runs: Sequence[ComparedRun], metrics: dict[str, Metric], axis: str) 
     charts = []
     for name, metric in metrics.items():
         curves = []
-        for run in runs:
+        for color, run in enumerate(runs):
             points = [
                 (row[axis], row[name]) for row in run.rows if is_number(row.get(name)) and is_number(row.get(axis))
             ]
             if points:
                 drawn = curve(*zip(*points, strict=True))
                 smooth = "smooth_" if drawn["smooth_x"] else ""
-                curves.append({"title": run.name, "x": drawn[f"{smooth}x"], "y": drawn[f"{smooth}y"]})
+                curves.append({"title": run.name, "color": color, "x": drawn[f"{smooth}x"], "y": drawn[f"{smooth}y"]})
         if curves:
             charts.append({"name": name, "label": metric.label, "meaning": metric.meaning, "curves": curves})
     return charts

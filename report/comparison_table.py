@@ -51,23 +51,23 @@ def csv_table(comparison: Comparison) -> str:
 def run_cells(comparison: Comparison) -> list[list[str]]:
     """Returns the header and a row of texts per run, the best first."""
     best = next((run.score for run in comparison.runs if run.score is not None), None)
-    header = ["run", *comparison.keys, "state", "step", "loss", *(["eval loss"] if comparison.is_evaluated else [])]
-    rows = [[*header, "to best", "tokens/s", "alerts", "process-hours"]]
+    evaluated = ["eval loss"] if comparison.is_evaluated else []
+    rows = [["run", *evaluated, "loss", "to best", "step", "state", "tokens/s", "process-hours", "alerts"]]
+    rows[0] += comparison.keys
     for run in comparison.runs:
-        evaluated = [figure(run.eval_loss, 4)] if comparison.is_evaluated else []
         behind = "" if run.score is None or best is None else f"{run.score - best:+.4f}"
         rows.append(
             [
                 run.name,
-                *(str(run.differs[key]) for key in comparison.keys),
-                run.overview.state,
-                str(run.overview.step),
+                *([figure(run.eval_loss, 4)] if comparison.is_evaluated else []),
                 figure(run.loss, 4),
-                *evaluated,
                 behind,
+                str(run.overview.step),
+                run.overview.state,
                 "" if run.tokens_per_second is None else f"{run.tokens_per_second:,.0f}",
-                str(run.alerts),
                 figure(run.process_hours, 3),
+                str(run.alerts),
+                *(str(run.differs[key]) for key in comparison.keys),
             ]
         )
     return rows
