@@ -6,6 +6,9 @@
   python -m launch -m experiment=demo optimizer.lr=1e-3,3e-3       a sweep: one run folder per combination
   python -m launch experiment=repo-1b-50b --cfg job                print the whole recipe and start nothing
   python -m launch keys [PATTERN]                                  print keys: default, type, meaning
+  python -m launch status [ROOT] [--watch]                         list runs: step, loss, speed, what is alive
+  python -m launch compare RUN RUN ... [--page FILE]               what differs, and how well each does
+  python -m launch stop RUN                                        save a checkpoint and stop
 
 The run folder is runs/NAME. Exit codes: 0 finished, 2 a mistake that one line explains, 75 stopped by a signal after
 saving (run the same command again), 76 stopped by the position watch after saving; docs/reliability.md has the others.
@@ -17,6 +20,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from launch import runs
 from launch.keys import print_keys
 from launch.local import launch_local
 from report.metrics import CE_LOSS
@@ -27,11 +31,17 @@ from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, StopReason
 from train.run_folder import RunFolder
 
 
-def launch(config: RunConfig) -> int:
-    """Writes the composed config into the run folder, runs the job, prints how it ended; returns the exit code."""
-    for override in swept_overrides():
+def launch(config: RunConfig, sweep: dict[str, list[RunFolder]]) -> int:
+    """Writes the composed config into the run folder, runs the job, prints how it ended; returns the exit code.
+
+    A member of a sweep gets a name of its own, and its folder is added to `sweep`, under the name that all share.
+    """
+    swept, shared = swept_overrides(), config.name
+    for override in swept:
         config.name += "-" + re.sub(r"[^\w.+-]", "_", override)
     folder = RunFolder.of(config)
+    if swept:
+        sweep.setdefault(shared, []).append(folder)
     save_run_config(config, folder.launch)
     try:
         code = launch_local(config)
@@ -88,7 +98,13 @@ def main() -> int:
     """Runs the command line; returns the exit code."""
     if sys.argv[1:2] == ["keys"]:
         return print_keys(sys.argv[2:])
-    return hydra_app(launch, __doc__ or "")
+    if sys.argv[1:2] and sys.argv[1] in runs.VERBS:
+        return runs.main(sys.argv[1], sys.argv[2:])
+    sweep: dict[str, list[RunFolder]] = {}
+    code = hydra_app(lambda config: launch(config, sweep), __doc__ or "")
+    for name, members in sweep.items():
+        runs.print_sweep(name, members)
+    return code
 
 
 if __name__ == "__main__":

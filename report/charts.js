@@ -76,6 +76,16 @@ function blend(stops, share) {
   return `rgb(${mixed.join(",")})`;
 }
 
+// of curves that have names and no order (sources, runs); after the last color they begin again, dashed
+const CATEGORIES = ["#0f7c8f", "#d1603d", "#6b5fb5", "#5b8c3e", "#c2507f", "#b08a1e", "#4a7fc1", "#8a6d5a"];
+const DASHES = ["solid", "dash", "dot", "dashdot"];
+
+function lineOf(index, count, isNamed) {
+  const dash = DASHES[Math.floor(index / CATEGORIES.length) % DASHES.length];
+  if (isNamed) return { width: 1.7, color: CATEGORIES[index % CATEGORIES.length], dash };
+  return { width: 1.5, color: blend(scale("mid-low", "mid", "mid-high"), index / Math.max(1, count - 1)) };
+}
+
 function extent(values) {
   let low = Infinity,
     high = -Infinity;
@@ -170,22 +180,21 @@ function drawCharts(parent, charts) {
   }
 }
 
-// `of`: what one curve belongs to, such as "layer"; `legend`: whether the curves are named beside the chart
-function drawSeries(parent, series, of, legend = false) {
+// `of`: what one curve belongs to, such as "layer"; `legend`: whether the curves have names and no order; `axis`: what x is
+function drawSeries(parent, series, of, legend = false, axis = "step") {
   for (const each of series) {
     const last = each.curves.map((curve) => curve.y.at(-1));
     const [low, high] = extent(last);
     const plot = card(parent, each.label, low === high ? figures(low) : `${figures(low)} – ${figures(high)}`);
     plot.previousSibling.title = sentence(each.meaning);
     draw(() => {
-      const stops = scale("mid-low", "mid", "mid-high");
       const traces = each.curves.map((curve, index) => ({
         x: curve.x,
         y: curve.y,
         name: escaped(curve.title),
         mode: curve.x.length > 1 ? "lines" : "markers",
-        line: { width: 1.5, color: blend(stops, index / Math.max(1, each.curves.length - 1)) },
-        hovertemplate: `${of} ${escaped(curve.title)}, step %{x}: %{y:.4g}<extra></extra>`,
+        line: lineOf(curve.color ?? index, each.curves.length, legend),
+        hovertemplate: `${of} ${escaped(curve.title)}, ${axis} %{x}: %{y:.4g}<extra></extra>`,
       }));
       const unnamed = marks(each.curves).map((mark) => ({ ...mark, showlegend: false }));
       Plotly.react(

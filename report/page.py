@@ -1,4 +1,4 @@
-"""One HTML file from the data of a run: style, scripts, Plotly and data, all inside it.
+"""One HTML file from the data of a run, or of a comparison: style, scripts, Plotly and data, all inside it.
 
 The page loads nothing: its content security policy forbids it. Text from outside (run names, tokens, messages) is in it
 as JSON, and is shown as text, never as markup.
@@ -14,20 +14,24 @@ from typing import Any
 from common.files import write_text_whole
 
 FOLDER = Path(__file__).parent
-SCRIPTS = ("charts", "evaluation", "heads", "tokens", "page")  # each uses the ones before it
+SCRIPTS = {
+    "report": ("charts", "evaluation", "heads", "tokens", "page"),
+    "comparison": ("charts", "comparison"),
+}
+"""The scripts of each page by the name of its template; each uses the ones before it."""
 
 
-def render(data: dict[str, Any]) -> str:
-    """Returns the whole page."""
+def render(data: dict[str, Any], template: str = "report") -> str:
+    """Returns the whole page of this template."""
     parts = {
         "title": html.escape(str(data["name"])),
         "style": (FOLDER / "report.css").read_text(),
         "plotly": plotly(),
         "data": embedded_json(data),
-        "script": "\n".join((FOLDER / f"{name}.js").read_text() for name in SCRIPTS),
+        "script": "\n".join((FOLDER / f"{name}.js").read_text() for name in SCRIPTS[template]),
     }
-    template = (FOLDER / "report.html").read_text()
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+    text = (FOLDER / f"{template}.html").read_text()
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], text)
 
 
 def embedded_json(data: Any) -> str:
@@ -35,9 +39,9 @@ def embedded_json(data: Any) -> str:
     return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def write_page(data: dict[str, Any], path: Path) -> None:
+def write_page(data: dict[str, Any], path: Path, template: str = "report") -> None:
     """Writes the page whole: a browser that reloads it sees the old page or the new one. Raises OSError."""
-    write_text_whole(path, render(data), durable=False)  # it can be written again at any time
+    write_text_whole(path, render(data, template), durable=False)  # it can be written again at any time
 
 
 @cache

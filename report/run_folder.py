@@ -9,9 +9,13 @@ stuck/           stacks of ranks that did not move
 Readers accept any state of a folder: a run may be young, killed, or of another version.
 """
 
+import re
+import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from common.json_lines import read_json_lines
@@ -24,6 +28,28 @@ MAX_STEP = 2**53  # JavaScript's largest exact integer
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Holder:
+    """The process that trains a run, or did last."""
+
+    pid: int
+    host: str
+
+    @property
+    def text(self) -> str:
+        """`process PID on HOST`, which is also what the lock file holds."""
+        return f"process {self.pid} on {self.host}"
+
+    def is_alive(self) -> bool | None:
+        """Returns whether it runs; None if it is on another machine."""
+        if self.host != socket.gethostname():
+            return None
+        try:
+            return "train" in " ".join(psutil.Process(self.pid).cmdline())  # process ids are used again
+        except psutil.Error:
+            return False
+
+
 class RunFiles:
     """Paths of a run, and readers of its files. Creates nothing."""
 
@@ -32,6 +58,7 @@ class RunFiles:
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.events = self.path / "events.jsonl"
+        self.lock_file = self.path / ".lock"
         self.checkpoints = self.path / "checkpoints"
         self.wandb = self.path / "wandb"
         self.hf = self.path / "hf"
@@ -58,6 +85,19 @@ class RunFiles:
     def read_events(self) -> list[Row]:
         """Returns all events, the oldest first."""
         return [event for event in read_json_lines(self.events) if isinstance(event, dict)]
+
+    def holder(self) -> Holder | None:
+        """Returns the process that locked the run last, or None."""
+        try:
+            found = re.fullmatch(r"process (\d+) on (\S+)", self.lock_file.read_text().strip())
+        except (OSError, UnicodeDecodeError):
+            return None
+        return Holder(int(found[1]), found[2]) if found else None
+
+    def newest_checkpoint(self) -> int | None:
+        """Returns the step of the newest checkpoint, or None; whether it is whole is not looked at."""
+        steps = [path.name.removeprefix("step-") for path in self.checkpoints.glob("step-*")]
+        return max((int(step) for step in steps if step.isdecimal()), default=None)
 
     def read_config(self) -> dict[str, Any]:
         """Returns config.yaml as plain data; empty if there is none, or if it is no mapping."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from common.json_lines import JsonLines
-from report.run_folder import FINISHED, RunFiles
+from report.run_folder import FINISHED, Holder, RunFiles
 from train.config import RunConfig
 from train.errors import TrainError
 
@@ -45,7 +45,7 @@ class RunFolder(RunFiles):
         """
         with explained_write_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / ".lock").open("a+")
+            file = self.lock_file.open("a+")
         try:
             # A record lock, not flock: processes forked from this one (data workers) do not hold it after its death.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -61,7 +61,7 @@ class RunFolder(RunFiles):
             raise TrainError(f"{self.path} is in use by {holder}: wait for it, or give this run another name") from None
         with explained_write_errors(self.path):
             os.ftruncate(file.fileno(), 0)
-            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+            os.write(file.fileno(), Holder(os.getpid(), socket.gethostname()).text.encode())
         return file
 
     def log_event(self, event: str, /, **fields: Any) -> None:

@@ -1,0 +1,167 @@
+"""Verbs about runs that exist: their status, a comparison of several, and the end of one. None needs torch.
+
+python -m launch status [ROOT] [--watch]        a line per run in ROOT (default: runs)
+python -m launch compare RUN RUN ... [--csv FILE] [--page FILE]
+python -m launch stop RUN                       save a checkpoint and stop; the run's own command continues it
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import UserError
+from common.files import write_text_whole
+from report.comparison import compare
+from report.comparison_page import comparison_data
+from report.comparison_table import aligned, csv_table, figure, text_table
+from report.overview import Overview, find_runs, overview
+from report.page import write_page
+from report.run_folder import Holder, RunFiles
+from train.errors import EXIT_OK, EXIT_USER_ERROR, TrainError
+
+STATUS_HEADER = ["run", "state", "step", "loss", "eval loss", "tokens/s", "left", "checkpoint", "alerts", "process"]
+STOP_SECONDS = 600.0  # that `stop` waits for a checkpoint before it says that the run is still saving
+
+
+def main(verb: str, arguments: Sequence[str]) -> int:
+    """Runs one of VERBS; a mistake is one line on standard error. Returns the exit code."""
+    try:
+        return VERBS[verb](arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return EXIT_OK
+    return EXIT_USER_ERROR
+
+
+def print_status(arguments: Sequence[str]) -> int:
+    """Prints a line per run, again and again with --watch. Raises TrainError if there is no run."""
+    parser = _parser("status", "how far each run is, and whether it is alive")
+    parser.add_argument("root", type=Path, nargs="?", default=Path("runs"), help="folder of runs, or one run")
+    parser.add_argument("--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="print again (5 s)")
+    given = parser.parse_args(arguments)
+    while True:
+        runs = find_runs(given.root)
+        if not runs:
+            raise TrainError(f"there is no run in {given.root}: name the folder of runs, such as runs")
+        lines = status_lines([overview(files) for files in runs])
+        if given.watch is None:
+            print("\n".join(lines))
+            return EXIT_OK
+        print("\033[2J\033[H" + "\n".join([*lines, "", time.strftime("%H:%M:%S; Ctrl-C ends this")]), flush=True)
+        time.sleep(max(given.watch, 0.5))
+
+
+def status_lines(runs: Sequence[Overview]) -> list[str]:
+    """Returns a header and a line per run."""
+    rows = [
+        [
+            run.name,
+            run.state,
+            str(run.step) if run.max_steps is None else f"{run.step}/{run.max_steps}",
+            figure(run.loss, 3),
+            figure(run.eval_loss, 3),
+            "" if run.tokens_per_second is None else f"{run.tokens_per_second:,.0f}",
+            "" if run.seconds_left is None else duration(run.seconds_left),
+            "" if run.checkpoint is None else str(run.checkpoint),
+            "" if run.open_alerts is None else str(run.open_alerts),
+            run.place if run.is_alive else "",
+        ]
+        for run in runs
+    ]
+    return aligned([STATUS_HEADER, *rows])
+
+
+def duration(seconds: float) -> str:
+    """Returns a time as days and hours, hours and minutes, or minutes and seconds."""
+    for unit, name, part, part_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= unit:
+            return f"{int(seconds // unit)} {name} {int(seconds % unit // part)} {part_name}"
+    return f"{int(seconds)} s"
+
+
+def print_comparison(arguments: Sequence[str]) -> int:
+    """Prints the table of several runs, and writes it as CSV and as a page where that is asked for."""
+    parser = _parser("compare", "what differs between runs, and how well each does at equal tokens")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders of runs")
+    parser.add_argument("--csv", type=Path, help="write the table there too, unrounded")
+    parser.add_argument("--page", type=Path, help="write a page with curves there too, such as compare.html")
+    given = parser.parse_args(arguments)
+    folders = [files for path in given.runs for files in find_runs(path) or [RunFiles(path)]]
+    comparison = compare(folders)
+    print(text_table(comparison))
+    if given.csv is not None:
+        write_text_whole(given.csv, csv_table(comparison), durable=False)
+        print(f"table: {given.csv}")
+    if given.page is not None:
+        write_page(comparison_data(comparison, given.page.stem), given.page, "comparison")
+        print(f"page: {given.page}")
+    return EXIT_OK
+
+
+def print_sweep(name: str, members: Sequence[RunFiles]) -> None:
+    """Prints the comparison of a sweep's members, and writes its page beside their folders; nothing for fewer than two.
+
+    A member that has no step, because it failed or was not reached, is named and left out.
+    """
+    trained = [files for files in members if files.read_metrics()]
+    for files in members:
+        if files not in trained:
+            print(f"{files.path.name} has no step, and is not compared")
+    if len(trained) < 2:
+        return
+    comparison = compare(trained)
+    page = trained[0].path.parent / f"{name}-compared.html"
+    write_page(comparison_data(comparison, name), page, "comparison")
+    print(f"\n{text_table(comparison)}\npage: {page}")
+
+
+def stop_run(arguments: Sequence[str]) -> int:
+    """Sends SIGTERM to the process that trains a run, and waits until it has saved and ended.
+
+    Raises TrainError if nothing trains it, or if that is on another machine.
+    """
+    parser = _parser("stop", "save a checkpoint and stop; the run's own command continues it")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, such as runs/demo")
+    files = RunFiles(parser.parse_args(arguments).run)
+    holder = files.holder()
+    if not files.path.is_dir() or holder is None:
+        raise TrainError(f"nothing trains {files.path}: `python -m launch status` lists what runs")
+    alive = holder.is_alive()
+    if alive is False:
+        raise TrainError(f"nothing trains {files.path} any more: {holder.text} has ended")
+    if alive is None:
+        raise TrainError(
+            f"{files.path} is trained by {holder.text}: stop it there, by the same command or `kill {holder.pid}`, or "
+            "with the scheduler that started it (SLURM: scancel --batch --signal=TERM JOB)"
+        )
+    os.kill(holder.pid, signal.SIGTERM)
+    print(f"{files.path.name}: asked {holder.text} to save and stop", flush=True)
+    if not _wait_for_end(holder):
+        raise TrainError(f"{holder.text} is still saving after {STOP_SECONDS:.0f} s: see `python -m launch status`")
+    step = files.newest_checkpoint()
+    print("it has ended" + ("" if step is None else f"; its newest checkpoint is of step {step}"))
+    return EXIT_OK
+
+
+def _wait_for_end(holder: Holder) -> bool:
+    deadline = time.monotonic() + STOP_SECONDS
+    while holder.is_alive():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _parser(verb: str, what: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"python -m launch {verb}", description=what)
+
+
+VERBS = {"status": print_status, "compare": print_comparison, "stop": stop_run}
+"""Every verb by its name."""

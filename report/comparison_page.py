@@ -1,0 +1,64 @@
+"""What the page of a comparison shows: tables, and for each metric a chart with a curve per run. Plain data."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from report.comparison import ComparedRun, Comparison
+from report.comparison_table import run_cells, setting_cells, title
+from report.metrics import (
+    CE_LOSS,
+    EVAL_LOSS,
+    GRAD_NORM,
+    LEARNING_RATE,
+    OPEN_ALERTS,
+    RUN_METRICS,
+    STATISTICS,
+    STEP,
+    TOKENS,
+    TOKENS_PER_SECOND,
+    Metric,
+    positions_metric,
+)
+from report.packing import curve
+from report.run_folder import is_number
+
+CHARTS = (EVAL_LOSS, CE_LOSS, GRAD_NORM, LEARNING_RATE, TOKENS_PER_SECOND, OPEN_ALERTS)
+
+
+def comparison_data(comparison: Comparison, name: str) -> dict[str, Any]:
+    """Returns the data of the page."""
+    runs = sorted(comparison.runs, key=lambda run: run.name)  # so that a run keeps its color when the order changes
+    means = {positions_metric(own): metric for own, metric in STATISTICS.items()}
+    has_seeds = any(len(setting.runs) > 1 for setting in comparison.settings)
+    return {
+        "name": name,
+        "written": time.strftime("%Y-%m-%d %H:%M"),
+        "summary": f"{len(runs)} runs {title(comparison)}.",
+        "order": [run.name for run in runs],
+        "runs": run_cells(comparison),
+        "settings": setting_cells(comparison) if has_seeds else [],
+        "steps": _series(runs, {name: RUN_METRICS[name] for name in CHARTS}, STEP),
+        "tokens": _series(runs, {name: RUN_METRICS[name] for name in CHARTS}, TOKENS),
+        "positions": _series(runs, means, STEP),
+        "marks": [],
+        "events": [],
+    }
+
+
+def _series(runs: Sequence[ComparedRun], metrics: dict[str, Metric], axis: str) -> list[dict[str, Any]]:
+    """Returns a chart for each metric that some run has, with the running mean of noisy curves."""
+    charts = []
+    for name, metric in metrics.items():
+        curves = []
+        for color, run in enumerate(runs):
+            points = [
+                (row[axis], row[name]) for row in run.rows if is_number(row.get(name)) and is_number(row.get(axis))
+            ]
+            if points:
+                drawn = curve(*zip(*points, strict=True))
+                smooth = "smooth_" if drawn["smooth_x"] else ""
+                curves.append({"title": run.name, "color": color, "x": drawn[f"{smooth}x"], "y": drawn[f"{smooth}y"]})
+        if curves:
+            charts.append({"name": name, "label": metric.label, "meaning": metric.meaning, "curves": curves})
+    return charts

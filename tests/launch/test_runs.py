@@ -1,0 +1,70 @@
+"""`python -m launch status`, `compare` and `stop`, as a person types them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.launch.launching import ENDLESS, ROOT, SMALL, end, last_event, last_step, read, start, wait_for
+from tests.report.folders import make_run
+from train.errors import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
+from train.run_folder import RunFolder
+
+
+def verb(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "launch", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_run_is_listed_while_it_trains_and_stopped_by_its_name(tmp_path: Path, sample: Path) -> None:
+    folder = RunFolder(tmp_path / "long")
+    settings = ["name=long", f"run_root={tmp_path}", f"data.root={sample}", "launch.processes=1", ENDLESS]
+    running = start(*SMALL, *settings, "evaluation.enabled=false")
+    wait_for(lambda: last_step(folder.metrics) >= 2, running)
+    listed = verb("status", tmp_path)
+    assert listed.returncode == EXIT_OK and re.search(r"^long +running +\d+/100000 ", listed.stdout, re.MULTILINE)
+    stopped = verb("stop", folder.path)
+    ended = end(running)
+    assert (stopped.returncode, ended.returncode) == (EXIT_OK, EXIT_STOPPED), stopped.stderr + ended.stderr
+    assert last_event(folder.events) == "stop" and read(folder.events)[-1]["step"] == last_step(folder.metrics)
+    assert f"its newest checkpoint is of step {last_step(folder.metrics)}" in stopped.stdout
+    again = verb("stop", folder.path)
+    assert again.returncode == EXIT_USER_ERROR and "nothing trains" in again.stderr and again.stderr.count("\n") == 1
+    assert re.search(r"^long +stopped ", verb("status", tmp_path).stdout, re.MULTILINE)
+
+
+def test_runs_are_compared_on_the_screen_as_csv_and_as_a_page(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "runs" / name, range(1, 30)) for name in ("one", "two")]
+    done = verb("compare", tmp_path / "runs", "--csv", tmp_path / "t.csv", "--page", tmp_path / "page.html")
+    assert (done.returncode, done.stderr) == (EXIT_OK, "")
+    assert {"one", "two"} == {line.split(",")[0] for line in (tmp_path / "t.csv").read_text().splitlines()[1:]}
+    assert "<title>page</title>" in (tmp_path / "page.html").read_text()
+    assert done.stdout == verb("compare", *(run.path for run in runs)).stdout + (
+        f"table: {tmp_path / 't.csv'}\npage: {tmp_path / 'page.html'}\n"
+    )
+
+
+def test_a_mistake_is_one_line(tmp_path: Path) -> None:
+    one = make_run(tmp_path / "one", range(1, 3)).path
+    mistakes: list[list[str | Path]] = [
+        ["status", tmp_path / "absent"],
+        ["compare", one],
+        ["compare", one, tmp_path / "absent"],
+        ["compare", one, one],
+        ["stop", tmp_path / "absent"],
+        ["stop", one],
+    ]
+    for arguments in mistakes:
+        wrong = verb(*arguments)
+        assert (wrong.returncode, wrong.stdout) == (EXIT_USER_ERROR, ""), arguments
+        assert wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1
+
+
+def test_a_list_of_runs_needs_no_torch(tmp_path: Path) -> None:
+    make_run(tmp_path / "one", range(1, 3))
+    code = (
+        f"import sys; sys.argv = ['launch', 'status', {str(tmp_path)!r}]\n"
+        "from launch.__main__ import main\n"
+        "assert main() == 0 and 'torch' not in sys.modules and 'plotly' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
