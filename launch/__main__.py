@@ -4,7 +4,9 @@
   python -m launch experiment=repo-1b-50b launch.processes=8       the real job on eight GPUs
   python -m launch experiment=demo wandb.mode=online name=mine     any key can be set
   python -m launch -m experiment=demo optimizer.lr=1e-3,3e-3       a sweep: one run folder per combination
+  python -m launch sweep=schemes experiment=demo                   a sweep of configs/sweep/; the same again: the rest
   python -m launch experiment=repo-1b-50b --cfg job                print the whole recipe and start nothing
+  python -m launch experiment=repo-1b-50b --dry-run                print what would run, also of a sweep
   python -m launch keys [PATTERN]                                  print keys: default, type, meaning
   python -m launch status [ROOT] [--watch]                         list runs: step, loss, speed, what is alive
   python -m launch compare RUN RUN ... [--page FILE]               what differs, and how well each does
@@ -15,33 +17,31 @@ saving (run the same command again), 76 stopped by the position watch after savi
 """
 
 import contextlib
-import re
+import os
 import shlex
 import sys
 from pathlib import Path
 
 from launch import runs
 from launch.keys import print_keys
-from launch.local import launch_local
+from launch.local import launch_local, torchrun_command
+from launch.sweep import run_sweep
 from report.metrics import CE_LOSS
 from train.callbacks.config import WandbMode
-from train.compose.app import hydra_app, save_run_config, swept_overrides
+from train.compose.app import hydra_app, save_run_config
+from train.compose.command_line import is_sweep
+from train.compose.sweep import sweep_app
 from train.config import RunConfig
 from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, StopReason
+from train.processes import PARENT, stop_with_parent
 from train.run_folder import RunFolder
 
+DRY_RUN = "--dry-run"
 
-def launch(config: RunConfig, sweep: dict[str, list[RunFolder]]) -> int:
-    """Writes the composed config into the run folder, runs the job, prints how it ended; returns the exit code.
 
-    A member of a sweep gets a name of its own, and its folder is added to `sweep`, under the name that all share.
-    """
-    swept, shared = swept_overrides(), config.name
-    for override in swept:
-        config.name += "-" + re.sub(r"[^\w.+-]", "_", override)
+def launch(config: RunConfig) -> int:
+    """Writes the composed config into the run folder, runs the job, prints how it ended; returns the exit code."""
     folder = RunFolder.of(config)
-    if swept:
-        sweep.setdefault(shared, []).append(folder)
     save_run_config(config, folder.launch)
     try:
         code = launch_local(config)
@@ -100,11 +100,26 @@ def main() -> int:
         return print_keys(sys.argv[2:])
     if sys.argv[1:2] and sys.argv[1] in runs.VERBS:
         return runs.main(sys.argv[1], sys.argv[2:])
-    sweep: dict[str, list[RunFolder]] = {}
-    code = hydra_app(lambda config: launch(config, sweep), __doc__ or "")
-    for name, members in sweep.items():
-        runs.print_sweep(name, members)
-    return code
+    if DRY_RUN in sys.argv[1:] or is_sweep(sys.argv[1:]):
+        return _planned()
+    if PARENT in os.environ:  # a member of a sweep
+        stop_with_parent()
+    return hydra_app(launch, __doc__ or "")
+
+
+def _planned() -> int:
+    """Runs a sweep, or prints what would run."""
+    is_dry = DRY_RUN in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != DRY_RUN]
+    if is_sweep(sys.argv[1:]):
+        return sweep_app(lambda members: run_sweep(members, is_dry=is_dry))
+    return hydra_app(print_command, __doc__ or "")
+
+
+def print_command(config: RunConfig) -> int:
+    """Prints the command that a launch would run; returns the exit code."""
+    print(shlex.join(torchrun_command(config)))
+    return EXIT_OK
 
 
 if __name__ == "__main__":

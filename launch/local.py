@@ -34,11 +34,10 @@ def count_gpus() -> int:
     return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
 
 
-def launch_local(config: RunConfig) -> int:
-    """Runs `config`, which the file RunFolder.launch holds, to its end; returns the first failing rank's exit code.
+def processes_of(config: RunConfig) -> int:
+    """Returns the number of ranks on this machine.
 
-    Returns EXIT_STOPPED after a signal. Raises TrainError if there are fewer GPUs than processes, or if the batch does
-    not divide over them.
+    Raises TrainError if there are fewer GPUs than that, or if the batch does not divide over them.
     """
     num_gpus = count_gpus()
     num_processes = config.launch.processes or num_gpus or config.launch.cpu_processes
@@ -47,8 +46,23 @@ def launch_local(config: RunConfig) -> int:
             f"launch.processes={num_processes}, but {num_gpus} GPUs are visible: use launch.processes={num_gpus}"
         )
     rows_per_rank(config, num_processes)
-    command = [sys.executable, "-m", "launch.torchrun", "--standalone", f"--nproc-per-node={num_processes}"]
-    command += ["--module", "train", "--config", str(RunFolder.of(config).launch)]
+    return num_processes
+
+
+def torchrun_command(config: RunConfig) -> list[str]:
+    """Returns the command that starts the ranks. Raises TrainError as `processes_of` does."""
+    command = [sys.executable, "-m", "launch.torchrun", "--standalone", f"--nproc-per-node={processes_of(config)}"]
+    return [*command, "--module", "train", "--config", str(RunFolder.of(config).launch)]
+
+
+def launch_local(config: RunConfig) -> int:
+    """Runs `config`, which the file RunFolder.launch holds, to its end; returns the first failing rank's exit code.
+
+    Returns EXIT_STOPPED after a signal. Raises TrainError if there are fewer GPUs than processes, or if the batch does
+    not divide over them.
+    """
+    command = torchrun_command(config)
+    num_processes = processes_of(config)
     environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
     environment[PARENT] = str(os.getpid())
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")

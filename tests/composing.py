@@ -3,6 +3,8 @@
 import sys
 
 from train.compose.app import EXIT_OK, hydra_app
+from train.compose.command_line import is_sweep
+from train.compose.sweep import Member, sweep_app
 from train.config import RunConfig
 
 
@@ -14,9 +16,15 @@ def run_app(*arguments: str) -> tuple[int, list[RunConfig]]:
         composed.append(config)
         return EXIT_OK
 
+    def sweep(members: list[Member]) -> int:
+        composed.extend(member.config for member in members)
+        return EXIT_OK
+
     before = sys.argv
     sys.argv = ["app", *arguments]
     try:
+        if is_sweep(arguments):
+            return sweep_app(sweep), composed
         return hydra_app(task, "usage"), composed
     finally:
         sys.argv = before

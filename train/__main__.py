@@ -24,6 +24,7 @@ from train.callbacks.callback import Callback
 from train.checkpoint.checkpoints import Checkpoints
 from train.checkpoint.store import Layout
 from train.compose.app import hydra_app, load_run_config, save_run_config
+from train.compose.command_line import is_sweep
 from train.config import RunConfig
 from train.distributed import Ranks, leave, seed_generators
 from train.engine.build import build_engine, resolve_precision
@@ -172,7 +173,7 @@ def main() -> int:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_USER_ERROR
         return work(config)
-    if {"-m", "--multirun"} & set(sys.argv[1:]):
+    if is_sweep(sys.argv[1:]):
         print("error: python -m train is one run; a sweep is `python -m launch -m ...`", file=sys.stderr)
         return EXIT_USER_ERROR
     return hydra_app(work, __doc__ or "")

@@ -37,10 +37,12 @@ class LaunchConfig:
     """Processes, one rank each; null: one per visible GPU, or cpu_processes where there is none."""
     cpu_processes: int = 1
     """Processes on a machine without a GPU."""
+    parallel: int = 1
+    """Members of a sweep that run at once; each gets an equal share of the visible GPUs."""
 
     def validate(self) -> None:
         """Raises TrainError with the key, the value and the remedy."""
-        check_at_least("launch", self, processes=1, cpu_processes=1)
+        check_at_least("launch", self, processes=1, cpu_processes=1, parallel=1)
 
 
 @dataclass

@@ -11,7 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from train.compose.groups import CONFIG_FOLDER, DATACLASS_OPTIONS, default_options, options, register_dataclasses
 
-FILES = sorted(path.relative_to(CONFIG_FOLDER).as_posix() for path in CONFIG_FOLDER.glob("**/*.yaml"))
+FILES = sorted(
+    path.relative_to(CONFIG_FOLDER).as_posix()
+    for path in CONFIG_FOLDER.glob("**/*.yaml")
+    if path.parent.name != "sweep"  # values that a sweep varies: the published one is among them
+)
 ABSENT = object()
 
 register_dataclasses()

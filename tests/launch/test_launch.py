@@ -211,25 +211,16 @@ def test_what_one_rank_finds_wrong_is_all_that_is_said(root: Path, unattended: L
 def test_a_sweep_has_a_folder_for_each_combination(root: Path, unattended: Launches) -> None:
     ended = unattended["swept"].result()
     folders = [RunFolder(root / f"swept-optimizer.repo_lr_multiplier_{factor}") for factor in (1, 1000)]
-    assert sorted(root.glob("swept*")) == [folder.path for folder in folders]
+    page = root / "swept-repo_lr_multiplier-compared.html"
+    assert sorted(root.glob("swept*")) == [page, *(folder.path for folder in folders)]
+    assert [line.split()[0] for line in ended.stdout.splitlines()[-4:-1]] == ["run", *(f.path.name for f in folders)]
+    assert f"{folders[1].path.name} ended with code {EXIT_ALERTED}; alone: " in ended.stderr
     configs = [load_run_config(folder.config) for folder in folders]
     assert [config.optimizer.repo_lr_multiplier for config in configs] == [1, 1000]
     losses = [read(folder.metrics)[0]["train/loss"] for folder in folders]
     assert losses[0] == losses[1]
     assert [read(folder.events)[-1]["exit_code"] for folder in folders] == [EXIT_OK, EXIT_ALERTED]
     assert ended.returncode == EXIT_ALERTED  # the worst
-
-
-def test_a_sweep_of_rates_succeeds_and_trains_each_at_its_own(root: Path, sample: Path) -> None:
-    swept = ["-m", "optimizer.lr=1e-3,2e-3", "launch.processes=1", "max_steps=1", "checkpoint.export_hf=false"]
-    command = [a for a in arguments(root, sample, "rates") if not a.startswith(("launch.processes", "max_steps"))]
-    ended = launch(*command, *swept)
-    assert ended.returncode == EXIT_OK, ended.stderr
-    folders = [root / f"rates-optimizer.lr_{rate}" for rate in ("0.001", "0.002")]
-    assert sorted(root.glob("rates*")) == folders
-    losses = [read(folder / "metrics.jsonl")[0]["train/loss"] for folder in folders]
-    rates = [read(folder / "metrics.jsonl")[0]["optim/lr"] for folder in folders]
-    assert losses[0] == losses[1] and rates[1] == pytest.approx(2 * rates[0])
 
 
 def test_an_alert_that_stops_a_job_has_an_exit_code_of_its_own(root: Path, unattended: Launches) -> None:

@@ -10,15 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError
 from common.files import write_text_whole
-from train.compose.command_line import for_hydra, overrides_of
+from train.compose.command_line import for_hydra
 from train.compose.errors import explain
 from train.compose.groups import CONFIG_FOLDER, register_dataclasses
 from train.compose.renamed import with_new_keys, with_new_names
@@ -54,20 +52,11 @@ def save_run_config(config: RunConfig, path: Path) -> None:
     write_text_whole(path, OmegaConf.to_yaml(OmegaConf.structured(config)), durable=False)
 
 
-def swept_overrides() -> list[str]:
-    """Returns, in a sweep, this job's `key=value` for each key that the command line sweeps over; else nothing."""
-    if HydraConfig.get().mode != hydra.types.RunMode.MULTIRUN:
-        return []
-    given = OverridesParser.create().parse_overrides(overrides_of(sys.argv[1:]))
-    swept = {override.key_or_group for override in given if override.is_sweep_override()}
-    return [text for text in HydraConfig.get().overrides.task if text.split("=", 1)[0].lstrip("+~") in swept]
-
-
 def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
-    """Composes a config from sys.argv and calls `task` with it (once per combination under `-m`).
+    """Composes a config from sys.argv and calls `task` with it.
 
-    Returns the exit code: the task's own, or the worst of a sweep; EXIT_USER_ERROR after one line on standard error
-    when the command line or the config is wrong.
+    Returns the exit code: the task's own; EXIT_USER_ERROR after one line on standard error when the command line or
+    the config is wrong. A sweep is train/compose/sweep.py's.
     """
     if not sys.argv[1:] or set(sys.argv[1:]) & {"-h", "--help"}:
         print(usage.strip())
@@ -81,18 +70,15 @@ def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
 
     def run(composed: DictConfig) -> None:
         try:
-            code = _reported(lambda: task(to_run_config(composed)))
+            codes.append(reported(lambda: task(to_run_config(composed))))
         except Exception:
             traceback.print_exc()
-            code = EXIT_CRASHED
-        if code == EXIT_STOPPED:
-            raise SystemExit(code)  # a person or a scheduler asked to stop: the rest of a sweep does not start
-        codes.append(code)
+            codes.append(EXIT_CRASHED)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     app = hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.3")(run)
     try:
-        codes.append(_reported(app))
+        codes.append(reported(app))
     except SystemExit as stopped:
         return int(stopped.code or EXIT_OK)
     except KeyboardInterrupt:
@@ -103,7 +89,7 @@ def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
     return max(codes)
 
 
-def _reported(job: Callable[[], int | None]) -> int:
+def reported(job: Callable[[], int | None]) -> int:
     """Returns the exit code of `job`; a user's mistake becomes one line on standard error."""
     try:
         return job() or EXIT_OK

@@ -18,7 +18,10 @@ from train.compose.groups import CONFIG_FOLDER, groups
 from train.compose.keys import config_keys, named_parts
 from train.errors import TrainError
 
-FLAGS = ("-m", "--multirun", "-r", "--run", "--resolve", "--version", "--hydra-help")
+SWEEP = "sweep="
+"""How the name of a sweep is given, a file in configs/sweep/."""
+MULTIRUN = ("-m", "--multirun")
+FLAGS = (*MULTIRUN, "-r", "--run", "--resolve", "--version", "--hydra-help")
 CFG = ("job", "hydra", "all")
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 WITH_VALUE = {"-c": CFG, "--cfg": CFG, "-i": INFO, "--info": INFO, "-p": (), "--package": ()}
@@ -26,8 +29,8 @@ WITH_VALUE = {"-c": CFG, "--cfg": CFG, "-i": INFO, "--info": INFO, "-p": (), "--
 
 
 def is_sweep(argv: Sequence[str]) -> bool:
-    """Returns whether the arguments ask for a sweep."""
-    return bool({"-m", "--multirun"} & set(argv))
+    """Returns whether the arguments ask for a sweep: by -m, or by the name of one."""
+    return bool(set(MULTIRUN) & set(argv)) or any(argument.startswith(SWEEP) for argument in argv)
 
 
 def overrides_of(argv: Sequence[str]) -> list[str]:

@@ -43,7 +43,7 @@ def no_option(group: str, option: str) -> str:
     """Returns what is wrong with a choice that does not exist; an empty `option`: none was made."""
     choices = options(group)
     if group.startswith("hydra/"):
-        return f"there is no {group}={option} here: the runs of a sweep are run one after another, by Hydra itself"
+        return f"there is no {group}={option} here: launch.parallel says how many runs of a sweep run at once"
     if not choices:
         return f"there is no config group {group!r}{did_you_mean(group)}"
     if not option:

@@ -95,25 +95,6 @@ def test_sources_can_be_named_on_the_command_line() -> None:
     assert sources("data.sources.web.weight=3")["web"] == (shipped["web"][0], 3.0)
 
 
-def test_a_sweep_is_every_combination_wherever_the_flag_stands(tmp_path: Path) -> None:
-    lists = ["optimizer.lr=1e-3,2e-3", "seed=1,2", f"run_root={tmp_path}"]
-    for arguments in (["-m", DEMO, *lists], [DEMO, *lists, "-m"]):
-        code, composed = run_app(*arguments)
-        assert code == EXIT_OK
-        assert [(config.optimizer.lr, config.seed) for config in composed] == [
-            (lr, seed) for lr in (1e-3, 2e-3) for seed in (1, 2)
-        ]
-
-
-def test_a_wrong_combination_does_not_keep_a_sweep_from_the_others(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, composed = run_app("-m", DEMO, "engine.zero_stage=4,1", f"run_root={tmp_path}")
-    assert code == EXIT_USER_ERROR
-    assert [config.engine.zero_stage for config in composed] == [1]
-    assert capsys.readouterr().err.startswith("error: engine.zero_stage=4 does not exist")
-
-
 def test_composing_silences_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("train.callbacks.weights_and_biases")
     compose(DEMO)

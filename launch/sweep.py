@@ -1,0 +1,180 @@
+"""Runs the members of a sweep: one job each, in turn or several at once; what is finished is not started again.
+
+A member is the command `python -m launch` with its values, in a process of its own: what it returns is read, and one
+that fails does not end the others. Whether a member is done is known from its run folder, so the same command again,
+after a kill too, starts only the rest, and a sweep can be extended by further values. A stop signal reaches all members
+that run; they save, and no further one starts.
+"""
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from launch.local import count_gpus
+from launch.runs import print_sweep
+from report.comparison import differing, flat
+from report.overview import overview
+from report.run_folder import FINISHED
+from train.compose.app import load_run_config
+from train.compose.sweep import Member
+from train.config import RunConfig
+from train.errors import EXIT_OK, EXIT_STOPPED, TrainError
+from train.processes import PARENT
+from train.run_folder import RunFolder
+from train.signals import stop_signals
+
+POLL_SECONDS = 0.2
+LOG = "console.log"
+"""What a member prints, in its folder, where several run at once."""
+
+
+def run_sweep(members: Sequence[Member], *, is_dry: bool = False) -> int:
+    """Runs all members that are not finished, prints how they ended and compares them; returns the exit code.
+
+    It is EXIT_STOPPED after a signal, else the highest of the members' codes. Raises TrainError, before anything
+    starts, if a finished member was trained with another config.
+    """
+    waiting = [member for member in members if not is_finished(member.config)]
+    if is_dry:
+        for member in waiting:
+            print(shlex.join(command(member)))
+        return EXIT_OK
+    print(f"{members[0].sweep}: {len(members)} runs, {len(members) - len(waiting)} of them finished", flush=True)
+    at_once = members[0].config.launch.parallel
+    codes = _Sweep(waiting, at_once, _gpu_shares(at_once)).run()
+    failed = {name: code for name, code in codes.items() if code not in (EXIT_OK, EXIT_STOPPED)}
+    print_sweep(members[0].sweep, [RunFolder.of(member.config) for member in members])
+    if EXIT_STOPPED in codes.values():
+        print("\nstopped: the same command does what is left")
+        return EXIT_STOPPED
+    by_name = {member.config.name: member for member in members}
+    for name, code in failed.items():
+        print(f"error: {name} ended with code {code}; alone: {shlex.join(command(by_name[name]))}", file=sys.stderr)
+    return max(failed.values(), default=EXIT_OK)
+
+
+def command(member: Member) -> list[str]:
+    """Returns the command that runs a member alone."""
+    return [sys.executable, "-m", "launch", *member.arguments]
+
+
+def is_finished(config: RunConfig) -> bool:
+    """Returns whether a run has done its steps. Raises TrainError if it has, with another config than this one."""
+    folder = RunFolder.of(config)
+    seen = overview(folder)
+    if seen.state != FINISHED or seen.step < config.max_steps:
+        return False
+    before, now = flat(load_run_config(folder.config).as_plain()), flat(config.as_plain())
+    if changed := differing([before, now]):
+        listed = ", ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed)
+        raise TrainError(f"{folder.path} is finished with another config ({listed}): set name= to train these too")
+    return True
+
+
+def _gpu_shares(at_once: int) -> list[str | None]:
+    """Returns the CUDA_VISIBLE_DEVICES of each place; None for all that are visible."""
+    num_gpus = count_gpus()
+    if at_once == 1 or num_gpus == 0:
+        return [None] * at_once
+    if num_gpus < at_once:
+        raise TrainError(f"launch.parallel={at_once}, but {num_gpus} GPUs are visible: use launch.parallel={num_gpus}")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    devices = [device for device in visible.split(",") if device] or [str(index) for index in range(num_gpus)]
+    share = num_gpus // at_once
+    return [",".join(devices[place * share : (place + 1) * share]) for place in range(at_once)]
+
+
+@dataclass
+class _Job:
+    """A member that runs."""
+
+    member: Member
+    process: subprocess.Popen[bytes]
+    place: str | None
+    log: IO[bytes] | None
+
+
+class _Sweep:
+    """Starts members as places become free, and passes signals on to those that run."""
+
+    def __init__(self, members: Sequence[Member], at_once: int, places: Sequence[str | None]) -> None:
+        self._waiting = deque(members)
+        self._has_logs = at_once > 1
+        self._free = list(places)
+        self._running: list[_Job] = []
+        self._stopped = False
+        self._signals: list[int] = []
+
+    def run(self) -> dict[str, int]:
+        """Returns the exit code of every member that was started, by name."""
+        codes: dict[str, int] = {}
+        for number in stop_signals():
+            signal.signal(number, self._on_signal)
+        while self._running or (self._waiting and not self._stopped):
+            while self._free and self._waiting and not self._stopped:
+                self._start(self._waiting.popleft(), self._free.pop(0))
+            for taken in self._take_signals():
+                for job in self._running:
+                    job.process.send_signal(taken)
+            for job in [job for job in self._running if job.process.poll() is not None]:
+                codes[job.member.config.name] = self._end(job)
+            if self._running:
+                self._wait()
+        return codes
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stopped = True
+        self._signals.append(number)
+
+    def _take_signals(self) -> list[int]:
+        taken, self._signals = self._signals, []
+        return taken
+
+    def _start(self, member: Member, place: str | None) -> None:
+        environment = {**os.environ, PARENT: str(os.getpid())}
+        if place is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = place
+        log = None
+        values = " ".join(f"{key}={value}" for key, value in member.swept.items())
+        if self._has_logs:
+            folder = RunFolder.of(member.config)
+            folder.path.mkdir(parents=True, exist_ok=True)
+            log = (folder.path / LOG).open("ab")
+        print(
+            f"\n{member.config.name} starts: {values}" + (f"; it prints to {Path(log.name)}" if log else ""), flush=True
+        )
+        # A session of its own: Ctrl-C reaches only this process, which passes it on.
+        process = subprocess.Popen(
+            command(member), env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+        self._running.append(_Job(member, process, place, log))
+
+    def _end(self, job: _Job) -> int:
+        self._running.remove(job)
+        self._free.append(job.place)
+        if job.log is not None:
+            job.log.close()
+        code = job.process.returncode
+        code = 128 - code if code < 0 else code
+        if code == EXIT_STOPPED:
+            self._stopped = True  # it was asked to stop: by a person or a scheduler, who means the sweep
+        elif code != EXIT_OK:
+            print(f"{job.member.config.name} ended with code {code}", flush=True)
+        return code
+
+    def _wait(self) -> None:
+        if len(self._running) > 1:
+            time.sleep(POLL_SECONDS)
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._running[0].process.wait(timeout=POLL_SECONDS)

@@ -1,0 +1,87 @@
+"""A sweep that is cut off, started again, extended and run in parallel: nothing is trained twice, nothing is lost."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.launch.launching import ENDLESS, SMALL, end, last_step, launch, ranks_of, read, start, wait_for
+from train.errors import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
+from train.run_folder import RunFolder
+
+BRIEF = ("launch.processes=1", "max_steps=2", "checkpoint.export_hf=false", "evaluation.enabled=false")
+
+
+def arguments(root: Path, sample: Path, *extra: str) -> list[str]:
+    return [*SMALL, *BRIEF, f"run_root={root}", f"data.root={sample}", "name=rates", *extra]
+
+
+def events(folder: RunFolder) -> list[str]:
+    return [event["event"] for event in read(folder.events)]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sweeps")
+
+
+@pytest.fixture(scope="module")
+def folders(root: Path, sample: Path) -> list[RunFolder]:
+    """Two rates at once, one of which is then named again beside a third, in turn."""
+    command = arguments(root, sample, "-m")
+    both = launch(*command, "optimizer.lr=1e-3,2e-3", "launch.parallel=2")
+    assert both.returncode == EXIT_OK, both.stderr
+    more = launch(*command, "optimizer.lr=2e-3,4e-3")
+    assert more.returncode == EXIT_OK, more.stderr
+    assert more.stdout.startswith("rates-lr: 2 runs, 1 of them finished\n")
+    return [RunFolder(root / f"rates-optimizer.lr_{rate}") for rate in ("0.001", "0.002", "0.004")]
+
+
+def test_members_differ_in_what_is_swept_and_each_trains_once(root: Path, folders: list[RunFolder]) -> None:
+    assert sorted(root.glob("rates-optimizer*")) == [folder.path for folder in folders]
+    rows = [read(folder.metrics)[0] for folder in folders]
+    assert len({row["train/loss"] for row in rows}) == 1
+    assert [row["optim/lr"] / rows[0]["optim/lr"] for row in rows] == pytest.approx([1, 2, 4])
+    assert [events(folder).count("start") for folder in folders] == [1, 1, 1]
+    assert (root / "rates-lr-compared.html").exists()
+    assert "rates-optimizer.lr_0.001 is finished" in (folders[0].path / "console.log").read_text()
+    assert not (folders[2].path / "console.log").exists()
+
+
+def test_a_finished_member_with_another_config_is_refused_before_anything_starts(
+    root: Path, sample: Path, folders: list[RunFolder]
+) -> None:
+    refused = launch(*arguments(root, sample, "-m"), "optimizer.lr=8e-3,1e-3", "optimizer.weight_decay=0")
+    assert (refused.returncode, refused.stdout) == (EXIT_USER_ERROR, "")
+    line = (
+        f"error: {folders[0].path} is finished with another config (optimizer.weight_decay was 0.1, is 0.0): set name="
+    )
+    assert refused.stderr.startswith(line) and refused.stderr.count("\n") == 1
+    assert not list(root.glob("*0.008*"))
+
+
+def test_ctrl_c_saves_the_member_that_runs_and_the_same_command_does_the_rest(root: Path, sample: Path) -> None:
+    swept = [*arguments(root, sample, "-m", "name=cut", "seed=1,2")]
+    folder, other = (RunFolder(root / f"cut-seed_{seed}") for seed in (1, 2))
+    endless = start(*swept, ENDLESS)
+    wait_for(lambda: last_step(folder.metrics) >= 1, endless)
+    endless.send_signal(signal.SIGINT)
+    ended = end(endless)
+    assert ended.returncode == EXIT_STOPPED and not other.path.exists()
+    assert events(folder)[-1] == "stop" and "the same command does what is left" in ended.stdout
+    dry = launch(*swept, "--dry-run")
+    assert dry.returncode == EXIT_OK and dry.stderr == ""
+    commands = dry.stdout.splitlines()
+    assert len(commands) == 2 and commands[1].endswith("seed=2 name=cut-seed_2 wandb.group=cut-seed")
+    assert not other.path.exists()
+
+
+def test_a_killed_sweep_stops_its_members(root: Path, sample: Path) -> None:
+    killed = start(*arguments(root, sample, "-m", "name=killed", "seed=1,2"), ENDLESS)
+    folder = RunFolder(root / "killed-seed_1")
+    wait_for(lambda: last_step(folder.metrics) >= 1, killed)
+    [rank] = ranks_of(killed)
+    killed.kill()
+    killed.communicate()
+    wait_for(lambda: not rank.is_running() and events(folder)[-1] == "stop", None)
+    assert not (root / "killed-seed_2").exists()

@@ -1,0 +1,131 @@
+"""The members of a sweep: every combination of the values that a command line or a file of `configs/sweep/` gives.
+
+All members are composed and checked before the first one starts. Hydra parses and composes; its sweeper is not used,
+as it ignores exit codes and starts every member in the launcher's own process.
+"""
+
+import hashlib
+import itertools
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+
+from common.errors import UserError
+from train.compose.app import reported, to_run_config
+from train.compose.command_line import MULTIRUN, SWEEP, for_hydra, overrides_of
+from train.compose.errors import explain
+from train.compose.groups import CONFIG_FOLDER, options
+from train.compose.renamed import with_new_names
+from train.config import RunConfig
+from train.errors import TrainError
+
+FOLDER = CONFIG_FOLDER / "sweep"
+MAX_NAME = 120  # characters; a longer name ends in a hash instead
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a sweep."""
+
+    config: RunConfig
+    swept: dict[str, str]
+    """Value of each key that the sweep varies, as on the command line."""
+    arguments: list[str]
+    """What to give to `python -m launch` to start this run alone."""
+    sweep: str
+    """Name of the sweep: what its members are called together."""
+
+
+def sweep_app(task: Callable[[list[Member]], int]) -> int:
+    """Composes the members that sys.argv gives, and calls `task` with them.
+
+    Returns the task's exit code; EXIT_USER_ERROR after one line on standard error, and without a call, when the command
+    line or the config of one member is wrong.
+    """
+    return reported(lambda: task(compose_members(with_new_names(sys.argv[1:]))))
+
+
+def compose_members(argv: Sequence[str]) -> list[Member]:
+    """Returns all members, the first key varying slowest.
+
+    Raises UserError that names the member if one cannot be composed, if its config is wrong, or if two would share a
+    folder.
+    """
+    given = [argument for argument in argv if not argument.startswith(SWEEP)]
+    presets = [argument.removeprefix(SWEEP) for argument in argv if argument.startswith(SWEEP)]
+    keys = {argument.partition("=")[0].lstrip("+~") for argument in overrides_of(given)}
+    from_file = [line for preset in presets for line in _preset(preset) if line.partition("=")[0] not in keys]
+    lines = for_hydra([*given, "-m", *from_file])
+    if extra := [line for line in lines if line.startswith("-") and line not in MULTIRUN]:
+        raise TrainError(f"a sweep takes no option {extra[0]}: leave it out, or leave out what makes it a sweep")
+    overrides = OverridesParser.create().parse_overrides([line for line in lines if not line.startswith("-")])
+    varied = [override for override in overrides if override.is_sweep_override()]
+    fixed = [argument for argument in given if not argument.startswith("-") and not _is_varied(argument, varied)]
+    points = itertools.product(*(_values(override) for override in varied))
+    plain = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
+    title = "-".join(presets) or "-".join(_plain_key(override) for override in varied)
+    members = [_member(plain, fixed, point, title) for point in points]
+    names = [member.config.name for member in members]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise TrainError(f"two members of this sweep would be called {twice}: give each value once")
+    return members
+
+
+def _member(plain: list[str], fixed: list[str], point: Sequence[str], title: str) -> Member:
+    words = " ".join(point)
+    try:
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            config = to_run_config(compose("config", [*plain, *point]))
+    except UserError as error:
+        raise TrainError(f"{error} (in the member {words})" if words else str(error)) from error
+    except Exception as error:  # Hydra's and OmegaConf's
+        raise TrainError(explain(error) + (f" (in the member {words})" if words else "")) from error
+    swept = dict(line.lstrip("+~").split("=", 1) for line in point)
+    sweep = f"{config.name}-{title}" if title else config.name
+    config.name = _name(config.name, swept)
+    arguments = [*fixed, *point, f"name={config.name}"]
+    if title and not any(argument.startswith("wandb.group=") for argument in fixed):
+        config.wandb.group = sweep
+        arguments.append(f"wandb.group={sweep}")
+    return Member(config, swept, arguments, sweep)
+
+
+def _name(base: str, swept: dict[str, str]) -> str:
+    """Returns the name of a member: it says what varies, and does not depend on the other members."""
+    parts = [re.sub(r"[^\w.+-]", "_", f"{key}={value}") for key, value in swept.items() if key != "name"]
+    name = "-".join([base, *parts])
+    if len(name) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: MAX_NAME - 9]}-{digest}"
+
+
+def _preset(name: str) -> list[str]:
+    """Returns the `key=values` of a file of configs/sweep/. Raises TrainError."""
+    if name not in options("sweep"):
+        choices = ", ".join(options("sweep"))
+        raise TrainError(f"there is no {SWEEP}{name}; choose one of {choices}, or use -m key=value,value")
+    values = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
+    assert isinstance(values, dict)
+    return [f"{key!s}={','.join(str(value) for value in listed)}" for key, listed in values.items()]
+
+
+def _values(override: Override) -> list[str]:
+    """Returns `key=value` for each value. Raises TrainError for a range without steps."""
+    if not override.is_discrete_sweep():
+        raise TrainError(f"{override.input_line} has no end of values: list them, as in {override.key_or_group}=1,2")
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _is_varied(argument: str, varied: Sequence[Override]) -> bool:
+    return any(argument == override.input_line for override in varied)
+
+
+def _plain_key(override: Override) -> str:
+    return override.key_or_group.rpartition(".")[2].replace("/", ".")
