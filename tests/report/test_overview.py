@@ -64,19 +64,19 @@ def test_a_folder_in_any_state_has_a_line(tmp_path: Path) -> None:
     folder = RunFiles(tmp_path / "young")
     folder.path.mkdir()
     folder.config.write_text("max_steps: ten")
-    torn = make_run(tmp_path / "torn", range(1, 3))
-    with torn.metrics.open("ab") as file:
+    truncated = make_run(tmp_path / "truncated", range(1, 3))
+    with truncated.metrics.open("ab") as file:
         file.write(b'5\nnull\n{"step": "x"}\n{"step": 3, "eval/loss": 1.5')
-    torn.lock_file.write_bytes(b"\xff")
+    truncated.lock_file.write_bytes(b"\xff")
     empty = RunFiles(tmp_path / "empty")
     empty.path.mkdir()
     empty.metrics.touch()
     (tmp_path / "no-run").mkdir()
     seen = {found.path.name: overview(found) for found in find_runs(tmp_path)}
-    assert sorted(seen) == ["empty", "torn", "young"]
+    assert sorted(seen) == ["empty", "truncated", "young"]
     assert (seen["young"].step, seen["young"].max_steps, seen["young"].loss) == (0, None, None)
-    assert (seen["torn"].step, seen["torn"].eval_loss) == (2, None)
-    assert [found.path.name for found in find_runs(torn.path)] == ["torn"]
+    assert (seen["truncated"].step, seen["truncated"].eval_loss) == (2, None)
+    assert [found.path.name for found in find_runs(truncated.path)] == ["truncated"]
 
 
 def test_the_newest_value_is_found_however_far_back_it_is(tmp_path: Path) -> None:
