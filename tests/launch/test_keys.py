@@ -15,6 +15,9 @@ def test_a_pattern_is_a_part_of_the_key_or_a_glob() -> None:
     assert [row.key for row in matching("optimizer.lr")] == ["optimizer.lr"]
     assert {row.key for row in matching("*warmup_steps")} == {"schedule.warmup_steps", "optimizer.repo_warmup_steps"}
     assert matching("") == list(config_keys())
+    assert [row.key for row in matching("OPTIMIZER.LR")] == ["optimizer.lr"]
+    by_meaning = matching("GPUs")  # no key is called so
+    assert "launch.parallel" in {row.key for row in by_meaning} and all("GPU" in row.meaning for row in by_meaning)
 
 
 @pytest.mark.parametrize("width", [80, 200])

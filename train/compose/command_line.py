@@ -89,7 +89,7 @@ def _checked_override(argument: str, sweep: bool) -> Override:
         if not isinstance(value, str | list | dict):
             keys = [row.key for row in config_keys() if row.key.startswith(f"{key}.")]
             wrong = no_option(key, argument.partition("=")[2])
-            raise TrainError(f"{wrong}, or set a key of it: {', '.join(keys[:3])} ...")
+            raise TrainError(wrong if "set " in wrong else f"{wrong}, or set a key of it: {', '.join(keys[:3])} ...")
     return override
 
 

@@ -13,6 +13,9 @@ from train.compose.groups import CONFIG_FOLDER, groups, options
 from train.compose.keys import config_keys, with_placeholder
 from train.compose.names import did_you_mean
 
+_KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "Path": "a path"}
+"""OmegaConf's name of a type -> what people type."""
+
 
 def explain(error: Exception) -> str:
     """Returns one sentence for an error of Hydra or OmegaConf."""
@@ -46,6 +49,8 @@ def no_option(group: str, option: str) -> str:
         return f"there is no {group}={option} here: launch.parallel says how many runs of a sweep run at once"
     if not choices:
         return f"there is no config group {group!r}{did_you_mean(group)}"
+    if group == "wandb" and option in ("off", "false", "none", "null", "disabled", "offline", "online"):
+        return f"there is no wandb={option}: set wandb.mode=offline, online or disabled"
     if not option:
         return f"{group} is not given; choose one of {', '.join(choices)}, for example {group}={choices[0]}"
     return f"there is no {group}={option}; choose one of {', '.join(choices)}"
@@ -73,6 +78,8 @@ def _reason(error: Exception, text: str) -> str:
         return f"{full_key} takes a list, as in '{full_key}=[...]'"
     if full_key and "does not support deletion" in text:
         return f"{full_key} cannot be deleted: set it to another value"
+    if full_key and (wrong := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text)):
+        return f"{full_key} takes {_KINDS.get(wrong[2], wrong[2])}, and {wrong[1]!r} is none"
     lines = [line.strip() for line in f"{error.__cause__ or error}".splitlines() if line.strip()] or [repr(error)]
     if re.search(r"raised while composing config:$", lines[0]) and len(lines) > 1:
         lines = lines[1:]

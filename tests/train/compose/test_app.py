@@ -37,8 +37,10 @@ DEMO = "experiment=demo"
         ([DEMO, "gc_interval=1"], "there is no config key 'gc_interval'; did you mean 'logging.gc_interval'?"),
         ([DEMO, "data.sources.web.weigt=1"], "there is no config key 'data.sources.web.weigt'; did you mean "),
         ([DEMO, "data.sources.web=a/*.zst"], "a/*.zst is given where keys belong: data.sources.NAME.files, data"),
-        ([DEMO, "optimizer.lr=fast"], "optimizer.lr: Value 'fast' of type 'str' could not be converted to Float"),
-        ([DEMO, "max_steps=1.5"], "max_steps: Value '1.5' of type 'float' could not be converted to Integer"),
+        ([DEMO, "optimizer.lr=fast"], "optimizer.lr takes a number, and 'fast' is none"),
+        ([DEMO, "max_steps=1.5"], "max_steps takes a whole number, and '1.5' is none"),
+        ([DEMO, "wandb=off"], "there is no wandb=off: set wandb.mode=offline, online or disabled"),
+        ([DEMO, "wandb=false"], "there is no wandb=false: set wandb.mode=offline, online or disabled"),
         ([DEMO, "engine.precision=fp31"], "engine.precision: Invalid value 'fp31', expected one of [auto, bf16, fp32]"),
         ([DEMO, "model=tinny"], "there is no model=tinny; choose one of olmo2-1b, olmo2-7b, small, tiny"),
         ([DEMO, "optimizer=adam"], "there is no optimizer=adam; choose one of published"),
@@ -113,7 +115,7 @@ def test_a_saved_config_comes_back_the_same(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{name: x, optimizer: {lrr: 1}}", "there is no config key 'optimizer.lrr'; did you mean 'optimizer.lr'"),
-        ("{name: x, seed: many}", "seed: Value 'many' of type 'str' could not be converted to Integer"),
+        ("{name: x, seed: many}", "seed takes a whole number, and 'many' is none"),
     ],
 )
 def test_a_config_file_is_checked_like_a_command_line(tmp_path: Path, text: str, message: str) -> None:

@@ -16,10 +16,10 @@ register_dataclasses()
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("num_streams: many", "data.num_streams: Value 'many' of type 'str' could not be converted to Integer"),
+        ("num_streams: many", "data.num_streams takes a whole number, and 'many' is none"),
         ("num_stream: 1", "there is no config key 'data.num_stream'; did you mean 'data.num_streams'?"),
         ("kind: txt", "data.kind: Invalid value 'txt', expected one of [text, tokens]"),
-        ("sources: {web: {weight: abc}}", "data.sources.web.weight: Value 'abc' of type 'str' could not be converted"),
+        ("sources: {web: {weight: abc}}", "data.sources.web.weight takes a number, and 'abc' is none"),
         ("sources: {web: a/*.zst}", "a/*.zst is given where keys belong: data.sources.NAME.files, data.sources."),
         ("sources: {web: {files: a/*.zst}}", "data.sources.web.files takes a list, as in 'data.sources.web.files=["),
     ],
