@@ -45,7 +45,6 @@ DEMO = "experiment=demo"
         ([DEMO, "model=tinny"], "there is no model=tinny; choose one of olmo2-1b, olmo2-7b, small, tiny"),
         ([DEMO, "optimizer=adam"], "there is no optimizer=adam; choose one of published"),
         ([DEMO, "optimizer.betas=0.9"], "optimizer.betas takes a list, as in 'optimizer.betas=[...]'"),
-        ([DEMO, "wandb=false"], "there is no wandb=false; choose one of default, or set a key of it: wandb.mode, "),
         ([DEMO, "hydra/launcher=joblib"], "there is no hydra/launcher=joblib here: "),
         ([DEMO, "positions/yarn=default"], "positions/yarn is not among the groups of this run: add it with a plus, "),
         ([DEMO, "~optimizer.lr"], "optimizer.lr cannot be deleted: set it to another value"),
