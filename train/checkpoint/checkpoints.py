@@ -11,13 +11,15 @@ from data.stream import changed_data
 from model.weights import Weights, hf_weights, random_weights
 from train.changes import Changes, changed_keys, check_changes, refuse_changes
 from train.checkpoint.resume import Start, choose_start, find_checkpoint, load_checkpoint, other_layout_weights
+from train.checkpoint.rollback import Rollback, complete_rollback, parse_rollbacks, record_rollback
 from train.checkpoint.save import Saver
 from train.checkpoint.store import Checkpoint, Layout
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.engine import Engine
 from train.errors import BadNumbersError, SaveError
-from train.run_folder import RunFolder
+from train.run_folder import RunFolder, explained_write_errors
+from train.watch.alert import Alert
 
 
 class Checkpoints:
@@ -30,18 +32,38 @@ class Checkpoints:
         self._layout = layout
         self._saver = Saver(folder.checkpoints, config.checkpoint, layout, ranks)
         self._saved_step: int | None = None  # that needs no further save
+        self.rollbacks: list[Rollback] = []
+        """Of the run so far, the oldest first; known after `choose_start`."""
         self._on_published: Callable[[str], None] = lambda folder: None
         self._on_failed: Callable[[str], None] = lambda reason: None
 
     def choose_start(self) -> Start:
-        """Finds the newest whole checkpoint and decides what the run starts from.
+        """Finds the newest whole checkpoint and decides what the run starts from, after what is left of a rollback.
 
         Raises TrainError if the config is that of another run than the checkpoint's.
         """
+        with explained_write_errors(self._folder.path):
+            self.rollbacks = self._ranks.on_main(lambda: complete_rollback(self._folder))
         start = choose_start(find_checkpoint(self._folder, self._ranks), self._config.init_from)
         if start.resume is not None:
-            check_changes(start.resume.folder, start.resume.trainer_state()["config"], self._config)
+            saved = start.resume.trainer_state()
+            check_changes(start.resume.folder, saved["config"], self._config)
+            in_checkpoint = parse_rollbacks(saved.get("rollbacks", []))
+            self.rollbacks = max(self.rollbacks, in_checkpoint, key=len)  # the file may be lost
         return start
+
+    def roll_back(self, step: int, alert: Alert) -> str | None:
+        """Records that the run goes back to before `alert`, raised at `step`; the next start does so.
+
+        Returns why that is not possible, or None.
+        """
+        self.finish()  # a save in the background, which could delete the checkpoint that is chosen
+        root, config = self._folder.checkpoints, self._config
+        return self._ranks.on_main(
+            lambda: record_rollback(
+                root, self.rollbacks, step, alert, config.position_watch, config.checkpoint.interval
+            )
+        )
 
     def is_finished(self, start: Start) -> bool:
         """Returns whether nothing is left to do: the last step is done, what follows it, and a wanted export."""

@@ -5,6 +5,8 @@
     latest                   the name of the newest one, for people and DeepSpeed's tools; not read here
     .part-0000200/           being written, or left by a kill; so is anything that begins with a dot
     corrupt-step-0000100/    found damaged and moved aside; never deleted here
+    rollback-1-step-0000100/  set aside by the run's first rollback (rollback.py); never deleted here
+    rollbacks.json           the rollbacks of the run
 
 A folder gets its name, and loses it, by one rename: after a kill at any moment, every step-NNNNNNN was whole.
 """
@@ -151,12 +153,12 @@ def clear_leftovers(folder: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def quarantine(folder: Path) -> Path:
-    """Renames a damaged checkpoint, so that it is not used again; returns its new path."""
-    root, number, place = folder.parent, 1, folder.with_name(f"{CORRUPT}{folder.name}")
+def quarantine(folder: Path, prefix: str = CORRUPT) -> Path:
+    """Puts `prefix` before the name of a checkpoint, so that it is not used again; returns its new path."""
+    root, number, place = folder.parent, 1, folder.with_name(f"{prefix}{folder.name}")
     while place.exists():
         number += 1
-        place = root / f"{CORRUPT}{folder.name}-{number}"
+        place = root / f"{prefix}{folder.name}-{number}"
     folder.rename(place)
     flush_to_disk(root)
     return place
@@ -165,6 +167,19 @@ def quarantine(folder: Path) -> Path:
 def corrupt_folders(root: Path) -> list[Path]:
     """Returns the checkpoints that `quarantine` renamed and that are still there."""
     return sorted(root.glob(f"{CORRUPT}{PREFIX}*"))
+
+
+def whole_steps(root: Path) -> list[int]:
+    """Returns the steps of the checkpoints that are whole by the sizes of their files, the newest first."""
+    return [checkpoint.step for checkpoint in _whole(root)]
+
+
+def name_latest(root: Path) -> None:
+    """Writes the name of the newest checkpoint, whole or not, into `latest`; deletes `latest` if there is none."""
+    if folders := checkpoint_folders(root):
+        _name_latest(folders[0])
+    else:
+        (root / "latest").unlink(missing_ok=True)
 
 
 def _name_latest(final: Path) -> None:
