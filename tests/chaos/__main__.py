@@ -10,6 +10,7 @@ import argparse
 import os
 import platform
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -90,8 +91,11 @@ def to_end(job: Job, stage: int, last_step: int) -> None:
     assert code == EXIT_OK, job.printed()[-3000:]
 
 
-def compare(job: Job, undisturbed: Job, shared: set[str], result: Result) -> dict[str, str]:
-    """Returns what was compared, and what differs; adds to the problems."""
+def compare(job: Job, undisturbed: Job, shared: set[str] | None, result: Result) -> dict[str, str]:
+    """Returns what was compared, and what differs; adds to the problems.
+
+    `shared` is what was in /dev/shm before, where no others use it.
+    """
     steps = differing_steps(undisturbed.folder, job.folder)
     misplaced = rows_out_of_place(job.folder)
     same = has_same_weights(undisturbed.folder, job.folder)
@@ -99,7 +103,9 @@ def compare(job: Job, undisturbed: Job, shared: set[str], result: Result) -> dic
         len(differing_rows(snapshot, undisturbed.folder)) for snapshot in result.snapshots if snapshot.is_good
     )
     bad = [snapshot for snapshot in result.snapshots if not snapshot.is_good]
-    left = {**leftovers(job, undisturbed), "entries in /dev/shm": sorted(shared_memory() - shared)}
+    left = leftovers(job, undisturbed)
+    if shared is not None:
+        left["entries in /dev/shm"] = sorted(shared_memory() - shared)
     result.problems += [f"steps with other figures: {steps}"] * bool(steps)
     result.problems += [f"{misplaced} lines of metrics.jsonl are out of place"] * bool(misplaced)
     result.problems += ["the last weights differ"] * (not same)
@@ -171,7 +177,10 @@ def run(root: Path, disk: Path | None, options: argparse.Namespace) -> str:
     undisturbed = Job(root, "undisturbed", root, str(root / "tokens"), offline)
     for stage, last_step in result.ends:
         to_end(undisturbed, stage, last_step)
-    compared = compare(job, undisturbed, shared, result)
+    if options.keep:
+        for folder in (root, *([job.folder.path] if disk else [])):
+            shutil.copytree(folder, options.keep / folder.name, ignore=shutil.ignore_patterns("*-tmp", "*.sock*"))
+    compared = compare(job, undisturbed, shared if disk else None, result)
     options.num_problems = len(result.problems)
     return report(result, compared, options, time.monotonic() - began)
 
@@ -183,6 +192,7 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="how long faults are made")
     parser.add_argument("--seed", type=int, default=0, help="of faults, their moments and the server's failures")
+    parser.add_argument("--keep", type=Path, help="a folder that gets both runs, the copies and what they printed")
     parser.add_argument("--result", type=Path, default=RESULT, help="the file that is written")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -190,7 +200,8 @@ def main() -> int:
         disk.mkdir()
         if IN_MOUNT not in os.environ and subprocess.run(["unshare", "--mount", "true"], check=False).returncode == 0:
             again = [sys.executable, "-m", "tests.chaos", *sys.argv[1:]]
-            script = f'mkdir -p "$0" && mount -t tmpfs -o {DISK} tmpfs "$0" && exec "$@"'
+            mounts = f'mount -t tmpfs -o {DISK} tmpfs "$0" && mount -t tmpfs tmpfs /dev/shm'
+            script = f'{mounts} && exec "$@"'
             command = ["unshare", "--mount", "sh", "-c", script, str(disk), *again]
             return subprocess.run(command, env={**os.environ, IN_MOUNT: str(disk)}, check=False).returncode
         mounted = os.environ.get(IN_MOUNT)
