@@ -13,6 +13,7 @@ from train.errors import EXIT_OK, EXIT_USER_ERROR
 from train.run_folder import RunFolder
 
 STEPS_AFTER = 2  # that a continued copy makes beyond what the run had logged
+UNUSED = (".lock", "report.html", "latest")  # names of files that no start reads
 MANNERS = ("a bit flipped", "truncated", "emptied", "deleted", "a block of zeros")
 
 
@@ -41,7 +42,8 @@ def copy_live(folder: Path, place: Path) -> None:
 
 def damage_some(folder: Path, rng: random.Random) -> str:
     """Damages one to three files; returns how."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+    files = sorted(path for path in folder.rglob("*") if path.stat().st_size and path.is_file())
+    files = [path for path in files if path.name not in UNUSED]
     return "; ".join(
         f"{path.relative_to(folder)}: {damage_file(path, rng)}" for path in rng.sample(files, rng.randint(1, 3))
     )
