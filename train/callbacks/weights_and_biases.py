@@ -32,6 +32,7 @@ from report.panels import Panels, probe_pictures
 from report.probes import probe_files
 from train.callbacks.callback import Callback, TrainerInterface
 from train.callbacks.config import WandbMode
+from train.checkpoint.rollback import read_rollbacks
 from train.config import RunConfig
 from train.errors import Stop
 from train.run_folder import RunFolder
@@ -109,7 +110,7 @@ class WeightsAndBiases(Callback):
         self._panels = panels_of(config)
 
     def on_start(self, trainer: TrainerInterface) -> None:
-        rollbacks = trainer.checkpoints.rollbacks
+        rollbacks = read_rollbacks(trainer.folder.checkpoints)
         self._num_rollbacks = len(rollbacks)
         arguments = (trainer.folder, self._config.wandb.mode)
         self._thread = threading.Thread(target=self._work, args=arguments, daemon=True, name="W&B")

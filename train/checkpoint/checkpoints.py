@@ -11,7 +11,13 @@ from data.stream import changed_data
 from model.weights import Weights, hf_weights, random_weights
 from train.changes import Changes, changed_keys, check_changes, refuse_changes
 from train.checkpoint.resume import Start, choose_start, find_checkpoint, load_checkpoint, other_layout_weights
-from train.checkpoint.rollback import Rollback, complete_rollback, parse_rollbacks, record_rollback
+from train.checkpoint.rollback import (
+    Rollback,
+    complete_rollback,
+    parse_rollbacks,
+    record_rollback,
+    write_rollbacks,
+)
 from train.checkpoint.save import Saver
 from train.checkpoint.store import Checkpoint, Layout
 from train.config import RunConfig
@@ -49,7 +55,10 @@ class Checkpoints:
             saved = start.resume.trainer_state()
             check_changes(start.resume.folder, saved["config"], self._config)
             in_checkpoint = parse_rollbacks(saved.get("rollbacks", []))
-            self.rollbacks = max(self.rollbacks, in_checkpoint, key=len)  # the file may be lost
+            if len(in_checkpoint) > len(self.rollbacks):  # the file was lost
+                self.rollbacks = in_checkpoint
+                with explained_write_errors(self._folder.path):
+                    self._ranks.on_main(lambda: write_rollbacks(self._folder.checkpoints, in_checkpoint))
         return start
 
     def roll_back(self, step: int, alert: Alert) -> str | None:

@@ -84,6 +84,13 @@ def read_rollbacks(root: Path) -> list[Rollback]:
         ) from None
 
 
+def write_rollbacks(root: Path, rollbacks: Sequence[Rollback]) -> None:
+    """Writes the records, and flushes them to the disk. Raises OSError."""
+    plain = plain_rollbacks(rollbacks)
+    text = json.dumps({"digest": _digest(plain), "rollbacks": plain}, indent=1)
+    write_text_whole(root / ROLLBACKS, text, durable=True)
+
+
 def parse_rollbacks(plain: Sequence[dict[str, Any]]) -> list[Rollback]:
     """Returns the records that `plain_rollbacks` made plain."""
     return [Rollback(**fields) for fields in plain]
@@ -119,7 +126,7 @@ def record_rollback(
     )
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _write(root, [*rollbacks, new])
+        write_rollbacks(root, [*rollbacks, new])
     except OSError as error:
         return f"the rollback could not be recorded ({error.strerror})"
     return None
@@ -168,14 +175,8 @@ def complete_rollback(folder: RunFolder) -> list[Rollback]:
         del fields["is_done"], fields["message"]
         folder.log_event("rollback", **fields, message=last.summary)
     rollbacks = [*earlier, replace(last, is_done=True)]
-    _write(root, rollbacks)
+    write_rollbacks(root, rollbacks)
     return rollbacks
-
-
-def _write(root: Path, rollbacks: Sequence[Rollback]) -> None:
-    plain = plain_rollbacks(rollbacks)
-    text = json.dumps({"digest": _digest(plain), "rollbacks": plain}, indent=1)
-    write_text_whole(root / ROLLBACKS, text, durable=True)
 
 
 def _digest(plain: Any) -> str:
