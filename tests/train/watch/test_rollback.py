@@ -1,5 +1,6 @@
 """Rollbacks in real runs on two ranks: to a checkpoint from before the failure, once, whatever is killed meanwhile."""
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.train.probe import CrashError, Outcome, Probe, events, metrics
 from tests.train.tiny import tiny, write_tokens
 from tests.train.watch.failing import Breaking, scale_final
 from train.__main__ import train
-from train.callbacks.callback import Callback
+from train.callbacks.callback import Callback, TrainerInterface
 from train.callbacks.config import WandbMode
 from train.checkpoint.rollback import (
     Rollback,
@@ -26,6 +27,7 @@ from train.checkpoint.rollback import (
 from train.checkpoint.store import folder_name
 from train.config import RunConfig
 from train.distributed import Ranks
+from train.engine.engine import Engine
 from train.errors import EXIT_ALERTED, EXIT_OK, TrainError
 from train.run_folder import RunFolder
 from train.watch.alert import Alert
@@ -50,6 +52,18 @@ def crashing(step: int) -> Probe:
     return Probe(Outcome(), stop_rank=None, stop_step=0, crash_step=step)
 
 
+class FreedEngines(Callback):
+    """Looks, whenever a run starts, which engines of its earlier starts are still in memory."""
+
+    def __init__(self) -> None:
+        self._engines: list[weakref.ref[Engine]] = []
+        self.num_left: list[int] = []
+
+    def on_start(self, trainer: TrainerInterface) -> None:
+        self.num_left.append(sum(engine() is not None for engine in self._engines))
+        self._engines.append(weakref.ref(trainer.engine))
+
+
 def start(config: RunConfig, ranks: Ranks, *callbacks: Callback) -> int | str:
     """The exit code of one start of a run, or what it crashed with."""
     try:
@@ -72,15 +86,17 @@ def on_two_ranks(ranks: Ranks, root: Path) -> dict[str, list[int | str]]:
     rolled = tiny(root, name="rolled", wandb__mode=WandbMode.offline, **SETTINGS)
     crashed = tiny(root, name="crashed", **SETTINGS)
     once = {"engine__zero_stage": 3, "position_watch__max_rollbacks": 1}
+    freed = FreedEngines()
     twice = tiny(root, name="twice", **{**SETTINGS, **once})
     return {
-        "rolled": [start(rolled, ranks, breaking())],
+        "rolled": [start(rolled, ranks, breaking(), freed)],
         "crashed": [  # once the rollback is recorded; past a checkpoint after it; not again, with the record lost
             start(crashed, ranks, breaking(), crashing(ALERTS)),
             start(crashed, ranks, crashing(ALERTS + 1)),
             start(without_records(crashed, ranks), ranks),
         ],
         "twice": [start(twice, ranks, breaking(step=1, times=2)), start(twice, ranks)],
+        "engines": list(freed.num_left),
     }
 
 
@@ -118,6 +134,10 @@ def test_a_run_goes_back_to_before_the_failure_and_on_to_its_end(codes: Any, roo
     assert [row["positions/open_alerts"] for row in rows if "positions/std" in row] == [0] * (NUM_STEPS // 2 + 1)
     largest = [max(row[READ] for row in part if READ in row) for part in (rows[:8], rows[8:])]
     assert largest[1] < 0.5 * largest[0]  # the maps' rate is lower
+
+
+def test_the_engine_from_before_a_rollback_is_freed_before_the_next_one_starts(codes: Any) -> None:
+    assert codes["engines"] == [0, 0]
 
 
 def test_a_crash_at_the_decision_one_after_it_and_a_lost_record_change_nothing(codes: Any, root: Path) -> None:
