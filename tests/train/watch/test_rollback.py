@@ -3,18 +3,20 @@
 import weakref
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+import train.__main__
 from common.json_lines import read_json_lines
+from report.page_data import read_run
 from tests.distributed import run_ranks
 from tests.train.callbacks.wandb_files import finished_runs
 from tests.train.checkpoint.test_store import killed_at
 from tests.train.probe import CrashError, Outcome, Probe, events, metrics
 from tests.train.tiny import tiny, write_tokens
 from tests.train.watch.failing import Breaking, scale_final
-from train.__main__ import train
-from train.callbacks.callback import Callback, TrainerInterface
+from train.callbacks.callback import Callback
 from train.callbacks.config import WandbMode
 from train.checkpoint.rollback import (
     Rollback,
@@ -27,8 +29,9 @@ from train.checkpoint.rollback import (
 from train.checkpoint.store import folder_name
 from train.config import RunConfig
 from train.distributed import Ranks
+from train.engine.build import build_engine
 from train.engine.engine import Engine
-from train.errors import EXIT_ALERTED, EXIT_OK, TrainError
+from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, TrainError
 from train.run_folder import RunFolder
 from train.watch.alert import Alert
 from train.watch.config import AlertPolicy, PositionWatchConfig
@@ -52,22 +55,28 @@ def crashing(step: int) -> Probe:
     return Probe(Outcome(), stop_rank=None, stop_step=0, crash_step=step)
 
 
-class FreedEngines(Callback):
-    """Looks, whenever a run starts, which engines of its earlier starts are still in memory."""
+class Builder:
+    """Builds engines, and counts which of those before are still in memory."""
 
     def __init__(self) -> None:
         self._engines: list[weakref.ref[Engine]] = []
         self.num_left: list[int] = []
 
-    def on_start(self, trainer: TrainerInterface) -> None:
+    def __call__(self, *arguments: Any) -> Engine:
         self.num_left.append(sum(engine() is not None for engine in self._engines))
-        self._engines.append(weakref.ref(trainer.engine))
+        engine = build_engine(*arguments)
+        self._engines.append(weakref.ref(engine))
+        return engine
+
+
+def stopping(step: int) -> Probe:
+    return Probe(Outcome(), stop_rank=1, stop_step=step, crash_step=0)
 
 
 def start(config: RunConfig, ranks: Ranks, *callbacks: Callback) -> int | str:
     """The exit code of one start of a run, or what it crashed with."""
     try:
-        return train(config, ranks, callbacks)
+        return train.__main__.train(config, ranks, callbacks)
     except CrashError as error:
         return str(error)
     finally:
@@ -86,17 +95,19 @@ def on_two_ranks(ranks: Ranks, root: Path) -> dict[str, list[int | str]]:
     rolled = tiny(root, name="rolled", wandb__mode=WandbMode.offline, **SETTINGS)
     crashed = tiny(root, name="crashed", **SETTINGS)
     once = {"engine__zero_stage": 3, "position_watch__max_rollbacks": 1}
-    freed = FreedEngines()
     twice = tiny(root, name="twice", **{**SETTINGS, **once})
+    builder = Builder()
+    with mock.patch.object(train.__main__, "build_engine", builder):
+        codes = [start(rolled, ranks, breaking())]
     return {
-        "rolled": [start(rolled, ranks, breaking(), freed)],
-        "crashed": [  # once the rollback is recorded; past a checkpoint after it; not again, with the record lost
-            start(crashed, ranks, breaking(), crashing(ALERTS)),
+        "rolled": codes,
+        "crashed": [  # a signal at the decision; a crash past a checkpoint after it; with the record lost
+            start(crashed, ranks, breaking(), stopping(ALERTS)),
             start(crashed, ranks, crashing(ALERTS + 1)),
             start(without_records(crashed, ranks), ranks),
         ],
         "twice": [start(twice, ranks, breaking(step=1, times=2)), start(twice, ranks)],
-        "engines": list(freed.num_left),
+        "engines": list(builder.num_left),
     }
 
 
@@ -140,8 +151,8 @@ def test_the_engine_from_before_a_rollback_is_freed_before_the_next_one_starts(c
     assert codes["engines"] == [0, 0]
 
 
-def test_a_crash_at_the_decision_one_after_it_and_a_lost_record_change_nothing(codes: Any, root: Path) -> None:
-    assert codes["crashed"] == [f"broken after step {ALERTS}", f"broken after step {ALERTS + 1}", EXIT_OK]
+def test_a_signal_at_the_decision_a_crash_after_it_and_a_lost_record_change_nothing(codes: Any, root: Path) -> None:
+    assert codes["crashed"] == [EXIT_STOPPED, f"broken after step {ALERTS + 1}", EXIT_OK]
     assert metrics(root, "crashed") == metrics(root, "rolled")
     assert kinds(root, "crashed").count(("rollback", ALERTS)) == 1
 
@@ -164,6 +175,14 @@ def test_after_the_last_rollback_an_alert_stops_the_run(codes: Any, root: Path) 
 def test_what_came_after_the_alert_is_neither_saved_nor_used_and_latest_names_what_is(codes: Any, root: Path) -> None:
     kept = {"step-0000008", "step-0000012", "step-0000016", "latest", "rollbacks.json"}
     assert names(root, "rolled") == names(root, "crashed") == kept
+
+
+def test_the_page_lists_a_rollback_and_marks_where_the_run_went_on(codes: Any, root: Path) -> None:
+    page = read_run(RunFolder(root / "runs/rolled"))
+    [entry] = page["events"]
+    assert (entry["event"], entry["kind"], entry["step"]) == ("rollback", "explosion", ALERTS)
+    assert entry["message"].startswith("rollback 1, from step 12 to the checkpoint of step 8: ")
+    assert page["marks"] == [8] and page["status"]["state"] == "finished"
 
 
 def test_in_wandb_a_rollback_begins_a_run_that_is_marked(codes: Any, root: Path) -> None:
