@@ -106,7 +106,7 @@ def on_two_ranks(ranks: Ranks, root: Path) -> dict[str, list[int | str]]:
             start(crashed, ranks, crashing(ALERTS + 1)),
             start(without_records(crashed, ranks), ranks),
         ],
-        "twice": [start(twice, ranks, breaking(step=1, times=2)), start(twice, ranks)],
+        "twice": [start(twice, ranks, breaking(step=1, times=2))],
         "engines": list(builder.num_left),
     }
 
@@ -161,13 +161,13 @@ def test_a_failure_before_the_first_checkpoint_begins_again_from_the_initial_wei
     [rollback] = [event for event in events(root, "twice") if event["event"] == "rollback"]
     assert rollback["to_step"] == 0 and "to the initial weights" in rollback["message"]
     rows, same = metrics(root, "twice"), metrics(root, "rolled")
-    assert [row["step"] for row in rows] == list(range(1, NUM_STEPS + 1))
+    assert [row["step"] for row in rows] == list(range(1, rollback["step"] + 1))
     assert rows[0]["train/ce_loss"] == pytest.approx(same[0]["train/ce_loss"], rel=1e-6)
 
 
 def test_after_the_last_rollback_an_alert_stops_the_run(codes: Any, root: Path) -> None:
-    assert codes["twice"] == [EXIT_ALERTED, EXIT_OK]
-    [first, second, _] = [event for event in events(root, "twice") if event["event"] == "stop"]
+    assert codes["twice"] == [EXIT_ALERTED]
+    [first, second] = [event for event in events(root, "twice") if event["event"] == "stop"]
     assert (first["reason"], second["reason"], second["step"]) == ("rollback", "alert", first["step"])
     assert second["detail"] == "the run was rolled back 1 times already (position_watch.max_rollbacks)"
 
