@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from common.files import flush_to_disk, write_text_whole
-from train.checkpoint.manifest import DamageError, FileRecord, VersionError, read_manifest, write_manifest
+from train.checkpoint.manifest import (
+    MANIFEST,
+    DamageError,
+    FileRecord,
+    VersionError,
+    read_manifest,
+    write_manifest,
+)
 from train.config import RunConfig
 from train.engine.config import Precision
 from train.errors import TrainError
@@ -88,13 +95,16 @@ def checkpoint_folders(root: Path) -> list[Path]:
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Returns a checkpoint whose manifest is whole and whose files have the right sizes.
 
-    Raises DamageError if that is not so, and what else `read_manifest` raises.
+    Raises DamageError if that is not so or if the name is that of another step, and what else `read_manifest` raises.
     """
     fields, files = read_manifest(folder)
     try:
-        return Checkpoint(folder, fields["step"], Layout(**fields["layout"]), files)
+        checkpoint = Checkpoint(folder, fields["step"], Layout(**fields["layout"]), files)
     except (KeyError, TypeError):
         raise VersionError.of(folder) from None
+    if folder.name != folder_name(checkpoint.step):
+        raise DamageError(f"{MANIFEST} is that of step {checkpoint.step}")
+    return checkpoint
 
 
 def newest_checkpoint(root: Path) -> Checkpoint | None:

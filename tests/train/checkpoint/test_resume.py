@@ -265,6 +265,15 @@ def test_the_same_step_can_be_damaged_twice(folder: RunFolder) -> None:
     assert names == {"corrupt-step-0000008", "corrupt-step-0000008-2"}
 
 
+def test_a_copy_under_the_name_of_a_later_step_is_moved_aside(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder.checkpoints / "step-0000006", folder.checkpoints / "step-0000100")
+    assert [checkpoint.step for checkpoint in (find_checkpoint(folder, Ranks()),) if checkpoint] == [8]
+    assert "step-0000100 is damaged (manifest.json is that of step 6): moved aside" in capsys.readouterr().out
+    assert (folder.checkpoints / "corrupt-step-0000100").is_dir()
+
+
 def test_what_kills_leave_and_people_put_there_is_no_checkpoint(folder: RunFolder) -> None:
     for name in (".part-step-0000010", ".old-step-0000009", "step-0000010.bak", "step-what", "my-step-0000011"):
         shutil.copytree(folder.checkpoints / "step-0000008", folder.checkpoints / name)
