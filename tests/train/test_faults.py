@@ -25,7 +25,7 @@ from train.run_folder import RunFolder
 
 NUM_STEPS, SPIKE_STEP, STOP_STEP = 14, 12, 10
 GUARDED = {"guard__loss": 8.0, "guard__grad_norm": 8.0, "guard__window": 8, "max_steps": NUM_STEPS}
-BAD_STEP, SLOW_STEP = 3, 33
+BAD_STEP, SLOW_STEP, LAST_GOOD_STEP = 3, 33, 3
 
 
 class SpikeOf(Callback):
@@ -45,6 +45,14 @@ class SpikeOf(Callback):
 
     def _spike(self, module: Any, inputs: Any, sums: LossSums) -> LossSums:
         return sums._replace(total=sums.total * self._factor, ce=sums.ce * self._factor, z=sums.z * self._factor)
+
+
+class Diverge(Callback):
+    """Makes the loss of every step from one on NaN."""
+
+    def on_step_start(self, trainer: TrainerInterface) -> None:
+        if trainer.step == LAST_GOOD_STEP + 2:
+            trainer.engine.model.register_forward_hook(lambda *seen: seen[2]._replace(total=seen[2].total * math.nan))
 
 
 class StopAfter(Callback):
@@ -138,6 +146,8 @@ def all_runs(ranks: Ranks, root: Path) -> dict[str, Seen]:
     seen["guarded-stopped/again"] = start(stopped, ranks, SpikeOf(50.0))
     seen["unguarded"] = start(tiny(root, name="unguarded", max_steps=NUM_STEPS), ranks, SpikeOf(50.0))
     seen["bad moment"] = start(tiny(root, name="bad-moment", checkpoint__interval=2), ranks, DamagedMoment())
+    rotating = {"checkpoint__interval": 1, "checkpoint__keep": 2, "engine__max_skipped_updates": 4}
+    seen["diverging"] = start(tiny(root, name="diverging", **rotating), ranks, Diverge())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         evaluating = StopAfter(BAD_STEP, number, evaluating=True)
         seen[number.name] = start(tiny(root, name=number.name), ranks, evaluating)
@@ -194,6 +204,17 @@ def test_weights_that_are_not_finite_are_never_published(root: Path, seen: list[
     newest = newest_checkpoint(RunFolder(root / "runs/bad-moment").checkpoints)
     assert newest is not None and newest.step == 2
     assert kinds(root, "bad-moment") == [("start", 0), ("checkpoint", 2), ("stop", 4)]
+
+
+def test_dropped_updates_push_out_no_checkpoint_that_is_known_to_be_good(
+    root: Path, seen: list[dict[str, Seen]]
+) -> None:
+    checkpoints = RunFolder(root / "runs/diverging").checkpoints
+    assert sorted(path.name for path in checkpoints.glob("step-*")) == ["step-0000003", "step-0000006", "step-0000007"]
+    for rank in seen:  # step 4 made the weights whose first gradient was not finite
+        assert isinstance(rank["diverging"].error, BadNumbersError)
+        advice = f"known to be good is step-000000{LAST_GOOD_STEP}: delete the later ones and run it again with a lower"
+        assert advice in str(rank["diverging"].error)
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])

@@ -131,6 +131,7 @@ class Pending:
     partial: Path
     layout: Layout
     writer: Writer
+    good_before: int | None
 
 
 class Saver:
@@ -143,8 +144,11 @@ class Saver:
         self._ranks = ranks
         self._pending: Pending | None = None
 
-    def begin(self, step: int, engine: Engine, state: dict[str, Any]) -> None:
-        """Writes the present state into a partial folder; `finish` publishes it. No other save may be pending."""
+    def begin(self, step: int, engine: Engine, state: dict[str, Any], good_before: int | None = None) -> None:
+        """Writes the present state into a partial folder; `finish` publishes it. No other save may be pending.
+
+        `good_before`: as in `drop_old`, which deletes old checkpoints after the publication.
+        """
         assert self._pending is None
         partial = self._root / f"{PARTIAL}{folder_name(step)}"
         self._on_main(step, lambda: self._clear_and_create(partial))
@@ -153,7 +157,7 @@ class Saver:
         writer.add(generator_state(), generator_file(partial, self._ranks.rank))
         if self._ranks.is_main:
             writer.add_json(state, partial / TRAINER)
-        self._pending = Pending(step, partial, self._layout, writer)
+        self._pending = Pending(step, partial, self._layout, writer, good_before)
 
     def finish(self, *, wait: bool) -> Path | None:
         """Publishes what `begin` wrote, and deletes old checkpoints. Returns the published folder.
@@ -179,7 +183,7 @@ class Saver:
 
     def _publish(self, pending: Pending, files: dict[str, FileRecord]) -> Path:
         folder = publish(self._root, pending.partial, pending.step, pending.layout, files)
-        complete_publication(folder, self._config.keep, self._config.keep_every)
+        complete_publication(folder, self._config.keep, self._config.keep_every, pending.good_before)
         return folder
 
     def _on_main(self, step: int, work: Callable[[], Any]) -> Any:

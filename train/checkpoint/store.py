@@ -107,6 +107,11 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return checkpoint
 
 
+def whole_steps(root: Path) -> list[int]:
+    """Returns the steps of the checkpoints that are whole by the sizes of their files, newest first."""
+    return [checkpoint.step for checkpoint in _whole(root)]
+
+
 def newest_checkpoint(root: Path) -> Checkpoint | None:
     """Returns the newest checkpoint that is whole by the sizes of its files, or None."""
     return next(iter(_whole(root)), None)
@@ -122,7 +127,7 @@ def publish(root: Path, partial: Path, step: int, layout: Layout, files: dict[st
     return final
 
 
-def complete_publication(final: Path, keep: int, keep_every: int | None) -> None:
+def complete_publication(final: Path, keep: int, keep_every: int | None, good_before: int | None = None) -> None:
     """Updates `latest` and deletes old checkpoints. Failures are warnings: the new checkpoint is already there."""
     root = final.parent
     with _warning(final, "flushed"):
@@ -130,7 +135,7 @@ def complete_publication(final: Path, keep: int, keep_every: int | None) -> None
         with _warning(final, "named in `latest`"):
             _name_latest(final)
         with _warning(final, "followed by deleting old ones"):
-            drop_old(root, keep, keep_every)
+            drop_old(root, keep, keep_every, good_before)
 
 
 def kept_steps(steps: Iterable[int], keep: int, keep_every: int | None) -> set[int]:
@@ -139,10 +144,25 @@ def kept_steps(steps: Iterable[int], keep: int, keep_every: int | None) -> set[i
     return {*steps[-keep:], *(step for step in steps if keep_every and step % keep_every == 0)}
 
 
-def drop_old(root: Path, keep: int, keep_every: int | None) -> None:
-    """Deletes the whole checkpoints that are not kept; leaves damaged ones, and another version's, alone."""
+def good_step(steps: Iterable[int], before: int) -> int | None:
+    """Returns the last of these steps before `before`, the last update with a finite gradient.
+
+    That gradient was of the weights of this step, or of weights made from them: they are known to be good.
+    """
+    return max((step for step in steps if step < before), default=None)
+
+
+def drop_old(root: Path, keep: int, keep_every: int | None, good_before: int | None = None) -> None:
+    """Deletes the whole checkpoints that are not kept; leaves damaged ones, and another version's, alone.
+
+    While updates are dropped because they are not finite, `good_before` is the last one that was not, and the newest
+    checkpoint known to be good is kept as well: newer ones may all hold weights that give no finite gradient.
+    """
     whole = {checkpoint.step: checkpoint.folder for checkpoint in _whole(root)}
-    for step in whole.keys() - kept_steps(whole, keep, keep_every):
+    kept = kept_steps(whole, keep, keep_every)
+    if good_before is not None:
+        kept |= {step for step in [good_step(whole, good_before)] if step is not None}
+    for step in whole.keys() - kept:
         remove(whole[step])
 
 
