@@ -141,7 +141,11 @@ class Checkpoints:
     def _begin(self, step: int, engine: Engine, state: dict[str, Any], required: bool) -> None:
         try:
             in_a_row = state["skipped_in_a_row"]
-            self._saver.begin(step, engine, state, good_before=step - in_a_row if in_a_row else None)
+            self._saver.begin(
+                *(step, engine, state),
+                records=self._folder.durable_records() if self._ranks.is_main else {},
+                good_before=step - in_a_row if in_a_row else None,
+            )
             self._saved_step = step
         except SaveError as error:
             self._fail(error, required)

@@ -9,10 +9,11 @@ published checkpoint unchanged.
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -85,6 +86,10 @@ class Writer:
         """Writes `state`, as it is now, as JSON."""
         self._add(lambda file: file.write(json.dumps(state).encode()), path)
 
+    def add_bytes(self, content: bytes, path: Path) -> None:
+        """Writes `content`."""
+        self._add(lambda file: file.write(content), path)
+
     def result(self) -> tuple[dict[str, FileRecord], str | None]:
         """Waits until everything is on the disk; returns all files by name, and what went wrong or None."""
         if self._pool is not None:
@@ -144,10 +149,19 @@ class Saver:
         self._ranks = ranks
         self._pending: Pending | None = None
 
-    def begin(self, step: int, engine: Engine, state: dict[str, Any], good_before: int | None = None) -> None:
+    def begin(
+        self,
+        step: int,
+        engine: Engine,
+        state: dict[str, Any],
+        *,
+        records: Mapping[str, bytes] = MappingProxyType({}),
+        good_before: int | None = None,
+    ) -> None:
         """Writes the present state into a partial folder; `finish` publishes it. No other save may be pending.
 
-        `good_before`: as in `drop_old`, which deletes old checkpoints after the publication.
+        `records`: further files of the main rank, by name. `good_before`: as in `drop_old`, which deletes old
+        checkpoints after the publication.
         """
         assert self._pending is None
         partial = self._root / f"{PARTIAL}{folder_name(step)}"
@@ -157,6 +171,8 @@ class Saver:
         writer.add(generator_state(), generator_file(partial, self._ranks.rank))
         if self._ranks.is_main:
             writer.add_json(state, partial / TRAINER)
+            for name, content in records.items():
+                writer.add_bytes(content, partial / name)
         self._pending = Pending(step, partial, self._layout, writer, good_before)
 
     def finish(self, *, wait: bool) -> Path | None:

@@ -1,6 +1,7 @@
 """The folder `checkpoints/`: its names, publication, deletion and quarantine. Only the main rank changes it.
 
-    step-0000100/            a whole checkpoint: DeepSpeed's files, rng-rank-NNNNN.pt, trainer.json, manifest.json
+    step-0000100/            a whole checkpoint: DeepSpeed's files, rng-rank-NNNNN.pt, trainer.json, manifest.json,
+                             copies of metrics.jsonl and events.jsonl as they were (train/records.py)
     step-0000100/universal/  the same state for any layout, made at the first use (universal.py)
     latest                   the name of the newest one, for people and DeepSpeed's tools; not read here
     .part-0000200/           being written, or left by a kill; so is anything that begins with a dot
