@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from common.files import STALE_SECONDS, has_ended, remove_partials
 from common.json_lines import JsonLines
 from report.run_folder import FINISHED, RunFiles, step_of_row
 from train.config import RunConfig
@@ -63,7 +64,21 @@ class RunFolder(RunFiles):
         with explained_write_errors(self.path):
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+        self._remove_old_launches()
         return file
+
+    def _remove_old_launches(self) -> None:
+        """Deletes what killed launchers composed. One of another host counts as killed after an hour: files are read at
+        once, and this process has the lock.
+        """
+        remove_partials(self.path / "launch-*.yaml")
+        for path in self.path.glob("launch-*.yaml"):
+            host, _, process_id = path.stem.removeprefix("launch-").rpartition("-")
+            with contextlib.suppress(OSError, ValueError):
+                is_here = host == socket.gethostname()
+                age = time.time() - path.stat().st_mtime
+                if has_ended(int(process_id)) if is_here else age > STALE_SECONDS:
+                    path.unlink()
 
     def log_event(self, event: str, /, **fields: Any) -> None:
         """Appends one event with the time; for the main rank only."""

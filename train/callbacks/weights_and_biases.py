@@ -33,6 +33,7 @@ from train.callbacks.config import WandbMode
 from train.config import RunConfig
 from train.errors import Stop
 from train.run_folder import RunFolder
+from train.temporary import import_into_own_folder, start_in_own_folder
 from train.watch.alert import Alert
 
 logger = logging.getLogger(__name__)
@@ -64,19 +65,20 @@ def open_run(config: RunConfig, folder: RunFolder, identity: str, mode: WandbMod
     """Opens a W&B run that continues `identity` if the server has it."""
     import wandb
 
-    return wandb.init(
-        id=identity,
-        resume="allow",
-        mode=mode.value,
-        dir=str(folder.path),
-        name=config.name,
-        project=config.wandb.project,
-        entity=config.wandb.entity,
-        group=config.wandb.group,
-        tags=list(config.wandb.tags),
-        config=config.as_plain(),
-        settings=wandb.Settings(silent=True, console="off"),
-    )
+    with start_in_own_folder():  # a process of W&B, whose sockets outlive a kill
+        return wandb.init(
+            id=identity,
+            resume="allow",
+            mode=mode.value,
+            dir=str(folder.path),
+            name=config.name,
+            project=config.wandb.project,
+            entity=config.wandb.entity,
+            group=config.wandb.group,
+            tags=list(config.wandb.tags),
+            config=config.as_plain(),
+            settings=wandb.Settings(silent=True, console="off"),
+        )
 
 
 def send_once(run: Any, alert: Alert, step: int, folder: RunFolder) -> None:
@@ -103,6 +105,8 @@ class WeightsAndBiases(Callback):
         self._panels = panels_of(config)
 
     def on_start(self, trainer: TrainerInterface) -> None:
+        with import_into_own_folder():  # here, as for the while of the import all temporary files lie there
+            import wandb  # noqa: F401
         arguments = (trainer.folder, self._config.wandb.mode)
         self._thread = threading.Thread(target=self._work, args=arguments, daemon=True, name="W&B")
         self._thread.start()
