@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ import torch
 
 from model.loss import LossSums
 from tests.distributed import run_ranks
+from tests.train.callbacks.wandb_files import finished_runs
 from tests.train.probe import events, metrics
-from tests.train.tiny import tiny, write_tokens
+from tests.train.tiny import tiny, write_tokenizer, write_tokens
 from train.__main__ import train
 from train.callbacks.callback import Callback, TrainerInterface
+from train.callbacks.config import WandbMode
 from train.checkpoint.store import newest_checkpoint
 from train.config import RunConfig
 from train.distributed import Ranks
@@ -25,6 +28,8 @@ from train.run_folder import RunFolder
 
 NUM_STEPS, SPIKE_STEP, STOP_STEP = 14, 12, 10
 GUARDED = {"guard__loss": 8.0, "guard__grad_norm": 8.0, "guard__window": 8, "max_steps": NUM_STEPS}
+# Every step is a reading of the position watch, and all that reports is on.
+EVERYTHING_ON = {"position_watch__interval": 1, "wandb__mode": WandbMode.offline, "logging__report_seconds": 3600.0}
 BAD_STEP, SLOW_STEP, LAST_GOOD_STEP = 3, 33, 3
 
 
@@ -153,9 +158,13 @@ def all_runs(ranks: Ranks, root: Path) -> dict[str, Seen]:
         seen[number.name] = start(tiny(root, name=number.name), ranks, evaluating)
     seen["in-save"] = start(tiny(root, name="in-save", checkpoint__interval=4), ranks, StopInSave())
     seen["slow"] = start(tiny(root, name="slow", max_steps=40), ranks, SlowRank())
-    lost = tiny(root, name="lost", data__root=str(root / "many"), data__file_list=str(root / "many/files.txt"))
+    many = {"data__root": str(root / "many"), "data__file_list": str(root / "many/files.txt")}
+    lost = tiny(
+        root, name="lost", **many, **EVERYTHING_ON, position_watch__probe_tokenizer=str(root / "tokenizer.json")
+    )
     seen["lost"] = start(lost, ranks, LoseData())
     if ranks.is_main:
+        shutil.copytree(root / "runs/lost", root / "runs/lost-first")
         (root / "gone").rename(root / "many")
     ranks.barrier()
     seen["lost/again"] = start(lost, ranks)
@@ -167,6 +176,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("faults")
     write_tokens(root / "tokens")
     write_tokens(root / "many", num_files=30)
+    write_tokenizer(root / "tokenizer.json")
     return root
 
 
@@ -241,6 +251,18 @@ def test_lost_data_is_one_sentence_a_checkpoint_and_a_code_of_its_own(root: Path
     assert [rank["lost/again"].code for rank in seen] == [EXIT_OK] * 2
     assert ("resume", step) in kinds(root, "lost")
     assert [row["step"] for row in metrics(root, "lost")] == list(range(1, 9))
+
+
+def test_data_lost_at_a_reading_of_the_position_watch_stops_every_callback(
+    root: Path, seen: list[dict[str, Seen]]
+) -> None:
+    folder = RunFolder(root / "runs/lost-first")
+    assert (folder.last_event() or {})["exit_code"] == EXIT_DATA
+    step = folder.read_events()[-1]["step"]
+    assert f"stopped after step {step} of 8: data_lost" in folder.report.read_text()
+    assert folder.probe(step).exists()  # the model is probed at a stop: the reading must not count that
+    [run] = finished_runs(folder.wandb)
+    assert [row["_step"] for row in run.rows][-1] == step
 
 
 def test_a_slow_step_is_logged_with_the_rank_that_caused_it(root: Path, seen: list[dict[str, Seen]]) -> None:
