@@ -44,7 +44,7 @@ def change(number: int, old: str, new: str) -> Callable[[list[str]], str]:
 
 DAMAGES: dict[str, Callable[[list[str]], str]] = {
     "emptied": lambda rows: "",
-    "torn": lambda rows: "".join(rows)[: len("".join(rows[:4])) + 20],
+    "truncated": lambda rows: "".join(rows)[: len("".join(rows[:4])) + 20],
     "zeros": lambda rows: "".join(rows[:4]) + "\0" * 500,
     "first lines lost": lambda rows: "".join(rows[3:]),
     "a line that is a number": lambda rows: "".join([*rows[:2], "5\n", *rows[2:]]),
@@ -78,7 +78,7 @@ def test_damaged_metrics_are_restored_from_the_checkpoint_in_one_line(
     assert capsys.readouterr().out == "" and lines(folder.metrics) == mended  # said once
 
 
-@pytest.mark.parametrize("damage", ["emptied", "torn", "a line that is a number", "a bit of a step"])
+@pytest.mark.parametrize("damage", ["emptied", "truncated", "a line that is a number", "a bit of a step"])
 def test_damaged_events_are_restored_and_new_ones_stay_behind_them(
     folder: RunFolder, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
