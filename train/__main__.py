@@ -32,6 +32,7 @@ from train.distributed import Ranks, leave, seed_generators
 from train.engine.build import build_engine, resolve_precision
 from train.errors import EXIT_CRASHED, EXIT_STOPPED, EXIT_USER_ERROR, CollectiveError, StopReason, TrainError
 from train.processes import stop_with_parent
+from train.records import mend_records
 from train.run_folder import RunFolder, explained_write_errors
 from train.trainer import LostPeersError, Trainer
 from train.watchdog import Watchdog
@@ -70,6 +71,7 @@ def train_once(
     precision = resolve_precision(config.engine.precision, ranks.device, config.engine.zero_stage)
     checkpoints = Checkpoints(config, ranks, folder, Layout.of(config, ranks.world_size, precision))
     start = checkpoints.choose_start()
+    ranks.on_main(lambda: mend_records(folder, start.resume))
     if checkpoints.is_finished(start):
         say(ranks, checkpoints.describe_finished(start))
         return StopReason.finished

@@ -292,9 +292,10 @@ class Trainer:
         self._skipped_in_a_row += not math.isfinite(update.grad_norm)
         self.callbacks.on_skip(self, reasons[0] if reasons else "a gradient or loss was not finite")
         if self._skipped_in_a_row >= self.config.engine.max_skipped_updates:
+            advice = self.checkpoints.advice(self.step - self._skipped_in_a_row)
             raise BadNumbersError(
                 f"the gradients of {self._skipped_in_a_row} updates in a row, up to step {self.step}, were not finite "
-                "and were dropped: resume from the last checkpoint with a lower optimizer.lr, or look at the data"
+                f"and were dropped: {advice} with a lower optimizer.lr, or look at the data"
             )
         return update
 

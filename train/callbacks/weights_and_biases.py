@@ -36,6 +36,7 @@ from train.checkpoint.rollback import read_rollbacks
 from train.config import RunConfig
 from train.errors import Stop
 from train.run_folder import RunFolder
+from train.temporary import import_into_own_folder, start_in_own_folder
 from train.watch.alert import Alert
 
 logger = logging.getLogger(__name__)
@@ -68,19 +69,20 @@ def open_run(config: RunConfig, folder: RunFolder, identity: str, mode: WandbMod
     import wandb
 
     suffix = f"-rollback-{num_rollbacks}" if num_rollbacks else ""
-    return wandb.init(
-        id=identity + suffix,
-        resume="allow",
-        mode=mode.value,
-        dir=str(folder.path),
-        name=config.name + suffix,
-        project=config.wandb.project,
-        entity=config.wandb.entity,
-        group=config.wandb.group,
-        tags=list(config.wandb.tags),
-        config=config.as_plain(),
-        settings=wandb.Settings(silent=True, console="off"),
-    )
+    with start_in_own_folder():  # a process of W&B, whose sockets outlive a kill
+        return wandb.init(
+            id=identity + suffix,
+            resume="allow",
+            mode=mode.value,
+            dir=str(folder.path),
+            name=config.name + suffix,
+            project=config.wandb.project,
+            entity=config.wandb.entity,
+            group=config.wandb.group,
+            tags=list(config.wandb.tags),
+            config=config.as_plain(),
+            settings=wandb.Settings(silent=True, console="off"),
+        )
 
 
 def send_once(run: Any, alert: Alert, step: int, folder: RunFolder, num_rollbacks: int) -> None:
@@ -112,6 +114,8 @@ class WeightsAndBiases(Callback):
     def on_start(self, trainer: TrainerInterface) -> None:
         rollbacks = read_rollbacks(trainer.folder.checkpoints)
         self._num_rollbacks = len(rollbacks)
+        with import_into_own_folder():  # here, as for the while of the import all temporary files lie there
+            import wandb  # noqa: F401
         arguments = (trainer.folder, self._config.wandb.mode)
         self._thread = threading.Thread(target=self._work, args=arguments, daemon=True, name="W&B")
         self._thread.start()

@@ -19,7 +19,7 @@ from train.checkpoint.rollback import (
     write_rollbacks,
 )
 from train.checkpoint.save import Saver
-from train.checkpoint.store import Checkpoint, Layout
+from train.checkpoint.store import Checkpoint, Layout, folder_name, good_step, whole_steps
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.engine import Engine
@@ -138,7 +138,7 @@ class Checkpoints:
             if self._ranks.sum([not engine.is_finite()])[0]:
                 raise BadNumbersError(
                     f"the weights or the optimizer's state are not finite after step {step}, and were not saved: "
-                    "run it again from the last checkpoint with a lower optimizer.lr, or with guard=spikes"
+                    f"{self.advice(step)} with a lower optimizer.lr, or with guard=spikes"
                 )
             self._begin(step, engine, state(), required)
         if required or not self._config.checkpoint.background:
@@ -157,9 +157,26 @@ class Checkpoints:
         if published is not None:
             self._on_published(published.name)
 
+    def advice(self, good_before: int) -> str:
+        """Returns what to do about bad numbers: which checkpoint is known to be good, and how to continue from it.
+
+        `good_before`: the last update whose gradient was finite.
+        """
+        steps = self._ranks.on_main(lambda: whole_steps(self._folder.checkpoints))
+        good = good_step(steps, good_before)
+        if good is None:
+            return f"no checkpoint is known to be good: {'delete all of them and ' if steps else ''}run it again"
+        later = "delete the later ones and " if max(steps) > good else ""
+        return f"the last checkpoint known to be good is {folder_name(good)}: {later}run it again"
+
     def _begin(self, step: int, engine: Engine, state: dict[str, Any], required: bool) -> None:
         try:
-            self._saver.begin(step, engine, state)
+            in_a_row = state["skipped_in_a_row"]
+            self._saver.begin(
+                *(step, engine, state),
+                records=self._folder.durable_records() if self._ranks.is_main else {},
+                good_before=step - in_a_row if in_a_row else None,
+            )
             self._saved_step = step
         except SaveError as error:
             self._fail(error, required)

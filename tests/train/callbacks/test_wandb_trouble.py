@@ -26,28 +26,34 @@ def wandb_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "W&B"]
 
 
-@pytest.fixture
-def unanswering_server() -> Iterator[str]:
-    """Accepts connections and does not answer; after the test it refuses, so that W&B ends."""
-    with socket.socket() as server:
+@pytest.fixture(scope="module")
+def server() -> Iterator[socket.socket]:
+    """The server of W&B, whose address it remembers for the whole process, and reads from threads of its own."""
+    with socket.socket() as server, pytest.MonkeyPatch.context() as patch:
         server.bind(("127.0.0.1", 0))
         server.listen(64)
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        server.settimeout(0.1)
-        while wandb_threads():
-            with contextlib.suppress(OSError):
-                connection, _ = server.accept()
-                with connection:
-                    connection.settimeout(10)  # W&B tries a connection that is closed without an answer again, for 90 s
-                    connection.recv(1 << 16)
-                    connection.sendall(REFUSAL)
+        patch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        patch.setenv("WANDB_API_KEY", "0" * 40)
+        yield server
+
+
+@pytest.fixture
+def unanswering_server(server: socket.socket) -> Iterator[None]:
+    """Accepts connections and does not answer; after the test it refuses, so that W&B ends."""
+    yield
+    server.settimeout(0.1)
+    while wandb_threads():
+        with contextlib.suppress(OSError):
+            connection, _ = server.accept()
+            with connection:
+                connection.settimeout(10)  # W&B tries a connection that is closed without an answer again, for 90 s
+                connection.recv(1 << 16)
+                connection.sendall(REFUSAL)
 
 
 def test_a_server_that_never_answers_delays_only_the_end_and_for_a_bounded_time(
-    unanswering_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    unanswering_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("WANDB_BASE_URL", unanswering_server)
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(weights_and_biases, "CLOSE_TIMEOUT", 0.1)
     config = tiny(tmp_path, wandb__mode=WandbMode.online)
     stand_in: Any = SimpleNamespace(step=0, folder=RunFolder.of(config))
@@ -68,10 +74,8 @@ def test_a_server_that_never_answers_delays_only_the_end_and_for_a_bounded_time(
 
 
 def test_a_backlog_that_grows_without_end_is_given_up(
-    unanswering_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    unanswering_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("WANDB_BASE_URL", unanswering_server)
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(weights_and_biases, "MAX_QUEUED_ROWS", 50)
     config = tiny(tmp_path, wandb__mode=WandbMode.online)
     stand_in: Any = SimpleNamespace(step=0, folder=RunFolder.of(config))
