@@ -81,10 +81,13 @@ def _suffix() -> str:
 
 def _is_orphan(partial: Path) -> bool:
     writer = re.fullmatch(rf".*\.{re.escape(_host())}-(\d+)-\d+\.partial", partial.name)
-    if writer is None:
-        return False
+    return writer is not None and has_ended(int(writer[1]))
+
+
+def has_ended(process_id: int) -> bool:
+    """Returns whether this host has no such process."""
     try:
-        os.kill(int(writer[1]), 0)
+        os.kill(process_id, 0)
     except ProcessLookupError:
         return True
     except OSError:  # a process of another user

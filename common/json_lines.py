@@ -3,8 +3,11 @@
 import json
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from common.files import flush_to_disk, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +33,21 @@ class JsonLines:
             if not had_to_wait:
                 logger.warning("cannot write %s (%s): its lines wait in memory", self._path, error.strerror)
 
+    def durable_content(self) -> bytes | None:
+        """Flushes the file to the disk; returns its lines, those that still wait included.
+
+        Returns None, with a warning, if it cannot.
+        """
+        try:
+            content = read_bytes(self._path)
+            if content:
+                flush_to_disk(self._path)
+                flush_to_disk(self._path.parent)
+        except OSError as error:
+            logger.warning("cannot flush %s to the disk (%s)", self._path, error.strerror)
+            return None
+        return content + b"".join(self._waiting)
+
     def _write(self, lines: bytes) -> None:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
@@ -47,13 +65,53 @@ class JsonLines:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns all whole lines of a JSON-lines file, without a truncated line; empty if there is no file."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
+    """Returns the objects of a JSON-lines file; lines that are truncated, damaged or no objects are left out.
+
+    Empty if there is no file.
+    """
+    rows = (json_object(line) for line in split_lines(read_bytes(path)))
+    return [row for row in rows if row is not None]
+
+
+def json_object(line: bytes) -> dict[str, Any] | None:
+    """Returns the object that a line holds; None if it holds none."""
+    try:
+        row = json.loads(line.decode(errors="replace"))
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def split_lines(content: bytes) -> list[bytes]:
+    """Returns the lines of a file without their ends, and without empty ones."""
+    return [line for line in content.split(b"\n") if line]
+
+
+def replace_lines(path: Path, lines: Iterable[bytes]) -> None:
+    """Makes these the lines of a file, on the disk; bytes that stay are not written again if only the end changes."""
+    content, new = read_bytes(path), b"".join(line + b"\n" for line in lines)
+    if new == content:
+        return
+    if content.startswith(new):
+        os.truncate(path, len(new))
+        flush_to_disk(path)
+    else:
+        with write_whole(path, durable=True) as file:
+            file.write(new)
+
+
+def append_lines(path: Path, lines: Iterable[bytes]) -> None:
+    """Appends lines to a file, on the disk."""
+    with path.open("ab") as file:
+        file.writelines(line + b"\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+    flush_to_disk(path.parent)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Returns what a file holds; nothing if there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""

@@ -106,7 +106,7 @@ function valueAxis([low, high], byDecades = false) {
 }
 
 function marks(curves) {
-  // a line for each alert, recovery and resume, as high as the curves
+  // a line for each alert, recovery, rollback and resume, as high as the curves
   const [low, high] = extent(curves.flatMap((curve) => curve.y));
   const line = (step, tone, text, dash) => ({
     x: [step, step],
@@ -122,7 +122,7 @@ function marks(curves) {
     ...run.events.map((event) =>
       line(
         event.step,
-        event.event === "alert" ? "alert" : "good",
+        event.event === "recovery" ? "good" : "alert",
         `step ${event.step}: ${wrapped(event.message)}`,
         "dash",
       ),

@@ -22,6 +22,8 @@ from common.json_lines import read_json_lines
 from report.metrics import STEP
 
 FINISHED = "finished"  # the reason in the stop event of a run that reached its last step
+REPEATED = ("checkpoint", "skip", "alert", "recovery")  # events of a step that come again when it is done again
+DAMAGE = "damage"  # the field of an alert of a damaged checkpoint, which does not come again
 LARGEST = 1e300  # number that is shown; JSON also has integers that no float can hold
 MAX_STEP = 2**53  # JavaScript's largest exact integer
 
@@ -77,14 +79,22 @@ class RunFiles:
         """
         by_step: dict[int, Row] = {}
         for row in read_json_lines(self.metrics):
-            step = row.get(STEP) if isinstance(row, dict) else None
-            if isinstance(step, int) and is_number(step) and step < MAX_STEP:
+            if (step := step_of_row(row)) is not None:
                 by_step.setdefault(step, {}).update(row)
         return [by_step[step] for step in sorted(by_step)]
 
     def read_events(self) -> list[Row]:
-        """Returns all events, the oldest first."""
-        return [event for event in read_json_lines(self.events) if isinstance(event, dict)]
+        """Returns the events, the oldest first, without what was said of steps that were then done again.
+
+        events.jsonl is only appended to. A run that continues after step s says so with `resume` (or `start`, where s
+        is 0): REPEATED events of later steps before that line are void, as these steps are done again.
+        """
+        events: list[Row] = []
+        for event in read_json_lines(self.events):
+            if event.get("event") in ("start", "resume") and (step := step_of_row(event)) is not None:
+                events = [earlier for earlier in events if not _is_repeated(earlier, step)]
+            events.append(event)
+        return events
 
     def holder(self) -> Holder | None:
         """Returns the process that locked the run last, or None."""
@@ -106,6 +116,18 @@ class RunFiles:
         except (OSError, yaml.YAMLError, UnicodeDecodeError):
             return {}
         return config if isinstance(config, dict) else {}
+
+
+def step_of_row(row: Row) -> int | None:
+    """Returns the step of a row or an event; None if it has none that can be one."""
+    step = row.get(STEP)
+    return step if isinstance(step, int) and is_number(step) and 0 <= step < MAX_STEP else None
+
+
+def _is_repeated(event: Row, step: int) -> bool:
+    """Returns whether an event is of a step after `step` and is logged again when that step is done again."""
+    of = step_of_row(event)
+    return event.get("event") in REPEATED and DAMAGE not in event and of is not None and of > step
 
 
 def is_number(value: Any) -> bool:

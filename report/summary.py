@@ -53,8 +53,9 @@ def facts(config: Mapping[str, Any], events: list[Row], last: Row) -> list[list[
 
 
 def alerts(events: list[Row]) -> list[dict[str, Any]]:
-    """Returns the newest alerts and recoveries, the newest last."""
-    found = [event for event in events if event.get("event") in ("alert", "recovery") and is_number(event.get("step"))]
+    """Returns the newest alerts, recoveries and rollbacks, the newest last."""
+    shown = ("alert", "recovery", "rollback")
+    found = [event for event in events if event.get("event") in shown and is_number(event.get("step"))]
     keys = ("event", "kind", "where", "message", "time")
     return [{"step": event["step"], **{key: str(event.get(key, "")) for key in keys}} for event in found[-MAX_EVENTS:]]
 

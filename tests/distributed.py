@@ -43,7 +43,7 @@ class World:
 
     def __init__(self, world_size: int) -> None:
         context = multiprocessing.get_context("spawn")
-        port = _free_port()
+        port = free_port()
         self._processes = []
         self._connections: list[Connection] = []
         for rank in range(world_size):
@@ -128,7 +128,8 @@ def _serve(connection: Connection, rank: int, world_size: int, port: int) -> Non
         connection.send_bytes(pickle.dumps((result, failure)))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Returns a port that nothing listens on at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -8,6 +8,7 @@
 Any key of the recipe can be set as key=value. The same command, run again, continues the run.
 """
 
+import gc
 import logging
 import sys
 import time
@@ -15,6 +16,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+
+import torch
 
 from common.errors import UserError
 from data.stream import BatchStream, build_stream
@@ -28,8 +31,9 @@ from train.compose.command_line import is_sweep
 from train.config import RunConfig
 from train.distributed import Ranks, leave, seed_generators
 from train.engine.build import build_engine, resolve_precision
-from train.errors import EXIT_CRASHED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, CollectiveError, TrainError
+from train.errors import EXIT_CRASHED, EXIT_STOPPED, EXIT_USER_ERROR, CollectiveError, StopReason, TrainError
 from train.processes import stop_with_parent
+from train.records import mend_records
 from train.run_folder import RunFolder, explained_write_errors
 from train.trainer import LostPeersError, Trainer
 from train.watchdog import Watchdog
@@ -47,32 +51,53 @@ def train(
 
     `clock`, in seconds, is what the watchdog measures its limits with.
 
+    A run that is rolled back starts again in this process, as after a kill.
+
     Raises UserError for what a user can put right, and LostPeersError.
     """
     folder = RunFolder.of(config)
     lock = folder.lock() if ranks.is_main else nullcontext()
     with lock, Watchdog(config.watchdog, ranks, folder, clock) as watchdog:
-        precision = resolve_precision(config.engine.precision, ranks.device, config.engine.zero_stage)
-        checkpoints = Checkpoints(config, ranks, folder, Layout.of(config, ranks.world_size, precision))
-        start = checkpoints.choose_start()
-        if checkpoints.is_finished(start):
-            say(ranks, checkpoints.describe_finished(start))
-            return EXIT_OK
-        watchdog.enter("preparing the data")
-        stream = build_data(config, ranks)
-        checkpoints.check_data(start, stream.fingerprint)
-        watchdog.enter("reading or converting weights")
-        weights = checkpoints.initial_weights(start)
-        watchdog.enter("building the engine")
-        record_start(config, ranks, folder)
-        engine = build_engine(config, ranks, weights)
-        watchdog.enter("restoring the run")
-        every_run = build_callbacks(config)
-        trainer = Trainer(config, ranks, folder, engine, stream, [*every_run, *callbacks], checkpoints, watchdog)
-        stop = trainer.fit(start.resume)
-        ranks.barrier()  # the main rank may still be writing the last page of the report
-        engine.close()
-        return stop.reason.exit_code
+        while (reason := train_once(config, ranks, folder, callbacks, watchdog)) is StopReason.rollback:
+            free_memory()
+            watchdog.begin_again()
+        return reason.exit_code
+
+
+def train_once(
+    config: RunConfig, ranks: Ranks, folder: RunFolder, callbacks: Sequence[Callback], watchdog: Watchdog
+) -> StopReason:
+    """Runs the recipe from its newest checkpoint to the end, a stop or a rollback; returns which."""
+    watchdog.enter("start")
+    precision = resolve_precision(config.engine.precision, ranks.device, config.engine.zero_stage)
+    checkpoints = Checkpoints(config, ranks, folder, Layout.of(config, ranks.world_size, precision))
+    start = checkpoints.choose_start()
+    ranks.on_main(lambda: mend_records(folder, start.resume))
+    if checkpoints.is_finished(start):
+        say(ranks, checkpoints.describe_finished(start))
+        return StopReason.finished
+    watchdog.enter("preparing the data")
+    stream = build_data(config, ranks)
+    checkpoints.check_data(start, stream.fingerprint)
+    watchdog.enter("reading or converting weights")
+    weights = checkpoints.initial_weights(start)
+    watchdog.enter("building the engine")
+    record_start(config, ranks, folder)
+    engine = build_engine(config, ranks, weights)
+    watchdog.enter("restoring the run")
+    every_run = build_callbacks(config)
+    trainer = Trainer(config, ranks, folder, engine, stream, [*every_run, *callbacks], checkpoints, watchdog)
+    stop = trainer.fit(start.resume)
+    ranks.barrier()  # the main rank may still be writing the last page of the report
+    engine.close()
+    return stop.reason
+
+
+def free_memory() -> None:
+    """Frees what a closed engine held on the device: the next one needs the same again."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def say(ranks: Ranks, line: str) -> None:

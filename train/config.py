@@ -7,6 +7,7 @@ state what differs, into a `RunConfig`: a key that is not here, or a value of th
 config in a fraction of a second.
 """
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,7 @@ from train.loss_config import LossConfig
 from train.optimizer_config import OptimizerConfig
 from train.ranges import check_at_least
 from train.schedule import ScheduleConfig
-from train.watch.config import PositionWatchConfig
+from train.watch.config import AlertPolicy, PositionWatchConfig
 from train.watchdog_config import WatchdogConfig
 
 
@@ -109,6 +110,7 @@ class RunConfig:
         build_schemes(self.model, self.positions)
         self.data.validate()
         self._check_logged("position_watch.interval", self.position_watch.interval)
+        self._check_rollback()
         if self.evaluation.enabled:
             self._check_logged("evaluation.interval", self.evaluation.interval)
 
@@ -117,6 +119,17 @@ class RunConfig:
         plain = OmegaConf.to_container(OmegaConf.structured(self), resolve=True, enum_to_str=True)
         assert isinstance(plain, dict)
         return {str(key): value for key, value in plain.items()}
+
+    def _check_rollback(self) -> None:
+        """Raises TrainError if an alert, which takes two readings, would find all checkpoints before it deleted."""
+        watch, checkpoint = self.position_watch, self.checkpoint
+        needed = 1 + math.ceil(watch.interval / checkpoint.interval)
+        if watch.policy is AlertPolicy.rollback and checkpoint.keep < needed:
+            raise TrainError(
+                f"checkpoint.keep={checkpoint.keep} is too few for position_watch.policy=rollback: with "
+                f"checkpoint.interval={checkpoint.interval} and position_watch.interval={watch.interval}, the "
+                f"checkpoint before a failure would be deleted before the alert; use checkpoint.keep={needed} or more"
+            )
 
     def _check_logged(self, key: str, interval: int | None) -> None:
         if interval is not None and interval % self.logging.interval:

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from train.errors import TrainError
+from train.temporary import remove_own_folder
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)  # of an exchange: the first ingest and a large save take minutes
@@ -135,6 +136,7 @@ def seed_generators(seed: int) -> None:
 
 def leave(code: int) -> None:
     """Ends the process at once: gloo's worker threads can abort an interpreter that shuts down the ordinary way."""
+    remove_own_folder()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -20,6 +20,7 @@ class StopReason(Enum):
     finished = (FINISHED, EXIT_OK)
     signal = ("signal", EXIT_STOPPED)
     alert = ("alert", EXIT_ALERTED)
+    rollback = ("rollback", EXIT_STOPPED)
     data_lost = ("data_lost", EXIT_DATA)
     not_saved = ("not_saved", EXIT_UNSAVED)
     bad_numbers = ("bad_numbers", EXIT_USER_ERROR)

@@ -1,4 +1,4 @@
-"""The folder of a run that this process trains: its lock, its event log, and errors of writing explained.
+"""The folder of a run that this process trains: its lock, its logs, and errors of writing explained.
 
 report/run_folder.py names its files and reads them.
 """
@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from common.files import STALE_SECONDS, has_ended, remove_partials
 from common.json_lines import JsonLines
-from report.run_folder import FINISHED, Holder, RunFiles
+from report.run_folder import FINISHED, Holder, RunFiles, step_of_row
 from train.config import RunConfig
 from train.errors import TrainError
 
@@ -25,13 +26,14 @@ EXPORTED_STEP = "step"  # file in hf/ that says which step its weights are of
 
 
 class RunFolder(RunFiles):
-    """The files of a run, its lock and its event log. Creates nothing until something is written."""
+    """The files of a run, its lock and its logs. Creates nothing until something is written."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         # What this launcher composed, for its own workers: no name that another could write while they start.
         self.launch = self.path / f"launch-{socket.gethostname()}-{os.getpid()}.yaml"
         self._event_log = JsonLines(self.events)
+        self._metrics_log = JsonLines(self.metrics)
 
     @classmethod
     def of(cls, config: RunConfig) -> "RunFolder":
@@ -62,11 +64,40 @@ class RunFolder(RunFiles):
         with explained_write_errors(self.path):
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), Holder(os.getpid(), socket.gethostname()).text.encode())
+        self._remove_old_launches()
         return file
+
+    def _remove_old_launches(self) -> None:
+        """Deletes what killed launchers composed. One of another host counts as killed after an hour: files are read at
+        once, and this process has the lock.
+        """
+        remove_partials(self.path / "launch-*.yaml")
+        for path in self.path.glob("launch-*.yaml"):
+            host, _, process_id = path.stem.removeprefix("launch-").rpartition("-")
+            with contextlib.suppress(OSError, ValueError):
+                is_here = host == socket.gethostname()
+                age = time.time() - path.stat().st_mtime
+                if has_ended(int(process_id)) if is_here else age > STALE_SECONDS:
+                    path.unlink()
 
     def log_event(self, event: str, /, **fields: Any) -> None:
         """Appends one event with the time; for the main rank only."""
         self._event_log.append({"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields})
+
+    def log_metrics(self, row: dict[str, Any]) -> None:
+        """Appends one row of metrics; for the main rank only."""
+        self._metrics_log.append(row)
+
+    def durable_records(self) -> dict[str, bytes]:
+        """Flushes metrics.jsonl and events.jsonl to the disk; returns the content of those that have any, by name.
+
+        For the main rank only.
+        """
+        contents = {
+            self.metrics.name: self._metrics_log.durable_content(),
+            self.events.name: self._event_log.durable_content(),
+        }
+        return {name: content for name, content in contents.items() if content}
 
     def exported_step(self) -> int | None:
         """Returns the step whose weights are in hf/, or None if there is no whole export."""
@@ -76,11 +107,15 @@ class RunFolder(RunFiles):
             return None
 
     def has_finished(self, step: int) -> bool:
-        """Returns whether the events say that the run finished after `step`."""
-        return any(
-            event.get("event") == "stop" and event.get("reason") == FINISHED and event.get("step") == step
-            for event in self.read_events()
-        )
+        """Returns whether the events say that the run finished after `step`, and has not done that step again since."""
+        finished = False
+        for event in self.read_events():
+            of = step_of_row(event)
+            if event.get("event") in ("start", "resume") and of is not None and of < step:
+                finished = False
+            elif event.get("event") == "stop" and event.get("reason") == FINISHED and of == step:
+                finished = True
+        return finished
 
     def last_event(self) -> dict[str, Any] | None:
         """Returns the newest event, or None."""

@@ -18,6 +18,7 @@ from report.metrics import CE_LOSS, GRAD_NORM, LEARNING_RATE, LOSS, SKIPPED, STE
 from train.callbacks.callback import Callback
 from train.callbacks.group import CallbackGroup
 from train.checkpoint.checkpoints import Checkpoints
+from train.checkpoint.rollback import plain_rollbacks, rate_factor
 from train.checkpoint.store import Checkpoint
 from train.config import RunConfig
 from train.distributed import Ranks, is_lost_connection
@@ -78,6 +79,7 @@ class Trainer:
         self._metrics: dict[str, Any] = {}
         self._signals = StopSignals(is_main=ranks.is_main)
         self._stop: Stop | None = None  # asked for by a callback
+        self._rolls_back = False
         checkpoints.report_to(partial(self.callbacks.on_checkpoint, self), partial(self.callbacks.on_save_failed, self))
 
     @property
@@ -133,18 +135,25 @@ class Trainer:
             self.callbacks.on_step_end(self)
             if self.stop_requested():
                 break
+        if self._rolls_back:  # what came after the alert is not saved; a signal ends the run before it goes back
+            is_stopped = self.ranks.sum([self._signals.received is not None])[0] > 0
+            return self._signalled() if is_stopped else Stop(StopReason.rollback)
         self.save(required=True)
         if self.step < self.max_steps or self.is_cut_short:
-            return self._stop or Stop(StopReason.signal, self._signals.received or "signal on another rank")
+            return self._stop or self._signalled()
         self.callbacks.on_finish(self)
         return Stop(StopReason.finished)
+
+    def _signalled(self) -> Stop:
+        return Stop(StopReason.signal, self._signals.received or "signal on another rank")
 
     def stop_requested(self) -> bool:
         """Returns whether any rank was asked to stop. All ranks call it at the same moments: they must agree.
 
         A callback that takes long calls it in between, and returns when it is true.
         """
-        return self.ranks.sum([self._stop is not None or self._signals.received is not None])[0] > 0
+        is_asked = self._stop is not None or self._rolls_back or self._signals.received is not None
+        return self.ranks.sum([is_asked])[0] > 0
 
     def record(self, name: str, value: Any) -> None:
         """Adds a metric to this step: a number, a tensor, or a list of numbers."""
@@ -167,11 +176,24 @@ class Trainer:
         """Ends the run after this step, with a checkpoint; every rank calls it."""
         self._stop = stop
 
+    def roll_back(self, alert: Alert) -> None:
+        """Ends the loop after this step, so that the run starts again from before the alert; every rank calls it.
+
+        Stops the run, with a checkpoint, if it cannot go back, or has done so too often.
+        """
+        refusal = self.checkpoints.roll_back(self.step, alert)
+        if refusal is None:
+            self._rolls_back = True
+        else:
+            self._stop = Stop(StopReason.alert, refusal)
+
     def save(self, *, required: bool = False) -> None:
-        """Saves a checkpoint of the current step, unless that is done.
+        """Saves a checkpoint of the current step, unless that is done, or the run is about to go back.
 
         A failure is reported and training continues. Raises SaveError if the save is required, and BadNumbersError.
         """
+        if self._rolls_back:  # it could delete the checkpoint that the run goes back to
+            return
         self._save(self.stream.state_dict(), required)
 
     def _save(self, cursor: dict[str, Any], required: bool) -> None:
@@ -189,6 +211,7 @@ class Trainer:
             "fingerprint": self.stream.fingerprint,
             "config": self.config.as_plain(),
             "callbacks": self.callbacks.state_dict(),
+            "rollbacks": plain_rollbacks(self.checkpoints.rollbacks),
         }
 
     def _train_step(self) -> None:
@@ -260,6 +283,7 @@ class Trainer:
             return not reasons
 
         factor = positions_factor(self.step, self.config.optimizer)
+        factor *= rate_factor(self.checkpoints.rollbacks, self.step)
         update = self.engine.update(rate, factor, accept if self.guard.is_on else None)
         if update.applied:
             self._skipped_in_a_row = 0
@@ -268,9 +292,10 @@ class Trainer:
         self._skipped_in_a_row += not math.isfinite(update.grad_norm)
         self.callbacks.on_skip(self, reasons[0] if reasons else "a gradient or loss was not finite")
         if self._skipped_in_a_row >= self.config.engine.max_skipped_updates:
+            advice = self.checkpoints.advice(self.step - self._skipped_in_a_row)
             raise BadNumbersError(
                 f"the gradients of {self._skipped_in_a_row} updates in a row, up to step {self.step}, were not finite "
-                "and were dropped: resume from the last checkpoint with a lower optimizer.lr, or look at the data"
+                f"and were dropped: {advice} with a lower optimizer.lr, or look at the data"
             )
         return update
 

@@ -91,6 +91,10 @@ class Watchdog:
         is_step = is_step and self.step != self._first_step
         self.place = Place(self.place.number + 1, what, of, self.step, is_step, self._clock())
 
+    def begin_again(self) -> None:
+        """Notes that the run starts again in this process: the next step is a first one."""
+        self._first_step = None
+
     def __enter__(self) -> "Watchdog":
         if self._config.enabled:
             self.enter("start")

@@ -251,6 +251,7 @@ def test_a_run_folder_has_one_owner_and_is_free_after_a_killed_launcher(root: Pa
     stop = read(folder.events)[-1]
     assert stop["detail"] == "SIGTERM" and (folder.checkpoints / f"step-{stop['step']:07d}").is_dir()
     wait_for(lambda: is_free(folder), None)  # the ranks leave a moment after the event
+    assert list(folder.path.glob("launch*.yaml")) == []
 
 
 @pytest.mark.parametrize(("is_alive", "code"), [(True, 0), (False, 128 + signal.SIGTERM)])

@@ -1,5 +1,6 @@
 """Readers of a run folder: one row per step, in order, whatever was written after it."""
 
+import json
 from pathlib import Path
 
 from report.run_folder import RunFiles
@@ -22,3 +23,22 @@ def test_what_is_not_a_row_of_a_step_is_left_out(tmp_path: Path) -> None:
     files.config.write_text("- no\n- mapping\n")
     assert files.read_metrics() == [{"step": 1}]
     assert files.read_events() == [{"event": "start"}] and files.read_config() == {}
+
+
+def test_events_of_steps_that_were_done_again_are_left_out(tmp_path: Path) -> None:
+    files = RunFiles(tmp_path)
+    said = [
+        ("start", 0),
+        ("skip", 3),
+        ("checkpoint", 4),
+        ("skip", 5),
+        ("alert", 6),
+        ("checkpoint", 8),
+        ("slow_step", 9),
+    ]
+    again = [("resume", 4), ("skip", 5), ("checkpoint", 8)]
+    events = [{"event": event, "step": step} for event, step in [*said, *again]]
+    damaged = {"event": "alert", "step": 8, "damage": "a file is missing"}
+    everything = [*events[:7], damaged, {"event": "recovery", "step": None}, *events[7:]]
+    files.events.write_text("".join(json.dumps(event) + "\n" for event in everything))
+    assert files.read_events() == [*events[:3], events[6], damaged, {"event": "recovery", "step": None}, *events[7:]]

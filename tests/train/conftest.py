@@ -102,20 +102,28 @@ def stages(runs_root: Path) -> Runs:
 
 
 def run_crashes(ranks: Ranks, root: Path) -> dict[str, Outcome]:
-    """A crash past the last checkpoint; saves in the background; checkpoints of which some or all are damaged."""
+    """A crash past the last checkpoint; saves in the background; checkpoints and records damaged or deleted."""
     crashing = tiny(root, name="crashed", **SAVING)
     seen = {"crashed": start(crashing, ranks, crash_step=5), "crashed/again": start(crashing, ranks)}
     seen["behind"] = start(tiny(root, name="behind", checkpoint__background=True, **SAVING), ranks)
-    damaged = tiny(root, name="damaged", **SAVING)
-    for name, spared in (("damaged", "step-0000006"), ("damaged/again", None)):
+    for name, spared in (("damaged", "step-0000006"), ("all-damaged", None)):
         if ranks.is_main:
-            runs = root / "runs"
-            shutil.copytree(runs / "crashed", runs / "damaged", dirs_exist_ok=True)
-            for folder in (runs / "damaged" / "checkpoints").glob("step-*"):
+            copy = RunFolder(shutil.copytree(root / "runs" / "crashed", root / "runs" / name))
+            for folder in copy.checkpoints.glob("step-*"):
                 if folder.name != spared:
                     flip_a_bit(next(folder.glob("*rank_1*optim_states.pt")))
         ranks.barrier()
-        seen[name] = start(damaged, ranks)
+        seen[name] = start(tiny(root, name=name, **SAVING), ranks)
+    for name in ("emptied", "deleted"):
+        if ranks.is_main:
+            copy = RunFolder(shutil.copytree(root / "runs" / "crashed", root / "runs" / name))
+            if name == "deleted":
+                shutil.rmtree(copy.checkpoints)
+            else:
+                copy.metrics.write_text("5\nnull\n")
+                copy.events.write_text("")
+        ranks.barrier()
+        seen[name] = start(tiny(root, name=name, **SAVING), ranks)
     return seen
 
 

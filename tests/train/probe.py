@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.json_lines import read_json_lines
 from report.run_folder import RunFiles
 from tests.distributed import freeze_modules
 from train.__main__ import train
@@ -110,6 +109,6 @@ def metrics(root: Path, name: str) -> list[dict[str, Any]]:
 
 
 def events(root: Path, name: str) -> list[dict[str, Any]]:
-    """The events of a run without their times."""
-    rows = read_json_lines(root / "runs" / name / "events.jsonl")
+    """The events of a run that count, without their times."""
+    rows = RunFiles(root / "runs" / name).read_events()
     return [{key: value for key, value in row.items() if key != "time"} for row in rows]

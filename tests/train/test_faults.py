@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ import torch
 
 from model.loss import LossSums
 from tests.distributed import run_ranks
+from tests.train.callbacks.wandb_files import finished_runs
 from tests.train.probe import events, metrics
-from tests.train.tiny import tiny, write_tokens
+from tests.train.tiny import tiny, write_tokenizer, write_tokens
 from train.__main__ import train
 from train.callbacks.callback import Callback, TrainerInterface
+from train.callbacks.config import WandbMode
 from train.checkpoint.store import newest_checkpoint
 from train.config import RunConfig
 from train.distributed import Ranks
@@ -25,7 +28,9 @@ from train.run_folder import RunFolder
 
 NUM_STEPS, SPIKE_STEP, STOP_STEP = 14, 12, 10
 GUARDED = {"guard__loss": 8.0, "guard__grad_norm": 8.0, "guard__window": 8, "max_steps": NUM_STEPS}
-BAD_STEP, SLOW_STEP = 3, 33
+# Every step is a reading of the position watch, and all that reports is on.
+EVERYTHING_ON = {"position_watch__interval": 1, "wandb__mode": WandbMode.offline, "logging__report_seconds": 3600.0}
+BAD_STEP, SLOW_STEP, LAST_GOOD_STEP = 3, 33, 3
 
 
 class SpikeOf(Callback):
@@ -45,6 +50,14 @@ class SpikeOf(Callback):
 
     def _spike(self, module: Any, inputs: Any, sums: LossSums) -> LossSums:
         return sums._replace(total=sums.total * self._factor, ce=sums.ce * self._factor, z=sums.z * self._factor)
+
+
+class Diverge(Callback):
+    """Makes the loss of every step from one on NaN."""
+
+    def on_step_start(self, trainer: TrainerInterface) -> None:
+        if trainer.step == LAST_GOOD_STEP + 2:
+            trainer.engine.model.register_forward_hook(lambda *seen: seen[2]._replace(total=seen[2].total * math.nan))
 
 
 class StopAfter(Callback):
@@ -138,14 +151,20 @@ def all_runs(ranks: Ranks, root: Path) -> dict[str, Seen]:
     seen["guarded-stopped/again"] = start(stopped, ranks, SpikeOf(50.0))
     seen["unguarded"] = start(tiny(root, name="unguarded", max_steps=NUM_STEPS), ranks, SpikeOf(50.0))
     seen["bad moment"] = start(tiny(root, name="bad-moment", checkpoint__interval=2), ranks, DamagedMoment())
+    rotating = {"checkpoint__interval": 1, "checkpoint__keep": 2, "engine__max_skipped_updates": 4}
+    seen["diverging"] = start(tiny(root, name="diverging", **rotating), ranks, Diverge())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         evaluating = StopAfter(BAD_STEP, number, evaluating=True)
         seen[number.name] = start(tiny(root, name=number.name), ranks, evaluating)
     seen["in-save"] = start(tiny(root, name="in-save", checkpoint__interval=4), ranks, StopInSave())
     seen["slow"] = start(tiny(root, name="slow", max_steps=40), ranks, SlowRank())
-    lost = tiny(root, name="lost", data__root=str(root / "many"), data__file_list=str(root / "many/files.txt"))
+    many = {"data__root": str(root / "many"), "data__file_list": str(root / "many/files.txt")}
+    lost = tiny(
+        root, name="lost", **many, **EVERYTHING_ON, position_watch__probe_tokenizer=str(root / "tokenizer.json")
+    )
     seen["lost"] = start(lost, ranks, LoseData())
     if ranks.is_main:
+        shutil.copytree(root / "runs/lost", root / "runs/lost-first")
         (root / "gone").rename(root / "many")
     ranks.barrier()
     seen["lost/again"] = start(lost, ranks)
@@ -157,6 +176,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("faults")
     write_tokens(root / "tokens")
     write_tokens(root / "many", num_files=30)
+    write_tokenizer(root / "tokenizer.json")
     return root
 
 
@@ -196,6 +216,17 @@ def test_weights_that_are_not_finite_are_never_published(root: Path, seen: list[
     assert kinds(root, "bad-moment") == [("start", 0), ("checkpoint", 2), ("stop", 4)]
 
 
+def test_dropped_updates_push_out_no_checkpoint_that_is_known_to_be_good(
+    root: Path, seen: list[dict[str, Seen]]
+) -> None:
+    checkpoints = RunFolder(root / "runs/diverging").checkpoints
+    assert sorted(path.name for path in checkpoints.glob("step-*")) == ["step-0000003", "step-0000006", "step-0000007"]
+    for rank in seen:  # step 4 made the weights whose first gradient was not finite
+        assert isinstance(rank["diverging"].error, BadNumbersError)
+        advice = f"known to be good is step-000000{LAST_GOOD_STEP}: delete the later ones and run it again with a lower"
+        assert advice in str(rank["diverging"].error)
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
 def test_a_signal_during_an_evaluation_saves_that_step(root: Path, seen: list[dict[str, Seen]], name: str) -> None:
     assert [rank[name].code for rank in seen] == [EXIT_STOPPED] * 2
@@ -220,6 +251,18 @@ def test_lost_data_is_one_sentence_a_checkpoint_and_a_code_of_its_own(root: Path
     assert [rank["lost/again"].code for rank in seen] == [EXIT_OK] * 2
     assert ("resume", step) in kinds(root, "lost")
     assert [row["step"] for row in metrics(root, "lost")] == list(range(1, 9))
+
+
+def test_data_lost_at_a_reading_of_the_position_watch_stops_every_callback(
+    root: Path, seen: list[dict[str, Seen]]
+) -> None:
+    folder = RunFolder(root / "runs/lost-first")
+    assert (folder.last_event() or {})["exit_code"] == EXIT_DATA
+    step = folder.read_events()[-1]["step"]
+    assert f"stopped after step {step} of 8: data_lost" in folder.report.read_text()
+    assert folder.probe(step).exists()  # the model is probed at a stop: the reading must not count that
+    [run] = finished_runs(folder.wandb)
+    assert [row["_step"] for row in run.rows][-1] == step
 
 
 def test_a_slow_step_is_logged_with_the_rank_that_caused_it(root: Path, seen: list[dict[str, Seen]]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,20 @@ def test_the_folder_of_a_killed_owner_is_free_at_once_whatever_it_forked(tmp_pat
             folder.lock().close()
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+def test_what_killed_launchers_left_is_deleted_and_nothing_of_a_live_one(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    host = socket.gethostname()
+    names = [f"launch-{host}-{ended.pid}", f"launch-{host}-{os.getpid()}", "launch-other-5", "launch-old-5", "launch-x"]
+    paths = [tmp_path / f"{name}.yaml" for name in names]
+    for path in paths:
+        path.touch()
+    os.utime(paths[3], (0, 0))
+    os.utime(paths[1], (0, 0))  # a launcher lives as long as its run
+    RunFolder(tmp_path).lock().close()
+    assert [path.exists() for path in paths] == [False, True, True, False, True]
 
 
 def test_a_read_only_folder_is_one_line(tmp_path: Path) -> None:

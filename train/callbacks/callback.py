@@ -69,6 +69,9 @@ class TrainerInterface(Protocol):
     def stop(self, stop: Stop) -> None:
         """Ends the run after this step, with a checkpoint; every rank calls it."""
 
+    def roll_back(self, alert: Alert) -> None:
+        """Goes back, after this step, to the last checkpoint before the alert; every rank calls it."""
+
     def stop_requested(self) -> bool:
         """Returns whether any rank was asked to stop; every rank calls it."""
         ...

@@ -1,17 +1,15 @@
-"""metrics.jsonl and events.jsonl: the record of a run, from which every other view can be rebuilt."""
+"""metrics.jsonl and events.jsonl: the records of a run, from which every other view can be rebuilt.
 
-import json
+train/records.py keeps them whole.
+"""
+
 import math
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from common.files import write_text_whole
-from common.json_lines import JsonLines, read_json_lines
 from train.callbacks.callback import Callback, TrainerInterface
 from train.checkpoint.store import step_of
 from train.errors import Stop
-from train.run_folder import explained_write_errors
+from train.records import drop_later_rows
 from train.watch.alert import Alert
 
 
@@ -22,33 +20,16 @@ def finite(value: Any) -> Any:
     return value if math.isfinite(value) else None
 
 
-def keep_rows(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
-    """Rewrites a JSON-lines file with the rows that `is_kept` accepts.
-
-    A run that was killed had gone past its last checkpoint; the steps after it are done again, and so are their rows.
-    """
-    rows = read_json_lines(path)
-    kept = [row for row in rows if is_kept(row)]
-    with explained_write_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text_whole(path, "".join(json.dumps(row) + "\n" for row in kept), durable=False)
-
-
 class MetricsFile(Callback):
     """Writes one line per logged step, at once."""
 
     main_rank_only = True
 
-    def __init__(self) -> None:
-        self._file: JsonLines | None = None
-
     def on_start(self, trainer: TrainerInterface) -> None:
-        keep_rows(trainer.folder.metrics, lambda row: row["step"] <= trainer.step)
-        self._file = JsonLines(trainer.folder.metrics)
+        drop_later_rows(trainer.folder, trainer.step)
 
     def on_metrics(self, trainer: TrainerInterface, metrics: dict[str, Any]) -> None:
-        if self._file is not None:
-            self._file.append({name: finite(value) for name, value in metrics.items()})
+        trainer.folder.log_metrics({name: finite(value) for name, value in metrics.items()})
 
 
 class EventLog(Callback):
@@ -57,8 +38,6 @@ class EventLog(Callback):
     main_rank_only = True
 
     def on_start(self, trainer: TrainerInterface) -> None:
-        found_again = ("alert", "recovery")
-        keep_rows(trainer.folder.events, lambda row: row["event"] not in found_again or row["step"] <= trainer.step)
         kind = "resume" if trainer.step else "start"
         self._log(trainer, kind, world_size=trainer.ranks.world_size, zero_stage=trainer.engine.zero_stage)
 

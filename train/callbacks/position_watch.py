@@ -2,8 +2,8 @@
 
 At an interval it takes a reading (`train/watch/meter.py`: statistics of the positions, and how training acts on the
 maps that make them) and shows it to the detectors (`train/watch/detectors.py`). What they find goes to every callback,
-and may save a checkpoint or end the run: `position_watch.policy`. In between it costs nothing. A model without learned
-positions has no watch, and says so.
+and may save a checkpoint, end the run, or roll it back: `position_watch.policy`. In between it costs nothing. A model
+without learned positions has no watch, and says so.
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ from report.metrics import OPEN_ALERTS
 from train.callbacks.callback import StatefulCallback, TrainerInterface
 from train.callbacks.console import Screen
 from train.errors import Stop, StopReason
+from train.watch.alert import UNHURT, Alert
 from train.watch.config import AlertPolicy, PositionWatchConfig
 from train.watch.detectors import Detectors
 from train.watch.meter import Meter
@@ -30,7 +31,7 @@ class PositionWatch(StatefulCallback):
         self._detectors = Detectors(sequence_length, warmup_steps)
         self._has_positions = False
         self._meter: Meter | None = None
-        self._is_alerted = False
+        self._raised: list[Alert] = []  # at this step
         self._has_warned = False  # that no sequence counts
 
     def on_start(self, trainer: TrainerInterface) -> None:
@@ -64,14 +65,19 @@ class PositionWatch(StatefulCallback):
         trainer.record(OPEN_ALERTS, self._detectors.num_open)
         for alert in alerts:
             trainer.alert(alert)
-        self._is_alerted = any(alert.is_new for alert in alerts)
+        self._raised = [alert for alert in alerts if alert.is_new]
 
     def on_step_end(self, trainer: TrainerInterface) -> None:
-        if self._is_alerted and self._config.policy is AlertPolicy.checkpoint:
+        raised, self._raised = self._raised, []
+        if not raised:
+            return
+        if self._config.policy is AlertPolicy.checkpoint:
             trainer.save()
-        elif self._is_alerted and self._config.policy is AlertPolicy.stop:
+        elif self._config.policy is AlertPolicy.stop:
             trainer.stop(Stop(StopReason.alert))
-        self._is_alerted = False
+        failures = [alert for alert in raised if alert.kind not in UNHURT]
+        if self._config.policy is AlertPolicy.rollback and failures:
+            trainer.roll_back(min(failures, key=lambda alert: alert.since))
 
     def _warn_no_sequence(self, trainer: TrainerInterface) -> None:
         if not self._has_warned and trainer.ranks.is_main:

@@ -4,7 +4,9 @@ report/panels.py says what a step looks like there.
 
 The run id is in the run folder before `wandb.init`, and every row carries its step: a resumed run goes on as the same
 W&B run, online and, once synced, offline, where each launch leaves a part of its own. Rows of steps that were done
-again after a kill are the same to the bit, so it does not matter which of them W&B keeps.
+again after a kill are the same to the bit, so it does not matter which of them W&B keeps. After a rollback they differ,
+and W&B takes no second row of a step: each rollback begins a W&B run of its own, NAME-rollback-1 and so on, marked with
+an alert.
 
 A failure of W&B never ends a run, and a server that is down or slow never delays it: a separate thread does everything,
 `wandb.init` included, in order. The end of the run waits for it for a limited time.
@@ -30,9 +32,11 @@ from report.panels import Panels, probe_pictures
 from report.probes import probe_files
 from train.callbacks.callback import Callback, TrainerInterface
 from train.callbacks.config import WandbMode
+from train.checkpoint.rollback import read_rollbacks
 from train.config import RunConfig
 from train.errors import Stop
 from train.run_folder import RunFolder
+from train.temporary import import_into_own_folder, start_in_own_folder
 from train.watch.alert import Alert
 
 logger = logging.getLogger(__name__)
@@ -52,7 +56,7 @@ def panels_of(config: RunConfig) -> Panels:
 
 
 def run_id(folder: RunFolder) -> str:
-    """Returns the W&B id of a run: made once, kept in its folder."""
+    """Returns the W&B id of a run, before any rollback: made once, kept in its folder."""
     path = folder.wandb / "run_id"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,29 +64,33 @@ def run_id(folder: RunFolder) -> str:
     return path.read_text().strip()
 
 
-def open_run(config: RunConfig, folder: RunFolder, identity: str, mode: WandbMode) -> Any:
-    """Opens a W&B run that continues `identity` if the server has it."""
+def open_run(config: RunConfig, folder: RunFolder, identity: str, mode: WandbMode, num_rollbacks: int = 0) -> Any:
+    """Opens a W&B run that continues `identity` if the server has it, or the one after so many rollbacks."""
     import wandb
 
-    return wandb.init(
-        id=identity,
-        resume="allow",
-        mode=mode.value,
-        dir=str(folder.path),
-        name=config.name,
-        project=config.wandb.project,
-        entity=config.wandb.entity,
-        group=config.wandb.group,
-        tags=list(config.wandb.tags),
-        config=config.as_plain(),
-        settings=wandb.Settings(silent=True, console="off"),
-    )
+    suffix = f"-rollback-{num_rollbacks}" if num_rollbacks else ""
+    with start_in_own_folder():  # a process of W&B, whose sockets outlive a kill
+        return wandb.init(
+            id=identity + suffix,
+            resume="allow",
+            mode=mode.value,
+            dir=str(folder.path),
+            name=config.name + suffix,
+            project=config.wandb.project,
+            entity=config.wandb.entity,
+            group=config.wandb.group,
+            tags=list(config.wandb.tags),
+            config=config.as_plain(),
+            settings=wandb.Settings(silent=True, console="off"),
+        )
 
 
-def send_once(run: Any, alert: Alert, step: int, folder: RunFolder) -> None:
+def send_once(run: Any, alert: Alert, step: int, folder: RunFolder, num_rollbacks: int) -> None:
     """Sends an alert once: after a kill the same steps raise it again, and W&B sends mails."""
     path = folder.wandb / "alerts.jsonl"
     this = {"event": alert.event, "kind": alert.kind, "where": alert.where, "step": step}
+    if num_rollbacks:
+        this["rollbacks"] = num_rollbacks
     if this in read_json_lines(path):
         return
     run.alert(f"{alert.event}: {alert.kind}", alert.message, level="WARN" if alert.is_new else "INFO")
@@ -100,19 +108,26 @@ class WeightsAndBiases(Callback):
         self._jobs: queue.Queue[Callable[[Any], Any] | None] = queue.Queue(MAX_QUEUED_ROWS)
         self._thread: threading.Thread | None = None
         self._has_given_up = False
+        self._num_rollbacks = 0
         self._panels = panels_of(config)
 
     def on_start(self, trainer: TrainerInterface) -> None:
+        rollbacks = read_rollbacks(trainer.folder.checkpoints)
+        self._num_rollbacks = len(rollbacks)
+        with import_into_own_folder():  # here, as for the while of the import all temporary files lie there
+            import wandb  # noqa: F401
         arguments = (trainer.folder, self._config.wandb.mode)
         self._thread = threading.Thread(target=self._work, args=arguments, daemon=True, name="W&B")
         self._thread.start()
+        if rollbacks:
+            last = rollbacks[-1]
+            self._send_once(trainer, Alert("rollback", last.kind, last.where, last.since, last.summary), last.step)
 
     def on_metrics(self, trainer: TrainerInterface, metrics: dict[str, Any]) -> None:
         self._submit(lambda run: run.log(self._panels.of(metrics), step=metrics["step"]))
 
     def on_alert(self, trainer: TrainerInterface, alert: Alert) -> None:
-        step, folder = trainer.step, trainer.folder
-        self._submit(lambda run: send_once(run, alert, step, folder))
+        self._send_once(trainer, alert, trainer.step)
 
     def on_probe(self, trainer: TrainerInterface, path: Path) -> None:
         step = trainer.step
@@ -125,6 +140,10 @@ class WeightsAndBiases(Callback):
             if self._thread.is_alive():
                 self._give_up(f"no answer in {CLOSE_TIMEOUT:g} s")
 
+    def _send_once(self, trainer: TrainerInterface, alert: Alert, step: int) -> None:
+        folder, num_rollbacks = trainer.folder, self._num_rollbacks
+        self._submit(lambda run: send_once(run, alert, step, folder, num_rollbacks))
+
     def _submit(self, job: Callable[[Any], Any] | None) -> None:
         """Queues a job for the thread, also before the thread starts; None ends it. Never waits."""
         if self._has_given_up:
@@ -136,7 +155,7 @@ class WeightsAndBiases(Callback):
 
     def _work(self, folder: RunFolder, mode: WandbMode) -> None:
         try:
-            run = open_run(self._config, folder, run_id(folder), mode)
+            run = open_run(self._config, folder, run_id(folder), mode, self._num_rollbacks)
             while (job := self._jobs.get()) is not None:
                 job(run)
             run.finish()

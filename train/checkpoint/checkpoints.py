@@ -11,13 +11,21 @@ from data.stream import changed_data
 from model.weights import Weights, hf_weights, random_weights
 from train.changes import Changes, changed_keys, check_changes, refuse_changes
 from train.checkpoint.resume import Start, choose_start, find_checkpoint, load_checkpoint, other_layout_weights
+from train.checkpoint.rollback import (
+    Rollback,
+    complete_rollback,
+    parse_rollbacks,
+    record_rollback,
+    write_rollbacks,
+)
 from train.checkpoint.save import Saver
-from train.checkpoint.store import Checkpoint, Layout
+from train.checkpoint.store import Checkpoint, Layout, folder_name, good_step, whole_steps
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.engine import Engine
 from train.errors import BadNumbersError, SaveError
-from train.run_folder import RunFolder
+from train.run_folder import RunFolder, explained_write_errors
+from train.watch.alert import Alert
 
 
 class Checkpoints:
@@ -30,18 +38,41 @@ class Checkpoints:
         self._layout = layout
         self._saver = Saver(folder.checkpoints, config.checkpoint, layout, ranks)
         self._saved_step: int | None = None  # that needs no further save
+        self.rollbacks: list[Rollback] = []
+        """Of the run so far, the oldest first; known after `choose_start`."""
         self._on_published: Callable[[str], None] = lambda folder: None
         self._on_failed: Callable[[str], None] = lambda reason: None
 
     def choose_start(self) -> Start:
-        """Finds the newest whole checkpoint and decides what the run starts from.
+        """Finds the newest whole checkpoint and decides what the run starts from, after what is left of a rollback.
 
         Raises TrainError if the config is that of another run than the checkpoint's.
         """
+        with explained_write_errors(self._folder.path):
+            self.rollbacks = self._ranks.on_main(lambda: complete_rollback(self._folder))
         start = choose_start(find_checkpoint(self._folder, self._ranks), self._config.init_from)
         if start.resume is not None:
-            check_changes(start.resume.folder, start.resume.trainer_state()["config"], self._config)
+            saved = start.resume.trainer_state()
+            check_changes(start.resume.folder, saved["config"], self._config)
+            in_checkpoint = parse_rollbacks(saved.get("rollbacks", []))
+            if len(in_checkpoint) > len(self.rollbacks):  # the file was lost
+                self.rollbacks = in_checkpoint
+                with explained_write_errors(self._folder.path):
+                    self._ranks.on_main(lambda: write_rollbacks(self._folder.checkpoints, in_checkpoint))
         return start
+
+    def roll_back(self, step: int, alert: Alert) -> str | None:
+        """Records that the run goes back to before `alert`, raised at `step`; the next start does so.
+
+        Returns why that is not possible, or None.
+        """
+        self.finish()  # a save in the background, which could delete the checkpoint that is chosen
+        root, config = self._folder.checkpoints, self._config
+        return self._ranks.on_main(
+            lambda: record_rollback(
+                root, self.rollbacks, step, alert, config.position_watch, config.checkpoint.interval
+            )
+        )
 
     def is_finished(self, start: Start) -> bool:
         """Returns whether nothing is left to do: the last step is done, what follows it, and a wanted export."""
@@ -107,7 +138,7 @@ class Checkpoints:
             if self._ranks.sum([not engine.is_finite()])[0]:
                 raise BadNumbersError(
                     f"the weights or the optimizer's state are not finite after step {step}, and were not saved: "
-                    "run it again from the last checkpoint with a lower optimizer.lr, or with guard=spikes"
+                    f"{self.advice(step)} with a lower optimizer.lr, or with guard=spikes"
                 )
             self._begin(step, engine, state(), required)
         if required or not self._config.checkpoint.background:
@@ -126,9 +157,26 @@ class Checkpoints:
         if published is not None:
             self._on_published(published.name)
 
+    def advice(self, good_before: int) -> str:
+        """Returns what to do about bad numbers: which checkpoint is known to be good, and how to continue from it.
+
+        `good_before`: the last update whose gradient was finite.
+        """
+        steps = self._ranks.on_main(lambda: whole_steps(self._folder.checkpoints))
+        good = good_step(steps, good_before)
+        if good is None:
+            return f"no checkpoint is known to be good: {'delete all of them and ' if steps else ''}run it again"
+        later = "delete the later ones and " if max(steps) > good else ""
+        return f"the last checkpoint known to be good is {folder_name(good)}: {later}run it again"
+
     def _begin(self, step: int, engine: Engine, state: dict[str, Any], required: bool) -> None:
         try:
-            self._saver.begin(step, engine, state)
+            in_a_row = state["skipped_in_a_row"]
+            self._saver.begin(
+                *(step, engine, state),
+                records=self._folder.durable_records() if self._ranks.is_main else {},
+                good_before=step - in_a_row if in_a_row else None,
+            )
             self._saved_step = step
         except SaveError as error:
             self._fail(error, required)

@@ -13,6 +13,7 @@ import torch
 
 from model.config import ModelConfig, PositionsConfig
 from model.weights import Weights, parameter_shapes
+from report.run_folder import DAMAGE
 from train.checkpoint.generators import generator_file, reseed_generators, set_generator_state
 from train.checkpoint.manifest import DamageError, FileRecord, find_damage
 from train.checkpoint.store import (
@@ -115,7 +116,13 @@ def _newest(folder: RunFolder) -> Checkpoint | None:
 def _quarantine_and_log(folder: RunFolder, damaged: Path, damage: str) -> None:
     place = quarantine(damaged)
     print(f"{damaged} is damaged ({damage}): moved aside to {place.name}; trying the checkpoint before it", flush=True)
-    folder.log_event("alert", step=step_of(damaged.name), reason="damaged checkpoint", folder=place.name, damage=damage)
+    what = {
+        "reason": "damaged checkpoint",
+        "folder": place.name,
+        DAMAGE: damage,
+        "message": f"{damaged.name}: {damage}",
+    }
+    folder.log_event("alert", step=step_of(damaged.name), **what)
 
 
 def other_layout_weights(

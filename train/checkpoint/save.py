@@ -9,10 +9,11 @@ published checkpoint unchanged.
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -85,6 +86,10 @@ class Writer:
         """Writes `state`, as it is now, as JSON."""
         self._add(lambda file: file.write(json.dumps(state).encode()), path)
 
+    def add_bytes(self, content: bytes, path: Path) -> None:
+        """Writes `content`."""
+        self._add(lambda file: file.write(content), path)
+
     def result(self) -> tuple[dict[str, FileRecord], str | None]:
         """Waits until everything is on the disk; returns all files by name, and what went wrong or None."""
         if self._pool is not None:
@@ -131,6 +136,7 @@ class Pending:
     partial: Path
     layout: Layout
     writer: Writer
+    good_before: int | None
 
 
 class Saver:
@@ -143,8 +149,20 @@ class Saver:
         self._ranks = ranks
         self._pending: Pending | None = None
 
-    def begin(self, step: int, engine: Engine, state: dict[str, Any]) -> None:
-        """Writes the present state into a partial folder; `finish` publishes it. No other save may be pending."""
+    def begin(
+        self,
+        step: int,
+        engine: Engine,
+        state: dict[str, Any],
+        *,
+        records: Mapping[str, bytes] = MappingProxyType({}),
+        good_before: int | None = None,
+    ) -> None:
+        """Writes the present state into a partial folder; `finish` publishes it. No other save may be pending.
+
+        `records`: further files of the main rank, by name. `good_before`: as in `drop_old`, which deletes old
+        checkpoints after the publication.
+        """
         assert self._pending is None
         partial = self._root / f"{PARTIAL}{folder_name(step)}"
         self._on_main(step, lambda: self._clear_and_create(partial))
@@ -153,7 +171,9 @@ class Saver:
         writer.add(generator_state(), generator_file(partial, self._ranks.rank))
         if self._ranks.is_main:
             writer.add_json(state, partial / TRAINER)
-        self._pending = Pending(step, partial, self._layout, writer)
+            for name, content in records.items():
+                writer.add_bytes(content, partial / name)
+        self._pending = Pending(step, partial, self._layout, writer, good_before)
 
     def finish(self, *, wait: bool) -> Path | None:
         """Publishes what `begin` wrote, and deletes old checkpoints. Returns the published folder.
@@ -179,7 +199,7 @@ class Saver:
 
     def _publish(self, pending: Pending, files: dict[str, FileRecord]) -> Path:
         folder = publish(self._root, pending.partial, pending.step, pending.layout, files)
-        complete_publication(folder, self._config.keep, self._config.keep_every)
+        complete_publication(folder, self._config.keep, self._config.keep_every, pending.good_before)
         return folder
 
     def _on_main(self, step: int, work: Callable[[], Any]) -> Any:

@@ -1,10 +1,13 @@
 """The folder `checkpoints/`: its names, publication, deletion and quarantine. Only the main rank changes it.
 
-    step-0000100/            a whole checkpoint: DeepSpeed's files, rng-rank-NNNNN.pt, trainer.json, manifest.json
+    step-0000100/            a whole checkpoint: DeepSpeed's files, rng-rank-NNNNN.pt, trainer.json, manifest.json,
+                             copies of metrics.jsonl and events.jsonl as they were (train/records.py)
     step-0000100/universal/  the same state for any layout, made at the first use (universal.py)
     latest                   the name of the newest one, for people and DeepSpeed's tools; not read here
     .part-0000200/           being written, or left by a kill; so is anything that begins with a dot
     corrupt-step-0000100/    found damaged and moved aside; never deleted here
+    rollback-1-step-0000100/  set aside by the run's first rollback (rollback.py); never deleted here
+    rollbacks.json           the rollbacks of the run
 
 A folder gets its name, and loses it, by one rename: after a kill at any moment, every step-NNNNNNN was whole.
 """
@@ -20,7 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from common.files import flush_to_disk, write_text_whole
-from train.checkpoint.manifest import DamageError, FileRecord, VersionError, read_manifest, write_manifest
+from train.checkpoint.manifest import (
+    MANIFEST,
+    DamageError,
+    FileRecord,
+    VersionError,
+    read_manifest,
+    write_manifest,
+)
 from train.config import RunConfig
 from train.engine.config import Precision
 from train.errors import TrainError
@@ -88,13 +98,21 @@ def checkpoint_folders(root: Path) -> list[Path]:
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Returns a checkpoint whose manifest is whole and whose files have the right sizes.
 
-    Raises DamageError if that is not so, and what else `read_manifest` raises.
+    Raises DamageError if that is not so or if the name is that of another step, and what else `read_manifest` raises.
     """
     fields, files = read_manifest(folder)
     try:
-        return Checkpoint(folder, fields["step"], Layout(**fields["layout"]), files)
+        checkpoint = Checkpoint(folder, fields["step"], Layout(**fields["layout"]), files)
     except (KeyError, TypeError):
         raise VersionError.of(folder) from None
+    if folder.name != folder_name(checkpoint.step):
+        raise DamageError(f"{MANIFEST} is that of step {checkpoint.step}")
+    return checkpoint
+
+
+def whole_steps(root: Path) -> list[int]:
+    """Returns the steps of the checkpoints that are whole by the sizes of their files, newest first."""
+    return [checkpoint.step for checkpoint in _whole(root)]
 
 
 def newest_checkpoint(root: Path) -> Checkpoint | None:
@@ -112,7 +130,7 @@ def publish(root: Path, partial: Path, step: int, layout: Layout, files: dict[st
     return final
 
 
-def complete_publication(final: Path, keep: int, keep_every: int | None) -> None:
+def complete_publication(final: Path, keep: int, keep_every: int | None, good_before: int | None = None) -> None:
     """Updates `latest` and deletes old checkpoints. Failures are warnings: the new checkpoint is already there."""
     root = final.parent
     with _warning(final, "flushed"):
@@ -120,7 +138,7 @@ def complete_publication(final: Path, keep: int, keep_every: int | None) -> None
         with _warning(final, "named in `latest`"):
             _name_latest(final)
         with _warning(final, "followed by deleting old ones"):
-            drop_old(root, keep, keep_every)
+            drop_old(root, keep, keep_every, good_before)
 
 
 def kept_steps(steps: Iterable[int], keep: int, keep_every: int | None) -> set[int]:
@@ -129,10 +147,25 @@ def kept_steps(steps: Iterable[int], keep: int, keep_every: int | None) -> set[i
     return {*steps[-keep:], *(step for step in steps if keep_every and step % keep_every == 0)}
 
 
-def drop_old(root: Path, keep: int, keep_every: int | None) -> None:
-    """Deletes the whole checkpoints that are not kept; leaves damaged ones, and another version's, alone."""
+def good_step(steps: Iterable[int], before: int) -> int | None:
+    """Returns the last of these steps before `before`, the last update with a finite gradient.
+
+    That gradient was of the weights of this step, or of weights made from them: they are known to be good.
+    """
+    return max((step for step in steps if step < before), default=None)
+
+
+def drop_old(root: Path, keep: int, keep_every: int | None, good_before: int | None = None) -> None:
+    """Deletes the whole checkpoints that are not kept; leaves damaged ones, and another version's, alone.
+
+    While updates are dropped because they are not finite, `good_before` is the last one that was not, and the newest
+    checkpoint known to be good is kept as well: newer ones may all hold weights that give no finite gradient.
+    """
     whole = {checkpoint.step: checkpoint.folder for checkpoint in _whole(root)}
-    for step in whole.keys() - kept_steps(whole, keep, keep_every):
+    kept = kept_steps(whole, keep, keep_every)
+    if good_before is not None:
+        kept |= {step for step in [good_step(whole, good_before)] if step is not None}
+    for step in whole.keys() - kept:
         remove(whole[step])
 
 
@@ -151,12 +184,12 @@ def clear_leftovers(folder: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def quarantine(folder: Path) -> Path:
-    """Renames a damaged checkpoint, so that it is not used again; returns its new path."""
-    root, number, place = folder.parent, 1, folder.with_name(f"{CORRUPT}{folder.name}")
+def quarantine(folder: Path, prefix: str = CORRUPT) -> Path:
+    """Puts `prefix` before the name of a checkpoint, so that it is not used again; returns its new path."""
+    root, number, place = folder.parent, 1, folder.with_name(f"{prefix}{folder.name}")
     while place.exists():
         number += 1
-        place = root / f"{CORRUPT}{folder.name}-{number}"
+        place = root / f"{prefix}{folder.name}-{number}"
     folder.rename(place)
     flush_to_disk(root)
     return place
@@ -165,6 +198,14 @@ def quarantine(folder: Path) -> Path:
 def corrupt_folders(root: Path) -> list[Path]:
     """Returns the checkpoints that `quarantine` renamed and that are still there."""
     return sorted(root.glob(f"{CORRUPT}{PREFIX}*"))
+
+
+def name_latest(root: Path) -> None:
+    """Writes the name of the newest checkpoint, whole or not, into `latest`; deletes `latest` if there is none."""
+    if folders := checkpoint_folders(root):
+        _name_latest(folders[0])
+    else:
+        (root / "latest").unlink(missing_ok=True)
 
 
 def _name_latest(final: Path) -> None:

@@ -46,7 +46,7 @@ class MicroBatch:
 class Update:
     """The outcome of one optimizer update."""
 
-    grad_norm: float  # global L2 norm before clipping; inf or NaN if the gradients or a loss were not finite
+    grad_norm: float  # global L2 norm before clipping; inf or NaN if the update was dropped for its numbers
     applied: bool  # False: not finite, or refused; parameters and optimizer state are unchanged
 
 
@@ -123,6 +123,8 @@ class Engine(ABC):
 
     def update(self, learning_rate: float, positions_factor: float, accept: Accept | None = None) -> Update:
         """Clips and applies the accumulated gradient. A non-finite gradient or loss on any rank drops it on all.
+
+        A norm above 1.8e19, whose square does not fit into fp32, counts as not finite at every ZeRO stage.
 
         `accept` is called with a finite norm before anything changes, and returns False to refuse the update. It must
         give the same answer on all ranks. `positions_factor` multiplies the learning rate of the learned

@@ -12,11 +12,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.weights import Weights
+from train.config import RunConfig
+from train.distributed import Ranks
+from train.engine.config import Precision
 from train.engine.zero import ZeroEngine
 
 
 class Zero3Engine(ZeroEngine):
     """ZeRO 3 by DeepSpeedZeroOptimizer_Stage3."""
+
+    def __init__(self, config: RunConfig, ranks: Ranks, precision: Precision, weights: Weights | None) -> None:
+        super().__init__(config, ranks, precision, weights)
+        # Only this stage adds up squares in float64: without this it would clip and apply what the others drop.
+        optimizer = self._engine.optimizer
+        float64_norms = optimizer._get_norm_groups
+        optimizer._get_norm_groups = lambda: [_with_fp32_square(norm) for norm in float64_norms()]
 
     def local_value(self, parameter: Any) -> Tensor:
         from deepspeed.utils import safe_get_local_fp32_param
@@ -76,3 +87,8 @@ class Zero3Engine(ZeroEngine):
         output = super()._run_without_gradient(*inputs)
         self._engine.optimizer.empty_partition_cache()  # what was gathered for a backward pass that does not come
         return output
+
+
+def _with_fp32_square(norm: Tensor) -> Tensor:
+    """Returns a norm, or infinity where its square does not fit into fp32."""
+    return torch.where(norm.float().square().isfinite(), norm, math.inf)

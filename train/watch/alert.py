@@ -35,6 +35,10 @@ ADVICE = {
 """What to try, by the kind of the alert."""
 
 
+UNHURT = ("rope", "not_learning")
+"""Kinds after which no weights are damaged: to go back and learn more slowly would not help."""
+
+
 @dataclass(frozen=True)
 class Alert:
     """One finding of a detector: something is wrong with the positions, or no longer is."""

@@ -7,11 +7,14 @@ from train.ranges import check_at_least
 
 
 class AlertPolicy(Enum):
-    """What an alert does besides being reported: nothing, save a checkpoint, or save a checkpoint and end the run."""
+    """What an alert does besides being reported: nothing, save a checkpoint, save a checkpoint and end the run, or go
+    back to the last checkpoint before the failure with a lower learning rate for the positions.
+    """
 
     warn = "warn"
     checkpoint = "checkpoint"
     stop = "stop"
+    rollback = "rollback"
 
 
 @dataclass
@@ -21,7 +24,13 @@ class PositionWatchConfig:
     interval: int = 100
     """Steps between readings of the statistics; a multiple of logging.interval."""
     policy: AlertPolicy = AlertPolicy.warn
-    """What an alert does besides being reported: nothing, save a checkpoint, or save one and end the run."""
+    """What an alert does besides being reported: nothing, save a checkpoint, save one and end the run, or roll back."""
+    rollback_factor: float = 0.3
+    """Multiplies the learning rate of RePo's parameters at each rollback."""
+    rollback_warmup_steps: int = 100
+    """Steps of a linear warm-up of RePo's parameters after a rollback; 0: none."""
+    max_rollbacks: int = 3
+    """Rollbacks of a run; the next alert ends it, as with policy=stop."""
     filtered_rows: bool = False
     """Whether rows that the repetition filter takes out of the loss count in the statistics."""
     probe_interval: int = 1000
@@ -31,4 +40,12 @@ class PositionWatchConfig:
 
     def validate(self) -> None:
         """Raises TrainError with the key, the value and the remedy."""
-        check_at_least("position_watch", self, interval=1, probe_interval=1)
+        check_at_least(
+            "position_watch",
+            self,
+            interval=1,
+            probe_interval=1,
+            rollback_factor=0,
+            rollback_warmup_steps=0,
+            max_rollbacks=0,
+        )

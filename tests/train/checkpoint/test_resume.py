@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-from common.json_lines import read_json_lines
 from tests.distributed import run_ranks
 from tests.train.conftest import NUM_STEPS, Runs, flip_a_bit
 from tests.train.probe import events, metrics
@@ -265,6 +264,15 @@ def test_the_same_step_can_be_damaged_twice(folder: RunFolder) -> None:
     assert names == {"corrupt-step-0000008", "corrupt-step-0000008-2"}
 
 
+def test_a_copy_under_the_name_of_a_later_step_is_moved_aside(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder.checkpoints / "step-0000006", folder.checkpoints / "step-0000100")
+    assert [checkpoint.step for checkpoint in (find_checkpoint(folder, Ranks()),) if checkpoint] == [8]
+    assert "step-0000100 is damaged (manifest.json is that of step 6): moved aside" in capsys.readouterr().out
+    assert (folder.checkpoints / "corrupt-step-0000100").is_dir()
+
+
 def test_what_kills_leave_and_people_put_there_is_no_checkpoint(folder: RunFolder) -> None:
     for name in (".part-step-0000010", ".old-step-0000009", "step-0000010.bak", "step-what", "my-step-0000011"):
         shutil.copytree(folder.checkpoints / "step-0000008", folder.checkpoints / name)
@@ -278,13 +286,12 @@ def test_a_run_resumes_from_before_a_flipped_bit_and_repeats_the_lost_steps(cras
         assert rank.reason == "finished"
         assert len(rank.rows) == NUM_STEPS - 6
     assert metrics(crashes.root, "damaged") == metrics(stages.root, "zero2-fp32")
-    folder = crashes.folder("damaged")
-    [alert] = [event for event in read_json_lines(folder.events) if event["event"] == "alert"][:1]
+    [alert] = [event for event in events(crashes.root, "damaged") if event["event"] == "alert"]
     assert alert["damage"] == "zero_pp_rank_1_mp_rank_00_optim_states.pt is altered"
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_stops_on_every_rank(crashes: Runs) -> None:
-    for rank in crashes.outcomes["damaged/again"]:
+    for rank in crashes.outcomes["all-damaged"]:
         assert rank.reason.startswith("no checkpoint of ")
         assert rank.rows == []
 

@@ -48,7 +48,7 @@ def with_infinite_loss(module: Any, inputs: Any, sums: LossSums) -> LossSums:
 
 
 def drop_updates(engine: Engine, rank: int, seen: dict[str, Any]) -> None:
-    """Three updates of step 2 that must not be applied, and what they leave behind."""
+    """Four updates of step 2 that must not be applied, and what they leave behind."""
     is_last = rank == WORLD_SIZE - 1
     before = optimizer_state(engine)
     accumulate(engine, 2, rank, math.nan if is_last else num_valid(2))
@@ -57,6 +57,8 @@ def drop_updates(engine: Engine, rank: int, seen: dict[str, Any]) -> None:
     accumulate(engine, 2, rank, num_valid(2))
     hook.remove()
     seen["infinite loss"] = engine.update(*RATES[2]), state_of(engine), before, optimizer_state(engine)
+    accumulate(engine, 2, rank, num_valid(2) * (1e-25 if is_last else 1.0))
+    seen["huge gradient"] = engine.update(*RATES[2]), state_of(engine), before, optimizer_state(engine)
     accumulate(engine, 2, rank, num_valid(2))
     refused = engine.update(*RATES[2], accept=lambda norm: False)
     seen["refused"] = refused, state_of(engine), before, optimizer_state(engine)
@@ -185,7 +187,7 @@ def test_updates_are_those_of_adamw_on_one_process(measured: Any, stage: int, pr
         assert distance(seen["states"][step], states[step], seen["initial"]) < tolerance
 
 
-@pytest.mark.parametrize("bad", ["nan gradient", "infinite loss"])
+@pytest.mark.parametrize("bad", ["nan gradient", "infinite loss", "huge gradient"])
 @pytest.mark.parametrize(("stage", "precision"), CASES)
 def test_a_bad_number_on_one_rank_drops_the_update_on_all(
     measured: Any, stage: int, precision: Precision, bad: str

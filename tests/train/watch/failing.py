@@ -14,15 +14,20 @@ Damage = Callable[[Engine, Positions], None]
 
 
 class Breaking(Callback):
-    """After the update of every step of `steps`, `damage(engine, module)` for RePo layers: all, or only the first."""
+    """After the update of every step of `steps`, `damage(engine, module)` for RePo layers: all, or only the first.
 
-    def __init__(self, damage: Damage, steps: range, *, only_first: bool = False) -> None:
+    At most `times` steps, so that a step that is done again after a rollback need not break again.
+    """
+
+    def __init__(self, damage: Damage, steps: range, *, only_first: bool = False, times: int = 10**9) -> None:
         self._damage = damage
         self._steps = steps
         self._only_first = only_first
+        self._times = times
 
     def on_update(self, trainer: TrainerInterface) -> None:
-        if trainer.step in self._steps:
+        if trainer.step in self._steps and self._times:
+            self._times -= 1
             modules = [module for _, module in trainer.engine.model.learned_positions()]
             for module in modules[: 1 if self._only_first else None]:
                 self._damage(trainer.engine, module)

@@ -1,0 +1,115 @@
+"""Keeps the records of a run, metrics.jsonl and events.jsonl, over power failures, bad sectors and deleted checkpoints.
+
+Lines are only appended. Before a checkpoint is published, both files are flushed to the disk, and the checkpoint holds
+a copy of them under its digests (`RunFolder.durable_records`): what it covers cannot be lost while it is there. A start
+compares the files with the copies of the checkpoint it continues from. Lines that are missing come back from there, and
+lines that cannot be read go to a file of their own, `metrics-unreadable.txt` or `events-unreadable.txt`.
+
+Rows of steps after the checkpoint are about to be written again: they are cut off the end of metrics.jsonl. If a later
+checkpoint had covered them, which is now deleted or damaged, they go to `metrics-superseded.jsonl`. events.jsonl keeps
+all lines; `RunFiles.read_events` says which of them count.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from common.json_lines import append_lines, json_object, read_bytes, replace_lines, split_lines
+from report.metrics import STEP
+from report.run_folder import step_of_row
+from train.checkpoint.store import Checkpoint
+from train.run_folder import RunFolder, explained_write_errors
+
+Judge = Callable[[bytes], bool]  # whether a line is one of the file's own
+
+
+def mend_records(folder: RunFolder, checkpoint: Checkpoint | None) -> None:
+    """Repairs both files as far as `checkpoint`, from which the run continues, covers them; prints what it repairs.
+
+    Raises TrainError if a file cannot be written.
+    """
+    rows, events = (split_lines(_copy_of(path, checkpoint)) for path in (folder.metrics, folder.events))
+    source = "" if checkpoint is None else checkpoint.folder.name
+    with explained_write_errors(folder.path):
+        _mend(folder, folder.metrics, rows, _row_judge(rows), source)
+        _mend(folder, folder.events, events, _is_event, source)
+
+
+def drop_later_rows(folder: RunFolder, step: int) -> None:
+    """Removes rows of steps after `step`, which are done again; prints a line if a checkpoint had covered them.
+
+    Raises TrainError if the file cannot be written.
+    """
+    lines = split_lines(read_bytes(folder.metrics))
+    later = {line: None for line in lines if _step_of(line) > step}
+    checkpoints = [event for event in folder.read_events() if event.get("event") == "checkpoint"]
+    saved = max((step_of_row(event) or 0 for event in checkpoints), default=0)
+    with explained_write_errors(folder.path):
+        if later and saved > step:
+            aside = folder.path / "metrics-superseded.jsonl"
+            append_lines(aside, later)
+            print(
+                f"{folder.path} continues from step {step}, although a checkpoint of step {saved} was saved: the "
+                f"{len(later)} rows of later steps in {folder.metrics.name} are moved to {aside.name}",
+                flush=True,
+            )
+        replace_lines(folder.metrics, [line for line in lines if line not in later])
+
+
+def _mend(folder: RunFolder, path: Path, known: list[bytes], is_own: Judge, source: str) -> None:
+    """Makes a file hold the known lines, which are those of the checkpoint `source`, and then its own other ones."""
+    lines = split_lines(read_bytes(path))
+    there, kept, unreadable = set(known), list[bytes](), list[bytes]()
+    for number, line in enumerate(lines):
+        if line in there:
+            continue
+        # As long as the known line in its place: that one with other bits, even if it can be read.
+        is_altered = number < len(known) and len(line) == len(known[number])
+        (unreadable if is_altered or not is_own(line) else kept).append(line)
+    restored = len(there.difference(lines))
+    aside = path.with_name(f"{path.stem}-unreadable.txt")
+    if unreadable:
+        append_lines(aside, unreadable)
+    replace_lines(path, [*known, *kept])
+    if unreadable or restored:
+        done = [f"unreadable lines moved to {aside.name}: {len(unreadable)}"] if unreadable else []
+        done += [f"lines restored from {source}: {restored}"] if restored else []
+        print(f"{path} is damaged; {'; '.join(done)}", flush=True)
+        folder.log_event("repair", file=path.name, unreadable=len(unreadable), restored=restored)
+
+
+def _row_judge(known: list[bytes]) -> Judge:
+    """Returns what judges rows of metrics: one of a step that has a known row is an altered copy of that one.
+
+    Except for the last step: an evaluation that was repeated after a stop adds a line to it.
+    """
+    last = _step_of(known[-1]) if known else 0
+
+    @cache
+    def known_steps() -> set[int]:
+        return {_step_of(line) for line in known}
+
+    def is_own(line: bytes) -> bool:
+        step = _step_of(line)
+        return step >= last or (step >= 0 and step not in known_steps())
+
+    return is_own
+
+
+def _copy_of(path: Path, checkpoint: Checkpoint | None) -> bytes:
+    """Returns what the checkpoint covers of this file; nothing if it has no copy, as older ones have not."""
+    if checkpoint is None or path.name not in checkpoint.files:
+        return b""
+    return (checkpoint.folder / path.name).read_bytes()
+
+
+def _step_of(line: bytes) -> int:
+    """Returns the step of a line, or -1."""
+    row = json_object(line)
+    step = None if row is None else step_of_row(row)
+    return -1 if step is None else step
+
+
+def _is_event(line: bytes) -> bool:
+    event = json_object(line)
+    return event is not None and isinstance(event.get("event"), str) and (STEP not in event or _step_of(line) >= 0)
