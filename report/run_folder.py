@@ -47,9 +47,10 @@ class Holder:
         if self.host != socket.gethostname():
             return None
         try:
-            return "train" in " ".join(psutil.Process(self.pid).cmdline())  # process ids are used again
+            words = psutil.Process(self.pid).cmdline()  # of another process, perhaps: process ids are used again
         except psutil.Error:
             return False
+        return ("-m", "train") in zip(words, words[1:], strict=False)
 
 
 class RunFiles:

@@ -52,7 +52,7 @@ def test_a_run_whose_process_is_dead_is_killed_and_one_elsewhere_is_believed(tmp
     hold(folder, 1, host="elsewhere")
     assert overview(folder).state == "running" and overview(folder).place == "process 1 on elsewhere"
     assert overview(folder).seconds_left == 95 * 2.0
-    training = subprocess.Popen([sys.executable, "-c", "input()", "train"], stdin=subprocess.PIPE)
+    training = subprocess.Popen([sys.executable, "-c", "input()", "-m", "train"], stdin=subprocess.PIPE)
     hold(folder, training.pid)
     assert overview(folder).is_alive
     training.communicate(b"\n")
