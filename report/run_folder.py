@@ -9,6 +9,7 @@ stuck/           stacks of ranks that did not move
 Readers accept any state of a folder: a run may be young, killed, or of another version.
 """
 
+import itertools
 import re
 import socket
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Holder:
             words = psutil.Process(self.pid).cmdline()  # of another process, perhaps: process ids are used again
         except psutil.Error:
             return False
-        return ("-m", "train") in zip(words, words[1:], strict=False)
+        return ("-m", "train") in itertools.pairwise(words)
 
 
 class RunFiles:
