@@ -68,9 +68,9 @@ def _check_hash(file: DataFile) -> None:
 def _check_tokens(file: DataFile, max_token_id: int) -> None:
     check_token_file(file)
     _check_hash(file)
-    tokens = np.memmap(file.path, TOKEN_DTYPE, mode="r") if file.num_bytes else np.empty(0, TOKEN_DTYPE)
-    for start in range(0, len(tokens), TOKENS_AT_ONCE):
-        check_token_ids(tokens[start : start + TOKENS_AT_ONCE], file, max_token_id)
+    with file.path.open("rb") as content:
+        while len(tokens := np.fromfile(content, TOKEN_DTYPE, TOKENS_AT_ONCE)):
+            check_token_ids(tokens, file, max_token_id)
 
 
 def _check_text(file: DataFile) -> None:

@@ -1,7 +1,9 @@
 """What goes wrong inside a run, on two real ranks: bad numbers, lost data, slow steps, stops in saves."""
 
 import math
+import multiprocessing
 import os
+import re
 import signal
 import time
 from dataclasses import dataclass
@@ -110,6 +112,15 @@ class LoseData(Callback):
         trainer.ranks.barrier()
 
 
+class KillWorker(Callback):
+    """Ends the data worker of one rank, and what it has sent so far lasts for some steps."""
+
+    def on_step_end(self, trainer: TrainerInterface) -> None:
+        if trainer.step == BAD_STEP and trainer.ranks.rank == 1:
+            [worker] = multiprocessing.active_children()
+            worker.kill()
+
+
 @dataclass
 class Seen:
     """How one start of a run ended on one rank."""
@@ -149,6 +160,7 @@ def all_runs(ranks: Ranks, root: Path) -> dict[str, Seen]:
         (root / "gone").rename(root / "many")
     ranks.barrier()
     seen["lost/again"] = start(lost, ranks)
+    seen["worker"] = start(tiny(root, name="worker", data__num_workers=1, max_steps=400), ranks, KillWorker())
     return seen
 
 
@@ -220,6 +232,17 @@ def test_lost_data_is_one_sentence_a_checkpoint_and_a_code_of_its_own(root: Path
     assert [rank["lost/again"].code for rank in seen] == [EXIT_OK] * 2
     assert ("resume", step) in kinds(root, "lost")
     assert [row["step"] for row in metrics(root, "lost")] == list(range(1, 9))
+
+
+def test_a_killed_data_worker_is_one_sentence_a_checkpoint_and_the_same_code(
+    root: Path, seen: list[dict[str, Seen]]
+) -> None:
+    stop = events(root, "worker")[-1]
+    assert (stop["event"], stop["exit_code"]) == ("stop", EXIT_DATA) and BAD_STEP <= stop["step"] < 400
+    assert kinds(root, "worker") == [("start", 0), ("checkpoint", stop["step"]), ("stop", stop["step"])]
+    for rank in seen:
+        assert isinstance(rank["worker"].error, LostDataError) and str(rank["worker"].error) == stop["detail"]
+    assert re.match(r"data worker 0 of 1 \(process \d+\) was ended by SIGKILL: look for a lack of mem", stop["detail"])
 
 
 def test_a_slow_step_is_logged_with_the_rank_that_caused_it(root: Path, seen: list[dict[str, Seen]]) -> None:
