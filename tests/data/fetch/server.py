@@ -6,8 +6,10 @@ import socket
 import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -26,6 +28,8 @@ class FileServer(ThreadingHTTPServer):
         self.folder = folder
         self.faults: dict[str, list[Fault]] = {}
         self.after: dict[str, bytes] = {}  # what a file is replaced by during its next fault
+        self.heads: dict[str, list[Fault]] = {}  # the same for its next HEADs
+        self.marks = ["ETag", "Last-Modified"]  # that tell versions of a file apart
         self.lengths: dict[str, str] = {}  # that HEAD says
         self.seen: list[tuple[str, str, str | None]] = []
         self.conditions: list[str | None] = []
@@ -68,8 +72,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         content = file.read_bytes()
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
-        faults = self.server.faults.get(name)
-        if self.command == "GET" and faults:
+        faults = (self.server.faults if self.command == "GET" else self.server.heads).get(name)
+        if faults:
             replacement = self.server.after.pop(name, None)
             if replacement is not None:
                 file.write_bytes(replacement)
@@ -93,10 +97,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_range(self, content: bytes, start: int, piece: int = 1 << 20, pause: float = 0.0) -> None:
         """The file from `start` on, as a range if one was asked for."""
-        headers = {"Content-Type": "application/octet-stream", "ETag": etag_of(content)}
+        headers = {"Content-Type": "application/octet-stream", **self.marks_of(content)}
         if "Range" in self.headers:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         self.send(206 if "Range" in self.headers else 200, content[start:], headers, piece, pause)
+
+    def marks_of(self, content: bytes) -> dict[str, str]:
+        """The headers that tell this content from another."""
+        known = {"ETag": etag_of(content), "Last-Modified": formatdate(zlib.crc32(content), usegmt=True)}
+        return {name: known[name] for name in self.server.marks}
 
     def send(self, status: int, body: bytes, headers: dict[str, str], piece: int = 1 << 20, pause: float = 0.0) -> None:
         self.send_response(status)
@@ -171,6 +180,8 @@ def reset_after(num_bytes: int) -> Fault:
         handler.send_response(206)
         handler.send_header("Content-Range", extent)
         handler.send_header("Content-Length", str(len(content) - start))
+        for name, mark in handler.marks_of(content).items():
+            handler.send_header(name, mark)
         handler.end_headers()
         handler.wfile.write(content[start : start + num_bytes])
         handler.wfile.flush()
