@@ -6,6 +6,7 @@ from typing import Any
 
 from data.errors import DataError
 from data.fetch.answer import Answer, changed_error
+from data.fetch.credentials import masked, with_credentials
 from data.fetch.retry import TransientError
 
 CHUNK_BYTES = 1 << 20
@@ -24,12 +25,14 @@ class Bucket:
 
         scheme = root.split("://")[0]
         try:
-            self._files, self._prefix = fsspec.url_to_fs(root)
+            self._files, self._prefix = fsspec.url_to_fs(with_credentials(root))
         except ImportError as error:
             package = EXTRAS.get(scheme, str(error))
             raise DataError(f"{root} needs the package {package}; install it with pip") from error
         except (ValueError, TypeError, OSError) as error:
-            raise DataError(f"{root} is of no known kind ({error}); use https://, hf://, s3:// or gs://") from error
+            raise DataError(
+                f"{root} is of no known kind ({masked(str(error))}); use https://, hf://, s3:// or gs://"
+            ) from error
         self.root = root
 
     def listing(self, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -38,7 +41,7 @@ class Bucket:
             found = self._files.find(self._prefix, detail=True)
         except Exception as error:  # each file system has its own
             raise DataError(
-                f"{self.root} cannot be listed ({error}); correct data.root or your access to it"
+                f"{self.root} cannot be listed ({masked(str(error))}); correct data.root or your access to it"
             ) from error
         start = len(self._prefix.rstrip("/")) + 1
         entries = {path[start:]: {"bytes": item["size"], "etag": _mark_of(item)} for path, item in found.items()}

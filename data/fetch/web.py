@@ -17,6 +17,7 @@ import urllib3
 from data.errors import DataError
 from data.fetch.answer import Answer, changed_error
 from data.fetch.background import run_all
+from data.fetch.credentials import VARIABLE, credentials_of
 from data.fetch.retry import TransientError, retried
 
 CHUNK_BYTES = 1 << 20
@@ -124,7 +125,13 @@ class WebFolder:
         headers = {**self._headers, "Accept-Encoding": "identity", **headers}
         try:
             response = requests.request(
-                method, url, headers=headers, stream=True, timeout=TIMEOUTS, allow_redirects=True
+                method,
+                url,
+                headers=headers,
+                auth=credentials_of(url),  # without: those of ~/.netrc
+                stream=True,
+                timeout=TIMEOUTS,
+                allow_redirects=True,
             )
         except LEADS_NOWHERE as error:
             raise DataError(f"{url} leads nowhere ({error}); correct data.root or the name of the file") from error
@@ -138,11 +145,16 @@ class WebFolder:
         if status in TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             wish = response.headers.get("Retry-After", "")
             raise TransientError(answer, float(wish) if wish.isdecimal() else None)
+        if status == HTTPStatus.UNAUTHORIZED:
+            raise DataError(
+                f"{answer}; give user and password in ~/.netrc, or as https://user:password@host in the environment "
+                f"variable {VARIABLE}"
+            )
         raise DataError(f"{answer}; correct data.root, the name of the file, or your access to it")
 
 
 def _mark_of(headers: Mapping[str, str], like: str | None = None) -> str | None:
-    """Returns what tells versions of a file apart: ETag, else Last-Modified; of both, the one that is `like` another."""
+    """Returns what tells versions of a file apart: ETag, else Last-Modified; of both, the one of the form of `like`."""
     etag, modified = headers.get("ETag"), headers.get("Last-Modified")
     if like is None:
         return etag or modified

@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 import zlib
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
@@ -31,6 +32,7 @@ class FileServer(ThreadingHTTPServer):
         self.heads: dict[str, list[Fault]] = {}  # the same for its next HEADs
         self.marks = ["ETag", "Last-Modified"]  # that tell versions of a file apart
         self.lengths: dict[str, str] = {}  # that HEAD says
+        self.login: str | None = None  # USER:PASSWORD that it asks for
         self.seen: list[tuple[str, str, str | None]] = []
         self.conditions: list[str | None] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -52,6 +54,10 @@ class Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
+        login = self.server.login
+        if login and self.headers.get("Authorization") != f"Basic {b64encode(login.encode()).decode()}":
+            self.send(401, b"who are you", {"WWW-Authenticate": "Basic"})
+            return
         path = unquote(urlsplit(self.path).path)
         if path.startswith("/api/datasets/"):
             self.answer_hub(path.removeprefix("/api/datasets/"))
