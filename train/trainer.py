@@ -131,6 +131,7 @@ class Trainer:
             self.callbacks.on_evaluate(self)
             self._log()
             self.callbacks.on_step_end(self)
+            self.watchdog.enter("asking all ranks whether to stop")
             if self.stop_requested():
                 break
         self.save(required=True)

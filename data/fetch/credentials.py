@@ -1,17 +1,15 @@
 """Users and passwords of the places that data is fetched from: never in an address that is kept.
 
-An address goes wherever `data.root` goes: to the console, the run folder, checkpoints, W&B, the cache. So a password that
-comes in an address is taken out of it at once, and kept in the environment of this process, for itself and the processes
-that it starts. It best comes from there in the first place, or from ~/.netrc, which `requests` reads by itself.
+An address goes wherever `data.root` goes: to the console, the run folder, checkpoints, W&B, the cache. So a password
+that comes in an address is taken out of it at once, and kept in the environment of this process, for itself and the
+processes that it starts. It best comes from there in the first place, or from ~/.netrc, which `requests` reads itself.
 """
 
 import os
 import re
 from urllib.parse import unquote
 
-VARIABLE = (
-    "REPO_DATA_CREDENTIALS"  # environment variable: addresses such as https://user:password@host, with spaces between
-)
+VARIABLE = "REPO_DATA_CREDENTIALS"  # environment variable: addresses like https://user:password@host, spaces between
 LOGIN = re.compile(r"\b(?P<scheme>[a-z][a-z0-9+]*)://(?P<login>[^/\s'\"]+)@(?P<host>[^/\s'\"@,\]}]+)")
 
 

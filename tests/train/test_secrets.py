@@ -54,10 +54,15 @@ def test_a_password_on_the_command_line_is_not_in_the_arguments_that_a_run_print
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[RunConfig] = []
+
+    def task(config: RunConfig) -> int:
+        seen.append(config)
+        return 0
+
     root = f"data.root=https://me:{PASSWORD}@host/prefix"
     monkeypatch.setenv(VARIABLE, "")
     monkeypatch.setattr(sys, "argv", ["train", "experiment=demo", root])
-    assert hydra_app(lambda config: seen.append(config) or 0, "") == 0
+    assert hydra_app(task, "") == 0
     assert seen[0].data.root == "https://host/prefix" and "data.root=https://host/prefix" in sys.argv
 
 

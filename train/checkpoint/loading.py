@@ -1,8 +1,8 @@
 """torch.load that runs nothing of what a file holds: a checkpoint may come from a stranger.
 
 A file of torch.save is a pickle, and a pickle can call anything when it is read. In this context torch builds tensors,
-plain values and the types listed here, and refuses all others, in DeepSpeed's own calls of torch.load as well, which ask
-for everything. The list is what DeepSpeed 0.19.8, numpy's generator and this program write: types that hold values.
+plain values and the types listed here, and refuses all others, in DeepSpeed's own calls of torch.load as well, which
+ask for everything. The list is what DeepSpeed 0.19.8 and numpy's generator add: types that hold values.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ def only_known_types(folder: Path) -> Iterator[None]:
         named = re.search(r"GLOBAL (\S+)", str(error))
         what = named[1] if named else str(error).splitlines()[0]
         raise TrainError(
-            f"{folder} holds {what}, which no checkpoint of this program holds and which could run anything: it was not "
-            "loaded; delete the checkpoint, and use those of people that you trust"
+            f"{folder} holds {what}, which no checkpoint of this program holds and which could run anything: it was "
+            "not loaded; delete the checkpoint, and use those of people that you trust"
         ) from error
     finally:
         if before is None:
