@@ -19,6 +19,8 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from typing import Any
 
+import numpy as np
+
 from common.processes import end_with_parent
 from data.errors import DataError, explained_read_errors
 from data.rows import Backend, Rows, split_evenly
@@ -53,7 +55,7 @@ class WorkerPool:
 
     def _receive(self, worker: int) -> Rows:
         try:
-            part = pickle.loads(self._pipes[worker].recv_bytes())
+            part = _receive(self._pipes[worker])
         except (EOFError, OSError) as error:  # OSError: the end came within a message
             raise DataError(self._describe_end(worker)) from error
         if isinstance(part, str):
@@ -91,22 +93,43 @@ def _work(
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     end_with_parent(parent, signal.SIGKILL)  # which also ends a worker that is stopped
-    ahead: queue.Queue[bytes | None] = queue.Queue(prefetch)
+    ahead: queue.Queue[Rows | str | None] = queue.Queue(prefetch)
     sender = threading.Thread(target=_send, args=(ahead, output), daemon=True)
     sender.start()
     try:
         with explained_read_errors():
             for rows in backend.read(slots, cursors):
-                ahead.put(pickle.dumps(rows, pickle.HIGHEST_PROTOCOL))
+                ahead.put(rows)
     except DataError as error:
-        ahead.put(pickle.dumps(str(error)))
+        ahead.put(str(error))
     ahead.put(None)
     sender.join()
 
 
-def _send(ahead: "queue.Queue[bytes | None]", output: Connection) -> None:
+def _send(ahead: "queue.Queue[Rows | str | None]", output: Connection) -> None:
+    """Sends what is in the queue: the pickled object without its arrays, then their bytes, which are not copied."""
     try:
         while (part := ahead.get()) is not None:
-            output.send_bytes(part)
+            buffers: list[pickle.PickleBuffer] = []
+            content = pickle.dumps(part, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append)
+            output.send((content, [buffer.raw().nbytes for buffer in buffers]))
+            for buffer in buffers:
+                rest = buffer.raw()
+                while rest:
+                    rest = rest[os.write(output.fileno(), rest) :]
     except OSError:  # the trainer is gone
         os._exit(1)
+
+
+def _receive(pipe: Connection) -> Any:
+    """Returns what `_send` sent. Raises EOFError or OSError if the other side ended before the last byte."""
+    content, sizes = pipe.recv()
+    buffers = [np.empty(size, np.uint8) for size in sizes]
+    for buffer in buffers:
+        rest = buffer.data
+        while rest:
+            count = os.readv(pipe.fileno(), [rest])
+            if not count:
+                raise EOFError
+            rest = rest[count:]
+    return pickle.loads(content, buffers=buffers)
