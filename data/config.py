@@ -79,7 +79,7 @@ class DataConfig:
     kind: DataKind = DataKind.text
     """Text to tokenise on the fly, or token files."""
     root: str = ""
-    """What all patterns and paths are relative to: a folder, or an address (https, hf, s3, gs)."""
+    """What all patterns and paths are relative to: a folder, or an address (https, hf, s3, gs); see docs/data.md."""
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     """The sources of the mix by name (text)."""
     file_list: str | None = None

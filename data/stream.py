@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from data.config import DataConfig, DataKind
-from data.errors import DataError
+from data.errors import DataError, explained_read_errors
 from data.rows import Backend, Rows, document_boundaries, split_evenly
 from data.text.backend import TextBackend, divisors
 from data.tokens.backend import TokenBackend
+from data.workers import WorkerPool
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class BatchStream(Protocol):
     """The id that ends every document."""
 
     def next_batch(self) -> Batch:
-        """Returns this rank's rows of the next step; raises DataError when a file is damaged."""
+        """Returns this rank's rows of the next step; raises DataError when they cannot be read."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,13 +78,14 @@ class RankStream:
         self._num_batches = 0
         self._cursors = backend.start(slots)
         self._steps: Iterator[list[Rows]] | None = None
-        self._pool: Any = None
+        self._pool: WorkerPool | None = None
 
     def next_batch(self) -> Batch:
         """Returns this rank's rows of the next step; raises DataError."""
         if self._steps is None:
             self._steps = self._open_steps()
-        parts = next(self._steps)
+        with explained_read_errors():
+            parts = next(self._steps)
         self._num_batches += 1
         self._cursors = {name: cursor for part in parts for name, cursor in part.cursors.items()}
         tokens = np.concatenate([part.tokens for part in parts])
@@ -125,8 +127,6 @@ class RankStream:
     def _open_steps(self) -> Iterator[list[Rows]]:
         if not self._num_workers:
             return ([rows] for rows in self._backend.read(self._slots, self._cursors))
-        from data.workers import WorkerPool  # imports torch, which nothing else in this package needs
-
         self._pool = WorkerPool(self._backend, self._slots, self._cursors, self._num_workers, self._prefetch)
         return iter(self._pool)
 

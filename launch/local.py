@@ -119,4 +119,5 @@ class _Stop:
             _kill(process)
         elif self.requested and not self._passed_on:
             process.terminate()
+            process.send_signal(signal.SIGCONT)  # one that is stopped takes no signal before it goes on
             self._passed_on = True

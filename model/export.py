@@ -43,6 +43,8 @@ def save_hf(
         dtype = _write_shards(partial, shapes, keys, tensors, max_shard_bytes)
         description = hf_config(config, positions, dtype, max_position_embeddings)
         (partial / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+        for path in partial.glob("*.safetensors"):  # which the library makes for their owner alone
+            shutil.copymode(partial / "config.json", path)
         for path in (*partial.iterdir(), partial):
             flush_to_disk(path)
         partial.rename(folder)

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from data.fetch.credentials import without_credentials
 from model.config import ModelConfig, PositionsConfig
 from model.positions import layer_schemes
 from model.weights import parameter_shapes
@@ -33,6 +34,7 @@ def changed_keys(saved: Mapping[str, Any], config: RunConfig) -> Changes:
     """
     defaults = RunConfig(name=config.name).as_plain()
     then, now = {**_flat(defaults), **_flat(with_new_keys(saved))}, _flat(config.as_plain())
+    then = {key: without_credentials(value) if isinstance(value, str) else value for key, value in then.items()}
     return {key: (then.get(key), now.get(key)) for key in {**then, **now} if then.get(key) != now.get(key)}
 
 

@@ -1,11 +1,10 @@
-"""Ends a process together with the one that started it."""
+"""Ends a process of a job together with the one that started it."""
 
-import contextlib
-import ctypes
 import os
 import signal
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from common.processes import end_with_parent
+
 PARENT = "REPO_PARENT_PID"  # environment variable: the process id of the parent
 
 
@@ -17,7 +16,4 @@ def stop_with_parent() -> None:
     Raises SystemExit if the process that PARENT names has already ended, which the kernel does not report.
     """
     parent = os.environ.pop(PARENT, None)
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if parent is not None and os.getppid() != int(parent):
-        raise SystemExit(128 + signal.SIGTERM)
+    end_with_parent(int(parent) if parent is not None else None, signal.SIGTERM)

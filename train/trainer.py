@@ -133,6 +133,7 @@ class Trainer:
             self.callbacks.on_evaluate(self)
             self._log()
             self.callbacks.on_step_end(self)
+            self.watchdog.enter("asking all ranks whether to stop")
             if self.stop_requested():
                 break
         if self._rolls_back:  # what came after the alert is not saved; a signal ends the run before it goes back
@@ -260,8 +261,6 @@ class Trainer:
             num_valid = int((labels != IGNORED).sum())
         except DataError as error:
             problem = str(error)
-        except (OSError, RuntimeError) as error:  # a mount that is gone; a data worker that was killed
-            problem = f"the data cannot be read: {(str(error) or repr(error)).splitlines()[0]}"
         self.data_seconds = time.perf_counter() - start
         self.watchdog.enter("waiting for the other ranks' data")
         num_valid, num_failed = self.ranks.sum([num_valid, problem is not None])

@@ -4,6 +4,10 @@ The loop only notes where it is, with `enter(...)`: a tuple and a clock. Ranks e
 so the rank with the fewest entries is the one that the others wait for, in whatever call they wait. The threads share
 their counts through the store of the process group, never through a collective, which may be what hangs.
 
+The limit of a place outside of steps is learned from how long this start took there before: a save of a minute is not
+given the time of a first conversion. Trainer and launcher enter their places for one thing each. A callback's hook
+mostly has nothing to do, so it is learned only from the times at which it took a second or more.
+
 A rank that is behind and over its limit writes the stacks of all its threads into runs/NAME/stuck/ and exits with
 EXIT_STUCK from this thread: the main thread may be in C code and never return. A rank that waits leaves the decision to
 the ranks it waits for, unless they have stopped reporting.
@@ -29,6 +33,7 @@ from train.watchdog_config import WatchdogConfig
 MAX_PAUSE = 5.0  # seconds between two checks, at most
 GRACE_SECONDS = 3.0  # that waiting ranks leave the stuck one to report and to exit
 HARD_EXIT_SECONDS = 30.0  # beyond the limits: ends a process whose thread cannot run (C code holds the GIL) or write
+LEAST_WORK = 1.0  # seconds: a callback's hook that took less had nothing to do, which says nothing of when it has
 STORE_TIMEOUT = timedelta(seconds=10)
 
 
@@ -39,12 +44,16 @@ class Place(NamedTuple):
     what: str
     owner: object
     step: int
-    is_step: bool
     since: float
+    limit: float  # seconds
+
+    @property
+    def name(self) -> str:
+        """The place without its step."""
+        return f"{type(self.owner).__name__}.{self.what}" if self.owner is not None else self.what
 
     def __str__(self) -> str:
-        name = f"{type(self.owner).__name__}.{self.what}" if self.owner is not None else self.what
-        return f"{name} (step {self.step})"
+        return f"{self.name} (step {self.step})"
 
 
 class Report(NamedTuple):
@@ -69,9 +78,10 @@ class Watchdog:
         self._ranks = ranks
         self._folder = folder
         self._clock = clock
-        self.place = Place(0, "start", None, 0, False, self._clock())  # of the main thread
+        self.place = Place(0, "start", None, 0, self._clock(), config.other_seconds)  # of the main thread
         self._first_step: int | None = None  # of this start
         self._limits = (config.step_seconds, config.other_seconds)
+        self._longest: dict[str, float] = {}  # seconds of this start in a place, by its name
         self._pause = min(MAX_PAUSE, min(config.warn_seconds, *self._limits) / 5)
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -86,10 +96,26 @@ class Watchdog:
 
         The first step has the limit of other places, since it compiles and allocates.
         """
+        self._learn()
         if is_step and self._first_step is None:
             self._first_step = self.step
         is_step = is_step and self.step != self._first_step
-        self.place = Place(self.place.number + 1, what, of, self.step, is_step, self._clock())
+        place = Place(self.place.number + 1, what, of, self.step, self._clock(), self._config.step_seconds)
+        self.place = place if is_step else place._replace(limit=self._other_limit(place.name))
+
+    def _learn(self) -> None:
+        """Notes how long the main thread was in the place that it leaves."""
+        missed = self._suspended[1] if self._suspended[0] == self.place.number else 0.0
+        seconds = self._clock() - self.place.since - missed
+        if self.place.owner is None or seconds >= LEAST_WORK:
+            self._longest[self.place.name] = max(seconds, self._longest.get(self.place.name, 0.0))
+
+    def _other_limit(self, name: str) -> float:
+        """Returns the limit of a place outside of steps, in seconds."""
+        longest, config = self._longest.get(name), self._config
+        if longest is None:
+            return config.other_seconds
+        return min(config.other_seconds, max(config.step_seconds, config.usual_factor * longest))
 
     def begin_again(self) -> None:
         """Notes that the run starts again in this process: the next step is a first one."""
@@ -122,10 +148,9 @@ class Watchdog:
             seconds = self._clock() - place.since
             if self._suspended[0] == place.number:
                 seconds = max(0.0, seconds - self._suspended[1])
-            limit = self._limits[not place.is_step]
-            own = Report(place.number, str(place), seconds, limit, heartbeat)
+            own = Report(place.number, str(place), seconds, place.limit, heartbeat)
             self._publish(own)
-            if seconds >= min(self._config.warn_seconds, limit):
+            if seconds >= min(self._config.warn_seconds, place.limit):
                 self._judge(own)
             else:
                 self._overdue_since = None
@@ -145,7 +170,8 @@ class Watchdog:
             return
         now = self._clock()
         silence = now - self._last_heartbeats[behind[0]][1]
-        is_silent = silence >= own.limit
+        # Its thread reports from any place: silence is a process or a machine that stands still, whatever it was doing.
+        is_silent = silence >= min(own.limit, self._config.step_seconds)
         if is_silent or reports[behind[0]].seconds >= reports[behind[0]].limit:
             self._overdue_since = self._overdue_since or now
             if now - self._overdue_since >= GRACE_SECONDS:

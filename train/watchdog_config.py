@@ -16,10 +16,13 @@ class WatchdogConfig:
     step_seconds: float = 600.0
     """Seconds without progress within a step after which the run is ended."""
     other_seconds: float = 1500.0
-    """The same outside of steps: start, data, first step, saves, evaluation, export."""
+    """The same outside of steps, at most: start, data, first step, saves, evaluation, export."""
+    usual_factor: float = 10.0
+    """What has been done before in this start has this many times its longest duration, but at least step_seconds."""
     slow_step_factor: float = 4.0
     """A step that takes this many times the median of recent ones is logged."""
 
     def validate(self) -> None:
         """Raises TrainError with the key, the value and the remedy."""
-        check_at_least("watchdog", self, warn_seconds=0.1, step_seconds=0.1, other_seconds=0.1, slow_step_factor=1)
+        check_at_least("watchdog", self, warn_seconds=0.1, step_seconds=0.1, other_seconds=0.1)
+        check_at_least("watchdog", self, usual_factor=1, slow_step_factor=1)

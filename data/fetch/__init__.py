@@ -4,6 +4,7 @@
     remote.py     the interface of a remote place; web.py, hub.py and bucket.py implement it
     download.py   one file to disk, resumed and checked                     retry.py     pauses between tries
     quota.py      the bound on the cache folder                             locks.py     locks between processes
+    record.py     what is kept beside a fetched file                        answer.py    what a remote place answers
     mirror.py     a copy of a remote place as a folder                      background.py   daemon threads
 
 What the libraries do well is left to them: `huggingface_hub` reads hub addresses, finds the commit of a revision, lists
@@ -16,5 +17,5 @@ raises), and since 2.4 never after a killed process (its temporary file is new e
 for files of 4 GB; it does not compare the hash, so a wrong file of the right size passes; its cache has no bound.
 `HfFileSystem` cannot seek in a stream, so it cannot resume, and a file that can seek asks the hub again for every 5 MB,
 which its rate limit forbids. Here a download goes on at a byte offset after any fault and in any later process, all its
-parts are of one version (If-Range, Content-Range, ETag), and size and sha256 are checked at the end.
+parts are of one version (If-Range, Content-Range, ETag, Last-Modified), and size and sha256 are checked at the end.
 """

@@ -2,7 +2,8 @@
 
 Compressed files are fetched as they are: a retry above the decompressor can skip or repeat bytes unnoticed, here it
 goes on at a byte offset. The bytes received so far lie in `.NAME.part`, from which the next process goes on after a
-kill. The file appears under its own name only with its full size, and its hash where one is known.
+kill, if the server or a hash can tell that the rest is of the same version (record.py). The file appears under its own
+name only with its full size, and its hash: the listed one, or that of the first time it was fetched.
 
 `stream_bytes` reads a remote file without storing it, for readers that need its beginning only.
 """
@@ -16,9 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data.errors import DataError
+from data.fetch.answer import ChangedError, changed_error
 from data.fetch.background import run_all
 from data.fetch.files import DataFile
 from data.fetch.locks import file_lock
+from data.fetch.record import FetchRecord, read_record, record_path
 from data.fetch.retry import TransientError, retried
 
 logger = logging.getLogger(__name__)
@@ -71,22 +74,21 @@ def download(
             if is_present(file):
                 report(file.num_bytes)
                 return True
-            # The lock file says of which version the part is: one file is never put together from two.
-            if lock.read_text() not in ("", file.version):
-                part.unlink(missing_ok=True)
-            lock.write_text(file.version)
+            record = _open_record(file, part)
             reserve(file.num_bytes - _size(part))
             report(_size(part))
             for attempt in range(1, NUM_HASH_TRIES + 1):
-                retried(lambda: _receive(file, part, report), lambda: _size(part))
-                if file.sha256 is None or hash_file(part) == file.sha256:
+                retried(lambda: _receive(file, part, record, report), lambda: _size(part))
+                sha256 = hash_file(part)
+                if sha256 == (file.sha256 or record.sha256 or sha256):
                     break
                 report(-_size(part))
                 part.unlink()
                 if attempt == NUM_HASH_TRIES:
-                    raise DataError(
-                        f"{file.origin.root}: {file.name} does not have its listed sha256; nothing was kept"
-                    )
+                    raise _other_content(file)
+            if sha256 != record.sha256:
+                record.sha256 = sha256
+                record.write(file.path)
             part.replace(file.path)
     logger.info("fetched %s: %d bytes", file.name, file.num_bytes)
     return True
@@ -100,19 +102,27 @@ def download_all(files: Sequence[DataFile], fetch: Callable[[DataFile], object] 
 def stream_bytes(file: DataFile) -> Iterator[bytes]:
     """Yields the bytes of a remote file from its beginning, without storing them; stop at any time.
 
-    Goes on at the same byte after a fault. Raises DataError when the file cannot be fetched or is not the listed one;
-    its hash is not checked.
+    Goes on at the same byte after a fault. Raises DataError when the file cannot be fetched, is not the listed one, or
+    changes meanwhile; its hash is not checked.
     """
     assert file.origin is not None
-    origin, received = file.origin, 0
+    origin, etag, received = file.origin, file.etag, 0
+    digest = hashlib.sha256()
     chunks: Iterator[bytes] | None = None
+
+    def reopened() -> Iterator[bytes]:
+        nonlocal etag
+        is_same = etag or origin.is_pinned  # the place tells whether the rest is of the same version
+        answer = origin.read(file.name, received if is_same else 0, file.num_bytes, etag)
+        etag = etag or answer.etag
+        if is_same:
+            return _without_first(answer.chunks, received - answer.start)
+        return _after_same_bytes(answer.chunks, received, digest.digest(), f"{origin.root}: {file.name}")
 
     def next_chunk() -> bytes:
         nonlocal chunks
         try:
-            if chunks is None:
-                start, body = origin.read(file.name, received, file.num_bytes, file.etag)
-                chunks = _without_first(body, received - start)
+            chunks = chunks or reopened()
             chunk = next(chunks, b"")
             if not chunk and received < file.num_bytes:
                 raise TransientError(f"{origin.root}: {file.name} ended after {received:,} of {file.num_bytes:,} bytes")
@@ -126,6 +136,7 @@ def stream_bytes(file: DataFile) -> Iterator[bytes]:
 
     while chunk := retried(next_chunk, progress):
         received += len(chunk)
+        digest.update(chunk)
         yield chunk
 
 
@@ -153,20 +164,58 @@ def explained_disk_errors(folder: Path) -> Iterator[None]:
         raise DataError(f"cannot write in {folder} ({error.strerror}); {remedy}") from error
 
 
-def _receive(file: DataFile, part: Path, report: Callable[[int], None]) -> None:
+def _open_record(file: DataFile, part: Path) -> FetchRecord:
+    """Returns what is known of the part, and drops one that is, or may be, of another version."""
+    record = read_record(file.path)
+    if record is not None and record.version == file.version:
+        return record
+    if record is not None or file.sha256 is None:  # a hash tells in the end whether the beginning is the right one
+        part.unlink(missing_ok=True)
+    return FetchRecord(file.version)
+
+
+def _other_content(file: DataFile) -> DataError:
+    assert file.origin is not None
+    place = f"{file.origin.root}: {file.name}"
+    if file.sha256 is not None:
+        return DataError(f"{place} does not have its listed sha256; nothing was kept")
+    return DataError(
+        f"{place} is no longer the file that was fetched first, by its sha256; delete {record_path(file.path)} to "
+        "train on it as it is now"
+    )
+
+
+def _receive(file: DataFile, part: Path, record: FetchRecord, report: Callable[[int], None]) -> None:
     """Appends to `part` what is missing; returns once all bytes are on the disk. Raises TransientError, DataError."""
     assert file.origin is not None
-    if _size(part) > file.num_bytes:
+
+    def drop() -> None:
         report(-_size(part))
         part.unlink()
+
+    if _size(part) > file.num_bytes:
+        drop()
     if _size(part) == file.num_bytes and part.exists():
         return
-    start, chunks = file.origin.read(file.name, _size(part), file.num_bytes, file.etag)
-    report(start - _size(part))
+    etag = file.etag or (record.etag if _size(part) else None)
+    if _size(part) and not (etag or file.sha256 or file.origin.is_pinned):
+        logger.warning("%s: %s has no ETag and no date: once more from its beginning", file.origin.root, file.name)
+        drop()
+    try:
+        answer = file.origin.read(file.name, _size(part), file.num_bytes, etag)
+    except ChangedError as error:
+        if file.etag:
+            raise
+        drop()
+        raise TransientError(f"{file.origin.root}: {file.name} changed while it was fetched") from error
+    report(answer.start - _size(part))
     with part.open("ab") as output:
-        output.truncate(start)
-        size = start
-        for chunk in chunks:
+        output.truncate(answer.start)
+        if not answer.start:
+            record.etag = answer.etag
+            record.write(file.path)
+        size = answer.start
+        for chunk in answer.chunks:
             size += len(chunk)
             if size > file.num_bytes:
                 break
@@ -186,6 +235,18 @@ def _without_first(chunks: Iterator[bytes], num_bytes: int) -> Iterator[bytes]:
         num_bytes -= dropped
         if dropped < len(chunk):
             yield chunk[dropped:]
+
+
+def _after_same_bytes(chunks: Iterator[bytes], num_bytes: int, digest: bytes, address: str) -> Iterator[bytes]:
+    """Yields what follows the first `num_bytes`; raises ChangedError if those do not have this sha256."""
+    found, rest = hashlib.sha256(), num_bytes
+    for chunk in chunks:
+        found.update(chunk[:rest])
+        chunk, rest = chunk[rest:], max(0, rest - len(chunk))
+        if not rest and found.digest() != digest:
+            raise changed_error(address)
+        if chunk:
+            yield chunk
 
 
 def _part_of(file: DataFile) -> Path:

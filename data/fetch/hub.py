@@ -3,11 +3,12 @@
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import DataError
+from data.fetch.answer import Answer
 from data.fetch.retry import TransientError, retried
 from data.fetch.web import TRANSIENT, WebFolder
 
@@ -35,6 +36,8 @@ def is_offline() -> bool:
 
 class HubFolder(WebFolder):
     """A folder of a hub repository; a `data.fetch.remote.Remote`."""
+
+    is_pinned = True
 
     def __init__(self, address: "HfUri") -> None:
         """Asks which commit the revision is; raises DataError when the hub does not know it."""
@@ -70,7 +73,7 @@ class HubFolder(WebFolder):
         found = _ask_hub(ask, address.id)
         return found if names is None else {name: found[name] for name in names if name in found}
 
-    def read(self, name: str, start: int, num_bytes: int, etag: str | None = None) -> tuple[int, Iterator[bytes]]:
+    def read(self, name: str, start: int, num_bytes: int, etag: str | None = None) -> Answer:
         """Returns as WebFolder does; raises DataError at once when the hub must not be asked."""
         if is_offline():
             raise DataError(

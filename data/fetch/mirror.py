@@ -10,6 +10,7 @@ from common.files import write_whole
 from data.errors import DataError
 from data.fetch.download import download, download_all, hash_file, is_present, missing_bytes
 from data.fetch.files import MANIFEST_NAME, DataFile, read_manifest
+from data.fetch.record import read_record
 from data.fetch.roots import Root
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ def mirror(root: Root, files: Sequence[DataFile], report: Callable[[int], None])
     download_all(files, fetch)
     for file in files:
         if entries.get(file.name, {}).get("bytes") != file.num_bytes:
-            entries[file.name] = {"bytes": file.num_bytes, "sha256": file.sha256 or hash_file(file.path)}
+            record = read_record(file.path)
+            sha256 = file.sha256 or (record and record.sha256) or hash_file(file.path)
+            entries[file.name] = {"bytes": file.num_bytes, "sha256": sha256}
     with write_whole(root.folder / MANIFEST_NAME, durable=True) as output:
         output.write(orjson.dumps({"files": entries}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

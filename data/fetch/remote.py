@@ -9,9 +9,10 @@ same for all of them (download.py).
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
+from data.fetch.answer import Answer
 from data.fetch.bucket import Bucket
 from data.fetch.hub import HubFolder, parse_hub
 from data.fetch.web import WebFolder
@@ -24,16 +25,20 @@ class Remote(Protocol):
 
     root: str
     """Its address; leads to the same files at any later time, where the place has revisions."""
+    is_pinned: bool
+    """Whether the files at this address never change, because it names a revision."""
 
     def listing(self, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         """Returns `bytes` and, if known, `sha256` and `etag` of the named files, or of all; by path below the root.
+
+        The `etag` is any mark that changes with the content: an ETag, or the time of the last change.
 
         Raises DataError when the place cannot be listed, or has no such file.
         """
         ...
 
-    def read(self, name: str, start: int, num_bytes: int, etag: str | None = None) -> tuple[int, Iterator[bytes]]:
-        """Returns where the answer starts (`start` or 0), and the bytes of the file from there to `num_bytes`, its end.
+    def read(self, name: str, start: int, num_bytes: int, etag: str | None = None) -> Answer:
+        """Returns the bytes of a file of `num_bytes` from `start` on, or from its beginning, to its end.
 
         Raises TransientError for what may pass, and DataError for what will not: a file whose `etag` is another by now.
         """

@@ -16,6 +16,7 @@ from fsspec.utils import glob_translate
 
 from common.files import write_whole
 from data.errors import DataError
+from data.fetch.credentials import take_credentials, without_credentials
 from data.fetch.download import download, explained_disk_errors
 from data.fetch.files import DataFile, describe_file, find_files, open_folder, read_manifest
 from data.fetch.hub import find_snapshot, is_offline, parse_hub
@@ -110,6 +111,7 @@ def open_root(root: str, cache_dir: str | None = None) -> Root:
 
     Raises DataError for a folder that is not there, and an address that leads nowhere.
     """
+    root = take_credentials(root)
     if not is_remote(root):
         folder = open_folder(root)
         frames = Path(cache_dir).expanduser() if cache_dir else folder / FRAMES_NAME
@@ -152,6 +154,10 @@ def _open_pinned(address: str, folder: Path) -> Root:
     if not pinned:
         remote = open_remote(address)
         pinned = {"address": address, "root": remote.root, "complete": False, "files": {}}
+        _pin(folder, pinned)
+    clean = {key: without_credentials(pinned[key]) for key in ("address", "root")}
+    if any(pinned[key] != value for key, value in clean.items()):  # an earlier version wrote it
+        pinned |= clean
         _pin(folder, pinned)
     if pinned["address"] != address:
         raise DataError(

@@ -15,7 +15,9 @@ import requests
 import urllib3
 
 from data.errors import DataError
+from data.fetch.answer import Answer, changed_error
 from data.fetch.background import run_all
+from data.fetch.credentials import VARIABLE, credentials_of
 from data.fetch.retry import TransientError, retried
 
 CHUNK_BYTES = 1 << 20
@@ -28,12 +30,15 @@ LEADS_NOWHERE = (
     requests.exceptions.MissingSchema,
     requests.TooManyRedirects,
 )
+HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, \d{2} ")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MAX_FILE_BYTES = 1 << 62
 
 
 class WebFolder:
     """The files below an http(s) prefix; a `data.fetch.remote.Remote`."""
+
+    is_pinned = False
 
     def __init__(self, root: str, url_of: Callable[[str], str] | None = None, headers: Mapping[str, str] | None = None):
         """Asks nothing yet. `url_of` gives the address of a file by name, if it is not `root/name`."""
@@ -42,26 +47,26 @@ class WebFolder:
         self._headers = dict(headers or {})
 
     def listing(self, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-        """Returns size and, if there is one, ETag of the named files; without names, of all in its manifest.json.
+        """Returns size and mark (ETag, else Last-Modified) of the named files; without names, of all in manifest.json.
 
-        Raises DataError for a file that is not there or is a web page, and for a server without a manifest.
+        Raises DataError for a file that is not there or stays a web page, and for a server without a manifest.
         """
         if names is None:
             return self._manifest()
         return dict(zip(names, run_all(self._describe, names, NUM_CONNECTIONS), strict=True))
 
-    def read(self, name: str, start: int, num_bytes: int, etag: str | None = None) -> tuple[int, Iterator[bytes]]:
-        """Returns where the answer starts (`start`, or 0 if the server has no ranges), and its bytes up to the end.
+    def read(self, name: str, start: int, num_bytes: int, etag: str | None = None) -> Answer:
+        """Returns the bytes from `start` on, or from 0 if the server has no ranges, up to the end.
 
         Raises TransientError for what may be better the next time, and DataError for what will not, such as a file that
         no longer has this `etag`.
         """
         url = self.url(name)
         headers = {"Range": f"bytes={start}-"}
-        if etag and etag.startswith('"'):  # a weak one does not stand for the same bytes
+        if etag and (etag.startswith('"') or HTTP_DATE.match(etag)):  # a weak one does not stand for the same bytes
             headers["If-Range"] = etag
         response = self._ask("GET", url, headers)
-        found = response.headers.get("ETag")
+        found = _mark_of(response.headers, etag)
         if etag and found and found.removeprefix("W/") != etag.removeprefix("W/"):
             response.close()
             raise changed_error(url)
@@ -76,7 +81,7 @@ class WebFolder:
         if not is_valid or _is_page(response):
             response.close()
             raise TransientError(f"{url} answered with {extent} ({kind}) where {num_bytes:,} bytes are expected")
-        return start, _body(response, url)
+        return Answer(start, _body(response, url), found)
 
     def url(self, name: str) -> str:
         """Returns the address of a file."""
@@ -85,7 +90,7 @@ class WebFolder:
     def _manifest(self) -> dict[str, dict[str, Any]]:
         url = self.url("manifest.json")
         try:
-            content = retried(lambda: b"".join(_body(self._ask("GET", url, {}), url)))
+            content = retried(lambda: b"".join(_body(self._ask_for_file("GET", url), url)))
             return {name: _checked_entry(name, entry) for name, entry in orjson.loads(content)["files"].items()}
         except (DataError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
@@ -95,23 +100,38 @@ class WebFolder:
 
     def _describe(self, name: str) -> dict[str, Any]:
         url = self.url(name)
-        with retried(lambda: self._ask("HEAD", url, {})) as response:
+        with retried(lambda: self._ask_for_file("HEAD", url)) as response:
             headers = response.headers
-        if _is_page(response):
-            raise DataError(f"{url} is a web page, not a data file; correct data.root or the name of the file")
         length = headers.get("Content-Length", "")
         if not re.fullmatch("[0-9]{1,18}", length):
             raise DataError(
                 f"{url} has no stated length to check a download by (Content-Length: {length or 'none'}); fetch it by "
                 "hand to a local data.root"
             )
-        return {"bytes": int(length), "etag": headers.get("ETag")}
+        return {"bytes": int(length), "etag": _mark_of(headers)}
+
+    def _ask_for_file(self, method: str, url: str) -> requests.Response:
+        """Returns an answer that is no web page: a network that wants a login answers any request with one."""
+        response = self._ask(method, url, {})
+        if _is_page(response):
+            response.close()
+            raise TransientError(
+                f"{url} answers with a web page where a data file is expected: correct data.root or the name of the "
+                "file, or log in to the network if it asks for that"
+            )
+        return response
 
     def _ask(self, method: str, url: str, headers: Mapping[str, str]) -> requests.Response:
         headers = {**self._headers, "Accept-Encoding": "identity", **headers}
         try:
             response = requests.request(
-                method, url, headers=headers, stream=True, timeout=TIMEOUTS, allow_redirects=True
+                method,
+                url,
+                headers=headers,
+                auth=credentials_of(url),  # without: those of ~/.netrc
+                stream=True,
+                timeout=TIMEOUTS,
+                allow_redirects=True,
             )
         except LEADS_NOWHERE as error:
             raise DataError(f"{url} leads nowhere ({error}); correct data.root or the name of the file") from error
@@ -125,15 +145,20 @@ class WebFolder:
         if status in TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             wish = response.headers.get("Retry-After", "")
             raise TransientError(answer, float(wish) if wish.isdecimal() else None)
+        if status == HTTPStatus.UNAUTHORIZED:
+            raise DataError(
+                f"{answer}; give user and password in ~/.netrc, or as https://user:password@host in the environment "
+                f"variable {VARIABLE}"
+            )
         raise DataError(f"{answer}; correct data.root, the name of the file, or your access to it")
 
 
-def changed_error(address: str) -> DataError:
-    """Returns the error for a file that is no longer the listed one."""
-    return DataError(
-        f"{address} has changed on the server since it was listed; delete .listing.json in the folder it is fetched to "
-        "(or use a fresh data.cache_dir), and all is fetched as it is now"
-    )
+def _mark_of(headers: Mapping[str, str], like: str | None = None) -> str | None:
+    """Returns what tells versions of a file apart: ETag, else Last-Modified; of both, the one of the form of `like`."""
+    etag, modified = headers.get("ETag"), headers.get("Last-Modified")
+    if like is None:
+        return etag or modified
+    return modified if HTTP_DATE.match(like) else etag
 
 
 def _is_page(response: requests.Response) -> bool:

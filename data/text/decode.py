@@ -76,7 +76,7 @@ def _read_chunks(path: Path, sha256: str | None) -> Iterator[bytes]:
                 digest.update(chunk)
             yield chunk
     if sha256 is not None and digest.hexdigest() != sha256:
-        raise DataError(f"{path} does not have the sha256 its manifest lists; fetch or build the file again")
+        raise DataError(f"{path} does not have its listed sha256; fetch or build the file again")
 
 
 def _decoded(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:

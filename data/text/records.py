@@ -106,7 +106,7 @@ def _parse(lines: Iterator[bytes]) -> Iterator[tuple[int, Any]]:
 
 def _read_table(file: DataFile) -> Iterator[tuple[int, Any]]:
     if file.sha256 is not None and hash_file(file.path) != file.sha256:
-        raise DataError(f"{file.path} does not have the sha256 its manifest lists; fetch or build the file again")
+        raise DataError(f"{file.path} does not have its listed sha256; fetch or build the file again")
     number = 0
     for columns in _read_batches(file.path):
         ids = columns.get("id", [None] * len(columns["text"]))

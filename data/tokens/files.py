@@ -6,9 +6,10 @@ rows of T tokens (its remainder is dropped), and rows are numbered through the f
 Source: OLMo's `MemMapDataset`, as the OLMo-2 stage-2 and RePo runs used it.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -24,7 +25,10 @@ MAX_TOKEN_ID = (1 << 24) - 1  # without a tokenizer: above any vocabulary, below
 
 @dataclass
 class TokenRows:
-    """All whole rows of a list of token files, by number; files are opened, and fetched, as they are read."""
+    """All whole rows of a list of token files, by number; files are opened, and fetched, as they are read.
+
+    Rows are read, not mapped: a file that is truncated under its map ends the process by SIGBUS, without a word.
+    """
 
     files: list[DataFile]
     """In listed order."""
@@ -35,7 +39,7 @@ class TokenRows:
         rows_per_file = [file.num_bytes // (TOKEN_DTYPE.itemsize * self.row_length) for file in self.files]
         self._ends = np.cumsum(rows_per_file, dtype=np.int64)
         self._firsts = self._ends - rows_per_file
-        self._maps: dict[int, np.ndarray] = {}
+        self._opened: dict[int, IO[bytes]] = {}
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -50,13 +54,13 @@ class TokenRows:
         files = self.locate(rows)
         starts = (rows - self._firsts[files]) * self.row_length
         for index, (file, start) in enumerate(zip(files.tolist(), starts.tolist(), strict=True)):
-            if file not in self._maps:
-                self._maps[file] = _open_tokens(self.files[file])
-            tokens[index] = self._maps[file][start : start + self.row_length]
+            if file not in self._opened:
+                self._opened[file] = _open_tokens(self.files[file])
+            _read_into(tokens[index], self._opened[file], start * TOKEN_DTYPE.itemsize, self.files[file])
         return tokens
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}  # a pickled map would be a copy of the file
+        return {**self.__dict__, "_opened": {}}
 
 
 def read_file_list(file_list: Path, key: str = "data.file_list") -> list[str]:
@@ -121,8 +125,23 @@ def name_sources(names: list[str]) -> list[str]:
     return [parts[depth] if len(parts) > depth else (parts[-1] if parts else "tokens") for parts in folders]
 
 
-def _open_tokens(file: DataFile) -> np.ndarray:
+def _open_tokens(file: DataFile) -> IO[bytes]:
     if not is_present(file):
         download(file)
         check_token_file(file)
-    return np.memmap(file.path, TOKEN_DTYPE, mode="r")
+    return file.path.open("rb", buffering=0)
+
+
+def _read_into(row: np.ndarray, content: IO[bytes], start: int, file: DataFile) -> None:
+    """Fills the row from this byte on, at no shared offset: forked processes have the same open file."""
+    rest = row.data.cast("B")
+    while rest:
+        try:
+            count = os.preadv(content.fileno(), [rest], start)
+        except OSError as error:
+            raise DataError(f"{file.path} cannot be read ({error.strerror}); repair what it lies on") from error
+        if not count:
+            size = os.fstat(content.fileno()).st_size
+            remedy = "the next start fetches it again" if file.origin else "put it back as it was"
+            raise DataError(f"{file.path} is truncated to {size:,} of {file.num_bytes:,} bytes; {remedy}")
+        rest, start = rest[count:], start + count

@@ -11,6 +11,7 @@ import numpy as np
 from data.errors import DataError
 from data.fetch.download import NUM_CONNECTIONS, hash_file
 from data.fetch.files import DataFile, describe_file, read_manifest
+from data.fetch.record import read_record
 from data.text.frames import RecordCounts
 from data.text.records import OTHER_JSON, TEXT_NAME, find_text_names, read_records
 from data.tokens.files import MAX_TOKEN_ID, TOKEN_DTYPE, check_token_file, check_token_ids
@@ -45,7 +46,10 @@ def verify(folder: Path, max_token_id: int = MAX_TOKEN_ID) -> Iterator[Verdict]:
 def _judge(folder: Path, name: str, listed: dict[str, Any] | None, max_token_id: int) -> Verdict:
     if name.endswith(".part"):
         return Verdict(name, 0, f"{folder / name} is the beginning of a file; fetch it to its end")
+    record = read_record(folder / name)
     try:
+        if listed is None and record is not None and record.sha256:
+            listed = {"bytes": (folder / name).stat().st_size, "sha256": record.sha256}
         file = describe_file(folder, name, listed)
         if name.endswith(".npy"):
             _check_tokens(file, max_token_id)
@@ -62,15 +66,15 @@ def _judge(folder: Path, name: str, listed: dict[str, Any] | None, max_token_id:
 
 def _check_hash(file: DataFile) -> None:
     if file.sha256 is not None and hash_file(file.path) != file.sha256:
-        raise DataError(f"{file.path} does not have the sha256 its manifest lists; fetch or build the file again")
+        raise DataError(f"{file.path} does not have its listed sha256; fetch or build the file again")
 
 
 def _check_tokens(file: DataFile, max_token_id: int) -> None:
     check_token_file(file)
     _check_hash(file)
-    tokens = np.memmap(file.path, TOKEN_DTYPE, mode="r") if file.num_bytes else np.empty(0, TOKEN_DTYPE)
-    for start in range(0, len(tokens), TOKENS_AT_ONCE):
-        check_token_ids(tokens[start : start + TOKENS_AT_ONCE], file, max_token_id)
+    with file.path.open("rb") as content:
+        while len(tokens := np.fromfile(content, TOKEN_DTYPE, TOKENS_AT_ONCE)):
+            check_token_ids(tokens, file, max_token_id)
 
 
 def _check_text(file: DataFile) -> None:

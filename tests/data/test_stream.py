@@ -23,8 +23,6 @@ from data.text.backend import TextBackend
 from data.tokens.backend import TokenBackend
 from tests.data.reading import assert_same, read_global
 
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
-
 
 @pytest.fixture(scope="module")
 def token_files(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -27,8 +27,6 @@ from tests.data.validating import (
     write_texts,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
-
 
 def test_files_of_their_own_give_the_rows_and_training_files_are_refused(mix: DataConfig, tmp_path: Path) -> None:
     own = ValidationConfig(sources={"mine": SourceConfig(["own/*"])}, rows=5)

@@ -291,6 +291,8 @@ def test_under_nohup_a_closed_terminal_ends_nothing_and_a_ctrl_c_after_a_sigterm
         process.send_signal(signal.SIGHUP)
     num_rows = len(read(folder.metrics))
     wait_for(lambda: len(read(folder.metrics)) >= num_rows + 5, job)
+    [torchrun] = psutil.Process(job.pid).children()
+    torchrun.suspend()  # a request to stop reaches the ranks through it all the same
     job.send_signal(signal.SIGTERM)
     job.send_signal(signal.SIGINT)
     assert end(job).returncode == EXIT_STOPPED

@@ -1,6 +1,7 @@
 """An exported folder holds the model, whole or not at all."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,6 +49,15 @@ def test_a_repo_model_comes_back_bit_for_bit(tmp_path: Path, max_shard_bytes: in
     again = Olmo2(small(), REPO)
     initialise(again, hf_weights(tmp_path / "out", small(), REPO, seed=99), "cpu")
     assert torch.equal(again(tokens), model(tokens))
+
+
+def test_all_files_of_an_export_can_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_hf(tmp_path / "out", small(), REPO, built(small(), REPO).named_parameters(), 40_000)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o640}
 
 
 def test_an_export_is_whole_or_absent(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from train.watchdog import Watchdog
 
 STEP = 3
 LIMIT = 2.0
-LIMITS = {"watchdog__warn_seconds": 0.5, "watchdog__step_seconds": LIMIT, "watchdog__other_seconds": LIMIT}
+LIMITS = {"watchdog__warn_seconds": 0.5, "watchdog__step_seconds": LIMIT}  # others have 25 minutes, unless learned
 TICK = 0.05  # seconds; less than a tenth of the limits
 
 

@@ -1,7 +1,9 @@
 """What goes wrong inside a run, on two real ranks: bad numbers, lost data, slow steps, stops in saves."""
 
 import math
+import multiprocessing
 import os
+import re
 import shutil
 import signal
 import time
@@ -123,6 +125,15 @@ class LoseData(Callback):
         trainer.ranks.barrier()
 
 
+class KillWorker(Callback):
+    """Ends the data worker of one rank, and what it has sent so far lasts for some steps."""
+
+    def on_step_end(self, trainer: TrainerInterface) -> None:
+        if trainer.step == BAD_STEP and trainer.ranks.rank == 1:
+            [worker] = multiprocessing.active_children()
+            worker.kill()
+
+
 @dataclass
 class Seen:
     """How one start of a run ended on one rank."""
@@ -168,6 +179,7 @@ def all_runs(ranks: Ranks, root: Path) -> dict[str, Seen]:
         (root / "gone").rename(root / "many")
     ranks.barrier()
     seen["lost/again"] = start(lost, ranks)
+    seen["worker"] = start(tiny(root, name="worker", data__num_workers=1, max_steps=400), ranks, KillWorker())
     return seen
 
 
@@ -263,6 +275,17 @@ def test_data_lost_at_a_reading_of_the_position_watch_stops_every_callback(
     assert folder.probe(step).exists()  # the model is probed at a stop: the reading must not count that
     [run] = finished_runs(folder.wandb)
     assert [row["_step"] for row in run.rows][-1] == step
+
+
+def test_a_killed_data_worker_is_one_sentence_a_checkpoint_and_the_same_code(
+    root: Path, seen: list[dict[str, Seen]]
+) -> None:
+    stop = events(root, "worker")[-1]
+    assert (stop["event"], stop["exit_code"]) == ("stop", EXIT_DATA) and BAD_STEP <= stop["step"] < 400
+    assert kinds(root, "worker") == [("start", 0), ("checkpoint", stop["step"]), ("stop", stop["step"])]
+    for rank in seen:
+        assert isinstance(rank["worker"].error, LostDataError) and str(rank["worker"].error) == stop["detail"]
+    assert re.match(r"data worker 0 of 1 \(process \d+\) was ended by SIGKILL: look for a lack of mem", stop["detail"])
 
 
 def test_a_slow_step_is_logged_with_the_rank_that_caused_it(root: Path, seen: list[dict[str, Seen]]) -> None:

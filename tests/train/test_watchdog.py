@@ -10,7 +10,12 @@ import pytest
 from tests.train.probe import events
 from tests.train.stuck import LIMIT, STEP
 from tests.train.tiny import write_tokens
+from train.callbacks.callback import Callback
+from train.distributed import Ranks
 from train.errors import EXIT_STUCK
+from train.run_folder import RunFolder
+from train.watchdog import Watchdog
+from train.watchdog_config import WatchdogConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +46,32 @@ def test_a_rank_that_sleeps_is_named_with_its_stack_and_the_job_ends(tmp_path: P
     assert stack.startswith(where) and "in on_update" in stack and "train/trainer.py" in stack
     [stuck] = [event for event in events(tmp_path, "asleep") if event["event"] == "stuck"]
     assert stuck == {"event": "stuck", "step": STEP, "reason": where}
+
+
+def test_a_place_outside_of_steps_gets_the_time_that_it_usually_takes(tmp_path: Path) -> None:
+    now = [0.0]
+    config = WatchdogConfig(step_seconds=60, other_seconds=1500)
+    watchdog = Watchdog(config, Ranks(), RunFolder(tmp_path), clock=lambda: now[0])
+
+    def pass_through(what: str, seconds: float, *, of: object = None, is_step: bool = False) -> float:
+        watchdog.enter(what, of=of, is_step=is_step)
+        now[0] += seconds
+        return watchdog.place.limit
+
+    callback = Callback()
+    assert pass_through("saving", 20) == 1500  # the first time
+    assert pass_through("waiting", 0.01) == 1500
+    assert pass_through("saving", 100) == 200
+    assert pass_through("waiting", 0) == 60  # never less than a step
+    assert pass_through("saving", 10) == 1000
+    assert pass_through("saving", 400) == 1000
+    assert pass_through("saving", 0) == 1500  # never more than at first
+    assert [pass_through("on_evaluate", seconds, of=callback) for seconds in (0.01, 90)] == [1500, 1500]
+    assert [pass_through("on_evaluate", seconds, of=callback) for seconds in (0.01, 90)] == [900, 900]
+    watchdog.step = 1
+    assert pass_through("update", 0, is_step=True) == 1500  # the first step of a start
+    watchdog.step = 2
+    assert pass_through("update", 0, is_step=True) == 60
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from model.config import ModelConfig, PositionsConfig
 from model.weights import Weights, parameter_shapes
 from report.run_folder import DAMAGE
 from train.checkpoint.generators import generator_file, reseed_generators, set_generator_state
+from train.checkpoint.loading import only_known_types
 from train.checkpoint.manifest import DamageError, FileRecord, find_damage
 from train.checkpoint.store import (
     Checkpoint,
@@ -151,13 +152,14 @@ def load_checkpoint(checkpoint: Checkpoint, engine: Engine, layout: Layout, rank
     Collective. If the layout differs from the checkpoint's, the engine was built from `other_layout_weights`. If the
     number of ranks differs, the generators are seeded from the seed, the step and the rank.
     """
-    if checkpoint.layout == layout:
-        engine.load(checkpoint.folder)
-    else:
-        universal = open_universal(checkpoint)
-        engine.load_optimizer(universal.moment, universal.num_updates)
-    if checkpoint.layout.world_size == layout.world_size:
-        set_generator_state(torch.load(generator_file(checkpoint.folder, ranks.rank), weights_only=False))
-    else:
-        reseed_generators(seed, checkpoint.step, ranks.rank)
+    with only_known_types(checkpoint.folder):
+        if checkpoint.layout == layout:
+            engine.load(checkpoint.folder)
+        else:
+            universal = open_universal(checkpoint)
+            engine.load_optimizer(universal.moment, universal.num_updates)
+        if checkpoint.layout.world_size == layout.world_size:
+            set_generator_state(torch.load(generator_file(checkpoint.folder, ranks.rank)))
+        else:
+            reseed_generators(seed, checkpoint.step, ranks.rank)
     return checkpoint.trainer_state()

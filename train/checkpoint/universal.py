@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from common.files import flush_to_disk
+from train.checkpoint.loading import only_known_types
 from train.checkpoint.manifest import (
     DamageError,
     FileRecord,
@@ -61,7 +62,7 @@ class Universal:
         return self._read(name, key)
 
     def _read(self, name: str, key: str) -> Tensor:
-        saved = torch.load(self.folder / "zero" / name / f"{key}.pt", mmap=True, weights_only=False)
+        saved = torch.load(self.folder / "zero" / name / f"{key}.pt", mmap=True)
         tensor: Tensor = saved["param"] if isinstance(saved, dict) else saved  # flat where ZeRO 3 wrote it
         return tensor
 
@@ -98,7 +99,7 @@ def make_universal(checkpoint: Checkpoint) -> None:
     output.mkdir(parents=True)
     try:
         convert = CONVERTERS[checkpoint.layout.zero_stage]
-        with without_crc32():
+        with without_crc32(), only_known_types(checkpoint.folder):
             num_updates = convert(checkpoint.folder, output, checkpoint.layout)
         files = {str(path.relative_to(output)): _record(path) for path in sorted(output.rglob("*.pt"))}
         for folder in {path.parent for path in output.rglob("*.pt")}:
@@ -124,7 +125,7 @@ def _convert_zero(optimizer_key: str, folder: Path, output: Path, layout: Layout
     """
     from deepspeed.checkpoint.ds_to_universal import main
 
-    shard = torch.load(next(folder.glob("*_optim_states.pt")), map_location="cpu", mmap=True, weights_only=False)
+    shard = torch.load(next(folder.glob("*_optim_states.pt")), map_location="cpu", mmap=True)
     states = shard["optimizer_state_dict"][optimizer_key]["state"]
     _check_updated(folder, states)
     options = argparse.Namespace(
@@ -147,7 +148,7 @@ def _convert_zero(optimizer_key: str, folder: Path, output: Path, layout: Layout
 def _convert_plain(folder: Path, output: Path, layout: Layout) -> int:
     """Converts ZeRO 0: torch's own state of whole tensors, which numbers the parameters group by group."""
     [path] = folder.glob("mp_rank_*_model_states.pt")
-    saved = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+    saved = torch.load(path, map_location="cpu", mmap=True)
     config = OptimizerConfig(decay_embeddings=layout.decay_embeddings, decay_norms=layout.decay_norms)
     groups = parameter_groups(((name, name) for name in saved["module"]), config)
     states = saved["optimizer"]["state"]

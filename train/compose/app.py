@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.errors import HydraException
@@ -16,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError
 from common.files import write_text_whole
+from data.fetch.credentials import take_credentials
 from train.compose.command_line import for_hydra
 from train.compose.errors import explain
 from train.compose.groups import CONFIG_FOLDER, register_dataclasses
@@ -29,7 +31,8 @@ register_dataclasses()
 def to_run_config(composed: DictConfig) -> RunConfig:
     """Returns the dataclass instance of a composed config, validated. Raises TrainError, ModelError or DataError."""
     schema = OmegaConf.structured(RunConfig)
-    config = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.to_container(composed)))  # `+key` is checked too
+    values = _without_secrets(OmegaConf.to_container(composed, resolve=True))
+    config = OmegaConf.to_object(OmegaConf.merge(schema, values))  # `+key` is checked too
     assert isinstance(config, RunConfig)
     config.validate()
     return config
@@ -62,7 +65,7 @@ def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
         print(usage.strip())
         return EXIT_OK if sys.argv[1:] else EXIT_USER_ERROR
     try:
-        sys.argv[1:] = for_hydra(with_new_names(sys.argv[1:]))
+        sys.argv[1:] = for_hydra(with_new_names([take_credentials(argument) for argument in sys.argv[1:]]))
     except TrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -87,6 +90,15 @@ def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
         print(f"error: {explain(error)}", file=sys.stderr)
         return EXIT_USER_ERROR
     return max(codes)
+
+
+def _without_secrets(value: Any) -> Any:
+    """Returns composed values without passwords in addresses: what runs, and what is kept of it, has none."""
+    if isinstance(value, dict):
+        return {key: _without_secrets(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(part) for part in value]
+    return take_credentials(value) if isinstance(value, str) else value
 
 
 def reported(job: Callable[[], int | None]) -> int:

@@ -17,6 +17,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from common.errors import UserError
+from data.fetch.credentials import take_credentials
 from train.compose.app import reported, to_run_config
 from train.compose.command_line import MULTIRUN, SWEEP, for_hydra, overrides_of
 from train.compose.errors import explain
@@ -48,7 +49,7 @@ def sweep_app(task: Callable[[list[Member]], int]) -> int:
     Returns the task's exit code; EXIT_USER_ERROR after one line on standard error, and without a call, when the command
     line or the config of one member is wrong.
     """
-    return reported(lambda: task(compose_members(with_new_names(sys.argv[1:]))))
+    return reported(lambda: task(compose_members([take_credentials(argument) for argument in sys.argv[1:]])))
 
 
 def compose_members(argv: Sequence[str]) -> list[Member]:
@@ -57,6 +58,7 @@ def compose_members(argv: Sequence[str]) -> list[Member]:
     Raises UserError that names the member if one cannot be composed, if its config is wrong, or if two would share a
     folder.
     """
+    argv = with_new_names(argv)
     given = [argument for argument in argv if not argument.startswith(SWEEP)]
     presets = [argument.removeprefix(SWEEP) for argument in argv if argument.startswith(SWEEP)]
     keys = {argument.partition("=")[0].lstrip("+~") for argument in overrides_of(given)}

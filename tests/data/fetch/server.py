@@ -6,8 +6,11 @@ import socket
 import struct
 import threading
 import time
+import zlib
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -26,7 +29,10 @@ class FileServer(ThreadingHTTPServer):
         self.folder = folder
         self.faults: dict[str, list[Fault]] = {}
         self.after: dict[str, bytes] = {}  # what a file is replaced by during its next fault
+        self.heads: dict[str, list[Fault]] = {}  # the same for its next HEADs
+        self.marks = ["ETag", "Last-Modified"]  # that tell versions of a file apart
         self.lengths: dict[str, str] = {}  # that HEAD says
+        self.login: str | None = None  # USER:PASSWORD that it asks for
         self.seen: list[tuple[str, str, str | None]] = []
         self.conditions: list[str | None] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -48,6 +54,10 @@ class Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
+        login = self.server.login
+        if login and self.headers.get("Authorization") != f"Basic {b64encode(login.encode()).decode()}":
+            self.send(401, b"who are you", {"WWW-Authenticate": "Basic"})
+            return
         path = unquote(urlsplit(self.path).path)
         if path.startswith("/api/datasets/"):
             self.answer_hub(path.removeprefix("/api/datasets/"))
@@ -68,8 +78,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         content = file.read_bytes()
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
-        faults = self.server.faults.get(name)
-        if self.command == "GET" and faults:
+        faults = (self.server.faults if self.command == "GET" else self.server.heads).get(name)
+        if faults:
             replacement = self.server.after.pop(name, None)
             if replacement is not None:
                 file.write_bytes(replacement)
@@ -93,10 +103,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_range(self, content: bytes, start: int, piece: int = 1 << 20, pause: float = 0.0) -> None:
         """The file from `start` on, as a range if one was asked for."""
-        headers = {"Content-Type": "application/octet-stream", "ETag": etag_of(content)}
+        headers = {"Content-Type": "application/octet-stream", **self.marks_of(content)}
         if "Range" in self.headers:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         self.send(206 if "Range" in self.headers else 200, content[start:], headers, piece, pause)
+
+    def marks_of(self, content: bytes) -> dict[str, str]:
+        """The headers that tell this content from another."""
+        known = {"ETag": etag_of(content), "Last-Modified": formatdate(zlib.crc32(content), usegmt=True)}
+        return {name: known[name] for name in self.server.marks}
 
     def send(self, status: int, body: bytes, headers: dict[str, str], piece: int = 1 << 20, pause: float = 0.0) -> None:
         self.send_response(status)
@@ -171,6 +186,8 @@ def reset_after(num_bytes: int) -> Fault:
         handler.send_response(206)
         handler.send_header("Content-Range", extent)
         handler.send_header("Content-Length", str(len(content) - start))
+        for name, mark in handler.marks_of(content).items():
+            handler.send_header(name, mark)
         handler.end_headers()
         handler.wfile.write(content[start : start + num_bytes])
         handler.wfile.flush()

@@ -63,7 +63,8 @@ def part_of(file: DataFile) -> Path:
 
 
 def left_over(file: DataFile) -> list[str]:
-    return sorted(path.name for path in file.path.parent.iterdir() if not path.name.endswith(".lock"))
+    """All but the record of what was fetched, and the lock."""
+    return sorted(path.name for path in file.path.parent.iterdir() if not path.name.endswith((".lock", ".json")))
 
 
 FAULTS = [
@@ -171,6 +172,77 @@ def test_a_server_is_asked_for_the_rest_of_the_same_version_only(tmp_path: Path,
     download(file)
     assert file.path.read_bytes() == CONTENT
     assert server.starts(NAME)[-1] > 0 and server.conditions == [etag_of(CONTENT)] * 2
+
+
+@pytest.mark.parametrize("marks", [["ETag"], ["Last-Modified"], []])
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_a_file_of_no_known_hash_is_never_put_together_from_two_versions(
+    tmp_path: Path, server: FileServer, marks: list[str], is_listed: bool
+) -> None:
+    server.marks = marks
+    file = remote_file(server.url, tmp_path, sha256=None)
+    if is_listed:  # else, as from a manifest.json, without a mark
+        assert file.origin is not None
+        file = dataclasses.replace(file, etag=file.origin.listing([NAME])[NAME]["etag"])
+    server.faults[NAME] = [reset_after(2_000_000), status(500)]
+    server.after[NAME] = CONTENT[::-1]
+    if file.etag:
+        with pytest.raises(DataError, match="has changed on the server since it was listed"):
+            download(file)
+    else:
+        download(file)
+        assert file.path.read_bytes() == CONTENT[::-1]
+        assert server.starts(NAME)[-1] == 0
+
+
+def test_a_server_is_asked_for_the_rest_of_the_version_of_a_date(tmp_path: Path, server: FileServer) -> None:
+    server.marks = ["Last-Modified"]
+    file = remote_file(server.url, tmp_path, sha256=None)
+    server.faults[NAME] = [reset_after(2_000_000)]
+    download(file)
+    assert file.path.read_bytes() == CONTENT
+    first, second = server.conditions
+    assert first is None and second is not None and second.endswith("GMT") and server.starts(NAME)[-1] > 0
+
+
+def test_a_part_of_unknown_version_is_fetched_again(tmp_path: Path, server: FileServer) -> None:
+    server.marks = []
+    file = remote_file(server.url, tmp_path, sha256=None)
+    file.path.parent.mkdir(parents=True)
+    part_of(file).write_bytes(bytes(1000))
+    download(file)
+    assert file.path.read_bytes() == CONTENT and server.starts(NAME) == [0]
+
+
+@pytest.mark.parametrize("marks", [["ETag"], []])
+def test_a_file_that_is_not_stored_and_changes_is_refused(tmp_path: Path, server: FileServer, marks: list[str]) -> None:
+    server.marks = marks
+    server.faults[NAME] = [reset_after(2_000_000)]
+    server.after[NAME] = CONTENT[::-1]
+    with pytest.raises(DataError, match="has changed on the server since it was listed"):
+        list(stream_bytes(remote_file(server.url, tmp_path, sha256=None)))
+
+
+def test_a_file_that_was_deleted_here_has_to_come_as_it_came_first(tmp_path: Path, server: FileServer) -> None:
+    server.marks = []
+    file = remote_file(server.url, tmp_path, sha256=None)
+    download(file)
+    file.path.unlink()
+    (server.folder / NAME).write_bytes(CONTENT[::-1])
+    with pytest.raises(DataError, match="is no longer the file that was fetched first, by its sha256; delete") as error:
+        download(file)
+    assert left_over(file) == [] and "\n" not in str(error.value)
+    (server.folder / NAME).write_bytes(CONTENT)
+    download(file)
+    assert file.path.read_bytes() == CONTENT
+
+
+def test_a_web_page_in_place_of_a_file_is_asked_past_and_named_if_it_stays(server: FileServer) -> None:
+    server.heads[NAME] = [html_page] * 2
+    assert WebFolder(server.url).listing([NAME])[NAME]["bytes"] == len(CONTENT)
+    server.heads[NAME] = [html_page] * 7
+    with pytest.raises(DataError, match=r"answers with a web page .* or log in to the network .* 7 times in a row"):
+        WebFolder(server.url).listing([NAME])
 
 
 def test_an_error_ends_the_wait_for_other_downloads(tmp_path: Path, server: FileServer) -> None:

@@ -19,9 +19,10 @@ from data.fetch import retry
 from data.fetch.download import hash_file
 from data.fetch.files import DataFile, read_manifest
 from data.fetch.mirror import mirror
+from data.fetch.record import FetchRecord
 from data.fetch.roots import Root
 from data.fetch.web import WebFolder
-from tests.data.fetch.server import FileServer, serving, slowly, whole_file
+from tests.data.fetch.server import FileServer, etag_of, serving, slowly, whole_file
 
 CONTENT = np.random.default_rng(0).bytes(1_000_000)
 Usage = namedtuple("Usage", ["total", "used", "free"])
@@ -63,6 +64,7 @@ def test_the_disk_has_to_hold_what_is_missing_and_no_more(root: Root, monkeypatc
 @pytest.mark.parametrize("ranges", [True, False])
 def test_progress_ends_at_the_size_whatever_was_there_before(root: Root, server: FileServer, ranges: bool) -> None:
     (root.folder / ".a.npy.part").write_bytes(CONTENT[:900_000])
+    FetchRecord(file_of(root).version, etag_of(CONTENT)).write(root.folder / "a.npy")
     if not ranges:
         server.faults["a.npy"] = [whole_file]
     for _ in range(2):  # then it is there

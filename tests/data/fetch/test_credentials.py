@@ -1,0 +1,100 @@
+"""A password reaches the server that it is for, and no file, name or message."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data.errors import DataError
+from data.fetch.credentials import VARIABLE, credentials_of, masked, take_credentials, with_credentials
+from data.fetch.download import download
+from data.fetch.roots import open_root
+from tests.data.fetch.server import FileServer, serving
+
+PASSWORD = "s3cr@t"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[FileServer]:
+    (tmp_path / "remote").mkdir()
+    (tmp_path / "remote/a.npy").write_bytes(bytes(1000))
+    with serving(tmp_path / "remote") as server:
+        server.login = f"me:{PASSWORD}"
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.chdir(tmp_path)
+
+
+def with_login(url: str) -> str:
+    return url.replace("://", "://me:s3cr%40t@")
+
+
+def fetch(root: str) -> None:
+    (file,) = open_root(root).named(["a.npy"], "key")
+    download(file)
+    assert file.path.read_bytes() == bytes(1000)
+
+
+def kept(folder: Path) -> bytes:
+    """All names and contents below a folder."""
+    paths = sorted(folder.rglob("*"))
+    return b"\n".join(str(path).encode() + (path.read_bytes() if path.is_file() else b"") for path in paths)
+
+
+def test_a_password_in_an_address_is_used_and_not_kept(server: FileServer, tmp_path: Path) -> None:
+    fetch(with_login(server.url))
+    fetch(server.url)  # the environment of this process has it now
+    assert open_root(with_login(server.url)).address == server.url
+    everything = kept(tmp_path / "corpora")
+    assert b"a.npy" in everything and not any(secret in everything for secret in (b"s3cr", b"me:"))
+
+
+def test_a_password_can_come_from_the_environment(server: FileServer) -> None:
+    os.environ[VARIABLE] = f"https://a:b@elsewhere {with_login(server.url)}"
+    fetch(server.url)
+
+
+def test_a_password_can_come_from_netrc(server: FileServer, tmp_path: Path) -> None:
+    (tmp_path / "netrc").write_text(f"machine 127.0.0.1\nlogin me\npassword {PASSWORD}\n")
+    fetch(server.url)
+
+
+@pytest.mark.parametrize("login", [None, "me:wrong@"])
+def test_a_server_that_wants_a_password_says_where_it_can_come_from(server: FileServer, login: str | None) -> None:
+    with pytest.raises(
+        DataError, match=rf"answered 401 .*; give user and password in ~/\.netrc, .* {VARIABLE}"
+    ) as error:
+        fetch(server.url.replace("://", f"://{login}") if login else server.url)
+    assert "wrong" not in str(error.value)
+
+
+def test_a_cache_of_an_earlier_version_is_used_and_cleaned(server: FileServer, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    fetched = open_root(with_login(server.url), str(cache))
+    fetched.named(["a.npy"], "key")
+    listing = cache / ".listing.json"
+    listing.write_text(listing.read_text().replace(server.url, with_login(server.url)))
+    again = open_root(with_login(server.url), str(cache))
+    again.named(["a.npy"], "key")
+    assert again.listing == fetched.listing and again.address == server.url
+    assert b"s3cr" not in kept(cache)
+
+
+def test_logins_of_other_places_are_not_used() -> None:
+    take_credentials("https://me:first@host:1/x and ftp://me:second@host")
+    assert credentials_of("https://host:1/y") == ("me", "first")
+    for other in ("https://host/y", "http://host:1/y", "https://host:1.evil/y", "https://other"):
+        assert credentials_of(other) is None and with_credentials(other) == other
+    assert with_credentials("ftp://host/a") == "ftp://me:second@host/a"
+    assert masked("cannot log in to ftp://me:second@host with second") == "cannot log in to ftp://***@host with ***"
+
+
+@pytest.mark.parametrize("address", ["hf://datasets/a/b@main", "abfs://container@account/x", "a@b", "/data/a:b@c", ""])
+def test_what_is_no_login_stays(address: str) -> None:
+    assert take_credentials(address) == address and os.environ[VARIABLE] == ""
