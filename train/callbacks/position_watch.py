@@ -1,11 +1,12 @@
 """Watches what RePo does with its positions, to see a failure the moment it starts.
 
-At an interval it takes a reading (`train/watch/meter.py`: statistics of the positions, and how training acts on the
-maps that make them) and shows it to the detectors (`train/watch/detectors.py`). What they find goes to every callback,
-and may save a checkpoint or end the run: `position_watch.policy`. In between it costs nothing. A model without learned
-positions has no watch, and says so.
+At an interval, and in the step after an update that was not finite, it takes a reading (`train/watch/meter.py`:
+statistics of the positions, and how training acts on the maps that make them) and shows it to the detectors
+(`train/watch/detectors.py`). What they find goes to every callback, and may save a checkpoint or end the run:
+`position_watch.policy`. In between it costs nothing. A model without learned positions has no watch, and says so.
 """
 
+import math
 from typing import Any
 
 from report.metrics import OPEN_ALERTS
@@ -31,6 +32,8 @@ class PositionWatch(StatefulCallback):
         self._has_positions = False
         self._meter: Meter | None = None
         self._is_alerted = False
+        self._is_lost = False  # whether the last update was the first of a row that were not finite
+        self._num_lost = 0  # of this row
         self._has_warned = False  # that no sequence counts
 
     def on_start(self, trainer: TrainerInterface) -> None:
@@ -42,7 +45,7 @@ class PositionWatch(StatefulCallback):
 
     def on_step_start(self, trainer: TrainerInterface) -> None:
         is_due = trainer.is_logged and (trainer.step == 1 or trainer.step % self._config.interval == 0)
-        if is_due and self._has_positions:
+        if (is_due or self._is_lost) and self._has_positions:
             self._meter = Meter(trainer.engine, self._config.filtered_rows)
 
     def on_gradients(self, trainer: TrainerInterface) -> None:
@@ -50,6 +53,8 @@ class PositionWatch(StatefulCallback):
             self._meter.read_gradients()
 
     def on_update(self, trainer: TrainerInterface) -> None:
+        self._num_lost = 0 if math.isfinite(trainer.update.grad_norm) else self._num_lost + 1
+        self._is_lost = self._num_lost == 1
         if self._meter is None:
             return
         reading = self._meter.finish(trainer.step, trainer.update.grad_norm, trainer.ranks.world_size)
