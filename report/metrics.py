@@ -111,9 +111,20 @@ STATISTICS = _by_name(
 )
 """Statistics of positions by their own name, in the order in which train/watch/statistics.py stacks them."""
 
+HEAD_NORM, HEAD_GRADIENT, GRADIENT_ERROR = "head_norm", "head_grad_norm", "gradient_error"
+HEAD_SIGNALS = _by_name(
+    [
+        _statistic(HEAD_NORM, "norm of the head's row", "", "Euclidean norm of the head's row of the last map"),
+        _statistic(HEAD_GRADIENT, "gradient of the head", "", "norm of the gradient of this row, before clipping"),
+        _statistic(GRADIENT_ERROR, "error of the gradient", "share", "of this row, against that of its positions"),
+    ]
+)
+"""Training signals of heads by their own name: of a head's row of the map whose output is the positions."""
+
 NORM, GRADIENT, UPDATE = "norm", "grad_norm", "update_ratio"
 """Figures of each map of a layer's learned positions."""
 GRADIENT_SHARE, GRADIENT_RESIDUAL = "gradient_share", "gradient_residual"
+GRADIENT_SLOPE, POSITION_ERROR = "gradient_slope", "position_error"
 """Figures of all maps of a layer."""
 
 
@@ -148,6 +159,20 @@ def signals(symbols: Mapping[str, str]) -> dict[str, Metric]:
                 "residual",
                 "share",
                 "sum of dz over a row, which should be 0, over the sum of |dz|",
+                Scope.layer,
+            ),
+            Metric(
+                GRADIENT_SLOPE,
+                "slope",
+                "share",
+                "change of the loss as positions move along dz, over the expected; 1: right, -1: wrong sign",
+                Scope.layer,
+            ),
+            Metric(
+                POSITION_ERROR,
+                "error of positions",
+                "share",
+                "change of the first half's positions when later tokens change, over their spread; 0: none, as it must",
                 Scope.layer,
             ),
         ]
@@ -238,7 +263,7 @@ class MetricTable:
         for name, metric in STATISTICS.items():
             mean = Metric(metric.name, metric.label, metric.unit, metric.meaning, Scope.positions)
             self._entries[positions_metric(name)] = Entry(mean)
-        of_layers = {**STATISTICS, **signals(symbols)}
+        of_layers = {**STATISTICS, **HEAD_SIGNALS, **signals(symbols)}
         for layer in range(num_layers):
             for name, metric in of_layers.items():
                 self._entries[layer_metric(layer, name)] = Entry(metric, layer=layer)

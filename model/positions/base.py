@@ -24,6 +24,8 @@ class PositionScheme(ABC):
     """Whether the positions come from parameters."""
     symbols: ClassVar[Mapping[str, str]] = {}
     """Map name -> how people write its matrix. The position watch reads these maps."""
+    head_map: ClassVar[str | None] = None
+    """The map whose output is the positions, a row per head: the watch compares its gradient with the positions'."""
     hf_names: ClassVar[Mapping[str, str]] = {}
     """Map name -> part of its key in Hugging Face checkpoints: model.layers.N.PART.weight."""
     published_mode: ClassVar[str | None] = None

@@ -27,6 +27,7 @@ class Repo(PositionScheme):
     name = "repo"
     is_learned = True
     symbols = {"gate": "W_g", "content": "W_c", "final": "W_z"}  # noqa: RUF012 - the base declares them as ClassVar
+    head_map = "final"
     hf_names = {  # noqa: RUF012
         "gate": "self_attn.gate_map",
         "content": "self_attn.content_map",

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from model.positions import SCHEMES
 from report.metrics import (
+    HEAD_SIGNALS,
     MAX_LAYERS,
     RUN_METRICS,
     STATISTICS,
@@ -31,16 +32,16 @@ def test_names_are_those_of_the_contract() -> None:
     assert bucket_loss(1024, 2048) == "eval/position/1024-2048/loss"
     assert list(signals(SYMBOLS)) == [
         *("gate_norm", "slope_norm", "gate_grad_norm", "slope_grad_norm", "gate_update_ratio", "slope_update_ratio"),
-        *("gradient_share", "gradient_residual"),
+        *("gradient_share", "gradient_residual", "gradient_slope", "position_error"),
     ]
 
 
 def test_every_name_of_a_layer_gives_back_its_layer_and_its_figure() -> None:
     for layer in range(16):
-        for name, metric in {**STATISTICS, **signals(SYMBOLS)}.items():
+        for name, metric in {**STATISTICS, **HEAD_SIGNALS, **signals(SYMBOLS)}.items():
             entry = TABLE.find(layer_metric(layer, name))
             assert entry is not None and (entry.layer, entry.metric) == (layer, metric)
-            assert metric.scope is (Scope.head if name in STATISTICS else Scope.layer)
+            assert metric.scope is (Scope.head if name in STATISTICS | HEAD_SIGNALS else Scope.layer)
 
 
 def test_names_of_the_run_are_found() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from report.charts import MAX_READINGS
 from report.errors import ReportError
-from report.metrics import STATISTICS, layer_metric, signals
+from report.metrics import HEAD_SIGNALS, STATISTICS, layer_metric, signals
 from report.page import embedded_json, render, write_page
 from report.page_data import probe_data, read_run
 from report.run_folder import RunFiles
@@ -36,7 +36,7 @@ def test_every_metric_of_a_real_run_is_on_its_page(real_run: RunFiles) -> None:
     }
     assert shown == names(real_run)
     labels = [statistic["label"] for statistic in data["heads"]["statistics"]]
-    assert labels == [statistic.label for statistic in STATISTICS.values()]
+    assert labels == [figure.label for figure in (STATISTICS | HEAD_SIGNALS).values()]
     expected = [signal.label for signal in signals(map_symbols({})).values()]
     assert [series["label"] for series in data["layers"]] == expected
     assert [text["name"] for text in data["probes"]["texts"]] == list(PROBE_TEXTS)

@@ -1,18 +1,19 @@
 """Watches what RePo does with its positions, to see a failure the moment it starts.
 
-At an interval it takes a reading (`train/watch/meter.py`: statistics of the positions, and how training acts on the
-maps that make them) and shows it to the detectors (`train/watch/detectors.py`). What they find goes to every callback,
-and may save a checkpoint, end the run, or roll it back: `position_watch.policy`. In between it costs nothing. A model
-without learned positions has no watch, and says so.
+At an interval, and in the step after an update that was not finite, it takes a reading (`train/watch/meter.py`:
+statistics of the positions, and how training acts on the maps that make them) and shows it to the detectors
+(`train/watch/detectors.py`). What they find goes to every callback, and may save a checkpoint, end the run, or roll it
+back: `position_watch.policy`. In between it costs nothing. A model without learned positions has no watch, and says so.
 """
 
+import math
 from typing import Any
 
 from report.metrics import OPEN_ALERTS
 from train.callbacks.callback import StatefulCallback, TrainerInterface
 from train.callbacks.console import Screen
 from train.errors import Stop, StopReason
-from train.watch.alert import UNHURT, Alert
+from train.watch.alert import PROGRAM_FAULTS, UNHURT, Alert
 from train.watch.config import AlertPolicy, PositionWatchConfig
 from train.watch.detectors import Detectors
 from train.watch.meter import Meter
@@ -32,6 +33,8 @@ class PositionWatch(StatefulCallback):
         self._has_positions = False
         self._meter: Meter | None = None
         self._raised: list[Alert] = []  # at this step
+        self._is_lost = False  # whether the last update was the first of a row that were not finite
+        self._num_lost = 0  # of this row
         self._has_warned = False  # that no sequence counts
 
     def on_start(self, trainer: TrainerInterface) -> None:
@@ -43,7 +46,7 @@ class PositionWatch(StatefulCallback):
 
     def on_step_start(self, trainer: TrainerInterface) -> None:
         is_due = trainer.is_logged and (trainer.step == 1 or trainer.step % self._config.interval == 0)
-        if is_due and self._has_positions:
+        if (is_due or self._is_lost) and self._has_positions:
             self._meter = Meter(trainer.engine, self._config.filtered_rows)
 
     def on_gradients(self, trainer: TrainerInterface) -> None:
@@ -51,6 +54,8 @@ class PositionWatch(StatefulCallback):
             self._meter.read_gradients()
 
     def on_update(self, trainer: TrainerInterface) -> None:
+        self._num_lost = 0 if math.isfinite(trainer.update.grad_norm) else self._num_lost + 1
+        self._is_lost = self._num_lost == 1
         if self._meter is None:
             return
         reading = self._meter.finish(trainer.step, trainer.update.grad_norm, trainer.ranks.world_size)
@@ -75,8 +80,14 @@ class PositionWatch(StatefulCallback):
             trainer.save()
         elif self._config.policy is AlertPolicy.stop:
             trainer.stop(Stop(StopReason.alert))
-        failures = [alert for alert in raised if alert.kind not in UNHURT]
-        if self._config.policy is AlertPolicy.rollback and failures:
+        elif self._config.policy is AlertPolicy.rollback:
+            self._answer(trainer, [alert for alert in raised if alert.kind not in UNHURT])
+
+    def _answer(self, trainer: TrainerInterface, failures: list[Alert]) -> None:
+        """Rolls the run back to before the first failure, or ends it where that cannot help."""
+        if any(alert.kind in PROGRAM_FAULTS for alert in failures):
+            trainer.stop(Stop(StopReason.alert))
+        elif failures:
             trainer.roll_back(min(failures, key=lambda alert: alert.since))
 
     def _warn_no_sequence(self, trainer: TrainerInterface) -> None:

@@ -164,6 +164,10 @@ class Engine(ABC):
         Only between the last `accumulate` and `update`.
         """
 
+    @abstractmethod
+    def local_start(self, parameter: Any) -> int:
+        """Returns the index in the flat parameter at which `local_value` and `local_gradient` begin. Not collective."""
+
     def save(self, folder: Path, write: Callable[[Any, Path], None]) -> None:
         """Passes parameters and optimizer state to `write(state, path)`, once per file of this rank in `folder`.
 

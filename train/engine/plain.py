@@ -29,6 +29,9 @@ class PlainEngine(Engine):
     def local_gradient(self, parameter: Any) -> Tensor:
         return self._local(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
 
+    def local_start(self, parameter: Any) -> int:
+        return sum(len(part) for part in parameter.detach().flatten().tensor_split(self._world_size)[: self._rank])
+
     def _local(self, whole: Tensor) -> Tensor:
         """Returns this rank's part of what every rank holds, so that sums over ranks count it once."""
         return whole.flatten().tensor_split(self._world_size)[self._rank]

@@ -25,6 +25,10 @@ class Zero12Engine(ZeroEngine):
         fragment = parameter._hp_mapping
         return _empty(parameter) if fragment is None else self._fragment_gradient(parameter, fragment)
 
+    def local_start(self, parameter: Any) -> int:
+        fragment = parameter._hp_mapping
+        return 0 if fragment is None else int(fragment.lp_fragment_address.start)
+
     def _fragment_gradient(self, parameter: Any, fragment: Any) -> Tensor:
         gradient: Tensor = fragment.get_lp_grad_fragment(parameter._index_in_param_group)
         return gradient.flatten()

@@ -39,6 +39,9 @@ class Zero3Engine(ZeroEngine):
 
         return self._without_padding(parameter, safe_get_local_grad(parameter))
 
+    def local_start(self, parameter: Any) -> int:
+        return min(int(parameter.ds_tensor.numel()) * self._rank, int(parameter.ds_numel))
+
     def _without_padding(self, parameter: Any, part: Tensor) -> Tensor:
         return part[: max(0, min(len(part), parameter.ds_numel - len(part) * self._rank))]
 

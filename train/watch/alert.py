@@ -11,23 +11,32 @@ Place = tuple[int, ...]
 """() the model, (layer,), or (layer, head)."""
 
 RECOVERED = {
+    "not_finite": "the positions are finite again",
+    "wrong_positions": "the positions depend on earlier tokens only again",
+    "same_heads": "the heads differ again",
     "collapse": "the positions are spread out again",
-    "explosion": "the positions are within bounds again",
     "rope": "not every head follows the token index any more",
+    "explosion": "the positions are within bounds again",
     "dead_gradient": "the gradient is there again",
+    "wrong_gradient": "the gradient is that of the loss again",
     "instability": "updates and gradients are moderate again",
     "not_learning": "the positions have started to spread",
 }
 """What a recovery says, by the kind of the alert."""
 
 ADVICE = {
+    "not_finite": "look for an infinite weight or activation at or below it, and resume from a checkpoint before it",
+    "wrong_positions": "look for what mixes tokens after the maps: packing, sequence parallelism, a changed kernel",
+    "same_heads": "look for what averages or copies heads, or resume from a checkpoint before it",
     "collapse": "resume from a checkpoint before it with a lower optimizer.repo_lr_multiplier or "
     "optimizer.weight_decay",
+    "rope": "compare the loss with positions=rope, and try a higher positions.start_layer or another seed",
     "explosion": "resume from a checkpoint before it with a lower optimizer.repo_lr_multiplier, or with a warm-up "
     "(optimizer.repo_warmup_steps)",
-    "rope": "compare the loss with positions=rope, and try a higher positions.start_layer or another seed",
     "dead_gradient": "look for a detached or frozen tensor in what was changed, and rule out the attention kernel with "
     "model.attention=plain",
+    "wrong_gradient": "look for a wrong backward pass or a hook that changes gradients, and rule out the kernel "
+    "with model.attention=plain",
     "instability": "give the fresh parameters a warm-up (optimizer.repo_warmup_steps) or a lower "
     "optimizer.repo_lr_multiplier",
     "not_learning": "raise optimizer.repo_lr_multiplier",
@@ -37,6 +46,8 @@ ADVICE = {
 
 UNHURT = ("rope", "not_learning")
 """Kinds after which no weights are damaged: to go back and learn more slowly would not help."""
+PROGRAM_FAULTS = ("wrong_positions", "wrong_gradient")
+"""Kinds that a lower learning rate cannot end: the program computes something else than it should."""
 
 
 @dataclass(frozen=True)
@@ -96,21 +107,46 @@ def recovery_message(kind: str, where: str, since: int, until: int) -> str:
     return f"{where}: {RECOVERED[kind]} since step {until}, after {kind.replace('_', ' ')} since step {since}"
 
 
-def collapse_symptom(spread: float, held: float) -> str:
-    """Describes the worst head, whose spread was `held`."""
+def wrong_positions_symptom(error: float) -> str:
+    """Describes a layer whose positions change so much, relative to their spread, with later tokens."""
+    return f"positions do not belong to their tokens: with other tokens later in the row they change by {error:.0%}"
+
+
+def collapse_symptom(spreads: Sequence[tuple[float, float]], norms: Sequence[tuple[float, float]]) -> str:
+    """Describes collapsed heads: of each its spread and row norm now, and what they were."""
+    spread, held = min(spreads, key=lambda pair: _share(*pair))
+    norm, held_norm = min(norms, key=lambda pair: _share(*pair))
+    if _share(norm, held_norm) < _share(spread, held):
+        return (
+            f"the head's row fades, and its positions with it (norm {norm:.2g}, {norm / held_norm:.0%} of the highest)"
+        )
     return (
         f"positions are nearly equal, as in NoPE (98 % of them lie within {spread:.2g}, {spread / held:.2%} of the "
         "earlier spread)"
     )
 
 
-def explosion_symptom(ranges: Sequence[float], distances: Sequence[float], sequence_length: int) -> str:
-    """Describes heads with these ranges; `distances`: from zero to the heads' lowest and highest positions."""
-    if not all(map(math.isfinite, [*ranges, *distances])):
-        return "positions are not finite"
+def _share(now: float, held: float) -> float:
+    return now / held if held > 0 else 1.0
+
+
+def explosion_symptom(
+    ranges: Sequence[float],
+    distances: Sequence[float],
+    norms: Sequence[tuple[float, float]],
+    sequence_length: int,
+) -> str:
+    """Describes heads with these ranges.
+
+    `distances`: from zero to their lowest and highest positions; `norms`: row norms now and before, of heads that grow.
+    """
     if max(distances) > 1e3 * max(ranges):
         return f"positions lie up to {max(distances):.2g} from zero, where float32 is too coarse for angles"
-    return f"positions are up to {max(ranges):.3g} apart in sequences of {sequence_length} tokens"
+    text = f"positions are up to {max(ranges):.3g} apart in sequences of {sequence_length} tokens"
+    if norms:
+        norm, held = max(norms, key=lambda pair: pair[0] / pair[1])
+        text += f", and the head's row grows faster and faster ({norm / held:.3g} times the highest norm before)"
+    return text
 
 
 def rope_symptom(lowest: float) -> str:
@@ -119,12 +155,23 @@ def rope_symptom(lowest: float) -> str:
 
 
 def dead_gradient_symptom(norms: Sequence[tuple[str, float, float]], symbols: Mapping[str, str]) -> str:
-    """Describes dead maps: of each its name, its gradient norm, and that of its first readings."""
+    """Describes dead maps: of each its name, its gradient norm, and the usual one."""
     name, now, first = min(norms, key=lambda norm: norm[1] / (norm[2] or 1.0))
     dead = {name for name, _, _ in norms}
     maps = ", ".join(symbol for name, symbol in symbols.items() if name in dead)
-    was = f"{first:.2g} at first" if first else "and none at first"
+    was = f"{first:.2g} usually" if first else "and none before"
     return f"hardly any gradient reaches {maps} (norm {now:.2g} for {symbols[name]}, {was})"
+
+
+def wrong_gradient_symptom(slopes: Sequence[float], residuals: Sequence[float], errors: Sequence[float]) -> str:
+    """Describes wrong gradients: slopes and residuals of layers, errors of heads' rows."""
+    if not slopes:
+        return f"the gradient of the positions is not what arrives at the head's row (they differ by {max(errors):.0%})"
+    slope = max(slopes, key=lambda slope: abs(slope - 1) if math.isfinite(slope) else 0.0)
+    return (
+        f"the gradient at the positions is not that of the loss (which changes by {slope:.2g} times the expected, and "
+        f"the gradients of a row add up to {max(residuals):.1g} of their sizes instead of zero)"
+    )
 
 
 def instability_symptom(update_ratio: float, share: float) -> str:

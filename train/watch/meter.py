@@ -11,6 +11,9 @@ The training signals of a layer, with w a map, g its gradient and w' the map aft
     MAP_update_ratio   |w' - w| / |w|
     gradient_share     norm of the gradients of all maps of the layer, over that of the whole model's gradient
     gradient_residual  sum |sum_t dz_t| / sum |dz_t|, over rows, heads and (below) tokens; dz: the gradient at z
+    gradient_slope     whether dz is the gradient of the loss (row_check.py)
+    position_error     whether z belongs to its token (row_check.py)
+    head_norm ...      of the rows of the last map, per head (head_rows.py)
 
 Every element of a parameter is held by exactly one rank (`Engine.local_value`), so each rank squares what it holds, and
 only sums of squares are exchanged. The residual checks an invariant: only differences of positions enter attention, so
@@ -21,6 +24,7 @@ reads z, or a wrong kernel.
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,8 +33,20 @@ from torch import Tensor, nn
 
 from model.attention import Documents
 from model.positions.module import Positions
-from report.metrics import GRADIENT, GRADIENT_RESIDUAL, GRADIENT_SHARE, NORM, STATISTICS, UPDATE, map_signal
+from report.metrics import (
+    GRADIENT,
+    GRADIENT_RESIDUAL,
+    GRADIENT_SHARE,
+    GRADIENT_SLOPE,
+    NORM,
+    POSITION_ERROR,
+    STATISTICS,
+    UPDATE,
+    map_signal,
+)
+from train.watch.head_rows import HeadRows
 from train.watch.reading import Reading
+from train.watch.row_check import RowCheck, check_values
 from train.watch.statistics import Sequences, sequences_of, weighted_sums
 
 if TYPE_CHECKING:
@@ -49,19 +65,34 @@ class Meter:
         zero = torch.zeros((), dtype=torch.float64, device=engine.device)
         self._statistics = dict.fromkeys(self._modules, zero)  # broadcast to their shapes by the first sum
         self._residuals = dict.fromkeys(self._modules, zero.repeat(2))
+        self._loss = zero.repeat(2)  # sum of the cross entropy, and valid labels
+        self._rows = HeadRows(engine, self._modules)
+        self._check: RowCheck | None = None  # of the first micro-batch
+        self._is_first = False  # whether the micro-batch in the forward pass is the first
+        self._checked = zero
         model = engine.model
         self._radians_f = model.frequencies.turns(engine.device) * (2 * math.pi)
         self._hooks = [
             model.register_forward_pre_hook(self._on_micro_batch),
             model.register_forward_hook(self._after_micro_batch),
             *(module.register_forward_hook(self._listener(layer)) for layer, module in self._modules.items()),
+            *self._rows.hooks(),
         ]
 
     def read_gradients(self) -> None:
-        """Reads the gradients; to be called after the last backward pass, before the update."""
+        """Reads the gradients and checks a row; to be called after the last backward pass, before the update.
+
+        All ranks call it.
+        """
         for hook in self._hooks:
             hook.remove()
         self._squares = MapSquares(self._engine, self._modules)
+        self._rows.read()
+        assert self._check is not None
+        checked = self._check.run(self._engine, self._modules)
+        is_main = not dist.is_initialized() or dist.get_rank() == 0
+        self._checked = checked if is_main else torch.zeros_like(checked)  # so that ranks do not change a reading
+        self._check = None
 
     def finish(self, step: int, grad_norm: float, world_size: int) -> Reading | None:
         """Returns the reading, or None if no sequence of the batch counts; to be called after the update, on all ranks.
@@ -70,45 +101,61 @@ class Meter:
         """
         assert self._squares is not None
         parts = [torch.stack(list(sums.values())) for sums in (self._statistics, self._residuals)]
-        parts.append(self._squares.after_update())
+        parts += [self._squares.after_update(), self._checked, self._loss, self._rows.values()]
         flat = torch.cat([part.flatten() for part in parts])
         if world_size > 1:
             dist.all_reduce(flat)
         pieces = flat.cpu().split([part.numel() for part in parts])
-        statistics, residuals, squares = (piece.view_as(part) for piece, part in zip(pieces, parts, strict=True))
+        statistics, residuals, squares, checked, loss, rows = (
+            piece.view_as(part) for piece, part in zip(pieces, parts, strict=True)
+        )
         if not statistics[0, -1].any():
             return None
         means = (statistics[:, :-1] / statistics[:, -1:]).tolist()
-        of_maps = self._squares.by_layer(squares)
-        return Reading(
-            step,
-            {layer: dict(zip(STATISTICS, means[i], strict=True)) for i, layer in enumerate(self._modules)},
-            {
-                layer: signal_values(of_maps[layer], residuals[i].tolist(), grad_norm)
-                for i, layer in enumerate(self._modules)
-            },
-            {layer: dict(module.scheme.symbols) for layer, module in self._modules.items()},
-        )
+        of_maps, of_rows = self._squares.by_layer(squares), self._rows.by_layer(rows, world_size)
+        heads, signals = {}, {}
+        for i, layer in enumerate(self._modules):
+            error, slope = check_values(checked[i].tolist())
+            heads[layer] = dict(zip(STATISTICS, means[i], strict=True)) | of_rows[layer]
+            signals[layer] = signal_values(of_maps[layer], residuals[i].tolist(), grad_norm)
+            signals[layer] |= {GRADIENT_SLOPE: slope, POSITION_ERROR: error}
+        symbols = {layer: dict(module.scheme.symbols) for layer, module in self._modules.items()}
+        return Reading(step, heads, signals, symbols, _ratio(*loss.tolist()))
 
     def _on_micro_batch(self, model: nn.Module, inputs: tuple[Tensor, Tensor, Documents | None]) -> None:
         if not torch.is_grad_enabled():  # an evaluation, or a probe: only what is trained on counts
             return
-        _, labels_bt, documents = inputs
+        tokens_bt, labels_bt, documents = inputs
         self._groups = sequences_of(labels_bt, documents, self._filtered_rows)
+        self._is_first = self._check is None
+        if self._check is None:
+            self._check = RowCheck(tokens_bt, labels_bt, documents)
 
     def _after_micro_batch(self, model: nn.Module, inputs: Any, output: Any) -> None:
+        if self._groups is None:
+            return
         self._groups = None  # what is recomputed in the backward pass is already counted
+        self._loss = self._loss + torch.stack([output.ce.detach().double(), output.num_valid.double()])
+        if self._is_first and self._check is not None:
+            self._check.keep_loss(output.total)
 
     def _listener(self, layer: int) -> Any:
-        def on_gradient(dz_bth: Tensor) -> None:
+        def on_gradient(dz_bth: Tensor, x_btm: Tensor | None, check: RowCheck | None) -> None:
             self._residuals[layer] = self._residuals[layer] + residual_sums(dz_bth)
+            if x_btm is not None:
+                self._rows.add(layer, dz_bth, x_btm)
+            if check is not None:
+                check.keep_gradient(layer, dz_bth)
 
         def listen(module: nn.Module, inputs: Any, z_bth: Tensor) -> None:
             if self._groups is None:
                 return
             self._statistics[layer] = self._statistics[layer] + weighted_sums(z_bth, self._groups, self._radians_f)
+            check = self._check if self._is_first else None
+            if check is not None:
+                check.keep_positions(layer, z_bth)
             if z_bth.requires_grad:
-                z_bth.register_hook(on_gradient)
+                z_bth.register_hook(partial(on_gradient, x_btm=self._rows.take_input(layer), check=check))
 
         return listen
 

@@ -1,5 +1,6 @@
 """One reading of the position watch: the numbers of one step, as they are in metrics.jsonl."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +13,13 @@ class Reading:
 
     step: int
     heads: dict[int, dict[str, list[float]]]
-    """Layer -> name of STATISTICS -> one number per head."""
+    """Layer -> name of STATISTICS or HEAD_SIGNALS -> one number per head."""
     signals: dict[int, dict[str, float]]
     """Layer -> name of a training signal -> number."""
     maps: dict[int, dict[str, str]]
     """Layer -> name of each of its maps -> symbol."""
+    loss: float = math.nan
+    """Cross entropy per valid token of the batch, before the update."""
 
     def spreads(self, layer: int) -> list[float]:
         """Returns q99 - q01 of each head: the extent of its positions without the outermost 2 % of the tokens."""
@@ -27,7 +30,8 @@ class Reading:
         """Returns every figure by its name in metrics.jsonl, and each statistic's mean over all heads of all layers."""
         named: dict[str, Any] = {}
         for layer, values in self.heads.items():
-            for name, value in {**values, **self.signals[layer]}.items():
+            known = {name: value for name, value in self.signals[layer].items() if not math.isnan(value)}
+            for name, value in {**values, **known}.items():
                 named[layer_metric(layer, name)] = value
         for name in STATISTICS:
             all_heads = [number for values in self.heads.values() for number in values[name]]

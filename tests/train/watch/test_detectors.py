@@ -6,13 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from report.metrics import STATISTICS, signals
+from report.metrics import HEAD_SIGNALS, STATISTICS, signals
 from train.watch.alert import Alert
-from train.watch.detectors import CONFIRM, UNCHANGED_READINGS, Detectors
+from train.watch.detectors import CONFIRM, Detectors
 from train.watch.reading import Reading
+from train.watch.verdicts import (
+    ALL_FADED,
+    FADED,
+    NUM_ALL_FALLS,
+    NUM_EARLY,
+    NUM_FALLS,
+    OUTGROWN,
+    UNCHANGED_READINGS,
+)
 
 LENGTH, LAYERS, NUM_HEADS = 1000, (5, 6, 7), 4
 MAPS = {"gate": "W_g", "content": "W_c", "final": "W_z"}
@@ -23,9 +32,10 @@ def reading(step: int, *changes: Change) -> Reading:
     """Positions a few units apart, maps that learn, and `changes`."""
     usual = dict.fromkeys(STATISTICS, 0.5) | {"std": 2.0, "min": -4.0, "max": 6.0, "range": 10.0, "resolution": 9.0}
     usual |= {"q01": -3.0, "q99": 5.0}
+    usual |= dict.fromkeys(HEAD_SIGNALS, 0.01)
     heads = {layer: {name: [value] * NUM_HEADS for name, value in usual.items()} for layer in LAYERS}
-    signal = dict.fromkeys(signals(MAPS), 0.01)
-    made = Reading(step, heads, {layer: dict(signal) for layer in LAYERS}, dict.fromkeys(LAYERS, MAPS))
+    signal = dict.fromkeys(signals(MAPS), 0.01) | {"gradient_slope": 1.0}
+    made = Reading(step, heads, {layer: dict(signal) for layer in LAYERS}, dict.fromkeys(LAYERS, MAPS), 3.0)
     for change in changes:
         change(made)
     return made
@@ -37,6 +47,21 @@ def set_heads(layers: tuple[int, ...] = LAYERS, heads: tuple[int, ...] = (0, 1, 
             for name, value in values.items():
                 for head in heads:
                     reading.heads[layer][name][head] = value
+
+    return change
+
+
+def worse(reading: Reading) -> None:
+    """The loss is above the usual one."""
+    object.__setattr__(reading, "loss", 3.2)
+
+
+def scaled_rows(layer: int, heads: tuple[int, ...], factor: float) -> Change:
+    """Rows whose norms change by `factor` a reading, from reading 10 on."""
+
+    def change(reading: Reading) -> None:
+        for head in heads:
+            reading.heads[layer]["head_norm"][head] *= factor ** max(0, reading.step // 100 - 10)
 
     return change
 
@@ -64,35 +89,39 @@ COLLAPSED = {"std": 0.01, "min": 1.0, "max": 1.085, "range": 0.085, "resolution"
 EXPLODED = {"range": 2001.0, "max": 1997.0, "std": 300.0, "q01": -3.0, "q99": 1500.0}
 FRESH = {"std": 0.01, "min": -0.02, "max": 0.02, "range": 0.04, "resolution": 0.0, "q01": -0.018, "q99": 0.018}
 CASES: dict[str, tuple[str, str, tuple[Change, ...]]] = {
-    "all heads collapse": ("collapse", "all learned layers", (set_heads(**COLLAPSED),)),
+    "all heads collapse": ("collapse", "all learned layers", (set_heads(**COLLAPSED), worse)),
     "all but one token collapse": (
         "collapse",
         "layer 6",
-        (set_heads((6,), **(COLLAPSED | {"max": 300.0, "range": 299.0, "std": 4.7, "resolution": 9.0})),),
+        (set_heads((6,), **(COLLAPSED | {"max": 300.0, "range": 299.0, "std": 4.7, "resolution": 9.0})), worse),
     ),
-    "neighbours fall together": ("collapse", "layer 6", (set_heads((6,), q01=0.0, q99=0.7, constant_share=1.0),)),
-    "a head keeps a hundredth": ("collapse", "layer 6 head 2", (set_heads((6,), (2,), q01=0.0, q99=0.07),)),
-    "a layer collapses": ("collapse", "layer 6", (set_heads((6,), **COLLAPSED),)),
+    "neighbours fall together": ("collapse", "layer 6", (set_heads((6,), q01=0.0, q99=0.7, constant_share=1.0), worse)),
+    "a head keeps next to nothing": ("collapse", "layer 6 head 2", (set_heads((6,), (2,), q01=0.0, q99=0.7e-3),)),
+    "a layer collapses": ("collapse", "layer 6", (set_heads((6,), **COLLAPSED), worse)),
+    "rows vanish": ("collapse", "layer 6 head 2", (set_heads((6,), (2,), head_norm=0.9e-3),)),
     "two layers and a head": (
         "collapse",
         "layers 5, 7; layer 6 head 3",
-        (set_heads((5, 7), **COLLAPSED), set_heads((6,), (3,), **COLLAPSED)),
+        (set_heads((5, 7), **COLLAPSED), set_heads((6,), (3,), **COLLAPSED), worse),
     ),
-    "heads collapse": ("collapse", "layer 6 heads 0, 2", (set_heads((6,), (2, 0), **COLLAPSED),)),
+    "heads collapse": ("collapse", "layer 6 heads 0, 2", (set_heads((6,), (2, 0), **COLLAPSED), worse)),
     "a collapse starves the maps": (
         "collapse",
         "layer 6",
-        (set_heads((6,), **COLLAPSED), set_signal((6,), gate_grad_norm=0.0, final_update_ratio=5.0)),
+        (set_heads((6,), **COLLAPSED), set_signal((6,), gate_grad_norm=0.0, final_update_ratio=5.0), worse),
     ),
-    "a range explodes": ("explosion", "layer 5 head 1", (set_heads((5,), (1,), **EXPLODED),)),
-    "a spread jumps": ("explosion", "layer 5 head 1", (set_heads((5,), (1,), q99=158.0, range=251.0, max=247.0),)),
+    "a range explodes": ("explosion", "layer 5 head 1", (set_heads((5,), (1,), **EXPLODED), worse)),
+    "a spread jumps": (
+        "explosion",
+        "layer 5 head 1",
+        (set_heads((5,), (1,), q99=158.0, range=251.0, max=247.0), worse),
+    ),
     "positions too far away": ("explosion", "layer 5", (set_heads((5,), min=2.0e6, max=2.0e6 + 10),)),
     "too far below zero": ("explosion", "layer 5", (set_heads((5,), min=-2.0e6, max=-2.0e6 + 10),)),
-    "positions are not finite": ("explosion", "layer 5", (set_heads((5,), range=math.nan, std=math.nan),)),
     "an explosion rules the gradient": (
         "explosion",
         "all learned layers",
-        (set_heads(**EXPLODED), set_signal(gradient_share=0.99)),
+        (set_heads(**EXPLODED), set_signal(gradient_share=0.99), worse),
     ),
     "the index": ("rope", "all learned layers", (set_heads(rank_correlation=0.99),)),
     "the index backwards": ("rope", "all learned layers", (set_heads(rank_correlation=-0.99),)),
@@ -103,6 +132,23 @@ CASES: dict[str, tuple[str, str, tuple[Change, ...]]] = {
     ),
     "no gradient": ("dead_gradient", "layers 5, 6", (set_signal((5, 6), content_grad_norm=0.0),)),
     "hardly any gradient": ("dead_gradient", "layer 5", (set_signal((5,), final_grad_norm=0.9e-5),)),
+    "no gradient at a head": ("dead_gradient", "layer 5 head 1", (set_heads((5,), (1,), head_grad_norm=0.0),)),
+    "one lost on its way": (
+        "dead_gradient",
+        "layer 5 head 1",
+        (set_heads((5,), (1,), head_grad_norm=0.0, gradient_error=1.0),),
+    ),
+    "a wrong sign": ("wrong_gradient", "layer 5", (set_signal((5,), gradient_slope=-1.0),)),
+    "a gradient too small": ("wrong_gradient", "layer 5", (set_signal((5,), gradient_slope=2.0),)),
+    "gradients that do not add up to zero": ("wrong_gradient", "layer 5", (set_signal((5,), gradient_residual=0.9),)),
+    "a wrong sign at a row": ("wrong_gradient", "layer 5 head 2", (set_heads((5,), (2,), gradient_error=2.0),)),
+    "another gradient at all rows": ("wrong_gradient", "layer 5", (set_heads((5,), gradient_error=0.5),)),
+    "positions of other tokens": (
+        "wrong_positions",
+        "layer 5",
+        (set_signal((5,), position_error=1.4), set_signal(gradient_slope=-0.2)),
+    ),
+    "heads that are all the same": ("same_heads", "layer 7", (set_heads((7,), similarity=1.0),)),
     "a map is replaced": ("instability", "layer 7", (set_signal((7,), content_update_ratio=0.6),)),
     "maps rule the gradient": ("instability", "layer 7", (set_signal((7,), gradient_share=0.95),)),
 }
@@ -119,6 +165,12 @@ HARMLESS: dict[str, tuple[Change, ...]] = {
     "all but one head like the index": (set_heads(rank_correlation=0.99), set_heads((7,), (3,), rank_correlation=0.6)),
     "a gradient a hundred times smaller": (set_signal(final_grad_norm=1e-4, gate_grad_norm=1e-4),),
     "an overflow of the whole gradient": (set_signal(gate_grad_norm=math.inf, gradient_share=math.nan),),
+    "a spread that no frequency sees while the loss is as usual": (set_heads((5,), (1,), **COLLAPSED),),
+    "a range of many sequences while the loss is as usual": (set_heads((5,), (1,), **EXPLODED),),
+    "a slope that is not known": (set_signal(gradient_slope=math.nan),),
+    "rows that are not known": (set_heads(head_norm=math.nan, head_grad_norm=math.nan, gradient_error=math.nan),),
+    "rounding in bf16": (set_signal(gradient_residual=0.02, position_error=0.05), set_heads(gradient_error=0.03)),
+    "all heads alike but one": (set_heads((6,), (0, 1, 2), similarity=0.9999), set_heads((6,), (3,), similarity=0.8)),
     "a tenth of a map in a step": (set_signal(final_update_ratio=0.1),),
 }
 
@@ -159,7 +211,7 @@ def test_an_episode_ends_with_one_recovery_and_may_begin_again(name: str) -> Non
 def test_between_the_thresholds_an_episode_neither_begins_nor_ends() -> None:
     between = (set_heads(**(COLLAPSED | {"q99": 2.2})),)
     assert alerts_of(USUAL, (10, between)) == []
-    [(number, alert)] = alerts_of(USUAL, (3, (set_heads(**COLLAPSED),)), (10, between))
+    [(number, alert)] = alerts_of(USUAL, (3, (set_heads(**COLLAPSED), worse)), (10, between))
     assert (number, alert.event) == (7, "alert")
 
 
@@ -187,7 +239,7 @@ def test_a_module_that_leaves_its_start_learns() -> None:
 
 
 def test_a_layer_that_once_left_its_start_collapses_when_it_falls_back() -> None:
-    found = alerts_of((3, (set_heads(**FRESH),)), (5, ()), (2 * UNCHANGED_READINGS, (set_heads(**FRESH),)))
+    found = alerts_of((3, (set_heads(**FRESH),)), (5, ()), (2 * UNCHANGED_READINGS, (set_heads(**FRESH), worse)))
     assert [(number, alert.kind) for number, alert in found] == [(10, "collapse")]
 
 
@@ -202,19 +254,20 @@ def test_one_high_reading_is_no_value_that_a_head_is_compared_with() -> None:
 
 
 def test_a_head_is_not_compared_with_what_it_had_while_it_exploded() -> None:
-    found = alerts_of((4, (set_heads(**COLLAPSED),)), (4, (set_heads(**EXPLODED),)), (6, (set_heads(**COLLAPSED),)))
+    narrow = set_heads(**COLLAPSED)
+    found = alerts_of((5, (narrow,)), (4, (set_heads(**EXPLODED), worse)), (6, (narrow,)))
     assert [(alert.event, alert.kind) for _, alert in found] == [("alert", "explosion"), ("recovery", "explosion")]
 
 
 def test_a_collapsed_head_that_moves_a_little_has_not_recovered() -> None:
-    found = alerts_of(USUAL, (4, (set_heads(**COLLAPSED),)), (6, (set_heads(q01=0.0, q99=0.9),)))
+    found = alerts_of(USUAL, (4, (set_heads(**COLLAPSED), worse)), (6, (set_heads(q01=0.0, q99=0.9),)))
     assert [(number, alert.event) for number, alert in found] == [(7, "alert")]
 
 
 def test_a_gradient_is_not_compared_with_what_it_was_when_it_was_dead() -> None:
     found = alerts_of((1, ()), (9, (set_signal(content_grad_norm=1e-6),)))
     assert [(number, alert.event) for number, alert in found] == [(3, "alert")]
-    assert "0.01 at first" in found[0][1].message
+    assert "0.01 usually" in found[0][1].message
 
 
 def test_a_scheme_with_other_maps_is_watched_by_their_names_and_symbols() -> None:
@@ -222,7 +275,11 @@ def test_a_scheme_with_other_maps_is_watched_by_their_names_and_symbols() -> Non
     found = []
     for number in range(1, 8):
         made = reading(100 * number)
-        own = dict.fromkeys(signals(maps), 0.01) | ({"shift_grad_norm": 0.0} if number > 5 else {})
+        own = (
+            dict.fromkeys(signals(maps), 0.01)
+            | {"gradient_slope": 1.0}
+            | ({"shift_grad_norm": 0.0} if number > 5 else {})
+        )
         found += detectors.observe(Reading(made.step, made.heads, {**made.signals, 6: own}, {**made.maps, 6: maps}))
     [alert] = found
     assert (alert.kind, alert.where) == (
@@ -233,16 +290,81 @@ def test_a_scheme_with_other_maps_is_watched_by_their_names_and_symbols() -> Non
 
 def test_an_explosion_ends_where_the_index_explains_it() -> None:
     wide = set_heads((5,), range=999.0, max=995.0, q99=990.0)
-    found = alerts_of(USUAL, (4, (wide,)), (4, (wide, set_heads((5,), rank_correlation=0.99))))
+    found = alerts_of(USUAL, (4, (wide, worse)), (4, (wide, set_heads((5,), rank_correlation=0.99))))
     assert [(alert.event, alert.kind) for _, alert in found] == [("alert", "explosion"), ("recovery", "explosion")]
 
 
 def test_heads_that_follow_later_are_said_later() -> None:
     first, second = set_heads((6,), (1,), **COLLAPSED), set_heads((6,), (1, 3), **COLLAPSED)
-    found = alerts_of(USUAL, (3, (first,)), (3, (second,)))
+    found = alerts_of(USUAL, (3, (first, worse)), (3, (second, worse)))
     assert [(number, alert.where) for number, alert in found] == [(7, "layer 6 head 1"), (10, "layer 6 head 3")]
 
 
+def test_what_is_not_finite_is_said_at_once_and_of_the_lowest_layer_only() -> None:
+    broken = {"range": math.nan, "min": math.nan, "max": math.nan, "q01": math.nan, "q99": math.nan}
+    changes = (set_heads((6,), (1,), **broken), set_heads((7,), **broken), set_signal(final_grad_norm=math.nan))
+    found = alerts_of(USUAL, (3, changes), (3, ()))
+    assert [(number, alert.event, alert.kind, alert.where) for number, alert in found] == [
+        (6, "alert", "not_finite", "layer 6 head 1"),
+        (10, "recovery", "not_finite", "layer 6 head 1"),
+    ]
+
+
+FADING: dict[str, tuple[str, str, int, Change]] = {
+    "rows of a layer fade": (
+        "collapse",
+        "layer 6",
+        NUM_ALL_FALLS + 1,
+        scaled_rows(6, (0, 1, 2, 3), 0.99 * ALL_FADED ** (1 / NUM_ALL_FALLS)),
+    ),
+    "a row fades": (
+        "collapse",
+        "layer 6 head 2",
+        NUM_FALLS + 1,
+        scaled_rows(6, (2,), 0.99 * FADED ** (1 / NUM_FALLS)),
+    ),
+    "a row grows faster and faster": ("explosion", "layer 6 head 2", 5, scaled_rows(6, (2,), 1.35)),
+    "a row grows at one stroke": ("explosion", "layer 6 head 2", 2, scaled_rows(6, (2,), 1.01 * OUTGROWN)),
+}
+
+
+@pytest.mark.parametrize("name", FADING)
+def test_a_row_that_fades_or_grows_is_said_with_the_step_at_which_it_began(name: str) -> None:
+    kind, where, soon, change = FADING[name]
+    [(number, alert)] = alerts_of((10 + soon + 1, (change,)))
+    assert (alert.event, alert.kind, alert.where) == ("alert", kind, where) and number <= 10 + soon
+    assert alert.since in (1000, 1100) and ("fades" in alert.message or "faster and faster" in alert.message)
+
+
+def test_rows_of_fresh_maps_may_grow_and_a_row_may_turn_round() -> None:
+    def fresh(reading: Reading) -> None:
+        for head in range(NUM_HEADS):
+            reading.heads[6]["head_norm"][head] *= 1.5 ** min(reading.step // 100, NUM_EARLY - 1)
+
+    def turning(reading: Reading) -> None:
+        rows = scaled_rows(6, (2,), 0.8 if reading.step <= 1500 else 1.0)
+        rows(reading)
+        if reading.step > 1500:
+            reading.heads[6]["head_norm"][2] *= 0.4
+
+    assert alerts_of((20, (fresh,))) == []
+    large = set_heads((6,), (2,), head_norm=0.05)  # three times as large as when it was fresh
+    assert alerts_of((5, ()), (5, (large,)), (10, (large, turning))) == []
+
+
+def test_an_older_state_goes_on() -> None:
+    old = Detectors(LENGTH)
+    old.observe(reading(100))
+    state = json.loads(json.dumps(old.state_dict()))
+    kept = ("still", "last_spread", "held_spread", "was_seen")
+    state["memory"] = {name: state["memory"][name] for name in kept}
+    state["memory"]["first_gradients"] = {str(layer): {name: [0.01] for name in MAPS} for layer in LAYERS}
+    resumed = Detectors(LENGTH)
+    resumed.load_state_dict(state)
+    assert [alert for number in range(2, 9) for alert in resumed.observe(reading(100 * number))] == []
+
+
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([(), *(changes for *_, changes in CASES.values())]), max_size=25), st.integers(0, 25))
 def test_the_state_goes_through_json_at_any_reading(stretches: list[tuple[Change, ...]], cut: int) -> None:
     readings = [reading(number + 1, *changes) for number, changes in enumerate(stretches)]

@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 
+from benchmarks.detectors import damage
 from model.config import PositionsConfig
 from tests.distributed import freeze_modules, run_ranks
 from tests.train.probe import CrashError, Outcome, Probe, events, metrics
@@ -27,9 +28,17 @@ from tests.train.watch.failing import (
 from train.__main__ import train
 from train.config import RunConfig
 from train.distributed import Ranks
-from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED
-from train.watch import detectors
+from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, BadNumbersError
+from train.watch import verdicts
 from train.watch.config import AlertPolicy
+
+
+def injured(injury: damage.Injury) -> Breaking:
+    """The damage in the first layer with learned positions, from step BREAKS on."""
+    begin = injury.begin
+    assert begin is not None
+    return Breaking(once(lambda module: begin(module, 1)), ALWAYS, only_first=True)
+
 
 NUM_STEPS, BREAKS, INTERVAL = 24, 9, 2
 LENGTHS = {"max_steps": NUM_STEPS, "position_watch__interval": INTERVAL}
@@ -53,9 +62,19 @@ FAILURES: dict[str, tuple[str, str, Callable[[], Breaking]]] = {  # name -> kind
         lambda: Breaking(once(lambda module: detach_output(module.gate)), ALWAYS, only_first=True),
     ),
     "gradients are zero": ("dead_gradient", "all learned layers", lambda: Breaking(once(zero_gradients), ALWAYS)),
+    "a head is cut off": (
+        "dead_gradient",
+        "layer 1 head 1",
+        lambda: injured(damage.position_gradient(lambda dz, _: damage.of_head(dz, 1, 0.0))),
+    ),
+    "a wrong sign": ("wrong_gradient", "layer 1", lambda: injured(damage.position_gradient(lambda dz, _: -dz))),
+    "an offset after the meter": ("wrong_gradient", "layer 1", lambda: injured(damage.later_gradient(damage.offset))),
+    "a random order": ("wrong_positions", "layer 1", lambda: injured(damage.output(damage.permuted))),
+    "heads that are mixed": ("same_heads", "layer 1", lambda: injured(damage.output(damage.mixed))),
     "positions are the index": ("rope", "all learned layers", lambda: Breaking(once(force_index), ALWAYS)),
     "the index without gradient": ("rope", "all learned layers", lambda: Breaking(once(replace_by_index), ALWAYS)),
 }
+UNTIL_IT_ENDS = "NaN in a head"  # after which every update is dropped
 HEALTHY: dict[str, dict[str, Any]] = {
     **{f"seed {seed}": {"seed": seed} for seed in range(4)},
     "fast": {"seed": 4, "optimizer__lr": 1e-2},
@@ -87,7 +106,7 @@ def run(config: RunConfig, ranks: Ranks, *callbacks: Any) -> tuple[int | str, st
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         try:
             return train(config, ranks, callbacks), printed.getvalue()
-        except CrashError as error:
+        except (CrashError, BadNumbersError) as error:
             return str(error), printed.getvalue()
         finally:
             freeze_modules()
@@ -101,12 +120,14 @@ def for_a_while() -> list[Breaking]:
 
 def on_one_rank(ranks: Ranks, root: Path) -> dict[str, list[tuple[int | str, str]]]:
     seen = {name: [run(configured(root, name, max_steps=16), ranks, make())] for name, (*_, make) in FAILURES.items()}
-    with mock.patch.object(detectors, "UNCHANGED_STEPS", detectors.UNCHANGED_READINGS):
+    with mock.patch.object(verdicts, "UNCHANGED_STEPS", verdicts.UNCHANGED_READINGS):
         seen |= {name: [run(configured(root, name, **changes), ranks)] for name, changes in HEALTHY.items()}
         seen |= {name: [run(configured(root, name, **changes), ranks)] for name, (_, changes) in UNSUITED.items()}
     for name, scheme in UNWATCHED.items():
         positions = PositionsConfig(scheme=scheme)
         seen[name] = [run(configured(root, name, positions=positions, max_steps=2), ranks)]
+    config = configured(root, UNTIL_IT_ENDS, position_watch__interval=8)
+    seen[UNTIL_IT_ENDS] = [run(config, ranks, injured(damage.output(damage.not_a_number)))]
     seen["blind"] = [run(configured(root, "blind", **BLIND), ranks)]
     seen["undisturbed"] = [run(configured(root, "undisturbed"), ranks, *for_a_while())]
     stops = [BREAKS + 1, BREAKS + 3, BREAKS + 7, 0]  # after one bad reading, the alert, one good reading
@@ -167,6 +188,12 @@ def test_a_failure_is_said_once_within_three_readings_and_nothing_else_is(one: A
     assert alert["message"].startswith(f"{where}: since step {alert['since']}, ")
     assert f"alert at step {alert['step']}: {alert['message']}" in one[name][0][1]
     assert metrics(root, name.replace(" ", "-"))[-1]["positions/open_alerts"] >= 1
+
+
+def test_positions_that_are_not_finite_are_said_before_the_run_ends(one: Any, root: Path) -> None:
+    assert "were not finite" in str(one[UNTIL_IT_ENDS][0][0])
+    [alert] = found(root, UNTIL_IT_ENDS)
+    assert (alert["kind"], alert["where"], alert["step"]) == ("not_finite", "layer 1 head 1", BREAKS + 2)
 
 
 @pytest.mark.parametrize("name", UNSUITED)

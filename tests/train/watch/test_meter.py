@@ -8,11 +8,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.detectors import damage
+from benchmarks.detectors.damage import Injury
 from model.attention import Documents
 from model.loss import IGNORED
 from model.transformer import Olmo2
 from model.weights import initialise, random_weights
-from report.metrics import GRADIENT_RESIDUAL, STATISTICS, signals
+from report.metrics import (
+    GRADIENT_ERROR,
+    GRADIENT_RESIDUAL,
+    GRADIENT_SLOPE,
+    HEAD_SIGNALS,
+    STATISTICS,
+    signals,
+)
 from tests.distributed import freeze_modules, run_ranks
 from tests.train.engine.reference import (
     BF16_NOISE,
@@ -54,12 +63,15 @@ def read(
     cuts: list[list[int]] | None = None,
     filtered_rows: bool = False,
     evaluating: bool = False,
+    injury: Injury | None = None,
 ) -> Reading:
     """The reading of one update on the global batch of step 0, micro-batches of two rows."""
     config.model.activation_checkpointing = activation_checkpointing
     engine = build_engine(config, ranks, random_weights(config.model, config.positions, config.seed))
     tokens, labels = batch(0)
     share = len(tokens) // ranks.world_size
+    if injury is not None and injury.begin is not None:
+        injury.begin(dict(engine.model.learned_positions())[1], 0)
     reader = Meter(engine, filtered_rows)
     for first in range(ranks.rank * share, (ranks.rank + 1) * share, 2):
         documents = None if cuts is None else Documents.from_boundaries(cuts)
@@ -79,6 +91,30 @@ def read(
     return reading
 
 
+INJURIES: dict[str, tuple[Injury, dict[str, float], list[float]]] = {  # what -> signals of layer 1, errors of its rows
+    "wrong sign": (damage.position_gradient(lambda dz, _: -dz), {"gradient_slope": -1}, [0, 0]),
+    "gradient a hundred times too large": (
+        damage.position_gradient(lambda dz, _: 100 * dz),
+        {"gradient_slope": 0.01},
+        [0, 0],
+    ),
+    "a head's gradient lost after the meter": (
+        damage.later_gradient(lambda dz, head: damage.of_head(dz, head, 0.0)),
+        {"gradient_slope": 1},
+        [1, 0],
+    ),
+    "wrong sign at a row": (
+        damage.map_gradient("final", lambda g, head: damage.of_row(g, head, -1.0)),
+        {"gradient_slope": 1},
+        [2, 0],
+    ),
+    "offset after the meter": (damage.later_gradient(damage.offset), {"gradient_slope": 1}, [1, 1]),
+    "offset before the meter": (damage.position_gradient(damage.offset), {"gradient_residual": 0.9}, [0, 0]),
+    "later tokens": (damage.output(lambda z, _: z.roll(-1, 1)), {"position_error": 0.2}, [0.4, 0.4]),
+    "a random order": (damage.output(damage.permuted), {"position_error": 1.4}, [0.4, 0.4]),
+}
+
+
 def uneven(stage: int) -> RunConfig:
     """One key-value head, and maps of an inner width of five: W_z has five elements, which two ranks cannot halve."""
     config = configured(stage, Precision.fp32)
@@ -88,6 +124,8 @@ def uneven(stage: int) -> RunConfig:
 
 def read_all(ranks: Ranks) -> dict[Any, Reading]:
     readings: dict[Any, Reading] = {name: read(ranks, configured(*PLAIN), **v) for name, v in VARIANTS.items()}
+    if ranks.world_size == 1:
+        readings |= {name: read(ranks, configured(0, Precision.fp32), injury=i) for name, (i, *_) in INJURIES.items()}
     if ranks.world_size > 1:
         readings |= {case: read(ranks, configured(*case)) for case in CASES if case != PLAIN}
         readings[PLAIN] = readings["plain"]
@@ -129,6 +167,32 @@ def test_the_training_signal_is_that_of_autograd_and_adamw(two: Any, stage: int,
                 assert signal[f"{name}_update_ratio"] == pytest.approx(changed / norm, rel=tolerance)
             assert signal["gradient_share"] == pytest.approx(total**0.5 / grad_norm, rel=tolerance)
             assert 0 < signal["gradient_residual"] < (1e-6 if precision is Precision.fp32 else 2e-2)
+            assert signal["position_error"] < (1e-6 if precision is Precision.fp32 else 2e-2)
+            if precision is Precision.fp32:  # in bf16, with so few tokens, it is within rounding
+                assert signal["gradient_slope"] == pytest.approx(1, abs=0.01)
+            key = f"layers.{layer}.positions.final.weight"
+            rows, values = gradients[key].norm(dim=1).tolist(), reading.heads[layer]
+            assert values["head_norm"] == pytest.approx(weights(key).double().norm(dim=1).tolist(), rel=1e-6)
+            assert values["head_grad_norm"] == pytest.approx(rows, rel=tolerance)
+            assert max(values["gradient_error"]) < (1e-5 if precision is Precision.fp32 else 2e-2)
+
+
+@pytest.mark.parametrize("name", INJURIES)
+def test_a_wrong_gradient_and_wrong_positions_show_in_their_layer_only(one: Any, name: str) -> None:
+    _, expected, errors = INJURIES[name]
+    injured, other = (one[name].signals[layer] for layer in (1, 2))
+    for figure, value in expected.items():
+        least = figure in ("position_error", "gradient_residual")
+        assert injured[figure] > value / 2 if least else injured[figure] == pytest.approx(value, abs=0.02, rel=0.05)
+    for layer, expected_errors in ((1, errors), (2, [0, 0])):
+        found = one[name].heads[layer]["gradient_error"]
+        assert all(
+            (error > 0.3) == (least > 0) and error >= 0.3 * least
+            for error, least in zip(found, expected_errors, strict=True)
+        )
+    assert other["position_error"] < 1e-5 and other["gradient_residual"] < 1e-5
+    if name != "a random order":  # then the loss of the row is another each time
+        assert other["gradient_slope"] == pytest.approx(1, abs=0.02)
 
 
 def names(config: RunConfig) -> list[str]:
@@ -142,6 +206,8 @@ def test_one_rank_and_two_read_the_same(one: Any, two: Any, variant: str) -> Non
         assert rank[variant].metrics().keys() == one[variant].metrics().keys()
         for name, value in one[variant].metrics().items():
             rel, absolute = (1e-4, 1e-12) if name.endswith(GRADIENT_RESIDUAL) else (1e-5, 1e-12)
+            if name.endswith((GRADIENT_ERROR, GRADIENT_SLOPE)):  # of float32 rounding
+                rel, absolute = 0, 1e-3
             if name.rpartition("/")[2] in STATISTICS:
                 rel, absolute = 1e-13, 1e-13  # of float64 sums in another order
             assert rank[variant].metrics()[name] == pytest.approx(value, rel=rel, abs=absolute), name
@@ -166,15 +232,19 @@ def test_layers_with_other_maps_are_read_by_their_names() -> None:
             assert values[f"{name}_norm"] == pytest.approx(norm)
             assert values[f"{name}_grad_norm"] == pytest.approx(2 * norm)
             assert values[f"{name}_update_ratio"] == pytest.approx(3)
-        assert list(values) == list(signals(dict.fromkeys(of_maps, "W"))) and values["gradient_residual"] == 0.25
+        assert [*values, "gradient_slope", "position_error"] == list(signals(dict.fromkeys(of_maps, "W")))
+        assert values["gradient_residual"] == 0.25
 
 
 def test_a_stage_does_not_change_a_reading(two: Any) -> None:
     for stage in (0, 1, 3):
-        assert two[0][stage, Precision.fp32].heads == two[0]["plain"].heads
         for layer, signal in two[0]["plain"].signals.items():
-            other = {**two[0][stage, Precision.fp32].signals[layer], "gradient_residual": signal["gradient_residual"]}
+            found, heads = two[0][stage, Precision.fp32], two[0]["plain"].heads[layer]
+            other = {**found.signals[layer], "gradient_residual": signal["gradient_residual"]}
             assert other == pytest.approx(signal, rel=1e-4)
+            assert {name: found.heads[layer][name] for name in STATISTICS} == {name: heads[name] for name in STATISTICS}
+            for name in HEAD_SIGNALS:
+                assert found.heads[layer][name] == pytest.approx(heads[name], rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
