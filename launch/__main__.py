@@ -48,6 +48,7 @@ def launch(config: RunConfig) -> int:
     finally:
         with contextlib.suppress(OSError):
             folder.launch.unlink()
+        folder.remove_if_unused()
     event = folder.last_event() or {}
     if code == EXIT_OK and event.get("reason") == StopReason.finished.word:
         print(f"\n{config.name} is finished after {event['step']} steps{loss_change(folder)}: {folder.path}")

@@ -99,7 +99,10 @@ class RunFiles:
         return events
 
     def holder(self) -> Holder | None:
-        """Returns the process that locked the run last, or None."""
+        """Returns the process that locked the run last, or None.
+
+        Not to be called by that process itself: to close the file would release its lock.
+        """
         try:
             found = re.fullmatch(r"process (\d+) on (\S+)", self.lock_file.read_text().strip())
         except (OSError, UnicodeDecodeError):

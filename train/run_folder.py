@@ -45,6 +45,23 @@ class RunFolder(RunFiles):
 
         Raises TrainError if another process is in it, or if the folder cannot be written.
         """
+        file = self._locked_file()
+        with explained_write_errors(self.path):
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), Holder(os.getpid(), socket.gethostname()).text.encode())
+        self._remove_old_launches()
+        return file
+
+    def remove_if_unused(self) -> None:
+        """Deletes the folder if no run began in it: it holds nothing but a lock file that nobody has locked."""
+        with contextlib.suppress(OSError, TrainError):
+            if list(self.path.iterdir()) != [self.lock_file]:
+                return
+            with self._locked_file():
+                self.lock_file.unlink()
+                self.path.rmdir()
+
+    def _locked_file(self) -> IO[str]:
         with explained_write_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             file = self.lock_file.open("a+")
@@ -61,11 +78,16 @@ class RunFolder(RunFiles):
             holder = file.read().strip()
             file.close()
             raise TrainError(f"{self.path} is in use by {holder}: wait for it, or give this run another name") from None
-        with explained_write_errors(self.path):
-            os.ftruncate(file.fileno(), 0)
-            os.write(file.fileno(), Holder(os.getpid(), socket.gethostname()).text.encode())
-        self._remove_old_launches()
+        if not self._is_lock_file(file):  # it was deleted before this process had it
+            file.close()
+            return self._locked_file()
         return file
+
+    def _is_lock_file(self, file: IO[str]) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), self.lock_file.stat())
+        except OSError:
+            return False
 
     def _remove_old_launches(self) -> None:
         """Deletes what killed launchers composed. One of another host counts as killed after an hour: files are read at

@@ -140,6 +140,7 @@ def test_what_every_rank_finds_wrong_is_said_once(root: Path, unattended: Launch
     assert ended.returncode == EXIT_USER_ERROR
     assert ended.stderr.count("\n") == 1
     assert ended.stderr.startswith(f"error: data.root: there is no folder {root}/absent; ")
+    assert not (root / "absent-data").exists()  # no run began
 
 
 def test_a_job_runs_to_its_end_and_says_what_there_is(undisturbed: Job) -> None:

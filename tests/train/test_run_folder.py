@@ -1,5 +1,6 @@
 """A run folder has one owner, and is free when that process has ended; a folder that cannot be written is one line."""
 
+import fcntl
 import os
 import signal
 import socket
@@ -79,6 +80,39 @@ def test_what_killed_launchers_left_is_deleted_and_nothing_of_a_live_one(tmp_pat
     os.utime(paths[1], (0, 0))  # a launcher lives as long as its run
     RunFolder(tmp_path).lock().close()
     assert [path.exists() for path in paths] == [False, True, True, False, True]
+
+
+def test_a_folder_in_which_no_run_began_is_deleted_and_any_other_stays(tmp_path: Path) -> None:
+    unused, used, held = (RunFolder(tmp_path / name) for name in ("unused", "used", "held"))
+    unused.lock().close()
+    used.lock().close()
+    used.config.touch()
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(held.path)], cwd=ROOT, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        _, child = map(int, holder.stdout.readline().split())
+        for folder in (unused, used, held, RunFolder(tmp_path / "absent")):
+            folder.remove_if_unused()
+        holder.kill()
+        os.kill(child, signal.SIGKILL)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["held", "used"]
+
+
+def test_a_lock_file_that_is_deleted_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, lock_file = RunFolder(tmp_path / "run"), fcntl.lockf
+
+    def deleted_meanwhile(*arguments: object) -> None:
+        monkeypatch.setattr(fcntl, "lockf", lock_file)
+        folder.lock_file.unlink()
+        folder.path.rmdir()
+        lock_file(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fcntl, "lockf", deleted_meanwhile)
+    with folder.lock():
+        second = [sys.executable, "-c", WRITER, str(folder.path)]
+        said = subprocess.run(second, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"{folder.path} is in use by process {os.getpid()} on ")
 
 
 def test_a_read_only_folder_is_one_line(tmp_path: Path) -> None:
