@@ -23,6 +23,9 @@ from model.errors import ModelError, require
 from model.positions import BACKBONE, SCHEMES, layer_schemes, overrides_for
 from model.positions.base import PositionScheme
 
+REMOTE_MODEL_TYPE = "repo_olmo2"
+"""The `model_type` of folders that carry the code of their positions."""
+
 _SPELLINGS = ("dynmaic_pe", "dynamic_pe")  # the first is the one that published readers look for
 _NUM_LISTED = 8  # names in an error message before the rest is only counted
 _NO_YARN = (None, "default")  # values of rope_type that leave frequencies as they are
@@ -72,18 +75,38 @@ def map_keys(scheme: type[PositionScheme], layer: int) -> dict[str, str]:
 
 def size_problems(saved: Mapping[str, Any], config: ModelConfig) -> list[str]:
     """Returns a sentence, or none, on every size in which a config.json differs from the configured backbone."""
-    found: dict[str, Any] = {"tie_word_embeddings": False}
-    if isinstance(rope := saved.get("rope_parameters"), dict):
-        found["rope_theta"] = rope.get("rope_theta")
-    found |= saved
+    found: dict[str, Any] = {"tie_word_embeddings": False, "hidden_act": "silu"}
+    rope = saved.get("rope_parameters")
+    newer = rope.get("rope_theta") if isinstance(rope, dict) else None
+    found |= {"rope_theta": newer, **saved}
+    if newer is not None and saved.get("rope_theta") not in (None, newer):
+        found["rope_theta"] = f"{saved['rope_theta']} in one place and {newer} in rope_parameters"
+    elif found["rope_theta"] is None:
+        found["rope_theta"] = newer
     if found.get("num_key_value_heads") is None:
         found["num_key_value_heads"] = found.get("num_attention_heads")
     different = [
         f"{key} {json.dumps(found.get(key))} and not {json.dumps(value)}"
         for key, value in _sizes(config).items()
-        if found.get(key) != value
+        if found.get(key) != value and (key, found.get(key)) != ("model_type", REMOTE_MODEL_TYPE)
     ]
     return [f"config.json has {listed(different)}"] if different else []
+
+
+def precision_differences(saved: Mapping[str, Any], config: ModelConfig, positions: PositionsConfig) -> list[str]:
+    """Returns what a config.json says about the rounding of positions and norms that is configured otherwise.
+
+    Only our own exports that carry their code say it.
+    """
+    configured = {
+        "position_precision": ("positions.precision", positions.precision.value),
+        "norm_precision": ("model.norm_precision", config.norm_precision.value),
+    }
+    return [
+        f"config.json has {key} {saved[key]}, but {name} is {value}: set {name}={saved[key]}"
+        for key, (name, value) in configured.items()
+        if key in saved and saved[key] != value
+    ]
 
 
 @dataclass(frozen=True)
@@ -150,6 +173,7 @@ def _sizes(config: ModelConfig) -> dict[str, Any]:
         "rope_theta": config.rope_theta,
         "rms_norm_eps": config.rms_norm_eps,
         "tie_word_embeddings": False,
+        "hidden_act": "silu",
     }
 
 
@@ -319,6 +343,11 @@ def _compare_yarn(
             f"0.1 ln(factor) + 1 = {expected:g}: this checkpoint cannot be used"
         ], []
     return [], []
+
+
+def describe_layers(schemes: Iterable[type[PositionScheme]]) -> str:
+    """Returns which layers have which scheme: "rope in layers 0-4, repo in layers 5-15"."""
+    return _in_words([scheme.name for scheme in schemes])
 
 
 def _in_words(names: Sequence[str], layers: Sequence[int] | None = None) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig, PositionsConfig
 from model.errors import ModelError
-from model.hf_config import check_positions, listed, map_keys, size_problems
+from model.hf_config import check_positions, listed, map_keys, precision_differences, size_problems
 from model.positions import SCHEMES, layer_schemes
 from model.transformer import Olmo2
 
@@ -98,8 +98,11 @@ def hf_weights(
         check = check_positions(saved, found.keys(), config, positions, is_conversion)
         with_maps = check.has_same_layers
         problems += check.problems
-        if check.changes and not problems:
-            logger.info("%s: %s", folder, "; ".join(check.changes))
+        rounding = precision_differences(saved, config, positions)
+        changes = check.changes + (rounding if is_conversion else [])
+        problems += [] if is_conversion else rounding
+        if changes and not problems:
+            logger.info("%s: %s", folder, "; ".join(changes))
     problems += _key_problems(
         {keys[name]: shape for name, shape in shapes.items()}, found, _map_keys(config), with_maps
     )

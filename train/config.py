@@ -15,6 +15,8 @@ from omegaconf import MISSING, OmegaConf
 
 from data.config import DataConfig
 from model.config import ModelConfig, PositionsConfig
+from model.errors import ModelError
+from model.huggingface.flavours import check_flavour, default_flavour
 from model.positions import build_schemes
 from train.callbacks.config import EvaluationConfig, LoggingConfig, WandbConfig
 from train.checkpoint.config import CheckpointConfig
@@ -109,6 +111,14 @@ class RunConfig:
         self._check_logged("position_watch.interval", self.position_watch.interval)
         if self.evaluation.enabled:
             self._check_logged("evaluation.interval", self.evaluation.interval)
+
+    def export_problem(self) -> str | None:
+        """Returns why this model's weights cannot be exported in their default flavour, or None."""
+        try:
+            check_flavour(default_flavour(self.model, self.positions), self.model, self.positions)
+        except ModelError as error:
+            return str(error)
+        return None
 
     def as_plain(self) -> dict[str, Any]:
         """Returns the same as dicts, lists, strings and numbers."""

@@ -12,10 +12,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from common.files import write_text_whole
-from model.config import ModelConfig, PositionsConfig
 from model.export import save_hf
 from train.callbacks.callback import Callback, TrainerInterface
-from train.checkpoint.config import CheckpointConfig
+from train.config import RunConfig
 from train.errors import SaveError
 from train.run_folder import EXPORTED_STEP
 
@@ -23,13 +22,9 @@ from train.run_folder import EXPORTED_STEP
 class Checkpointer(Callback):
     """Checkpoints while the run lasts; after its last step, the weights in runs/NAME/hf."""
 
-    def __init__(
-        self, config: CheckpointConfig, model: ModelConfig, positions: PositionsConfig, sequence_length: int
-    ) -> None:
-        self._config = config
-        self._model = model
-        self._positions = positions
-        self._sequence_length = sequence_length
+    def __init__(self, run: RunConfig) -> None:
+        self._run = run
+        self._config = run.checkpoint
 
     def on_step_end(self, trainer: TrainerInterface) -> None:
         if trainer.step == trainer.max_steps:
@@ -39,7 +34,7 @@ class Checkpointer(Callback):
             trainer.save()
 
     def on_finish(self, trainer: TrainerInterface) -> None:
-        if not self._config.export_hf:
+        if not self._config.export_hf or self._run.export_problem() is not None:
             return
         parameters, problem = trainer.engine.full_parameters(), None
         if trainer.ranks.is_main:
@@ -62,6 +57,7 @@ class Checkpointer(Callback):
             shutil.rmtree(leftover, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
-        save_hf(folder, self._model, self._positions, parameters, max_position_embeddings=self._sequence_length)
+        run = self._run
+        save_hf(folder, run.model, run.positions, parameters, max_position_embeddings=run.sequence_length)
         shutil.rmtree(old, ignore_errors=True)
         write_text_whole(folder / EXPORTED_STEP, f"{step}\n", durable=True)

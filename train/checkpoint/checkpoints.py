@@ -48,7 +48,8 @@ class Checkpoints:
         if start.resume is None:
             return False
         step, last = start.resume.step, self._config.max_steps
-        exported = self._folder.exported_step() == step or not self._config.checkpoint.export_hf
+        is_wanted = self._config.checkpoint.export_hf and self._config.export_problem() is None
+        exported = self._folder.exported_step() == step or not is_wanted
         return step > last or (step == last and exported and self._folder.has_finished(step))
 
     def describe_finished(self, start: Start) -> str:
