@@ -15,6 +15,8 @@ EXAMPLES = """examples:
   python -m model export runs/demo exported/demo --step 100 --dtype bf16  an earlier one, in half the space
   python -m model export runs/demo/checkpoints/step-0000100 exported/published --flavour published
   python -m model export runs/demo exported/demo --push OWNER/NAME        uploads it to the hub as well
+  python -m model import hf://allenai/OLMo-2-0425-1B@main checkpoints/olmo2-1b      a model of the hub, checked
+  python -m model import published/repo checkpoints/repo                  the paper's weights, for init_from and export
 """
 
 
@@ -44,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add_export(verbs)
+    _add_import(verbs)
     return parser
 
 
@@ -75,8 +78,9 @@ def _add_export(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def _export(options: argparse.Namespace) -> None:
     # The trainer knows its checkpoints; this command line is the one place of the package that asks it.
-    from train.huggingface.export import DTYPES, export, open_saved
+    from train.huggingface.export import DTYPES, export
     from train.huggingface.push import push
+    from train.huggingface.source import open_saved
 
     saved = open_saved(options.source, options.step)
     flavour = Flavour(options.flavour) if options.flavour else None
@@ -95,6 +99,26 @@ def _export(options: argparse.Namespace) -> None:
         print("only the published forks open it as what it is: plain transformers takes it for RoPE, without a warning")
     if options.push:
         print(f"uploaded to {push(options.folder, options.push)}")
+
+
+def _add_import(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verb = _add_verb(
+        verbs, "import", "check weights against all that is said of them, and write them as a folder of ours"
+    )
+    verb.add_argument(
+        "source", metavar="SOURCE", help="Hugging Face folder, run, checkpoint, or hf://OWNER/NAME@REVISION"
+    )
+    verb.add_argument("folder", metavar="DIR", type=Path, help="must not exist")
+    verb.set_defaults(run=_import)
+
+
+def _import(options: argparse.Namespace) -> None:
+    from train.huggingface.imports import import_weights
+
+    found = import_weights(options.source, options.folder)
+    dtype = str(found.dtype).removeprefix("torch.")
+    print(f"{found.place} is imported to {options.folder}: flavour {found.flavour.value}, {dtype}")
+    print(f"to train on from it as it is: init_from={options.folder} {found.overrides()}")
 
 
 def _progress(done: int, total: int) -> None:

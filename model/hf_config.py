@@ -134,8 +134,8 @@ def check_positions(
     """
     wanted = [scheme.name for scheme in layer_schemes(positions, config.num_layers)]
     try:
-        source, names = _file_layers(saved, keys, config.num_layers)
-        yarn = _file_yarn(saved)
+        source, names = file_layers(saved, keys, config.num_layers)
+        yarn = file_yarn(saved)
     except ModelError as error:
         return PositionCheck([str(error)], [], False)
     problems, changes = _compare_yarn(yarn, positions.yarn, is_conversion)
@@ -189,7 +189,7 @@ def _pe_config(mode: str, schemes: Sequence[type[PositionScheme]]) -> dict[str, 
     return description
 
 
-def _file_layers(saved: Mapping[str, Any], keys: Collection[str], num_layers: int) -> tuple[str, list[str]]:
+def file_layers(saved: Mapping[str, Any], keys: Collection[str], num_layers: int) -> tuple[str, list[str]]:
     """Returns what in a checkpoint says which layer has which scheme, and those. Raises ModelError if it is unclear."""
     of_maps = _schemes_of_maps(keys, num_layers)
     said: dict[str, list[str]] = {}
@@ -273,7 +273,7 @@ def _spelled_out(pe_config: Any) -> str:
     return ", ".join(f"{key} {pe_config[key]}" for key in keys if pe_config.get(key) not in (None, ""))
 
 
-def _file_yarn(saved: Mapping[str, Any]) -> dict[str, float] | None:
+def file_yarn(saved: Mapping[str, Any]) -> dict[str, float] | None:
     """Returns what a config.json says about YaRN. Raises ModelError for any other scaling, or two that differ."""
     found = {key: _yarn(key, saved[key], saved) for key in ("rope_scaling", "rope_parameters") if saved.get(key)}
     if len(found) == 2:

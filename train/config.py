@@ -56,7 +56,7 @@ class RunConfig:
     seed: int = 42
     """Seed of fresh parameters; each rank's generators start from it plus the rank."""
     init_from: str | None = None
-    """Weights to start from: a Hugging Face OLMo-2 folder or a finished run's folder; null: random."""
+    """Weights to start from: a Hugging Face folder, a run, a checkpoint or hf://OWNER/NAME@REVISION; null: random."""
     sequence_length: int = 4096
     """Tokens in a row."""
     global_batch_size: int = 512

@@ -49,8 +49,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        if path.startswith("/api/datasets/"):
-            self.answer_hub(path.removeprefix("/api/datasets/"))
+        if path.startswith(("/api/datasets/", "/api/models/")):
+            self.answer_hub(path.split("/", 3)[3])
             return
         name = path.split(f"/resolve/{COMMIT}/")[-1].lstrip("/")
         self.server.seen.append((self.command, name, self.headers.get("Range")))

@@ -14,7 +14,8 @@ from tests.train.conftest import RESUMED, ROUTES, Runs
 from tests.train.tiny import VOCAB_SIZE, tiny, write_tokenizer
 from train.checkpoint.masters import read_masters
 from train.checkpoint.store import checkpoint_folders
-from train.huggingface.export import export, open_saved
+from train.huggingface.export import export
+from train.huggingface.source import open_saved
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
