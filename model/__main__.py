@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from common.errors import UserError
+from model.errors import ModelError
 from model.huggingface.flavours import Flavour
 
 EXAMPLES = """examples:
@@ -17,6 +18,8 @@ EXAMPLES = """examples:
   python -m model export runs/demo exported/demo --push OWNER/NAME        uploads it to the hub as well
   python -m model import hf://allenai/OLMo-2-0425-1B@main checkpoints/olmo2-1b      a model of the hub, checked
   python -m model import published/repo checkpoints/repo                  the paper's weights, for init_from and export
+  python -m model generate runs/demo "The function returns"               text from a run, a checkpoint or a folder
+  python -m model generate runs/demo "def add(a, b):" --show-positions    and where each head puts its tokens
 """
 
 
@@ -47,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add_export(verbs)
     _add_import(verbs)
+    _add_generate(verbs)
     return parser
 
 
@@ -119,6 +123,36 @@ def _import(options: argparse.Namespace) -> None:
     dtype = str(found.dtype).removeprefix("torch.")
     print(f"{found.place} is imported to {options.folder}: flavour {found.flavour.value}, {dtype}")
     print(f"to train on from it as it is: init_from={options.folder} {found.overrides()}")
+
+
+def _add_generate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verb = _add_verb(verbs, "generate", "write text with a run, a checkpoint or a Hugging Face folder")
+    verb.add_argument("source", metavar="SOURCE", help="as in import")
+    verb.add_argument("prompt", metavar="PROMPT")
+    verb.add_argument("--max-tokens", type=int, default=100, help="default: 100, or up to the end of the document")
+    verb.add_argument("--temperature", type=float, default=0.0, help="default: 0, the most likely token")
+    verb.add_argument("--seed", type=int, default=0, help="of what temperature draws (default: 0)")
+    verb.add_argument("--show-positions", action="store_true", help="print the tokens coloured by position, per head")
+    verb.add_argument("--layer", type=int, help="whose positions (default: the middle one that learns them)")
+    verb.add_argument("--tokenizer", type=Path, metavar="FILE", help="a tokenizer.json, where the source has none")
+    verb.set_defaults(run=_generate)
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from train.huggingface.generating import open_writer, show_positions
+
+    if options.temperature < 0 or options.max_tokens < 1:
+        raise ModelError("--temperature must be 0 or more, and --max-tokens 1 or more")
+    writer, text = open_writer(options.source, options.tokenizer), options.prompt
+    print(text, end="", flush=True)
+    for piece in writer.stream(text, options.max_tokens, options.temperature, options.seed):
+        print(piece, end="", flush=True)
+        text += piece
+    print()
+    if options.show_positions:
+        show_positions(*writer.positions(text), options.layer, Console())
 
 
 def _progress(done: int, total: int) -> None:
