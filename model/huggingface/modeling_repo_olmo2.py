@@ -46,8 +46,8 @@ class RepoOlmo2Config(Olmo2Config):
     """Configuration of OLMo-2 with a position scheme for each layer."""
 
     model_type = "repo_olmo2"
-    base_model_tp_plan = {}  # noqa: RUF012 - tensor and pipeline parallel runs are not supported
-    base_model_pp_plan = {}  # noqa: RUF012
+    base_model_tp_plan = None  # type: ignore[assignment]  # no tensor or pipeline parallel runs
+    base_model_pp_plan = None  # type: ignore[assignment]
 
     layer_positions: list[str] | None = None
     """The scheme of each layer, bottom first; None: RePo from a third of the depth up, as published."""
