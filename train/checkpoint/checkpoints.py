@@ -44,7 +44,7 @@ class Checkpoints:
             try:
                 check_source(start.import_from)
             except TrainError as error:
-                raise TrainError(f"init_from: {error}") from error
+                raise TrainError(f"init_from={error}") from error  # the message begins with the source
         if start.resume is not None:
             check_changes(start.resume.folder, start.resume.trainer_state()["config"], self._config)
         return start
