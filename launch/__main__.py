@@ -88,7 +88,7 @@ def next_steps(config: RunConfig, folder: RunFolder) -> str:
         lines.insert(0, ("the run on one page", f"{folder.report}"))
     if config.wandb.mode is WandbMode.offline:
         lines.append(("look at it in W&B", f"{python.parent / 'wandb'} sync {folder.wandb}/offline-run-*"))
-    if config.checkpoint.export_hf:
+    if config.checkpoint.export_hf and config.export_problem() is None:
         lines.insert(1, ("weights, Hugging Face layout", f"{folder.hf}"))
         start = ["name=NEW", f"init_from={folder.path}"]
         lines.append(("start a run from them", f"{python} -m launch {shlex.join([*again, *start])}"))

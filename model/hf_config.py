@@ -23,6 +23,9 @@ from model.errors import ModelError, require
 from model.positions import BACKBONE, SCHEMES, layer_schemes, overrides_for
 from model.positions.base import PositionScheme
 
+REMOTE_MODEL_TYPE = "repo_olmo2"
+"""The `model_type` of folders that carry the code of their positions."""
+
 _SPELLINGS = ("dynmaic_pe", "dynamic_pe")  # the first is the one that published readers look for
 _NUM_LISTED = 8  # names in an error message before the rest is only counted
 _NO_YARN = (None, "default")  # values of rope_type that leave frequencies as they are
@@ -72,18 +75,38 @@ def map_keys(scheme: type[PositionScheme], layer: int) -> dict[str, str]:
 
 def size_problems(saved: Mapping[str, Any], config: ModelConfig) -> list[str]:
     """Returns a sentence, or none, on every size in which a config.json differs from the configured backbone."""
-    found: dict[str, Any] = {"tie_word_embeddings": False}
-    if isinstance(rope := saved.get("rope_parameters"), dict):
-        found["rope_theta"] = rope.get("rope_theta")
-    found |= saved
+    found: dict[str, Any] = {"tie_word_embeddings": False, "hidden_act": "silu"}
+    rope = saved.get("rope_parameters")
+    newer = rope.get("rope_theta") if isinstance(rope, dict) else None
+    found |= {"rope_theta": newer, **saved}
+    if newer is not None and saved.get("rope_theta") not in (None, newer):
+        found["rope_theta"] = f"{saved['rope_theta']} in one place and {newer} in rope_parameters"
+    elif found["rope_theta"] is None:
+        found["rope_theta"] = newer
     if found.get("num_key_value_heads") is None:
         found["num_key_value_heads"] = found.get("num_attention_heads")
     different = [
         f"{key} {json.dumps(found.get(key))} and not {json.dumps(value)}"
         for key, value in _sizes(config).items()
-        if found.get(key) != value
+        if found.get(key) != value and (key, found.get(key)) != ("model_type", REMOTE_MODEL_TYPE)
     ]
     return [f"config.json has {listed(different)}"] if different else []
+
+
+def precision_differences(saved: Mapping[str, Any], config: ModelConfig, positions: PositionsConfig) -> list[str]:
+    """Returns what a config.json says about the rounding of positions and norms that is configured otherwise.
+
+    Only our own exports that carry their code say it.
+    """
+    configured = {
+        "position_precision": ("positions.precision", positions.precision.value),
+        "norm_precision": ("model.norm_precision", config.norm_precision.value),
+    }
+    return [
+        f"config.json has {key} {saved[key]}, but {name} is {value}: set {name}={saved[key]}"
+        for key, (name, value) in configured.items()
+        if key in saved and saved[key] != value
+    ]
 
 
 @dataclass(frozen=True)
@@ -111,8 +134,8 @@ def check_positions(
     """
     wanted = [scheme.name for scheme in layer_schemes(positions, config.num_layers)]
     try:
-        source, names = _file_layers(saved, keys, config.num_layers)
-        yarn = _file_yarn(saved)
+        source, names = file_layers(saved, keys, config.num_layers)
+        yarn = file_yarn(saved)
     except ModelError as error:
         return PositionCheck([str(error)], [], False)
     problems, changes = _compare_yarn(yarn, positions.yarn, is_conversion)
@@ -150,6 +173,7 @@ def _sizes(config: ModelConfig) -> dict[str, Any]:
         "rope_theta": config.rope_theta,
         "rms_norm_eps": config.rms_norm_eps,
         "tie_word_embeddings": False,
+        "hidden_act": "silu",
     }
 
 
@@ -165,7 +189,7 @@ def _pe_config(mode: str, schemes: Sequence[type[PositionScheme]]) -> dict[str, 
     return description
 
 
-def _file_layers(saved: Mapping[str, Any], keys: Collection[str], num_layers: int) -> tuple[str, list[str]]:
+def file_layers(saved: Mapping[str, Any], keys: Collection[str], num_layers: int) -> tuple[str, list[str]]:
     """Returns what in a checkpoint says which layer has which scheme, and those. Raises ModelError if it is unclear."""
     of_maps = _schemes_of_maps(keys, num_layers)
     said: dict[str, list[str]] = {}
@@ -249,7 +273,7 @@ def _spelled_out(pe_config: Any) -> str:
     return ", ".join(f"{key} {pe_config[key]}" for key in keys if pe_config.get(key) not in (None, ""))
 
 
-def _file_yarn(saved: Mapping[str, Any]) -> dict[str, float] | None:
+def file_yarn(saved: Mapping[str, Any]) -> dict[str, float] | None:
     """Returns what a config.json says about YaRN. Raises ModelError for any other scaling, or two that differ."""
     found = {key: _yarn(key, saved[key], saved) for key in ("rope_scaling", "rope_parameters") if saved.get(key)}
     if len(found) == 2:
@@ -319,6 +343,11 @@ def _compare_yarn(
             f"0.1 ln(factor) + 1 = {expected:g}: this checkpoint cannot be used"
         ], []
     return [], []
+
+
+def describe_layers(schemes: Iterable[type[PositionScheme]]) -> str:
+    """Returns which layers have which scheme: "rope in layers 0-4, repo in layers 5-15"."""
+    return _in_words([scheme.name for scheme in schemes])
 
 
 def _in_words(names: Sequence[str], layers: Sequence[int] | None = None) -> str:

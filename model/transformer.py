@@ -74,15 +74,20 @@ class Attention(nn.Module):
 
     def forward(self, h_btd: Tensor, positions: Tensor | None, documents: Documents | None) -> Tensor:
         """Returns [B, T, d]; `positions` is [T], [B, T, H_kv] or None for no rotation."""
-        q_bthd = self._heads(self.q_norm(self.q_proj(h_btd)))
-        k_bthd = self._heads(self.k_norm(self.k_proj(h_btd)))
-        v_bthd = self._heads(self.v_proj(h_btd))
-        if positions is not None:
-            q_bthd, k_bthd = rotate(q_bthd, k_bthd, positions, self.frequencies)
+        q_bthd, k_bthd, v_bthd = self.heads(h_btd, positions)
         out_bthd = attention(q_bthd, k_bthd, v_bthd, backend=self.backend, documents=documents)
         return self.o_proj(out_bthd.flatten(2))
 
-    def _heads(self, x_btd: Tensor) -> Tensor:
+    def heads(self, h_btd: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns q [B, T, H, D], k and v [B, T, H_kv, D]; q and k normalised and rotated."""
+        q_bthd = self._split(self.q_norm(self.q_proj(h_btd)))
+        k_bthd = self._split(self.k_norm(self.k_proj(h_btd)))
+        v_bthd = self._split(self.v_proj(h_btd))
+        if positions is not None:
+            q_bthd, k_bthd = rotate(q_bthd, k_bthd, positions, self.frequencies)
+        return q_bthd, k_bthd, v_bthd
+
+    def _split(self, x_btd: Tensor) -> Tensor:
         return x_btd.unflatten(-1, (-1, self.head_dim))
 
 
@@ -100,7 +105,11 @@ class Block(nn.Module):
     def forward(self, h_btd: Tensor, documents: Documents | None) -> Tensor:
         """Returns the residual stream [B, T, d] after this layer."""
         positions = self.positions(h_btd)
-        h_btd = h_btd + self.post_attention_norm(self.attention(h_btd, positions, documents))
+        return self.after_attention(h_btd, self.attention(h_btd, positions, documents))
+
+    def after_attention(self, h_btd: Tensor, attended_btd: Tensor) -> Tensor:
+        """Returns the residual stream after this layer from the one before it and the output of attention."""
+        h_btd = h_btd + self.post_attention_norm(attended_btd)
         return h_btd + self.post_feedforward_norm(self.mlp(h_btd))
 
 

@@ -8,8 +8,10 @@ model. Files are read one tensor at a time.
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig, PositionsConfig
 from model.errors import ModelError
-from model.hf_config import check_positions, listed, map_keys, size_problems
+from model.hf_config import check_positions, listed, map_keys, precision_differences, size_problems
 from model.positions import SCHEMES, layer_schemes
 from model.transformer import Olmo2
 
@@ -76,45 +78,76 @@ def random_weights(config: ModelConfig, positions: PositionsConfig, seed: int) -
     return weights
 
 
+@dataclass(frozen=True)
+class Source:
+    """Weights that lie somewhere, by their Hugging Face keys, and what is said about them."""
+
+    place: str
+    """Where, for messages."""
+    config: Mapping[str, Any]
+    """What a config.json says, or would say."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """The shape of every tensor."""
+    read: Callable[[str], Tensor]
+    """Returns a tensor, in the dtype that it is stored in."""
+
+
 def hf_weights(
     folder: str | Path, config: ModelConfig, positions: PositionsConfig, seed: int, *, is_conversion: bool = False
 ) -> Weights:
-    """Returns the weights of a Hugging Face OLMo-2 checkpoint: a folder with config.json and safetensors.
+    """Returns the weights of a Hugging Face folder as `checked_weights` does. Raises ModelError as both do."""
+    return checked_weights(open_hf(folder), config, positions, seed, is_conversion=is_conversion)
 
-    The checkpoint must be the model that is configured, its positions included. With `is_conversion`, a RoPE backbone
-    becomes a model with other positions (the rule: model/hf_config.py): maps that it lacks come from `random_weights`
-    with `seed`, and what changes is logged at level INFO.
 
-    Raises ModelError, before any tensor is read, that lists every missing and unexpected key, every other shape and
-    every disagreement of config.json with the configuration; or that says in one line which file is absent or damaged.
+def open_hf(folder: str | Path) -> Source:
+    """Opens a Hugging Face checkpoint: a folder with config.json and safetensors; no tensor is read yet.
+
+    Raises ModelError that says in one line which file is absent or damaged.
     """
     folder = Path(folder)
-    shapes, keys = parameter_shapes(config, positions), hf_keys(config, positions)
     found = _files_by_key(folder)
-    saved = _read_json(folder / "config.json")
-    problems = size_problems(saved, config)
+
+    def read(key: str) -> Tensor:
+        with _opened(found[key][0]) as tensors:
+            value: Tensor = tensors.get_tensor(key)
+        return value
+
+    shapes = {key: shape for key, (_, shape) in found.items()}
+    return Source(str(folder), _read_json(folder / "config.json"), shapes, read)
+
+
+def checked_weights(
+    source: Source, config: ModelConfig, positions: PositionsConfig, seed: int, *, is_conversion: bool = False
+) -> Weights:
+    """Returns the weights of a source, float32.
+
+    It must be the model that is configured, its positions included. With `is_conversion`, a RoPE backbone becomes a
+    model with other positions (the rule: model/hf_config.py): maps that it lacks come from `random_weights` with
+    `seed`, and what changes is logged at level INFO.
+
+    Raises ModelError, before any tensor is read, that lists every missing and unexpected key, every other shape and
+    every disagreement with the configuration.
+    """
+    shapes, keys = parameter_shapes(config, positions), hf_keys(config, positions)
+    problems = size_problems(source.config, config)
     with_maps = True
-    if saved.get("num_hidden_layers") == config.num_layers:
-        check = check_positions(saved, found.keys(), config, positions, is_conversion)
+    if source.config.get("num_hidden_layers") == config.num_layers:
+        check = check_positions(source.config, source.shapes.keys(), config, positions, is_conversion)
         with_maps = check.has_same_layers
         problems += check.problems
-        if check.changes and not problems:
-            logger.info("%s: %s", folder, "; ".join(check.changes))
-    problems += _key_problems(
-        {keys[name]: shape for name, shape in shapes.items()}, found, _map_keys(config), with_maps
-    )
+        rounding = precision_differences(source.config, config, positions)
+        changes = check.changes + (rounding if is_conversion else [])
+        problems += [] if is_conversion else rounding
+        if changes and not problems:
+            logger.info("%s: %s", source.place, "; ".join(changes))
+    expected = {keys[name]: shape for name, shape in shapes.items()}
+    problems += _key_problems(expected, source.shapes, _map_keys(config), with_maps)
     if problems:
-        raise ModelError(f"{folder} does not hold the model that is configured: {'; '.join(problems)}")
+        raise ModelError(f"{source.place} does not hold the model that is configured: {'; '.join(problems)}")
     fresh = random_weights(config, positions, seed)
 
     def weights(name: str) -> Tensor:
-        key = keys[name]
-        if key not in found:
-            return fresh(name)
-        file, _ = found[key]
-        with _opened(file) as tensors:
-            value: Tensor = tensors.get_tensor(key)
-        return value.float()
+        return source.read(keys[name]).float() if keys[name] in source.shapes else fresh(name)
 
     return weights
 
@@ -182,16 +215,16 @@ def _map_keys(config: ModelConfig) -> set[str]:
 
 def _key_problems(
     expected: dict[str, tuple[int, ...]],
-    found: dict[str, tuple[Path, tuple[int, ...]]],
+    found: Mapping[str, tuple[int, ...]],
     map_keys: set[str],
     with_maps: bool,
 ) -> list[str]:
     """Returns what is wrong with the keys; of positions only `with_maps`: elsewhere the layers differ anyway."""
     ignored = set() if with_maps else map_keys
     other = [
-        f"{key} is {list(found[key][1])} and not {list(shape)}"
+        f"{key} is {list(found[key])} and not {list(shape)}"
         for key, shape in expected.items()
-        if key in found and found[key][1] != shape
+        if key in found and found[key] != shape
     ]
     groups = (
         ("missing keys", sorted(expected.keys() - found.keys() - ignored)),

@@ -4,7 +4,7 @@ config.yaml      of the last start         checkpoints/   step-NNNNNNN/ and `lat
 metrics.jsonl    a line per logged step   wandb/         offline files, and the run's id
 events.jsonl     start, alert, stop ...   hf/            final weights, Hugging Face layout
 probes/          positions of fixed texts  report.html    all of it, as one page
-stuck/           stacks of ranks that did not move
+exports/         the same of earlier steps  stuck/         stacks of ranks that did not move
 
 Readers accept any state of a folder: a run may be young, killed, or of another version.
 """
@@ -66,6 +66,7 @@ class RunFiles:
         self.checkpoints = self.path / "checkpoints"
         self.wandb = self.path / "wandb"
         self.hf = self.path / "hf"
+        self.exports = self.path / "exports"
         self.stuck = self.path / "stuck"
         self.probes = self.path / "probes"
         self.report = self.path / "report.html"

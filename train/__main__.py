@@ -126,6 +126,8 @@ def record_start(config: RunConfig, ranks: Ranks, folder: RunFolder) -> None:
             save_run_config(config, folder.config)
         if warning := idle_steps(config):
             print(warning)
+        if config.checkpoint.export_hf and (problem := config.export_problem()):
+            print(f"{config.name} will not be exported: {problem}")
     seed_generators(config.seed + ranks.rank)
 
 

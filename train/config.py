@@ -16,6 +16,8 @@ from omegaconf import MISSING, OmegaConf
 
 from data.config import DataConfig
 from model.config import ModelConfig, PositionsConfig
+from model.errors import ModelError
+from model.huggingface.flavours import check_flavour, default_flavour
 from model.positions import build_schemes
 from train.callbacks.config import EvaluationConfig, LoggingConfig, WandbConfig
 from train.checkpoint.config import CheckpointConfig
@@ -57,7 +59,7 @@ class RunConfig:
     seed: int = 42
     """Seed of fresh parameters; each rank's generators start from it plus the rank."""
     init_from: str | None = None
-    """Weights to start from: a Hugging Face OLMo-2 folder or a finished run's folder; null: random."""
+    """Weights to start from: a Hugging Face folder, a run, a checkpoint or hf://OWNER/NAME@REVISION; null: random."""
     sequence_length: int = 4096
     """Tokens in a row."""
     global_batch_size: int = 512
@@ -113,6 +115,14 @@ class RunConfig:
         self._check_rollback()
         if self.evaluation.enabled:
             self._check_logged("evaluation.interval", self.evaluation.interval)
+
+    def export_problem(self) -> str | None:
+        """Returns why this model's weights cannot be exported in their default flavour, or None."""
+        try:
+            check_flavour(default_flavour(self.model, self.positions), self.model, self.positions)
+        except ModelError as error:
+            return str(error)
+        return None
 
     def as_plain(self) -> dict[str, Any]:
         """Returns the same as dicts, lists, strings and numbers."""

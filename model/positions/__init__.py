@@ -73,19 +73,28 @@ def learned_layers(positions: PositionsConfig, num_layers: int) -> dict[int, typ
     return {layer: scheme for layer, scheme in enumerate(layer_schemes(positions, num_layers)) if scheme.is_learned}
 
 
-def overrides_for(names: Sequence[str], positions: PositionsConfig) -> str:
-    """Returns the `key=value` arguments that give layers these schemes, bottom first, instead of `positions`'."""
-    without_list = "" if positions.layers is None else " positions.layers=null"
+def positions_for(names: Sequence[str]) -> PositionsConfig:
+    """Returns the shortest way to give layers these schemes, bottom first."""
     for scheme in (*SCHEMES, *PATTERNS):
         for start in (None, *range(len(names))):
+            positions = PositionsConfig(scheme=scheme, start_layer=start)
             try:
-                found = layer_schemes(PositionsConfig(scheme=scheme, start_layer=start), len(names))
+                found = layer_schemes(positions, len(names))
             except ModelError:
                 continue
             if [kind.name for kind in found] == list(names):
-                start_text = "null" if start is None else start
-                return f"positions.scheme={scheme} positions.start_layer={start_text}{without_list}"
-    return f"positions.scheme={LIST} positions.start_layer=null 'positions.layers=[{','.join(names)}]'"
+                return positions
+    return PositionsConfig(scheme=LIST, layers=list(names))
+
+
+def overrides_for(names: Sequence[str], positions: PositionsConfig) -> str:
+    """Returns the `key=value` arguments that give layers these schemes, bottom first, instead of `positions`'."""
+    wanted = positions_for(names)
+    if wanted.layers is not None:
+        return f"positions.scheme={LIST} positions.start_layer=null 'positions.layers=[{','.join(wanted.layers)}]'"
+    start = "null" if wanted.start_layer is None else wanted.start_layer
+    without_list = "" if positions.layers is None else " positions.layers=null"
+    return f"positions.scheme={wanted.scheme} positions.start_layer={start}{without_list}"
 
 
 def _layer_names(positions: PositionsConfig, num_layers: int) -> tuple[str, ...]:

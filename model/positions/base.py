@@ -31,6 +31,9 @@ class PositionScheme(ABC):
     published_mode: ClassVar[str | None] = None
     """`dynamic_pe_mode` in the published `pe_config`; None if the published vocabulary has no word for the scheme."""
 
+    in_remote_code: ClassVar[bool] = False
+    """Whether the code that exports carry (model/huggingface/modeling_repo_olmo2.py) computes the scheme."""
+
     def __init_subclass__(cls) -> None:
         """Raises TypeError where the names of the maps contradict each other."""
         super().__init_subclass__()

@@ -14,6 +14,7 @@ class Nope(PositionScheme):
 
     name = "nope"
     published_mode = "nope"
+    in_remote_code = True
 
     def positions(self, h_btd: "Tensor", maps: Mapping[str, Callable[["Tensor"], "Tensor"]]) -> None:
         """Returns None."""

@@ -34,6 +34,7 @@ class Repo(PositionScheme):
         "final": "self_attn.final_map",
     }
     published_mode = "swigluex_multihead"
+    in_remote_code = True
 
     def __init__(self, model: ModelConfig, positions: PositionsConfig) -> None:
         super().__init__(model, positions)

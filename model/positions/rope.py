@@ -14,6 +14,7 @@ class Rope(PositionScheme):
 
     name = "rope"
     published_mode = "none"
+    in_remote_code = True
 
     def positions(self, h_btd: "Tensor", maps: Mapping[str, Callable[["Tensor"], "Tensor"]]) -> "Tensor":
         """Returns [T] int64."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,15 +52,6 @@ def test_a_repo_model_comes_back_bit_for_bit(tmp_path: Path, max_shard_bytes: in
     assert torch.equal(again(tokens), model(tokens))
 
 
-def test_all_files_of_an_export_can_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        save_hf(tmp_path / "out", small(), REPO, built(small(), REPO).named_parameters(), 40_000)
-    finally:
-        os.umask(before)
-    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o640}
-
-
 def test_an_export_is_whole_or_absent(tmp_path: Path) -> None:
     parameters = list(built(small(), REPO).named_parameters())
     for wrong, said in (
@@ -81,3 +73,30 @@ def test_an_export_never_overwrites(tmp_path: Path) -> None:
 def test_the_dtype_of_the_weights_is_stated(tmp_path: Path) -> None:
     save_hf(tmp_path / "out", small(), ROPE, built(small(), ROPE).bfloat16().named_parameters())
     assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
+def test_the_weights_can_be_cast_on_the_way(tmp_path: Path) -> None:
+    model, seen = built(small(), REPO), list[tuple[int, int]]()
+    save_hf(
+        tmp_path / "out",
+        small(),
+        REPO,
+        model.named_parameters(),
+        dtype=torch.bfloat16,
+        report=lambda done, total: seen.append((done, total)),
+    )
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    weights = hf_weights(tmp_path / "out", small(), REPO, seed=9)
+    assert all(torch.equal(weights(name), value.bfloat16().float()) for name, value in model.named_parameters())
+    assert seen == [(number, len(seen)) for number in range(1, len(list(model.parameters())) + 1)]
+
+
+def test_files_have_the_mode_of_other_new_files(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_hf(tmp_path / "out", small(), REPO, built(small(), REPO).named_parameters(), 40_000)
+    finally:
+        os.umask(before)
+    files = list((tmp_path / "out").iterdir())
+    assert {path.suffix for path in files} == {".json", ".py", ".safetensors"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o640}

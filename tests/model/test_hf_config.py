@@ -52,6 +52,35 @@ def test_both_spellings_say_where_learned_positions_start() -> None:
     assert hybrid["layer_positions"] == ["rope", "rope", "nope", "rope", "rope", "nope", "rope"]
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"hidden_act": "gelu"}, 'config.json has hidden_act "gelu" and not "silu"'),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+            'has rope_theta "500000.0 in one place and 10000.0 in rope_parameters"',
+        ),
+        ({"position_precision": "reference"}, "set positions.precision=reference"),
+        ({"norm_precision": "reference"}, "set model.norm_precision=reference"),
+    ],
+)
+def test_settings_that_change_the_arithmetic_are_compared(
+    exports: dict[str, Path], tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ModelError) as raised:
+        load(described(exports["repo from 1"], tmp_path / "changed", **changed), REPO)
+    assert said in str(raised.value)
+
+
+def test_another_rounding_is_a_change_where_a_run_begins(
+    exports: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = described(exports["repo from 1"], tmp_path / "rounded", position_precision="reference")
+    with caplog.at_level(logging.INFO):
+        load(folder, REPO, is_conversion=True)
+    assert "position_precision reference, but positions.precision is float32" in caplog.text
+
+
 def test_what_pe_config_cannot_express_is_left_out_of_it() -> None:
     mixed = PositionsConfig(scheme="list", layers=["nope", "repo", "rope"])
     description = hf_config(small(), mixed, "float32")
@@ -246,7 +275,7 @@ def test_published_descriptions_are_read_in_both_spellings(
         ({"layer_positions": ["rope", "repo"]}, "layer_positions is ['rope', 'repo']; it must list 3 schemes"),
         ({"layer_positions": "repo"}, "layer_positions is repo; it must list 3 schemes"),
         (
-            {"layer_positions": ["rope", "nope", "repo"]},
+            {"layer_positions": ["rope", "nope", "repo"], "pe_config": published()},
             "but config.json's pe_config (dynamic_pe_mode swigluex_multihead",
         ),
         ({"layer_positions": ["repo"] * 3, "pe_config": None}, "but the tensors have position maps in layers 1-2: use"),

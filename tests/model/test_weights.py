@@ -117,7 +117,7 @@ def test_everything_wrong_with_a_checkpoint_is_said_at_once(tmp_path: Path) -> N
     tensors["lm_head.weight"] = tensors["lm_head.weight"][:, :5].contiguous()
     save_file(tensors, folder / "model.safetensors")
     described = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(described | {"rope_theta": 10000.0}))
+    (folder / "config.json").write_text(json.dumps(described | {"rope_theta": 10000.0, "rope_parameters": None}))
     with pytest.raises(ModelError) as raised:
         hf_weights(folder, small(), REPO, seed=0)
     message = str(raised.value)

@@ -186,10 +186,14 @@ def splits(runs_root: Path) -> Runs:
 def run_exports(ranks: Ranks, root: Path) -> dict[str, Outcome]:
     """A backbone that is exported, and a run that starts from it."""
     backbone = {"positions": PositionsConfig(scheme="rope"), **RESUMED["zero3-bf16"]}
-    exported = tiny(root, name="exported", max_steps=2, checkpoint__export_hf=True, **backbone)
+    kept = {"checkpoint__export_hf": True, "checkpoint__export_every": 1, "checkpoint__interval": 1}
+    tokenizer = {"data__tokenizer": str(root / "tokenizer.json")}
+    exported = tiny(root, name="exported", max_steps=2, **kept, **tokenizer, **backbone)
     still = {"max_steps": 1, "optimizer__lr": 0.0, "checkpoint__export_hf": True}
     imported = tiny(root, name="imported", init_from=str(RunFolder.of(exported).path), **still)
-    return {"exported": start(exported, ranks), "imported": start(imported, ranks)}
+    seen = {"exported": start(exported, ranks), "imported": start(imported, ranks)}
+    earlier = tiny(root, name="earlier", init_from=str(RunFolder.of(exported).checkpoints / "step-0000001"), **still)
+    return seen | {"earlier": start(earlier, ranks)}
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ def build_callbacks(config: RunConfig) -> list[Callback]:
         PositionProbes(config.position_watch.probe_interval, length, partial(find_encoder, config)),
         MetricsFile(),
         ConsoleReport(config.logging.console_interval, batch),
-        Checkpointer(config.checkpoint, config.model, config.positions, length),
+        Checkpointer(config),
         EventLog(),
     ]
     if config.logging.report_seconds is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from data.stream import changed_data
-from model.weights import Weights, hf_weights, random_weights
+from model.weights import Weights, checked_weights, random_weights
 from train.changes import Changes, changed_keys, check_changes, refuse_changes
 from train.checkpoint.resume import Start, choose_start, find_checkpoint, load_checkpoint, other_layout_weights
 from train.checkpoint.rollback import (
@@ -23,7 +23,8 @@ from train.checkpoint.store import Checkpoint, Layout, folder_name, good_step, w
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.engine import Engine
-from train.errors import BadNumbersError, SaveError
+from train.errors import BadNumbersError, SaveError, TrainError
+from train.huggingface.source import check_source, fetch_source, open_source
 from train.run_folder import RunFolder, explained_write_errors
 from train.watch.alert import Alert
 
@@ -51,6 +52,11 @@ class Checkpoints:
         with explained_write_errors(self._folder.path):
             self.rollbacks = self._ranks.on_main(lambda: complete_rollback(self._folder))
         start = choose_start(find_checkpoint(self._folder, self._ranks), self._config.init_from)
+        if start.import_from is not None:
+            try:
+                check_source(start.import_from)
+            except TrainError as error:
+                raise TrainError(f"init_from={error}") from error  # the message begins with the source
         if start.resume is not None:
             saved = start.resume.trainer_state()
             check_changes(start.resume.folder, saved["config"], self._config)
@@ -79,7 +85,8 @@ class Checkpoints:
         if start.resume is None:
             return False
         step, last = start.resume.step, self._config.max_steps
-        exported = self._folder.exported_step() == step or not self._config.checkpoint.export_hf
+        is_wanted = self._config.checkpoint.export_hf and self._config.export_problem() is None
+        exported = self._folder.exported_step() == step or not is_wanted
         return step > last or (step == last and exported and self._folder.has_finished(step))
 
     def describe_finished(self, start: Start) -> str:
@@ -113,7 +120,11 @@ class Checkpoints:
         if start.resume is not None:
             return other_layout_weights(start.resume, self._layout, config.model, config.positions, self._ranks)
         if start.import_from is not None:
-            return hf_weights(start.import_from, config.model, config.positions, config.seed, is_conversion=True)
+            place = start.import_from
+            source = open_source(self._ranks.on_main(lambda: fetch_source(place)))
+            if self._ranks.is_main and source.place != place:
+                print(f"{config.name} begins from {source.place}")
+            return checked_weights(source, config.model, config.positions, config.seed, is_conversion=True)
         return random_weights(config.model, config.positions, config.seed)
 
     def restore(self, checkpoint: Checkpoint, engine: Engine) -> dict[str, Any]:

@@ -20,8 +20,11 @@ class CheckpointConfig:
     accept_changes: list[str] = field(default_factory=list)
     """Keys that may differ from those of the checkpoint although that makes it another run."""
     export_hf: bool = True
-    """At the end, write the fp32 weights as a Hugging Face folder, runs/NAME/hf."""
+    """At the end, write the fp32 weights with tokenizer and model card as a Hugging Face folder, runs/NAME/hf."""
+
+    export_every: int | None = None
+    """Steps between further exports, in runs/NAME/exports, all kept; null: none."""
 
     def validate(self) -> None:
         """Raises TrainError with the key, the value and the remedy."""
-        check_at_least("checkpoint", self, interval=1, keep=1, keep_every=1)
+        check_at_least("checkpoint", self, interval=1, keep=1, keep_every=1, export_every=1)

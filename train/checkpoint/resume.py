@@ -22,7 +22,6 @@ from train.checkpoint.store import (
     Layout,
     checkpoint_folders,
     corrupt_folders,
-    newest_checkpoint,
     quarantine,
     read_checkpoint,
     step_of,
@@ -39,36 +38,15 @@ class Start:
     """What a run starts from: one of the fields, or neither for random weights."""
 
     resume: Checkpoint | None = None
-    import_from: Path | None = None
+    import_from: str | None = None
 
 
 def choose_start(own: Checkpoint | None, init_from: str | None) -> Start:
     """Returns the run's own checkpoint if there is one, else `init_from`, else random weights.
 
-    So the same command, run again, continues. `init_from` is a Hugging Face folder, or the folder of a finished run,
-    whose final weights are used. Raises TrainError if it is neither.
+    So the same command, run again, continues. train/huggingface/source.py says what `init_from` may be, and opens it.
     """
-    if own is not None:
-        return Start(resume=own)
-    if init_from is None:
-        return Start()
-    folder = Path(init_from).expanduser()
-    if not folder.is_dir():
-        raise TrainError(
-            f"init_from={init_from} is absent: download the checkpoint there, or set init_from to its folder"
-        )
-    if (folder / "config.json").is_file():
-        return Start(import_from=folder)
-    if RunFolder(folder).config.is_file():
-        run = RunFolder(folder)
-        newest = newest_checkpoint(run.checkpoints)
-        if run.exported_step() is None or (newest is not None and newest.step != run.exported_step()):
-            raise TrainError(
-                f"init_from={init_from} has not finished, or ran with checkpoint.export_hf=false: {run.hf} lacks its "
-                "last weights; run it to its end with checkpoint.export_hf=true"
-            )
-        return Start(import_from=run.hf)
-    raise TrainError(f"init_from={init_from} holds neither a config.json (Hugging Face) nor a finished run")
+    return Start(resume=own) if own is not None else Start(import_from=init_from)
 
 
 def find_checkpoint(folder: RunFolder, ranks: Ranks) -> Checkpoint | None:

@@ -43,10 +43,19 @@ def load_run_config(path: Path) -> RunConfig:
     if not path.is_file():
         raise TrainError(f"there is no config file {path}: start the run with `python -m launch experiment=NAME`")
     try:
-        saved = with_new_keys(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
-        return to_run_config(OmegaConf.merge(OmegaConf.structured(RunConfig), saved))  # type: ignore[arg-type]
+        saved = OmegaConf.to_container(OmegaConf.load(path))
     except OmegaConfBaseException as error:
         raise TrainError(f"{path}: {explain(error)}") from error
+    return run_config_of(saved, str(path))
+
+
+def run_config_of(saved: Any, place: str) -> RunConfig:
+    """Returns the config that was saved as plain data in `place`; unknown keys and wrong types raise TrainError."""
+    try:
+        composed = OmegaConf.merge(OmegaConf.structured(RunConfig), with_new_keys(saved))
+        return to_run_config(composed)  # type: ignore[arg-type]
+    except OmegaConfBaseException as error:
+        raise TrainError(f"{place}: {explain(error)}") from error
 
 
 def save_run_config(config: RunConfig, path: Path) -> None:

@@ -59,8 +59,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send(401, b"who are you", {"WWW-Authenticate": "Basic"})
             return
         path = unquote(urlsplit(self.path).path)
-        if path.startswith("/api/datasets/"):
-            self.answer_hub(path.removeprefix("/api/datasets/"))
+        if path.startswith(("/api/datasets/", "/api/models/")):
+            self.answer_hub(path.split("/", 3)[3])
             return
         name = path.split(f"/resolve/{COMMIT}/")[-1].lstrip("/")
         self.server.seen.append((self.command, name, self.headers.get("Range")))

@@ -62,7 +62,7 @@ def test_the_export_is_on_the_disk_before_it_counts_as_whole(tmp_path: Path, mon
     config = tiny(tmp_path)
     weights = random_weights(config.model, config.positions, config.seed)
     names = parameter_shapes(config.model, config.positions)
-    checkpointer = Checkpointer(config.checkpoint, config.model, config.positions, config.sequence_length)
+    checkpointer = Checkpointer(config)
     checkpointer._export(tmp_path / "hf", ((name, weights(name)) for name in names), 8)
     assert flushed[-3] == tmp_path.name and flushed[-2].startswith(".step.") and flushed[-1] == "hf"
     assert {"model.safetensors", "config.json"} < set(flushed)

@@ -1,0 +1,98 @@
+"""`python -m model export`: a checkpoint of any ZeRO stage and world size becomes a folder for others."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from model.__main__ import main
+from model.weights import hf_weights, parameter_shapes
+from report.run_folder import RunFiles
+from tests.train.conftest import RESUMED, ROUTES, Runs
+from tests.train.tiny import VOCAB_SIZE, tiny, write_tokenizer
+from train.checkpoint.masters import read_masters
+from train.checkpoint.store import checkpoint_folders
+from train.huggingface.export import export
+from train.huggingface.source import open_saved
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["zero0", *RESUMED])
+def test_weights_of_two_ranks_come_back_bit_for_bit(
+    stages: Runs, tmp_path: Path, name: str, dtype: torch.dtype
+) -> None:
+    check_round_trip(stages.folder(name).path, tmp_path / "out", dtype)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_weights_of_one_rank_come_back_bit_for_bit(routes: Runs, tmp_path: Path, route: str) -> None:
+    for folder in checkpoint_folders(routes.folder(route).checkpoints):
+        check_round_trip(folder, tmp_path / folder.name, torch.float32)
+
+
+def check_round_trip(source: Path, folder: Path, dtype: torch.dtype) -> None:
+    saved = open_saved(source)
+    export(saved, folder, dtype=dtype)
+    masters, run = read_masters(saved.checkpoint), saved.config
+    weights = hf_weights(folder, run.model, run.positions, seed=9)
+    for name in parameter_shapes(run.model, run.positions):
+        assert torch.equal(weights(name), masters[name]().to(dtype).float()), name
+
+
+def test_a_run_exports_its_last_step_and_earlier_ones_with_a_tokenizer(exports: Runs, runs_root: Path) -> None:
+    run = exports.folder("exported")
+    for folder, step in ((run.hf, 2), (run.exports / "step-0000001", 1)):
+        weights = hf_weights(folder, tiny(runs_root).model, open_saved(run.path).config.positions, seed=9)
+        masters = read_masters(open_saved(run.path, step).checkpoint)
+        assert all(torch.equal(weights(name), read()) for name, read in masters.items())
+        assert f"# exported, step {step}" in (folder / "README.md").read_text()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        assert tokenizer.eos_token_id == 0 and tokenizer.model_max_length == 48
+    assert len((run.exports / "step-0000001" / "README.md").read_text()) < len((run.hf / "README.md").read_text())
+
+
+def test_the_command_writes_an_earlier_checkpoint(
+    exports: Runs, runs_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = exports.folder("exported").path
+    tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
+    arguments = ["--step", "1", "--dtype", "bf16", "--flavour", "published", "--tokenizer", str(tokenizer)]
+    assert main(["export", str(run), str(tmp_path / "out"), *arguments]) == 0
+    said = capsys.readouterr()
+    assert f"{run}/checkpoints/step-0000001 is exported to {tmp_path / 'out'}\n" in said.out
+    assert "plain transformers takes it for RoPE" in said.out and "/36 parameters\n" in said.err
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == tokenizer.read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "tokenizer.json"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{run}", "{out}", "--step", "7"], "has no checkpoint of step 7; there are: step-0000002, step-0000001"),
+        (["{root}", "{out}"], "is no run with a whole checkpoint, and no checkpoint: give runs/NAME or one of its"),
+        (["{imported}", "{out}", "--flavour", "olmo2"], "flavour olmo2 is RoPE in every layer, but this model has"),
+        (["{run}", "{root}"], "exists; remove it or choose another folder"),
+        (["{run}", "{out}", "--tokenizer", "{run}/config.yaml"], "config.yaml is not a tokenizer.json"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    exports: Runs, runs_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    places = {"run": exports.folder("exported").path, "imported": exports.folder("imported").path, "root": runs_root}
+    assert main(["export", *(argument.format(out=tmp_path / "out", **places) for argument in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.startswith("error: ") and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_shows_the_run(exports: Runs) -> None:
+    card = (exports.folder("imported").hf / "README.md").read_text()
+    assert card.startswith("---\nlicense: apache-2.0\n") and "rope in layer 0, repo in layers 1-2" in card
+    assert "| began from | `exported` |" in card and str(exports.root) not in card
+    rows = RunFiles(exports.folder("imported").path).read_metrics()
+    assert f"| 1 | {rows[0]['tokens']:,} | {rows[0]['train/ce_loss']:.4f} |  |" in card
+    assert f"| range | {rows[-1]['positions/range']:.4g} |" in card
+    assert VOCAB_SIZE == 128

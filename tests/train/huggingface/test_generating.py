@@ -1,0 +1,66 @@
+"""`python -m model generate` writes text from a run or a folder, and shows where its tokens stand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from model.__main__ import main
+from tests.train.conftest import Runs
+from train.huggingface.generating import open_writer, show_positions
+
+
+def test_a_run_and_its_export_write_the_same_text(
+    exports: Runs, runs_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = exports.folder("exported")
+    said = []
+    for source in (run.path, run.hf, run.checkpoints / "step-0000002"):
+        arguments = ["--max-tokens", "12", "--tokenizer", str(runs_root / "tokenizer.json")]
+        assert main(["generate", str(source), "the table", *arguments]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] == said[2] and said[0].startswith("the table") and len(said[0]) > len("the table\n")
+
+
+def test_positions_are_printed_for_every_head(
+    exports: Runs, runs_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = ["--tokenizer", str(runs_root / "tokenizer.json"), "--max-tokens", "1", "--show-positions"]
+    run = str(exports.folder("imported").path)
+    assert main(["generate", run, "ab", *tokenizer, "--layer", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines if line.startswith("layer")] == [
+        "layer 1 head 0",
+        "layer 1 head 1",
+    ]
+    writer = open_writer(run, runs_root / "tokenizer.json")
+    tokens, positions = writer.positions("ab")
+    assert f"{tokens[0].strip()}({positions[1][0, 0]:.2f})" in lines[2]
+    for arguments, said in (([run, "ab", "--layer", "0"], "learns no positions; layers that do: 1, 2"),):
+        assert main(["generate", *arguments, *tokenizer]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["generate", str(exports.folder("exported").path), "ab", *tokenizer]) == 2
+    assert "no layer of this model learns positions" in capsys.readouterr().err
+
+
+def test_a_terminal_gets_colours_from_the_smallest_position_to_the_largest() -> None:
+    console = Console(force_terminal=True, color_system="truecolor", width=80, record=True)
+    show_positions(["a", "b", "c"], {3: torch.tensor([[0.0], [1.0], [0.5]])}, None, console)
+    coloured = console.export_text(styles=True)
+    assert "\x1b[38;2;60;110;255ma" in coloured and "\x1b[38;2;255;80;60mb" in coloured
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--temperature", "-1"], "--temperature must be 0 or more"),
+        ([], "absent is absent: give a Hugging Face folder"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(["generate", str(tmp_path / "absent"), "text", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1

@@ -1,0 +1,194 @@
+"""`init_from` and imports take weights from folders, runs, checkpoints and the hub, and check what is said of them."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Olmo2Config, Olmo2ForCausalLM
+
+from common.errors import UserError
+from data.fetch import retry
+from model.__main__ import main
+from model.config import PositionsConfig
+from model.export import save_hf
+from model.huggingface.flavours import Flavour
+from model.weights import hf_weights
+from tests.data.fetch.server import reset_after, serving
+from tests.model.small import REPO, built, small
+from tests.train.conftest import Runs
+from train.checkpoint.masters import read_masters
+from train.checkpoint.store import read_checkpoint
+from train.errors import TrainError
+from train.huggingface.imports import import_weights
+from train.huggingface.source import check_source, fetch_source, open_source
+
+
+def stored(folder: Path) -> dict[str, torch.Tensor]:
+    return {key: value for file in folder.glob("*.safetensors") for key, value in load_file(file).items()}
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key].dtype == value.dtype and torch.equal(found[key], value), key
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+def test_olmo2_comes_back_bit_for_bit(tmp_path: Path, num_kv_heads: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    described = Olmo2Config(
+        vocab_size=96,
+        hidden_size=64,
+        intermediate_size=112,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=num_kv_heads,
+        pad_token_id=None,
+        eos_token_id=1,
+    )
+    fresh: Any = Olmo2ForCausalLM(described)
+    fresh.to(dtype).save_pretrained(tmp_path / "theirs", max_shard_size="40KB")
+    found = import_weights(str(tmp_path / "theirs"), tmp_path / "ours")
+    assert (found.flavour, found.dtype, found.positions) == (Flavour.olmo2, dtype, PositionsConfig("rope"))
+    assert_same(stored(tmp_path / "ours"), stored(tmp_path / "theirs"))
+    tokens = torch.randint(96, (1, 9))
+    theirs, again = (Olmo2ForCausalLM.from_pretrained(tmp_path / name) for name in ("theirs", "ours"))
+    assert torch.equal(again(tokens).logits, theirs(tokens).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("spellings", [("dynmaic_pe",), ("dynamic_pe",), ("dynmaic_pe", "dynamic_pe")])
+def test_published_weights_come_back_bit_for_bit_in_every_spelling(
+    tmp_path: Path, spellings: tuple[str, ...], dtype: torch.dtype
+) -> None:
+    published = written(tmp_path / "published", dtype=dtype, flavour=Flavour.published)
+    saved = json.loads((published / "config.json").read_text())
+    del saved["layer_positions"]  # ours; the published files have none
+    kept = {key: value for key, value in saved["pe_config"].items() if key.startswith((*spellings, "dynamic_pe_mode"))}
+    (published / "config.json").write_text(json.dumps(saved | {"pe_config": kept}))
+    found = import_weights(str(published), tmp_path / "ours")
+    assert (found.flavour, found.positions) == (Flavour.auto, PositionsConfig("repo"))
+    assert "positions.scheme=repo positions.start_layer=null" in found.overrides()
+    assert_same(stored(tmp_path / "ours"), stored(published))
+    import_weights(str(tmp_path / "ours"), tmp_path / "again")
+    assert_same(stored(tmp_path / "again"), stored(published))
+
+
+def written(folder: Path, max_shard_bytes: int = 10**9, **settings: Any) -> Path:
+    save_hf(folder, small(), REPO, built(small(), REPO).named_parameters(), max_shard_bytes, **settings)
+    return folder
+
+
+def rewritten(**changes: Any) -> Callable[[Path], object]:
+    def rewrite(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return rewrite
+
+
+def cut(folder: Path) -> None:
+    file = next(folder.glob("*-00002-*"))
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def without_a_tensor(folder: Path) -> None:
+    file = next(folder.glob("*-00002-*"))
+    tensors = load_file(file)
+    key = sorted(tensors)[0]
+    tensors["model.surplus"] = tensors.pop(key)
+    save_file(tensors, file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (cut, "-00002-of-"),
+        (lambda folder: next(folder.glob("*-00002-*")).unlink(), "is named by the index but absent"),
+        (without_a_tensor, "1 unexpected keys (model.surplus)"),
+        (rewritten(vocab_size=97), "lm_head.weight is [96, 64] and not [97, 64]"),
+        (rewritten(num_key_value_heads=2), "k_proj.weight is [64, 64] and not [32, 64]"),
+        (rewritten(pe_config={"dynamic_pe_mode": "cope"}), "of its modes there are here"),
+        (rewritten(layer_positions=["rope", "nope", "repo"]), "but the tensors have position maps in layers 1-2"),
+        (rewritten(layer_positions=["rope", "repo"]), "it must list 3 schemes"),
+        (rewritten(model_type="llama"), 'config.json has model_type "llama" and not "olmo2"'),
+    ],
+)
+def test_bad_files_are_refused_in_one_line_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], object], said: str
+) -> None:
+    folder = written(tmp_path / "source", max_shard_bytes=40_000)
+    damage(folder)
+    assert main(["import", str(folder), str(tmp_path / "ours")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and said in error
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_the_command_says_what_to_type_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = written(tmp_path / "source", dtype=torch.bfloat16)
+    assert main(["import", str(folder), str(tmp_path / "ours")]) == 0
+    said = capsys.readouterr().out
+    assert f"{folder} is imported to {tmp_path / 'ours'}: flavour auto, bfloat16\n" in said
+    assert f"init_from={tmp_path / 'ours'} positions.scheme=repo positions.start_layer=null\n" in said
+
+
+def test_a_run_begins_from_a_checkpoint_of_another(exports: Runs) -> None:
+    checkpoint = read_checkpoint(exports.folder("exported").checkpoints / "step-0000001")
+    masters, run = read_masters(checkpoint), exports.folder("earlier")
+    weights = open_source(run.path).read  # its rate is zero: what it exports is what it started from
+    assert torch.equal(weights("lm_head.weight"), masters["lm_head.weight"]())
+    assert weights("model.layers.1.self_attn.gate_map.weight").abs().max() > 0
+
+
+def test_a_run_is_its_newest_checkpoint_where_that_is_not_exported(stages: Runs) -> None:
+    run = stages.folder("zero3-bf16")
+    source = open_source(run.path)
+    assert source.place == str(run.checkpoints / "step-0000008") and not run.hf.exists()
+    assert torch.equal(
+        source.read("model.norm.weight"), read_masters(read_checkpoint(Path(source.place)))["norm.weight"]()
+    )
+
+
+@pytest.mark.parametrize(("name", "said"), [("absent", "absent is absent: give"), ("other", "holds neither a config")])
+def test_what_holds_no_weights_is_refused_before_anything_is_read(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "other").mkdir()
+    with pytest.raises(TrainError, match=said):
+        check_source(str(tmp_path / name))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A hub with one model, whose files break off at first."""
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with serving(written(tmp_path / "served", max_shard_bytes=40_000)) as server:
+        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield server
+
+
+@pytest.mark.parametrize("source", ["hf://a/b@main", "a/b@main"])
+def test_a_model_of_the_hub_is_fetched_once_whatever_breaks(hub: Any, tmp_path: Path, source: str) -> None:
+    hub.faults = {path.name: [reset_after(2000)] for path in (tmp_path / "served").glob("*.safetensors")}
+    check_source(source)
+    folder = fetch_source(source)
+    assert folder == Path("checkpoints/hub/a--b@main") and not any(hub.faults.values())
+    weights = hf_weights(folder, small(), REPO, seed=9)
+    assert all(torch.equal(weights(name), value) for name, value in built(small(), REPO).named_parameters())
+    hub.seen.clear()
+    assert fetch_source(source) == folder and hub.seen == []
+
+
+def test_a_model_that_the_hub_does_not_have_is_an_error(hub: Any, tmp_path: Path) -> None:
+    for path in (tmp_path / "served").glob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(UserError, match="safetensors"):
+        fetch_source("hf://a/b@main")

@@ -1,0 +1,1 @@
+"""Runs and checkpoints in and out of Hugging Face: what model/ needs to be told about them."""

@@ -1,0 +1,119 @@
+"""`python -m model generate`: text from a run, a checkpoint or a folder, and the positions of its tokens."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.text import Text
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from model.generate import learned_positions, next_tokens
+from model.huggingface.reading import read_configs
+from model.huggingface.tokenizer import NAME
+from model.transformer import Olmo2
+from model.weights import checked_weights, initialise
+from train.errors import TrainError
+from train.huggingface.companions import find_tokenizer
+from train.huggingface.source import fetch_source, is_run_or_checkpoint, open_saved, open_source
+
+_LOW, _HIGH = (60, 110, 255), (255, 80, 60)  # colours of the smallest and the largest position of a head
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A model with its tokenizer, on its device."""
+
+    model: Olmo2
+    tokenizer: Tokenizer
+    device: torch.device
+    eos_token_id: int
+
+    def stream(self, prompt: str, max_tokens: int, temperature: float, seed: int) -> Iterator[str]:
+        """Yields the text after `prompt`, piece by piece, up to EOS or `max_tokens`."""
+        ids, written = self.encode(prompt), ""
+        start, generator = len(ids), torch.Generator().manual_seed(seed)
+        tokens = torch.tensor(ids, device=self.device)
+        for token in next_tokens(self.model, tokens, temperature=temperature, generator=generator):
+            if token == self.eos_token_id:
+                return
+            ids.append(token)
+            text = self.tokenizer.decode(ids[start:])
+            if not text.endswith("\ufffd") or len(ids) - start == max_tokens:  # else within a character
+                yield text[len(written) :]
+                written = text
+            if len(ids) - start == max_tokens:
+                return
+
+    def encode(self, text: str) -> list[int]:
+        """Returns token ids, at least one: EOS, which begins documents, stands for an empty text."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids or [self.eos_token_id]
+
+    def positions(self, text: str) -> tuple[list[str], dict[int, Tensor]]:
+        """Returns the tokens of a text, and their positions [T, H_kv] in each layer that learns them."""
+        ids = self.encode(text)
+        found = learned_positions(self.model, torch.tensor(ids, device=self.device))
+        return [self.tokenizer.decode([token]) or "·" for token in ids], found
+
+
+def open_writer(source: str, tokenizer: Path | None) -> Writer:
+    """Loads a model, in bfloat16 on a GPU where there is one, else in float32.
+
+    Raises DataError, ModelError and TrainError.
+    """
+    folder = fetch_source(source)
+    opened = open_source(folder)
+    config, positions = read_configs(opened)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.device("meta"):
+        model = Olmo2(config, positions)
+    path = tokenizer or _tokenizer_of(folder, Path(opened.place))
+    initialise(model, checked_weights(opened, config, positions, seed=0), device)
+    model.to(torch.bfloat16 if device.type == "cuda" else torch.float32).eval()
+    return Writer(model, _open_tokenizer(path), device, config.eos_token_id)
+
+
+def show_positions(tokens: list[str], positions: dict[int, Tensor], layer: int | None, console: Console) -> None:
+    """Prints the tokens once per head of a layer, coloured from the smallest position to the largest.
+
+    `layer` None is the middle one of those that learn positions. Without colours, each token has its position beside
+    it. Raises TrainError if the layer has none.
+    """
+    if not positions:
+        raise TrainError("no layer of this model learns positions: there are none to show")
+    chosen = sorted(positions)[len(positions) // 2] if layer is None else layer
+    if chosen not in positions:
+        listed = ", ".join(map(str, sorted(positions)))
+        raise TrainError(f"--layer {chosen} learns no positions; layers that do: {listed}")
+    for head, z_t in enumerate(positions[chosen].float().T):
+        low, high = float(z_t.min()), float(z_t.max())
+        console.print(f"layer {chosen} head {head}: {low:.2f} to {high:.2f}", style="bold", highlight=False)
+        text = Text()
+        for token, z in zip(tokens, z_t.tolist(), strict=True):
+            share = (z - low) / (high - low) if high > low else 0.5
+            red, green, blue = (round(a + (b - a) * share) for a, b in zip(_LOW, _HIGH, strict=True))
+            shown = token if console.is_terminal else f"{token.strip() or '_'}({z:.2f}) "
+            text.append(shown, style=f"rgb({red},{green},{blue})")
+        console.print(text, soft_wrap=True)
+
+
+def _tokenizer_of(folder: Path, place: Path) -> Path:
+    """Returns the tokenizer beside the weights, or that of a run's data. Raises DataError and TrainError."""
+    for path in (place / NAME, folder / NAME):
+        if path.is_file():
+            return path
+    if is_run_or_checkpoint(folder):
+        return find_tokenizer(open_saved(folder).config)
+    raise TrainError(f"{folder} has no {NAME}: give --tokenizer")
+
+
+def _open_tokenizer(path: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise TrainError(f"{path} is not a tokenizer.json ({error}); give --tokenizer") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer

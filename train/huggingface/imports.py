@@ -1,0 +1,63 @@
+"""Weights from anywhere as a checked Hugging Face folder of ours: `python -m model import`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from model.config import ModelConfig, PositionsConfig
+from model.export import save_hf
+from model.huggingface.flavours import Flavour, default_flavour
+from model.huggingface.reading import read_configs
+from model.huggingface.tokenizer import NAME, tokenizer_files
+from model.positions import layer_schemes, overrides_for
+from model.weights import checked_weights, hf_keys
+from train.errors import TrainError
+from train.huggingface.source import fetch_source, open_source
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import found."""
+
+    place: str
+    """Where the weights were."""
+    config: ModelConfig
+    positions: PositionsConfig
+    flavour: Flavour
+    """Of the folder that was written."""
+    dtype: torch.dtype
+    """Of the first of the weights."""
+
+    def overrides(self) -> str:
+        """Returns the `key=value` arguments that configure these positions."""
+        names = [scheme.name for scheme in layer_schemes(self.positions, self.config.num_layers)]
+        return overrides_for(names, PositionsConfig())
+
+
+def import_weights(source: str, folder: Path) -> Imported:
+    """Writes the weights of a source to a new folder, each in the dtype that it has, and returns what they are.
+
+    The tokenizer.json of the source comes along. Raises DataError, ModelError and TrainError, with everything that is
+    wrong, before anything is written.
+    """
+    if folder.exists():
+        raise TrainError(f"{folder} exists; remove it or choose another folder to import to")
+    origin = fetch_source(source)
+    opened = open_source(origin)
+    config, positions = read_configs(opened)
+    checked_weights(opened, config, positions, seed=0)
+    flavour, keys = default_flavour(config, positions), hf_keys(config, positions)
+    dtype = opened.read(next(iter(keys.values()))).dtype
+    length = int(opened.config.get("max_position_embeddings") or 4096)
+    tokenizer = next((path for path in (Path(opened.place) / NAME, origin / NAME) if path.is_file()), None)
+    save_hf(
+        folder,
+        config,
+        positions,
+        ((name, opened.read(key)) for name, key in keys.items()),
+        max_position_embeddings=length,
+        flavour=flavour,
+        other_files=tokenizer_files(tokenizer, config, length) if tokenizer else {},
+    )
+    return Imported(opened.place, config, positions, flavour, dtype)

@@ -1,0 +1,188 @@
+"""Where weights come from: `init_from`, and the SOURCE of `python -m model import` and `generate`.
+
+    checkpoints/olmo2-1b, runs/NAME/hf       a Hugging Face folder: config.json and safetensors
+    runs/NAME                                a run: its newest whole checkpoint, or hf/ if that is of the same step
+    runs/NAME/checkpoints/step-0000100       a checkpoint, of any ZeRO stage and number of ranks
+    hf://OWNER/NAME@REVISION                 a model of the hub; OWNER/NAME@REVISION is the same
+
+Files of the hub are fetched to checkpoints/hub/, once; a broken connection goes on where it broke off, and the commit
+is the one first seen.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from data.fetch.download import download, download_all, missing_bytes
+from data.fetch.roots import open_root
+from model.hf_config import hf_config
+from model.weights import Source, hf_keys, open_hf, parameter_shapes
+from report.run_folder import RunFiles
+from train.checkpoint.manifest import MANIFEST, DamageError
+from train.checkpoint.masters import read_masters
+from train.checkpoint.store import (
+    TRAINER,
+    Checkpoint,
+    checkpoint_folders,
+    folder_name,
+    newest_checkpoint,
+    read_checkpoint,
+)
+from train.compose.app import run_config_of
+from train.config import RunConfig
+from train.errors import TrainError
+from train.run_folder import RunFolder
+
+HUB = "hf://"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@[\w./-]+")
+_HUB_FOLDER = Path("checkpoints/hub")
+_HUB_FILES = ("*.json", "*.safetensors")
+
+
+class Kind(Enum):
+    """What a folder with weights is."""
+
+    hugging_face = "hugging face"
+    checkpoint = "checkpoint"
+    run = "run"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint with the config that it was saved with."""
+
+    checkpoint: Checkpoint
+    config: RunConfig
+
+
+def is_run_or_checkpoint(path: Path) -> bool:
+    """Returns whether a path is the folder of a run, or of a checkpoint."""
+    return (path / TRAINER).is_file() or RunFiles(path).checkpoints.is_dir()
+
+
+def open_saved(path: Path, step: int | None = None) -> Saved:
+    """Returns the checkpoint at `path`, or of the run there: the newest whole one, or that of `step`.
+
+    Raises TrainError if there is none, or if it is damaged.
+    """
+    checkpoint = _find(path, step)
+    config = run_config_of(checkpoint.trainer_state()["config"], str(checkpoint.folder))
+    run = checkpoint.folder.parent.parent  # where it lies now, whatever it was called when it was saved
+    if (run / checkpoint.folder.parent.name) == RunFiles(run).checkpoints:
+        config.run_root, config.name = str(run.parent), run.resolve().name
+    return Saved(checkpoint, config)
+
+
+def check_source(source: str) -> None:
+    """Raises TrainError unless `source` can be one; nothing is fetched or read."""
+    if _hub_address(source) is None:
+        _kind(Path(source).expanduser(), source)
+
+
+def fetch_source(source: str) -> Path:
+    """Returns the folder of a source; what lies on the hub is fetched to it first.
+
+    Raises DataError if it cannot be fetched, and TrainError if `source` is nothing that holds weights.
+    """
+    address = _hub_address(source)
+    if address is None:
+        return Path(source).expanduser()
+    folder = _HUB_FOLDER / re.sub(r"[^\w.@-]+", "--", address.removeprefix(HUB))
+    root = open_root(address, str(folder))
+    files = root.find(_HUB_FILES, "init_from")
+    if root.remote is not None:  # else offline, from the hub client's own cache
+        missing = sum(map(missing_bytes, files))
+        if missing:
+            print(f"fetching {missing / 1e9:.2f} GB of {root.remote.root} to {folder}", flush=True)
+        download_all(files, download)
+    return root.folder
+
+
+def open_source(folder: Path) -> Source:
+    """Opens what `fetch_source` has returned; no tensor is read yet. Raises ModelError and TrainError."""
+    kind = _kind(folder, str(folder))
+    if kind is Kind.hugging_face:
+        return open_hf(folder)
+    if kind is Kind.run:
+        run = RunFolder(folder)
+        newest = newest_checkpoint(run.checkpoints)
+        if run.exported_step() is not None and (newest is None or newest.step == run.exported_step()):
+            return open_hf(run.hf)
+    return open_checkpoint(open_saved(folder))
+
+
+def open_checkpoint(saved: Saved) -> Source:
+    """Opens the fp32 weights of a checkpoint. Raises TrainError if it is damaged."""
+    run = saved.config
+    keys = hf_keys(run.model, run.positions)
+    names = {key: name for name, key in keys.items()}
+    shapes = {keys[name]: shape for name, shape in parameter_shapes(run.model, run.positions).items()}
+    masters = read_masters(saved.checkpoint)
+    if masters.keys() != keys.keys():
+        different = sorted(masters.keys() ^ keys.keys())
+        raise TrainError(f"{saved.checkpoint.folder} has other parameters than its config: {different[0]} and others")
+
+    def read(key: str) -> Tensor:
+        return masters[names[key]]()
+
+    return Source(str(saved.checkpoint.folder), _described(run), shapes, read)
+
+
+def _described(run: RunConfig) -> dict[str, Any]:
+    """Returns what a config.json would say of a run's model."""
+    precisions = {
+        "position_precision": run.positions.precision.value,
+        "norm_precision": run.model.norm_precision.value,
+    }
+    return hf_config(run.model, run.positions, "float32", run.sequence_length) | precisions
+
+
+def _kind(folder: Path, source: str) -> Kind:
+    """Returns what a folder is. Raises TrainError, saying what `source` may be."""
+    if not folder.is_dir():
+        raise TrainError(
+            f"{source} is absent: give a Hugging Face folder, a run, a checkpoint, or a model of the hub as "
+            f"{HUB}OWNER/NAME@REVISION"
+        )
+    if (folder / MANIFEST).is_file() and (folder / TRAINER).is_file():
+        return Kind.checkpoint
+    if (folder / "config.json").is_file():
+        return Kind.hugging_face
+    run = RunFolder(folder)
+    if run.exported_step() is not None or checkpoint_folders(run.checkpoints):
+        return Kind.run
+    raise TrainError(
+        f"{source} holds neither a config.json (Hugging Face) nor a checkpoint, and is no run that has saved one"
+    )
+
+
+def _hub_address(source: str) -> str | None:
+    """Returns the address of a model on the hub, or None for a path."""
+    if source.startswith(HUB):
+        return source
+    is_id = _HUB_ID.fullmatch(source) is not None and not Path(source).expanduser().exists()
+    return HUB + source if is_id else None
+
+
+def _find(path: Path, step: int | None) -> Checkpoint:
+    try:
+        if (path / MANIFEST).is_file():
+            return read_checkpoint(path)
+        root = RunFiles(path).checkpoints
+        if step is not None:
+            if (root / folder_name(step)).is_dir():
+                return read_checkpoint(root / folder_name(step))
+            steps = ", ".join(folder.name for folder in checkpoint_folders(root)) or "none"
+            raise TrainError(f"{path} has no checkpoint of step {step}; there are: {steps}")
+    except DamageError as error:
+        raise TrainError(f"{path} is damaged ({error}): take another checkpoint") from error
+    newest = newest_checkpoint(root)
+    if newest is None:
+        raise TrainError(
+            f"{path} is no run with a whole checkpoint, and no checkpoint: give runs/NAME or one of its checkpoints"
+        )
+    return newest
