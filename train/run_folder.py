@@ -53,7 +53,7 @@ class RunFolder(RunFiles):
         return file
 
     def remove_if_unused(self) -> None:
-        """Deletes the folder if no run began in it: it holds nothing but a lock file that nobody has locked."""
+        """Deletes the folder if no run began in it: all it has is a lock file, which no process has locked."""
         with contextlib.suppress(OSError, TrainError):
             if list(self.path.iterdir()) != [self.lock_file]:
                 return
