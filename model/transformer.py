@@ -42,6 +42,15 @@ class RMSNorm(nn.RMSNorm):
         return self.weight * unit.to(x.dtype)
 
 
+class Embedding(nn.Embedding):
+    """nn.Embedding that draws no values on the meta device, where torch imports its compiler for it (a second of CPU)."""
+
+    def reset_parameters(self) -> None:
+        """Draws values, which `model.weights.initialise` replaces, on a device that holds any."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class MLP(nn.Module):
     """SwiGLU: down(silu(gate(h)) * up(h))."""
 
@@ -123,7 +132,7 @@ class Olmo2(nn.Module):
         super().__init__()
         config.validate()
         self.frequencies = Frequencies(config, positions)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(
             Block(config, Positions(scheme), self.frequencies) for scheme in build_schemes(config, positions)
         )
