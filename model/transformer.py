@@ -43,7 +43,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 class Embedding(nn.Embedding):
-    """nn.Embedding that draws no values on the meta device, where torch imports its compiler for it (a second of CPU)."""
+    """nn.Embedding that draws no values on the meta device, where torch imports its compiler for that (1 s of CPU)."""
 
     def reset_parameters(self) -> None:
         """Draws values, which `model.weights.initialise` replaces, on a device that holds any."""
