@@ -15,6 +15,7 @@ import psutil
 
 from train.processes import PARENT, stop_with_parent
 from train.signals import stop_signals
+from train.temporary import own_folder
 
 
 def run() -> int:
@@ -25,7 +26,9 @@ def run() -> int:
 
     os.environ[PARENT] = str(os.getpid())  # for the ranks
     logging.disable(logging.CRITICAL)
-    sys.argv.insert(1, "--signals-to-handle=SIGQUIT")  # and no other signal
+    sys.argv[1:1] = ["--signals-to-handle=SIGQUIT"]  # and no other signal
+    with contextlib.suppress(OSError):  # torchrun's own choice is in TMPDIR too, but a kill would leave it there
+        sys.argv[1:1] = [f"--log-dir={own_folder()}"]
     for number in stop_signals():
         signal.signal(number, _pass_on)
     try:
