@@ -26,7 +26,7 @@ demo: setup ## the main job, small: a RoPE backbone, then RePo, on real text (ab
 	$(BIN)/python -m launch experiment=demo
 
 test: setup ## the tests (five to ten minutes on two cores)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 test-slow: setup ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

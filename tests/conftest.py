@@ -3,8 +3,10 @@
 import gc
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from data.tools.sample import build_sample
 
@@ -12,13 +14,21 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two ranks share a laptop's two cores
 
 
-@pytest.hookimpl(tryfirst=True)
+class OnePackageAtATime(LoadScopeScheduling):
+    """Gives all tests of a package to one process of pytest-xdist, as they share fixtures."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "/".join(nodeid.split("/")[:2])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OnePackageAtATime:
+    """Returns how tests are shared out."""
+    return OnePackageAtATime(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Makes one group of each package's tests for pytest-xdist, as they share fixtures; the longest comes first."""
-    for item in items:
-        package = item.path.relative_to(Path(__file__).parent).parts[0]
-        item.add_marker(pytest.mark.xdist_group(package))
-    items.sort(key=lambda item: "tests/train/" not in item.nodeid)
+    """Puts the package first that takes longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/train/"))
 
 
 def pytest_collection_finish() -> None:

@@ -214,7 +214,8 @@ def test_a_sweep_has_a_folder_for_each_combination(root: Path, unattended: Launc
     folders = [RunFolder(root / f"swept-optimizer.repo_lr_multiplier_{factor}") for factor in (1, 1000)]
     page = root / "swept-repo_lr_multiplier-compared.html"
     assert sorted(root.glob("swept*")) == [*(folder.path for folder in folders), page]
-    assert [line.split()[0] for line in ended.stdout.splitlines()[-4:-1]] == ["run", *(f.path.name for f in folders)]
+    compared = [line.split()[0] for line in ended.stdout.splitlines()[-4:-1]]
+    assert compared[0] == "run" and sorted(compared[1:]) == [folder.path.name for folder in folders]
     assert f"{folders[1].path.name} ended with code {EXIT_ALERTED}; alone: " in ended.stderr
     configs = [load_run_config(folder.config) for folder in folders]
     assert [config.optimizer.repo_lr_multiplier for config in configs] == [1, 1000]

@@ -56,7 +56,8 @@ def test_position_metrics_do_not_depend_on_ranks_or_micro_batches(stages: Runs, 
         due = one["step"] == 1 or one["step"] % 2 == 0
         assert ("positions/layer_01/std" in names) == ("positions/layer_02/range" in names) == due
         for name in names:
-            assert two[name] == pytest.approx(one[name], abs=NOISE), name
+            noise = 1e-3 if name.endswith("gradient_slope") else NOISE  # a difference of losses over a small step
+            assert two[name] == pytest.approx(one[name], abs=noise), name
 
 
 @pytest.mark.parametrize("name", RESUMED)

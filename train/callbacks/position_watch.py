@@ -13,7 +13,7 @@ from report.metrics import OPEN_ALERTS
 from train.callbacks.callback import StatefulCallback, TrainerInterface
 from train.callbacks.console import Screen
 from train.errors import Stop, StopReason
-from train.watch.alert import PROGRAM_FAULTS, UNHURT, Alert
+from train.watch.alert import UNHURT, Alert
 from train.watch.config import AlertPolicy, PositionWatchConfig
 from train.watch.detectors import Detectors
 from train.watch.meter import Meter
@@ -80,14 +80,8 @@ class PositionWatch(StatefulCallback):
             trainer.save()
         elif self._config.policy is AlertPolicy.stop:
             trainer.stop(Stop(StopReason.alert))
-        elif self._config.policy is AlertPolicy.rollback:
-            self._answer(trainer, [alert for alert in raised if alert.kind not in UNHURT])
-
-    def _answer(self, trainer: TrainerInterface, failures: list[Alert]) -> None:
-        """Rolls the run back to before the first failure, or ends it where that cannot help."""
-        if any(alert.kind in PROGRAM_FAULTS for alert in failures):
-            trainer.stop(Stop(StopReason.alert))
-        elif failures:
+        failures = [alert for alert in raised if alert.kind not in UNHURT]
+        if self._config.policy is AlertPolicy.rollback and failures:
             trainer.roll_back(min(failures, key=lambda alert: alert.since))
 
     def _warn_no_sequence(self, trainer: TrainerInterface) -> None:

@@ -46,8 +46,6 @@ ADVICE = {
 
 UNHURT = ("rope", "not_learning")
 """Kinds after which no weights are damaged: to go back and learn more slowly would not help."""
-PROGRAM_FAULTS = ("wrong_positions", "wrong_gradient")
-"""Kinds that a lower learning rate cannot end: the program computes something else than it should."""
 
 
 @dataclass(frozen=True)

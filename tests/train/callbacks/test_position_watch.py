@@ -7,7 +7,7 @@ import pytest
 from train.callbacks.callback import TrainerInterface
 from train.callbacks.position_watch import PositionWatch
 from train.errors import Stop, StopReason
-from train.watch.alert import ADVICE, PROGRAM_FAULTS, UNHURT, Alert
+from train.watch.alert import ADVICE, UNHURT, Alert
 from train.watch.config import AlertPolicy, PositionWatchConfig
 
 
@@ -46,11 +46,10 @@ def test_each_policy_answers_each_kind_of_alert_once(kind: str) -> None:
     assert asked(AlertPolicy.warn, raised) == []
     assert asked(AlertPolicy.checkpoint, raised) == ["save"]
     assert asked(AlertPolicy.stop, raised) == [StopReason.alert]
-    expected = [] if kind in UNHURT else [StopReason.alert] if kind in PROGRAM_FAULTS else [raised]
+    expected = [] if kind in UNHURT else [raised]
     assert asked(AlertPolicy.rollback, raised) == expected
 
 
-def test_of_several_failures_the_first_is_rolled_back_unless_one_is_the_programs() -> None:
+def test_of_several_failures_the_first_is_rolled_back() -> None:
     early, late = alert("collapse", 5), alert("explosion", 8)
     assert asked(AlertPolicy.rollback, alert("rope", 1), late, early) == [early]
-    assert asked(AlertPolicy.rollback, early, alert("wrong_gradient")) == [StopReason.alert]
