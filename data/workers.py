@@ -12,7 +12,9 @@ import os
 import pickle
 import queue
 import signal
+import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -24,6 +26,9 @@ import numpy as np
 from common.processes import end_with_parent
 from data.errors import DataError, explained_read_errors
 from data.rows import Backend, Rows, split_evenly
+
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+"""How workers are started. Under Python 3.14's default, forkserver, a worker's parent is not its trainer."""
 
 
 class WorkerPool:
@@ -44,7 +49,8 @@ class WorkerPool:
             ours, theirs = multiprocessing.Pipe(duplex=False)
             self._pipes.append(ours)
             job = (backend, slots[own.start : own.stop], cursors, prefetch, theirs, os.getpid())
-            process = multiprocessing.get_context().Process(target=_work, args=job, daemon=True, name="data worker")
+            context: Any = multiprocessing.get_context(START_METHOD)
+            process = context.Process(target=_work, args=job, daemon=True, name="data worker")
             process.start()
             self._processes.append(process)
             theirs.close()  # before the next worker is started: the pipe has no writer but its worker, and so an end
@@ -118,6 +124,9 @@ def _send(ahead: "queue.Queue[Rows | str | None]", output: Connection) -> None:
                 while rest:
                     rest = rest[os.write(output.fileno(), rest) :]
     except OSError:  # the trainer is gone
+        os._exit(1)
+    except BaseException:  # without this thread the worker would wait for ever, and the trainer with it
+        traceback.print_exc()
         os._exit(1)
 
 

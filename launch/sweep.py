@@ -51,10 +51,11 @@ def run_sweep(members: Sequence[Member], *, is_dry: bool = False) -> int:
         return EXIT_OK
     print(f"{members[0].sweep}: {len(members)} runs, {len(members) - len(waiting)} of them finished", flush=True)
     at_once = members[0].config.launch.parallel
-    codes = _Sweep(waiting, at_once, _gpu_shares(at_once)).run()
+    sweep = _Sweep(waiting, at_once, _gpu_shares(at_once))
+    codes = sweep.run()
     failed = {name: code for name, code in codes.items() if code not in (EXIT_OK, EXIT_STOPPED)}
     print_sweep(members[0].sweep, [RunFolder.of(member.config) for member in members])
-    if EXIT_STOPPED in codes.values():
+    if sweep.stopped:
         print("\nstopped: the same command does what is left")
         return EXIT_STOPPED
     by_name = {member.config.name: member for member in members}
@@ -112,7 +113,7 @@ class _Sweep:
         self._has_logs = at_once > 1
         self._free = list(places)
         self._running: list[_Job] = []
-        self._stopped = False
+        self.stopped = False
         self._signals: list[int] = []
 
     def run(self) -> dict[str, int]:
@@ -120,8 +121,8 @@ class _Sweep:
         codes: dict[str, int] = {}
         for number in stop_signals():
             signal.signal(number, self._on_signal)
-        while self._running or (self._waiting and not self._stopped):
-            while self._free and self._waiting and not self._stopped:
+        while self._running or (self._waiting and not self.stopped):
+            while self._free and self._waiting and not self.stopped:
                 self._start(self._waiting.popleft(), self._free.pop(0))
             for taken in self._take_signals():
                 for job in self._running:
@@ -133,7 +134,7 @@ class _Sweep:
         return codes
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._stopped = True
+        self.stopped = True
         self._signals.append(number)
 
     def _take_signals(self) -> list[int]:
@@ -166,8 +167,10 @@ class _Sweep:
             job.log.close()
         code = job.process.returncode
         code = 128 - code if code < 0 else code
+        if self.stopped and code == 128 + signal.SIGTERM:
+            code = EXIT_STOPPED  # it was still starting, and had nothing to save
         if code == EXIT_STOPPED:
-            self._stopped = True  # it was asked to stop: by a person or a scheduler, who means the sweep
+            self.stopped = True  # it was asked to stop: by a person or a scheduler, who means the sweep
         elif code != EXIT_OK:
             print(f"{job.member.config.name} ended with code {code}", flush=True)
         return code

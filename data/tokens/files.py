@@ -20,6 +20,7 @@ from data.fetch.roots import Root
 
 TOKEN_DTYPE = np.dtype("<u4")
 NPY_HEADER_MAGIC = b"\x93NUMPY"
+MAX_OPEN_FILES = 128  # of a process, which may have 1,024 by default
 MAX_TOKEN_ID = (1 << 24) - 1  # without a tokenizer: above any vocabulary, below any four characters of text
 
 
@@ -54,10 +55,15 @@ class TokenRows:
         files = self.locate(rows)
         starts = (rows - self._firsts[files]) * self.row_length
         for index, (file, start) in enumerate(zip(files.tolist(), starts.tolist(), strict=True)):
-            if file not in self._opened:
-                self._opened[file] = _open_tokens(self.files[file])
-            _read_into(tokens[index], self._opened[file], start * TOKEN_DTYPE.itemsize, self.files[file])
+            _read_into(tokens[index], self._open(file), start * TOKEN_DTYPE.itemsize, self.files[file])
         return tokens
+
+    def _open(self, file: int) -> IO[bytes]:
+        if file not in self._opened:
+            if len(self._opened) >= MAX_OPEN_FILES:
+                self._opened.pop(next(iter(self._opened))).close()  # the one that was opened first
+            self._opened[file] = _open_tokens(self.files[file])
+        return self._opened[file]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": {}}

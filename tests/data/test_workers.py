@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from data import workers
 from data.config import DataConfig, DataKind
 from data.errors import DataError
 from data.stream import BatchStream, build_stream
@@ -115,3 +116,12 @@ def test_workers_end_with_a_process_that_leaves_its_stream_open(tokens: DataConf
     process.start()
     process.join(60)
     assert process.exitcode == 0
+
+
+def test_a_worker_that_cannot_send_ends_and_is_named(tokens: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> bytes:
+        raise TypeError("cannot be sent")
+
+    monkeypatch.setattr(workers.pickle, "dumps", fail)  # which the forked workers have, too
+    with closing(build_stream(dataclasses.replace(tokens, num_workers=1), **SHAPE)) as stream:
+        assert "data worker 0 of 1" in read_until_it_fails(stream)

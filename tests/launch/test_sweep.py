@@ -1,13 +1,17 @@
 """A sweep that is cut off, started again, extended and run in parallel: nothing is trained twice, nothing is lost."""
 
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
+from launch import sweep
 from tests.launch.launching import ENDLESS, SMALL, end, last_step, launch, ranks_of, read, start, wait_for
+from train.compose.sweep import compose_members
 from train.errors import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
 from train.run_folder import RunFolder
+from train.signals import stop_signals
 
 BRIEF = ("launch.processes=1", "max_steps=2", "checkpoint.export_hf=false", "evaluation.enabled=false")
 
@@ -85,3 +89,15 @@ def test_a_killed_sweep_stops_its_members(root: Path, sample: Path) -> None:
     killed.communicate()
     wait_for(lambda: not rank.is_running() and events(folder)[-1] == "stop", None)
     assert not (root / "killed-seed_2").exists()
+
+
+def test_a_signal_while_a_member_ends_stops_the_sweep_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = compose_members(["-m", *SMALL, f"run_root={tmp_path}", "name=ends", "seed=1,2"])
+    asks = "import os, signal; os.kill(os.getppid(), signal.SIGTERM)"
+    monkeypatch.setattr(sweep, "command", lambda member: [sys.executable, "-c", asks])
+    before = {number: signal.getsignal(number) for number in stop_signals()}
+    try:
+        assert sweep.run_sweep(members) == EXIT_STOPPED
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -123,7 +123,7 @@ def _optimizer_states(folder: Path, world_size: int) -> list[dict[str, Any]]:
 
 
 class _Ignored:
-    """What stands for an object of DeepSpeed, such as its loss scaler: nothing here reads it."""
+    """What stands for an object of any type that is not needed here, such as DeepSpeed's loss scaler. Does nothing."""
 
     def __init__(self, *arguments: Any) -> None:
         """Forgets the arguments."""
@@ -131,12 +131,39 @@ class _Ignored:
     def __setstate__(self, state: Any) -> None:
         """Forgets the state."""
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Forgets the item."""
+
+    def append(self, item: Any) -> None:
+        """Forgets the item."""
+
+    def extend(self, items: Any) -> None:
+        """Forgets the items."""
+
 
 class _Unpickler(pickle.Unpickler):
-    """Reads without importing DeepSpeed, which takes seconds and looks for a GPU."""
+    """Builds tensors and plain values; nothing else that a file names is imported, and so nothing of it is run.
+
+    DeepSpeed is not imported either, which takes seconds and looks for a GPU.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        return _Ignored if module.split(".")[0] == "deepspeed" else super().find_class(module, name)
+        is_storage = module in ("torch", "torch.storage") and name.endswith("Storage")
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if is_storage or is_dtype or (module, name) in _KNOWN:
+            return super().find_class(module, name)
+        return _Ignored
+
+
+_KNOWN = {
+    ("collections", "OrderedDict"),
+    ("torch", "Size"),
+    ("torch", "Tensor"),
+    ("torch._tensor", "_rebuild_from_type_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+    ("torch._utils", "_rebuild_tensor"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+}
 
 
 def _load(path: Path) -> dict[str, Any]:

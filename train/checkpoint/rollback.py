@@ -17,7 +17,7 @@ import xxhash
 
 from common.files import write_text_whole
 from report.probes import probe_files
-from train.checkpoint.store import checkpoint_folders, name_latest, quarantine, step_of, whole_steps
+from train.checkpoint.store import checkpoint_folders, corrupt_folders, name_latest, quarantine, step_of, whole_steps
 from train.errors import TrainError
 from train.run_folder import RunFolder
 from train.watch.alert import Alert
@@ -61,7 +61,8 @@ def rate_factor(rollbacks: Sequence[Rollback], step: int) -> float:
     if not rollbacks:
         return 1.0
     last = rollbacks[-1]
-    warmup = min(1.0, max(1, step - last.to_step) / last.warmup_steps) if last.warmup_steps else 1.0
+    num_steps = step - last.to_step  # none is left of the warm-up where a run resumes from before the rollback's target
+    warmup = min(1.0, num_steps / last.warmup_steps) if last.warmup_steps and num_steps > 0 else 1.0
     return math.prod(rollback.factor for rollback in rollbacks) * warmup
 
 
@@ -164,6 +165,9 @@ def complete_rollback(folder: RunFolder) -> list[Rollback]:
     for newer in checkpoint_folders(root):
         if (step_of(newer.name) or 0) > last.to_step:
             quarantine(newer, SET_ASIDE.format(last.number))
+    if not last.to_step:  # damaged checkpoints would keep the run from beginning again
+        for damaged in corrupt_folders(root):
+            quarantine(damaged, SET_ASIDE.format(last.number))
     name_latest(root)
     for step, file in probe_files(folder.probes).items():
         if step > last.to_step:  # positions that this run no longer has

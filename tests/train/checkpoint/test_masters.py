@@ -1,7 +1,10 @@
 """The weights of a checkpoint are read without ranks, whatever its ZeRO stage, precision and number of ranks."""
 
+import os
 import shutil
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 from model.weights import parameter_shapes
 from tests.train.conftest import RESUMED, ROUTES, Runs, flip_a_bit
 from tests.train.tiny import tiny
+from train.checkpoint import masters
 from train.checkpoint.masters import read_masters
 from train.checkpoint.store import Checkpoint, checkpoint_folders, newest_checkpoint, read_checkpoint
 from train.checkpoint.universal import make_universal, open_universal
@@ -31,8 +35,8 @@ def test_the_weights_are_those_of_the_universal_form(stages: Runs, tmp_path: Pat
     folder = newest(stages, "zero1-bf16").folder
     copy = read_checkpoint(Path(shutil.copytree(folder, tmp_path / folder.name)))
     make_universal(copy)
-    masters, universal = read_masters(copy), open_universal(copy)
-    for name, read in masters.items():
+    values, universal = read_masters(copy), open_universal(copy)
+    for name, read in values.items():
         assert torch.equal(read(), universal.weight(name).view(read().shape)), name
 
 
@@ -70,3 +74,23 @@ def test_a_damaged_checkpoint_is_named(stages: Runs, tmp_path: Path) -> None:
     flip_a_bit(next(folder.glob("*rank_1*optim_states.pt")))
     with pytest.raises(TrainError, match=r"step-\d+ is damaged \(.*rank_1.* is altered\): take another"):
         read_masters(read_checkpoint(folder))
+
+
+class Stranger:
+    """Makes a folder when it is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self._folder),)
+
+
+def test_nothing_that_a_checkpoint_holds_is_run_when_its_weights_are_read(tmp_path: Path) -> None:
+    held = {"a": Stranger(tmp_path / "made"), "weight": torch.arange(3.0), "names": OrderedDict(x=1)}
+    torch.save(held, tmp_path / "state.pt")
+    read = masters._load(tmp_path / "state.pt")
+    assert torch.equal(read["weight"], torch.arange(3.0)) and read["names"] == {"x": 1}
+    assert not (tmp_path / "made").exists()
+    torch.load(tmp_path / "state.pt", weights_only=False)  # the same by torch alone
+    assert (tmp_path / "made").exists()

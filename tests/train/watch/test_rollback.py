@@ -26,7 +26,7 @@ from train.checkpoint.rollback import (
     read_rollbacks,
     record_rollback,
 )
-from train.checkpoint.store import folder_name
+from train.checkpoint.store import corrupt_folders, folder_name
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.build import build_engine
@@ -193,6 +193,15 @@ def test_in_wandb_a_rollback_begins_a_run_that_is_marked(codes: Any, root: Path)
     assert title == "rollback: explosion" and text.startswith("rollback 1, from step 12 to the checkpoint of step 8")
 
 
+def test_damaged_checkpoints_do_not_keep_a_rollback_from_the_initial_weights(tmp_path: Path) -> None:
+    folder = recorded(tmp_path)
+    damaged = folder.checkpoints / "corrupt-step-0000016"
+    damaged.mkdir()
+    complete_rollback(folder)
+    assert corrupt_folders(folder.checkpoints) == []
+    assert (folder.checkpoints / f"rollback-1-{damaged.name}").is_dir()
+
+
 def test_a_kill_while_checkpoints_are_set_aside_leaves_the_rest_to_the_next_start(tmp_path: Path) -> None:
     reference = carried_out(tmp_path / "reference")
     number = 1
@@ -264,9 +273,10 @@ def test_the_last_checkpoint_before_the_failure_is_chosen(
 def test_each_rollback_lowers_the_rate_of_the_maps_and_the_last_one_warms_it_up() -> None:
     assert rate_factor([], 7) == 1.0
     twice = rollback_to(100, 200, warmup=10)
-    assert [rate_factor(twice, step) for step in (200, 201, 205, 210, 10_000)] == [
-        pytest.approx(0.25 * share) for share in (0.1, 0.1, 0.5, 1, 1)
+    assert [rate_factor(twice, step) for step in (201, 205, 210, 10_000)] == [
+        pytest.approx(0.25 * share) for share in (0.1, 0.5, 1, 1)
     ]
+    assert rate_factor(twice, 150) == 0.25  # resumed from before the rollback's target: no warm-up is left
     assert rate_factor(rollback_to(100), 101) == 0.5
 
 
