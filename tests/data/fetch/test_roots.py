@@ -196,7 +196,7 @@ def test_files_that_the_order_has_passed_are_evicted(
         sizes.append(sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file()))
     fetched = {name for method, name, _ in server.seen if method == "GET" and name.endswith((".zst", ".gz"))}
     assert len(fetched) > 10
-    assert max(sizes) <= bound
+    assert max(sizes) <= bound + config.frame_bytes  # a frame that is written while another thread measures
     assert len(list((tmp_path / "cache/.frames").glob("*.frames"))) < len(fetched)
 
 
