@@ -1,6 +1,6 @@
 """For whom an export is: what its config.json says, and which models it can describe. Needs no torch.
 
-`auto` carries the code of its positions (modeling_repo_olmo2.py) and a `model_type` of its own, so that transformers,
+`auto` carries the code of its positions (CODE_FILES) and a `model_type` of its own, so that transformers,
 vLLM and lm-eval compute them, or refuse the folder. `published` is for the paper's public forks of transformers and
 vLLM; plain transformers opens it too, as RoPE and without a warning. `olmo2` is a plain OLMo-2, for every reader.
 """
@@ -16,7 +16,8 @@ from model.hf_config import REMOTE_MODEL_TYPE, describe_layers, hf_config
 from model.positions import BACKBONE, layer_schemes
 
 CODE = Path(__file__).with_name("modeling_repo_olmo2.py")
-"""The code that a folder of flavour auto carries."""
+CODE_FILES = (CODE, CODE.with_name("arithmetic_repo_olmo2.py"))
+"""The code that a folder of flavour auto carries: `CODE`, and what it imports."""
 
 _PUBLISHED_DIVISOR = 8  # the forks compute hidden_size // 8 themselves
 
@@ -88,7 +89,8 @@ def describe(
 def write_code(folder: Path, flavour: Flavour) -> None:
     """Copies the code into a folder of flavour auto; the others need none. Raises OSError."""
     if flavour is Flavour.auto:
-        shutil.copyfile(CODE, folder / CODE.name)
+        for code in CODE_FILES:
+            shutil.copyfile(code, folder / code.name)
 
 
 def _check_published(

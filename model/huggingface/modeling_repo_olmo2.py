@@ -5,25 +5,19 @@
 # BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 """OLMo-2 with positions of its own in each layer: RePo (arXiv 2512.14391), RoPE or NoPE. For transformers 5.16 to 5.23.
 
-This file is copied into every exported folder and is all that transformers, vLLM and lm-eval need: load the folder with
-`trust_remote_code=True`. It imports nothing but PyTorch, NumPy and transformers.
+This file and arithmetic_repo_olmo2.py are copied into every exported folder and are all that transformers, vLLM and
+lm-eval need: load the folder with `trust_remote_code=True`. They import nothing but PyTorch, NumPy and transformers.
 
     z = W_z (silu(W_g h) * W_c h)
 
 is the position of a token in a RePo layer, one per key-value head; h is the input of the layer, before any norm.
 q and k are rotated by z before k enters the cache, so a cache needs no positions. `output_positions=True` returns z of
 every RePo layer in `outputs.positions`, and the numbers of these layers in `outputs.position_layers`.
-
-Frequencies are kept as the bits of float64 numbers in an integer buffer: it moves to a device with the model, and
-`.to(torch.bfloat16)` leaves it as it is. Angles are reduced to half a turn in float64, as in training. Devices without
-float64 (Apple's MPS) are not supported.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,6 +31,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .arithmetic_repo_olmo2 import RepoMap, RepoRMSNorm, RepoRotation, rotate
 
 SCHEMES = ("rope", "nope", "repo")
 PRECISIONS = ("float32", "reference")
@@ -98,107 +94,6 @@ class RepoCausalLMOutput(CausalLMOutputWithPast):
     """z [B, T, H_kv] of each RePo layer, float32."""
     position_layers: tuple[int, ...] | None = None
     """The layers, from 0, that `positions` belong to."""
-
-
-class RepoRMSNorm(nn.Module):
-    """x / rms(x) * weight, float32 inside."""
-
-    def __init__(self, width: int, eps: float, rounds_before_weight: bool = False) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.variance_epsilon = eps
-        self.rounds_before_weight = rounds_before_weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns a tensor of the shape and dtype of x."""
-        if not self.rounds_before_weight:
-            return F.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        unit = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.variance_epsilon)
-        return self.weight * unit.to(x.dtype)
-
-
-class RepoMap(nn.Module):
-    """x @ weight.T. It is no nn.Linear on purpose: vLLM replaces those, and would round the result."""
-
-    def __init__(self, num_inputs: int, num_outputs: int, is_exact: bool) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_outputs, num_inputs))
-        self.is_exact = is_exact
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns [..., out]: float32, accurate to float32, where exact; else in the dtype of x."""
-        if not self.is_exact:
-            return F.linear(x, self.weight)
-        weight, flat = self.weight, x.flatten(0, -2)
-        if x.is_cuda and x.dtype == weight.dtype and x.dtype in (torch.bfloat16, torch.float16):
-            with torch.autocast("cuda", enabled=False):  # such products are exact in float32, and in TF32 too
-                y = flat.float() @ weight.t().float()
-        else:
-            wide = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
-            y = (flat.double() @ weight.t().double()).to(wide)
-        return y.unflatten(0, x.shape[:-1])
-
-
-class RepoRotation(nn.Module):
-    """Cosine and sine of real-valued positions, with YaRN (arXiv 2309.00071) where `rope_parameters` ask for it."""
-
-    turn_bits: Tensor  # int64 [D/2], the bits of float64 turns per position
-
-    def __init__(self, config: Any) -> None:
-        super().__init__()
-        head_dim = config.hidden_size // config.num_attention_heads
-        turns, self.attention_factor = _frequencies(config, head_dim)
-        self.bits: list[int] = turns.view(np.int64).tolist()
-        self.rounds = config.position_precision == "reference"
-        self.register_buffer("turn_bits", torch.tensor(self.bits, dtype=torch.int64), persistent=False)
-
-    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Returns cosine and sine [B, T, heads, D/2] of positions [B, T, heads], float32 or as wide as `dtype`."""
-        wide = torch.promote_types(dtype, torch.float32)
-        angle = positions.double().unsqueeze(-1) * self.turn_bits.view(torch.float64)
-        angle = (angle - angle.round()).to(wide) * (2 * math.pi)
-        cos, sin = angle.cos() * self.attention_factor, angle.sin() * self.attention_factor
-        if self.rounds:
-            cos, sin = cos.to(dtype).to(wide), sin.to(dtype).to(wide)
-        return cos, sin
-
-
-def _frequencies(config: Any, head_dim: int) -> tuple[np.ndarray, float]:
-    """Returns the turns per position of each pair, float64, and what cosine and sine are multiplied by."""
-    rope: dict[str, Any] = config.rope_parameters
-    kind, theta = rope.get("rope_type", "default"), rope["rope_theta"]
-    radians: np.ndarray = theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-    if kind == "default":
-        return radians / (2 * math.pi), 1.0
-    if kind != "yarn" or not rope.get("truncate", True):
-        raise ValueError(f"rope_parameters {rope} are not known here; rope_type can be 'default' or 'yarn' (truncated)")
-    num_pairs, factor = len(radians), float(rope["factor"])
-    original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
-
-    def pair_that_turns(times: float) -> float:
-        return num_pairs * math.log(original / (2 * math.pi * times)) / math.log(theta)
-
-    low = max(math.floor(pair_that_turns(rope.get("beta_fast") or 32.0)), 0)
-    high = min(math.ceil(pair_that_turns(rope.get("beta_slow") or 1.0)), 2 * num_pairs - 1)
-    slowed = np.clip((np.arange(num_pairs) - low) / max(high - low, 1e-3), 0, 1)
-    radians = radians * (1 - slowed) + radians / factor * slowed
-    scale, scale_all = rope.get("mscale"), rope.get("mscale_all_dim")
-    attention_factor = rope.get("attention_factor")
-    if attention_factor is None and scale and scale_all:
-        attention_factor = _yarn_scale(factor, scale) / _yarn_scale(factor, scale_all)
-    return radians / (2 * math.pi), _yarn_scale(factor, 1.0) if attention_factor is None else float(attention_factor)
-
-
-def _yarn_scale(factor: float, scale: float) -> float:
-    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Returns x [B, T, H, D] with pairs (i, i + D/2) rotated; where x has more heads, neighbours share an angle."""
-    x1, x2 = x.unflatten(2, (cos.shape[2], -1)).chunk(2, dim=-1)
-    cos, sin = cos.unsqueeze(3), sin.unsqueeze(3)
-    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1).flatten(2, 3).to(x.dtype)
 
 
 def eager_attention_forward(

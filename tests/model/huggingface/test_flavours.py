@@ -8,7 +8,7 @@ import pytest
 from model.config import PositionsConfig, YarnConfig
 from model.errors import ModelError
 from model.export import save_hf
-from model.huggingface.flavours import CODE, Flavour, check_flavour, default_flavour, describe
+from model.huggingface.flavours import CODE_FILES, Flavour, check_flavour, default_flavour, describe
 from tests.model.small import REPO, ROPE, built, small
 
 NOPE, R2N1 = PositionsConfig("nope"), PositionsConfig("r2n1")
@@ -21,7 +21,8 @@ def test_only_a_rope_model_passes_for_a_plain_olmo2(tmp_path: Path, positions: P
     save_hf(tmp_path / "out", small(), positions, built(small(), positions).named_parameters())
     described = json.loads((tmp_path / "out" / "config.json").read_text())
     assert described["model_type"] == "repo_olmo2" and "pe_config" not in described
-    assert (tmp_path / "out" / CODE.name).read_bytes() == CODE.read_bytes()
+    for code in CODE_FILES:
+        assert (tmp_path / "out" / code.name).read_bytes() == code.read_bytes()
     with pytest.raises(ModelError, match=r"flavour olmo2 is RoPE in every layer, but this model has .*: use flavour"):
         check_flavour(Flavour.olmo2, small(), positions)
 

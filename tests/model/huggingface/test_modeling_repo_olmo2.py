@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, StaticCach
 
 from model.config import ModelConfig, NormPrecision, PositionPrecision, PositionsConfig, YarnConfig
 from model.export import save_hf
-from model.huggingface.flavours import CODE
+from model.huggingface.flavours import CODE_FILES
 from model.positions import SCHEMES
 from model.weights import hf_keys
 from tests.model.small import built, small
@@ -158,7 +158,8 @@ def test_fine_tuning_has_the_models_gradients_with_checkpointing_and_without(fol
 
 def test_the_code_travels_with_a_saved_model(loaded: dict[str, Any], tmp_path: Path) -> None:
     loaded["yarn"].save_pretrained(tmp_path)
-    assert (tmp_path / CODE.name).read_bytes() == CODE.read_bytes()
+    for code in CODE_FILES:
+        assert (tmp_path / code.name).read_bytes() == code.read_bytes()
     assert torch.equal(load(tmp_path)(TOKENS).logits, loaded["yarn"](TOKENS).logits)
     base = AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
     assert torch.equal(base(TOKENS).last_hidden_state, loaded["yarn"].model(TOKENS).last_hidden_state)
