@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data.errors import DataError
+from common.command_line import add_verb, parser_with, reported
 from data.tokenizer import EOS_TOKEN, TOKENIZER_NAME
 from data.tools import commands
 
+PROG = "python -m data"
 EXAMPLES = """examples:
   python -m data sample corpora/sample                  real text from this Python installation, as a small mix
   python -m data inspect corpora/sample --rows 1        files, documents, bytes and tokens of each source, and a row
@@ -29,40 +30,17 @@ TOKENIZER_HELP = f"tokenizer.json (default: {TOKENIZER_NAME} in the folder)"
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return reported(lambda: options.run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m data",
-        description="Tools for the data of a run.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_with(PROG, "Tools for the data of a run.", EXAMPLES)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     def add(
         name: str, run: Callable[[argparse.Namespace], None], about: str, **defaults: Any
     ) -> argparse.ArgumentParser:
-        own = [line for line in EXAMPLES.splitlines() if line.startswith(f"  python -m data {name} ")]
-        verb = verbs.add_parser(
-            name,
-            help=about,
-            description=f"{about[0].upper()}{about[1:]}.",
-            epilog="\n".join(["examples:", *own]),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        verb = add_verb(verbs, PROG, name, about, EXAMPLES)
         verb.set_defaults(run=run, **defaults)
         return verb
 

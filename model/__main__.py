@@ -7,10 +7,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from common.errors import UserError
+from common.command_line import add_verb, parser_with, reported
 from model.errors import ModelError
 from model.huggingface.flavours import Flavour
 
+PROG = "python -m model"
 EXAMPLES = """examples:
   python -m model export runs/demo exported/demo                          the newest checkpoint, for transformers
   python -m model export runs/demo exported/demo --step 100 --dtype bf16  an earlier one, in half the space
@@ -26,27 +27,11 @@ EXAMPLES = """examples:
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return reported(lambda: options.run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m model",
-        description="Models in and out of Hugging Face.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_with(PROG, "Models in and out of Hugging Face.", EXAMPLES)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add_export(verbs)
     _add_import(verbs)
@@ -54,21 +39,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_verb(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, about: str
-) -> argparse.ArgumentParser:
-    own = [line for line in EXAMPLES.splitlines() if line.startswith(f"  python -m model {name} ")]
-    return verbs.add_parser(
-        name,
-        help=about,
-        description=f"{about[0].upper()}{about[1:]}.",
-        epilog="\n".join(["examples:", *own]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
 def _add_export(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    verb = _add_verb(verbs, "export", "write a run's weights as a Hugging Face folder, from a checkpoint of any ranks")
+    verb = add_verb(
+        verbs,
+        PROG,
+        "export",
+        "write a run's weights as a Hugging Face folder, from a checkpoint of any ranks",
+        EXAMPLES,
+    )
     verb.add_argument("source", metavar="RUN_OR_CHECKPOINT", type=Path)
     verb.add_argument("folder", metavar="DIR", type=Path, help="must not exist")
     verb.add_argument("--step", type=int, help="of a run: which checkpoint (default: the newest whole one)")
@@ -106,8 +84,12 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _add_import(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    verb = _add_verb(
-        verbs, "import", "check weights against all that is said of them, and write them as a folder of ours"
+    verb = add_verb(
+        verbs,
+        PROG,
+        "import",
+        "check weights against all that is said of them, and write them as a folder of ours",
+        EXAMPLES,
     )
     verb.add_argument(
         "source", metavar="SOURCE", help="Hugging Face folder, run, checkpoint, or hf://OWNER/NAME@REVISION"
@@ -126,7 +108,7 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _add_generate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    verb = _add_verb(verbs, "generate", "write text with a run, a checkpoint or a Hugging Face folder")
+    verb = add_verb(verbs, PROG, "generate", "write text with a run, a checkpoint or a Hugging Face folder", EXAMPLES)
     verb.add_argument("source", metavar="SOURCE", help="as in import")
     verb.add_argument("prompt", metavar="PROMPT")
     verb.add_argument("--max-tokens", type=int, default=100, help="default: 100, or up to the end of the document")

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, StaticCach
 
 from model.config import ModelConfig, NormPrecision, PositionPrecision, PositionsConfig, YarnConfig
 from model.export import save_hf
-from model.huggingface.flavours import CODE_FILES
+from model.huggingface.flavours import CODE, CODE_FILES
 from model.positions import SCHEMES
 from model.weights import hf_keys
 from tests.model.small import built, small

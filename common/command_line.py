@@ -1,0 +1,49 @@
+"""What the command lines of the packages have in common: verbs with examples, and mistakes in one line."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from common.errors import UserError
+
+EXIT_OK, EXIT_USER_ERROR, EXIT_INTERRUPTED = 0, 2, 130
+
+
+def reported(run: Callable[[], None]) -> int:
+    """Returns the exit code of a command; a mistake or an unreadable file becomes one line on standard error."""
+    try:
+        run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return EXIT_OK
+
+
+def parser_with(prog: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """Returns the parser of a command with verbs, whose help ends with the examples."""
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", prog: str, name: str, about: str, examples: str
+) -> argparse.ArgumentParser:
+    """Adds a verb, whose help ends with those of the examples that are its own, and returns its parser."""
+    own = [line for line in examples.splitlines() if line.startswith(f"  {prog} {name} ")]
+    return verbs.add_parser(
+        name,
+        help=about,
+        description=f"{about[0].upper()}{about[1:]}.",
+        epilog="\n".join(["examples:", *own]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
