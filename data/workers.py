@@ -72,8 +72,9 @@ class WorkerPool:
     def _describe_end(self, worker: int) -> str:
         process = self._processes[worker]
         process.join()
-        assert process.exitcode is not None
         name = f"data worker {worker} of {len(self._processes)} (process {process.pid})"
+        if process.exitcode is None:  # SIGCHLD is ignored, so that the kernel keeps no exit codes
+            return f"{name} has ended: its traceback is above, or there is a lack of memory"
         if process.exitcode < 0:
             return f"{name} was ended by {signal.Signals(-process.exitcode).name}: look for a lack of memory"
         return f"{name} ended with exit code {process.exitcode}: its traceback is above"

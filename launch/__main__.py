@@ -51,13 +51,15 @@ def launch(config: RunConfig) -> int:
         folder.remove_if_unused()
     event = folder.last_event() or {}
     if code == EXIT_OK and event.get("reason") == StopReason.finished.word:
-        print(f"\n{config.name} is finished after {event['step']} steps{loss_change(folder)}: {folder.path}")
+        print(f"\n{config.name} is finished after {event.get('step')} steps{loss_change(folder)}: {folder.path}")
         print(next_steps(config, folder))
     elif code == EXIT_STOPPED:
-        where = f"after step {event['step']}" if event.get("event") == "stop" else "before its first step"
+        where = f"after step {event.get('step')}" if event.get("event") == "stop" else "before its first step"
         print(f"\n{config.name} is stopped {where}; the same command continues it: {folder.path}")
     elif code == EXIT_ALERTED:
-        print(f"\n{config.name} is stopped after step {event['step']}, because of an alert: see {folder.events}")
+        print(
+            f"\n{config.name} is stopped after step {event.get('step', '?')}, because of an alert: see {folder.events}"
+        )
         print("  the same command continues it; with position_watch.policy=warn, alerts do not stop a run")
     return code
 

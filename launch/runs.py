@@ -44,18 +44,19 @@ def print_status(arguments: Sequence[str]) -> int:
     """Prints a line per run, again and again with --watch. Raises TrainError if there is no run."""
     parser = _parser("status", "how far each run is, and whether it is alive")
     parser.add_argument("root", type=Path, nargs="?", default=Path("runs"), help="folder of runs, or one run")
-    parser.add_argument("--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="print again (5 s)")
+    parser.add_argument("--watch", action="store_true", help="print again and again, until Ctrl-C")
+    parser.add_argument("--seconds", type=float, default=5.0, help="between two prints of --watch (default: 5)")
     given = parser.parse_args(arguments)
     while True:
         runs = find_runs(given.root)
         if not runs:
             raise TrainError(f"there is no run in {given.root}: name the folder of runs, such as runs")
         lines = status_lines([overview(files) for files in runs])
-        if given.watch is None:
+        if not given.watch:
             print("\n".join(lines))
             return EXIT_OK
         print("\033[2J\033[H" + "\n".join([*lines, "", time.strftime("%H:%M:%S; Ctrl-C ends this")]), flush=True)
-        time.sleep(max(given.watch, 0.5))
+        time.sleep(max(given.seconds, 0.5))
 
 
 def status_lines(runs: Sequence[Overview]) -> list[str]:

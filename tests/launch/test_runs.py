@@ -1,6 +1,7 @@
 """`python -m launch status`, `compare` and `stop`, as a person types them."""
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,16 @@ def test_a_mistake_is_one_line(tmp_path: Path) -> None:
         wrong = verb(*arguments)
         assert (wrong.returncode, wrong.stdout) == (EXIT_USER_ERROR, ""), arguments
         assert wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1
+
+
+def test_a_list_can_be_printed_again_and_again(tmp_path: Path) -> None:
+    make_run(tmp_path / "one", range(1, 3))
+    command = [sys.executable, "-m", "launch", "status", "--watch", "--seconds", "0.5", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        seen = [line for line in (next(watching.stdout) for _ in range(6)) if line.startswith("one ")]
+        watching.send_signal(signal.SIGTERM)
+    assert len(seen) == 2
 
 
 def test_a_list_of_runs_needs_no_torch(tmp_path: Path) -> None:
