@@ -59,14 +59,14 @@ def drop_later_rows(folder: RunFolder, step: int) -> None:
 def _mend(folder: RunFolder, path: Path, known: list[bytes], is_own: Judge, source: str) -> None:
     """Makes a file hold the known lines, which are those of the checkpoint `source`, and then its own other ones."""
     lines = split_lines(read_bytes(path))
-    there, kept, unreadable = set(known), list[bytes](), list[bytes]()
+    there, found, kept, unreadable = set(known), set(lines), list[bytes](), list[bytes]()
     for number, line in enumerate(lines):
         if line in there:
             continue
-        # As long as the known line in its place: that one with other bits, even if it can be read.
-        is_altered = number < len(known) and len(line) == len(known[number])
+        # As long as the known line of its place, which is not there: that one with other bits, even if it can be read.
+        is_altered = number < len(known) and known[number] not in found and len(line) == len(known[number])
         (unreadable if is_altered or not is_own(line) else kept).append(line)
-    restored = len(there.difference(lines))
+    restored = len(there - found)
     aside = path.with_name(f"{path.stem}-unreadable.txt")
     if unreadable:
         append_lines(aside, unreadable)

@@ -95,6 +95,17 @@ def test_damaged_events_are_restored_and_new_ones_stay_behind_them(
     assert line.startswith(f"{folder.events} is damaged; ")
 
 
+def test_a_lost_line_does_not_make_a_later_event_of_the_same_length_an_altered_one(folder: RunFolder) -> None:
+    covered = lines(checkpoint(folder).folder / "events.jsonl")
+    event = json.loads(covered[-1])
+    later = json.dumps(event | {"time": event["time"][::-1]}) + "\n"
+    assert len(later) == len(covered[-1])
+    folder.events.write_text("".join([*covered[1:], later]))  # so that it stands in the other one's place
+    mend_records(folder, checkpoint(folder))
+    assert lines(folder.events)[: len(covered) + 1] == [*covered, later]
+    assert not (folder.path / "events-unreadable.txt").exists()
+
+
 def test_without_a_checkpoint_what_cannot_be_read_is_moved_and_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
