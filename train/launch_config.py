@@ -61,7 +61,7 @@ class SlurmConfig:
         if seconds <= self.warning_seconds:
             raise TrainError(
                 f"launch.slurm.time={self.time} is not longer than launch.slurm.warning_seconds={self.warning_seconds}:"
-                " the job would be warned while it starts, save nothing, and be requeued again and again; raise the time"
+                " the job would be warned while it starts, save nothing and be requeued again and again; raise the time"
             )
         if wrong := next((option for option in self.options if not option.startswith("-")), None):
             raise TrainError(f"launch.slurm.options has {wrong!r}, which is no option: write it as in --exclusive")
