@@ -17,11 +17,9 @@ from common.errors import UserError
 from common.files import write_text_whole
 from launch.hostfile import ask_over_ssh, first_host
 from launch.slurm.jobs import Job, cancel, live_jobs
-from report.comparison import compare
-from report.comparison_page import comparison_data
+from report.comparison import Comparison, compare
 from report.comparison_table import aligned, csv_table, figure, text_table
 from report.overview import Overview, find_runs, overview
-from report.page import write_page
 from report.run_folder import Holder, RunFiles
 from train.errors import EXIT_OK, EXIT_USER_ERROR, TrainError
 
@@ -53,7 +51,8 @@ def print_status(arguments: Sequence[str]) -> int:
         runs = find_runs(given.root)
         if not runs:
             raise TrainError(f"there is no run in {given.root}: name the folder of runs, such as runs")
-        lines = status_lines([overview(files) for files in runs], jobs_of(runs))
+        jobs, trouble = jobs_or_trouble(runs)
+        lines = [*status_lines([overview(files) for files in runs], jobs), *trouble]
         if not given.watch:
             print("\n".join(lines))
             return EXIT_OK
@@ -69,6 +68,14 @@ def jobs_of(runs: Sequence[RunFiles]) -> dict[str, Job]:
     ids = {files.path.resolve().name: job for files in runs if (job := files.job_id())}
     live = live_jobs() if ids else {}
     return {name: live[job] for name, job in ids.items() if job in live}
+
+
+def jobs_or_trouble(runs: Sequence[RunFiles]) -> tuple[dict[str, Job], list[str]]:
+    """Returns the jobs of the runs, and a line that says why they are not known if SLURM does not answer."""
+    try:
+        return jobs_of(runs), []
+    except TrainError as error:
+        return {}, [f"jobs are not shown: {error}"]
 
 
 def place(run: Overview, job: Job | None) -> str:
@@ -121,7 +128,7 @@ def print_comparison(arguments: Sequence[str]) -> int:
         write_text_whole(given.csv, csv_table(comparison), durable=False)
         print(f"table: {given.csv}")
     if given.page is not None:
-        write_page(comparison_data(comparison, given.page.stem), given.page, "comparison")
+        _write_page(comparison, given.page.stem, given.page)
         print(f"page: {given.page}")
     return EXIT_OK
 
@@ -139,8 +146,15 @@ def print_sweep(name: str, members: Sequence[RunFiles]) -> None:
         return
     comparison = compare(trained)
     page = trained[0].path.parent / f"{name}-compared.html"
-    write_page(comparison_data(comparison, name), page, "comparison")
+    _write_page(comparison, name, page)
     print(f"\n{text_table(comparison)}\npage: {page}")
+
+
+def _write_page(comparison: Comparison, name: str, page: Path) -> None:
+    from report.comparison_page import comparison_data  # numpy, which other verbs do without
+    from report.page import write_page
+
+    write_page(comparison_data(comparison, name), page, "comparison")
 
 
 def stop_run(arguments: Sequence[str]) -> int:
