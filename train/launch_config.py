@@ -126,7 +126,9 @@ class LaunchConfig:
     hostfile: str | None = None
     """File with a line `HOST slots=N` per machine: launch=nodes starts N ranks on each over ssh, with DeepSpeed."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    """The job of launch=slurm."""
     kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
+    """The manifest of launch=kubernetes."""
 
     def validate(self) -> None:
         """Raises TrainError with the key, the value and the remedy."""
