@@ -6,14 +6,17 @@ enough.
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from common.processes import end_with_parent
 from tests.launch.launching import ROOT, wait_for
 
 COMMANDS = ("slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
@@ -65,8 +68,13 @@ def free_ports(number: int) -> list[int]:
 
 
 @contextmanager
-def running_cluster(root: Path) -> Iterator[dict[str, str]]:
+def running_cluster() -> Iterator[dict[str, str]]:
     """Starts the cluster and yields the environment in which its commands find it; ends it and its jobs."""
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as folder:  # short: it holds sockets
+        yield from _running_cluster(Path(folder))
+
+
+def _running_cluster(root: Path) -> Iterator[dict[str, str]]:
     (root / "state").mkdir()
     config = root / "slurm.conf"
     config.write_text(CONFIG.format(root=root, host=socket.gethostname().partition(".")[0], ports=free_ports(3)))
@@ -75,7 +83,9 @@ def running_cluster(root: Path) -> Iterator[dict[str, str]]:
     with ExitStack() as stack:
         log = stack.enter_context((root / "daemons.log").open("w"))
         for daemon in daemons:
-            process = subprocess.Popen(daemon, env=environment, stdout=log, stderr=log, cwd=root)
+            process = subprocess.Popen(
+                daemon, env=environment, stdout=log, stderr=log, cwd=root, preexec_fn=end_with_this_process
+            )
             stack.callback(_end, process)
         wait_for(lambda: slurm(environment, "sinfo", "-h", "-o", "%D %T").split() == ["2", "idle"], None)
         try:
@@ -84,6 +94,11 @@ def running_cluster(root: Path) -> Iterator[dict[str, str]]:
             slurm(environment, "scancel", "--me")
             slurm(environment, "scancel", "--signal=KILL", "--full", "--me")
             wait_for(lambda: slurm(environment, "squeue", "-h") == "", None)
+
+
+def end_with_this_process() -> None:
+    """Makes a process that is being started end with the tests, even if these are killed."""
+    end_with_parent(None, signal.SIGTERM)
 
 
 def slurm(environment: dict[str, str], *command: str) -> str:

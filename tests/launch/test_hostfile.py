@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.launch.cluster import end_with_this_process
 from tests.launch.launching import ENDLESS, HANG_SECONDS, ROOT, SMALL, last_step, read, wait_for
 from tests.launch.test_nodes import free_port
 from train.errors import EXIT_OK, EXIT_STOPPED
@@ -49,7 +50,8 @@ def server(root: Path) -> Iterator[dict[str, str]]:
     (root / "bin/ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {root}/ssh_config "$@"\n')
     (root / "bin/ssh").chmod(0o755)
     Path("/run/sshd").mkdir(exist_ok=True)
-    daemon = subprocess.Popen([str(SSHD), "-D", "-e", "-f", root / "sshd_config"], stderr=subprocess.DEVNULL)
+    command = [str(SSHD), "-D", "-e", "-f", root / "sshd_config"]
+    daemon = subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=end_with_this_process)
     environment = {**os.environ, "PATH": f"{root / 'bin'}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
     try:
         wait_for(lambda: subprocess.run(["ssh", "localhost", "true"], env=environment).returncode == 0, None)

@@ -74,7 +74,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Iterator[Cluster]:
-    with running_cluster(tmp_path_factory.mktemp("slurm")) as environment:
+    with running_cluster() as environment:
         yield Cluster(tmp_path_factory.mktemp("runs"), sample, environment)
 
 
