@@ -50,7 +50,7 @@ def server(root: Path) -> Iterator[dict[str, str]]:
     (root / "bin/ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {root}/ssh_config "$@"\n')
     (root / "bin/ssh").chmod(0o755)
     Path("/run/sshd").mkdir(exist_ok=True)
-    command = [str(SSHD), "-D", "-e", "-f", root / "sshd_config"]
+    command = [str(SSHD), "-D", "-e", "-f", str(root / "sshd_config")]
     daemon = subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=end_with_this_process)
     environment = {**os.environ, "PATH": f"{root / 'bin'}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
     try:
