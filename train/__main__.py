@@ -22,6 +22,7 @@ import torch
 from common.errors import UserError
 from data.stream import BatchStream, build_stream
 from model.config import ModelConfig
+from report.comparison import flat
 from train.callbacks.build import build_callbacks
 from train.callbacks.callback import Callback
 from train.checkpoint.checkpoints import Checkpoints
@@ -142,6 +143,17 @@ def idle_steps(config: RunConfig) -> str | None:
     )
 
 
+def check_agreement(config: RunConfig, ranks: Ranks) -> None:
+    """Raises TrainError on every rank unless all have the same settings: each machine composes its own."""
+    all_settings = [flat(plain) for plain in ranks.gather(config.as_plain())]
+    for rank, settings in enumerate(all_settings):
+        for key in [key for key in settings if not key.startswith("launch.") and settings[key] != all_settings[0][key]]:
+            raise TrainError(
+                f"{key} is {all_settings[0][key]} on rank 0 and {settings[key]} on rank {rank}: start the same command "
+                "on every machine"
+            )
+
+
 def check_vocabulary(stream: BatchStream, model: ModelConfig) -> None:
     """Raises TrainError, before the first step, if the data was made with another tokenizer than the model's."""
     if stream.max_token_id is not None and stream.max_token_id >= model.vocab_size:
@@ -168,6 +180,7 @@ def work(config: RunConfig) -> int:
         logging.getLogger("data.validation").setLevel(logging.ERROR)
     try:
         ranks.join()
+        check_agreement(config, ranks)
         return train(config, ranks)
     except CollectiveError as error:
         if ranks.is_main:

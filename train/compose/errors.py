@@ -46,7 +46,10 @@ def no_option(group: str, option: str) -> str:
     """Returns what is wrong with a choice that does not exist; an empty `option`: none was made."""
     choices = options(group)
     if group.startswith("hydra/"):
-        return f"there is no {group}={option} here: launch.parallel says how many runs of a sweep run at once"
+        return (
+            f"there is no {group}={option} here: launch=slurm makes a sweep an array job, and launch.parallel says how "
+            "many of its runs this machine trains at once"
+        )
     if not choices:
         return f"there is no config group {group!r}{did_you_mean(group)}"
     if group == "wandb" and option in ("off", "false", "none", "null", "disabled", "offline", "online"):

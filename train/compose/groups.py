@@ -14,9 +14,10 @@ import configs
 from model.config import ModelConfig, PositionsConfig, YarnConfig
 from train.callbacks.config import EvaluationConfig, LoggingConfig, WandbConfig
 from train.checkpoint.config import CheckpointConfig
-from train.config import LaunchConfig, RunConfig
+from train.config import RunConfig
 from train.engine.config import EngineConfig
 from train.guard import GuardConfig
+from train.launch_config import LaunchConfig
 from train.loss_config import LossConfig
 from train.optimizer_config import OptimizerConfig
 from train.schedule import ScheduleConfig
