@@ -47,11 +47,12 @@ from data.filters import is_repetitive
 from data.overlap import ListedFiles
 from data.rows import document_boundaries
 from data.text.backend import training_files
+from data.text.form import find_text_files, form_of
 from data.text.frames import RecordCounts
 from data.text.holdout import is_held_out
 from data.text.ingest import FrameCache
 from data.text.records import is_table, read_first_records
-from data.tokenizer import DocumentEncoder, cut_document
+from data.tokenizer import DocumentEncoder, Piece
 from data.tokens.backend import choose_eos
 from data.tokens.files import (
     MAX_TOKEN_ID,
@@ -155,8 +156,8 @@ def _plan_text(config: DataConfig, root: Root, length: int) -> _Plan:
     names = tuple(files)
 
     def read(number: int) -> _SourceRows:
-        texts = _read_in_turn(files[names[number]], cache)
-        return _pack(texts, chosen.share, encoder, num_rows, length)
+        own = files[names[number]]
+        return _pack(_read_in_turn(own, cache), chosen.share, encoder, num_rows, length, form_of(own[0]).cut)
 
     identity = [length, num_rows, chosen.share, encoder.sha256, encoder.eos_token_id, _identities(files)]
     return _Plan(identity, names, encoder.eos_token_id, remedy, read)
@@ -197,7 +198,7 @@ def _own_files(config: DataConfig, root: Root, training: dict[str, list[DataFile
     found = {}
     for name, source in config.validation.sources.items():
         key = f"data.validation.sources.{name}.files"
-        found[name] = root.find(source.files, key)
+        found[name] = find_text_files(config, source, key.removesuffix(".files"), root)
         trained.refuse(found[name], key, ", and is trained on; take it out of one")
         validation.refuse(found[name], key, "; take it out of one")
         validation.add(found[name], f"data.validation.sources.{name}")
@@ -205,7 +206,10 @@ def _own_files(config: DataConfig, root: Root, training: dict[str, list[DataFile
 
 
 def _identities(files: dict[str, list[DataFile]]) -> list[Any]:
-    return [[name, [[file.name, file.num_bytes, file.version] for file in own]] for name, own in files.items()]
+    return [
+        [name, [[file.name, file.num_bytes, file.version] for file in own], *form_of(own[0]).identity.items()]
+        for name, own in files.items()
+    ]
 
 
 def _kept(folder: Path, plan: _Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -266,7 +270,14 @@ def _read_texts(file: DataFile, cache: FrameCache) -> Iterator[str]:
         yield from texts
 
 
-def _pack(texts: Iterator[str], share: float, encoder: DocumentEncoder, num_rows: int, length: int) -> _SourceRows:
+def _pack(
+    texts: Iterator[str],
+    share: float,
+    encoder: DocumentEncoder,
+    num_rows: int,
+    length: int,
+    cut: Callable[[str], list[Piece]],
+) -> _SourceRows:
     """Returns rows of documents: of those that `share` holds out, or of all if it is 0."""
     rows = np.empty((num_rows, length), np.uint32)
     row = filled = num_read = 0
@@ -277,7 +288,7 @@ def _pack(texts: Iterator[str], share: float, encoder: DocumentEncoder, num_rows
         if digest in used or (share and not is_held_out(text, share)):
             continue
         used.add(digest)
-        tokens = _first_tokens(text, encoder, length - filled)
+        tokens = _first_tokens(cut(text), encoder, length - filled)
         rows[row, filled : filled + len(tokens)] = tokens
         filled += len(tokens)
         if filled == length:
@@ -287,10 +298,10 @@ def _pack(texts: Iterator[str], share: float, encoder: DocumentEncoder, num_rows
     return _SourceRows(rows[:row], num_read, len(used))
 
 
-def _first_tokens(text: str, encoder: DocumentEncoder, length: int) -> np.ndarray:
-    """Returns the document's tokens and EOS, at most `length` of them."""
+def _first_tokens(pieces: Sequence[Piece], encoder: DocumentEncoder, length: int) -> np.ndarray:
+    """Returns the tokens and EOS of a document of these pieces, at most `length` of them."""
     tokens = np.empty(0, np.uint32)
-    for piece in cut_document(text):
+    for piece in pieces:
         tokens = np.concatenate([tokens, *encoder.encode_pieces([piece])])
         if len(tokens) >= length:
             break

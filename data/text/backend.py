@@ -21,6 +21,7 @@ from data.fetch.quota import CacheQuota
 from data.fetch.roots import Root, locate_tokenizer, open_root
 from data.filters import is_repetitive
 from data.rows import Rows
+from data.text.form import find_text_files, form_of
 from data.text.ingest import FrameCache
 from data.text.mixing import Mixer
 from data.text.order import Source
@@ -137,7 +138,7 @@ def divisors(number: int) -> list[int]:
 def training_files(config: DataConfig, root: Root) -> dict[str, list[DataFile]]:
     """Returns the files of each source with a weight above 0, in the order of the config; raises DataError."""
     return {
-        name: root.find(source.files, f"data.sources.{name}.files")
+        name: find_text_files(config, source, f"data.sources.{name}", root)
         for name, source in config.sources.items()
         if source.weight > 0.0
     }
@@ -181,4 +182,6 @@ def _fingerprint(config: DataConfig, backend: TextBackend) -> dict[str, str]:
         values[f"data.sources.{source.name}.files"] = (
             f"{len(source.files)} files {digest_files(source.files, contents=True)}"
         )
+        for name, value in form_of(source.files[0]).identity.items():  # nothing for the defaults
+            values[f"data.sources.{source.name}.{name}"] = value
     return {name: str(value) for name, value in values.items()}

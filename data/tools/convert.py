@@ -30,7 +30,8 @@ from data.fetch.download import explained_disk_errors, hash_file
 from data.fetch.files import MANIFEST_NAME, DataFile, describe_file, read_manifest
 from data.fetch.locks import file_lock
 from data.text.frames import RecordCounts
-from data.text.records import TEXT_NAME, Record, find_text_names, read_records
+from data.text.names import TEXT_NAME, find_text_names
+from data.text.records import Record, read_records
 from data.tokenizer import TOKENIZER_NAME, DocumentEncoder
 from data.tokens.files import TOKEN_DTYPE
 

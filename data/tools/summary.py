@@ -15,7 +15,8 @@ import numpy as np
 from data.errors import DataError
 from data.fetch.files import DataFile, describe_file, read_manifest
 from data.text.frames import RecordCounts
-from data.text.records import find_text_names, read_records
+from data.text.names import find_text_names
+from data.text.records import read_records
 from data.tokenizer import DocumentEncoder
 from data.tokens.files import TOKEN_DTYPE, TokenRows, name_sources
 from data.tokens.published import published_order

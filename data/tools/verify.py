@@ -13,7 +13,8 @@ from data.fetch.download import NUM_CONNECTIONS, hash_file
 from data.fetch.files import DataFile, describe_file, read_manifest
 from data.fetch.record import read_record
 from data.text.frames import RecordCounts
-from data.text.records import OTHER_JSON, TEXT_NAME, find_text_names, read_records
+from data.text.names import OTHER_JSON, TEXT_NAME, find_text_names
+from data.text.records import read_records
 from data.tokens.files import MAX_TOKEN_ID, TOKEN_DTYPE, check_token_file, check_token_ids
 
 TOKENS_AT_ONCE = 1 << 24
