@@ -206,11 +206,11 @@ class DataConfig:
 
     def _validate_tokens(self) -> None:
         if self.file_list is None:
-            _require(
-                bool(self.sources),
-                "file_list",
-                "is not set; name the text file that lists the .npy paths, or lists with weights in data.sources",
-            )
+            lists = "name the text file that lists the .npy paths, or .npy files with weights in data.sources"
+            _require(bool(self.sources), "file_list", f"is not set; {lists}")
+            for name, source in self.sources.items():
+                are_tokens = all(pattern.endswith(".npy") for pattern in source.files)
+                _require(are_tokens, "file_list", f"is not set, and data.sources.{name}.files are no .npy; {lists}")
             self._validate_sources()
         known = self.eos_token_id is not None or self.tokenizer is not None
         _require(known, "eos_token_id", "is not set; give it, or set data.tokenizer to look it up in")

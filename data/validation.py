@@ -56,12 +56,13 @@ from data.tokenizer import DocumentEncoder, Piece
 from data.tokens.backend import choose_eos
 from data.tokens.files import (
     MAX_TOKEN_ID,
-    TOKEN_DTYPE,
     check_token_ids,
     list_token_files,
     name_sources,
     read_file_list,
 )
+from data.tokens.layout import TokenLayout, layout_of
+from data.tokens.mixed import token_sources
 
 logger = logging.getLogger(__name__)
 
@@ -165,10 +166,14 @@ def _plan_text(config: DataConfig, root: Root, length: int) -> _Plan:
 
 def _plan_tokens(config: DataConfig, root: Root, length: int) -> _Plan:
     chosen, key = config.validation, "data.validation.file_list"
-    names = read_file_list(Path(str(config.file_list)).expanduser())
     training = ListedFiles()
-    training.add(root.named(names, "data.file_list"), "data.file_list")
-    listed = list_token_files(root, Path(str(chosen.file_list)).expanduser(), key)
+    if config.file_list is not None:
+        names = read_file_list(Path(config.file_list).expanduser())
+        training.add(root.named(names, "data.file_list"), "data.file_list")
+    else:
+        for name, trained in token_sources(config, root).items():
+            training.add(trained, f"data.sources.{name}")
+    listed = list_token_files(root, Path(str(chosen.file_list)).expanduser(), key, config.token_dtype)
     training.refuse(listed, key, ", and is trained on; list other files")
     tokenizer = locate_tokenizer(config.tokenizer, root) if config.tokenizer else None
     encoder = DocumentEncoder(tokenizer, config.eos_token) if tokenizer else None
@@ -184,7 +189,9 @@ def _plan_tokens(config: DataConfig, root: Root, length: int) -> _Plan:
     sources = tuple(files)
 
     def read(number: int) -> _SourceRows:
-        return _SourceRows(_first_rows(files[sources[number]], num_rows, length, largest))
+        own = files[sources[number]]
+        layouts = [layout_of(file, config.token_dtype) for file in own]
+        return _SourceRows(_first_rows(own, layouts, num_rows, length, largest))
 
     identity = [length, num_rows, _identities(files)]
     return _Plan(identity, sources, choose_eos(config, encoder), f"list more or longer files in {key}", read)
@@ -308,28 +315,30 @@ def _first_tokens(pieces: Sequence[Piece], encoder: DocumentEncoder, length: int
     return tokens[:length]
 
 
-def _first_rows(files: Sequence[DataFile], num_rows: int, length: int, largest: int) -> np.ndarray:
+def _first_rows(
+    files: Sequence[DataFile], layouts: Sequence[TokenLayout], num_rows: int, length: int, largest: int
+) -> np.ndarray:
     """Returns up to `num_rows` rows, uint32 `[R, length]`: row 0 of each file, then row 1 of each, and so on."""
-    rows_of_file = [file.num_bytes // (TOKEN_DTYPE.itemsize * length) for file in files]
+    rows_of_file = [layout.num_tokens // length for layout in layouts]
     longest = max(rows_of_file)
     in_turn = (index for row in range(longest) for index in range(len(files)) if row < rows_of_file[index])
     taken = np.bincount(np.fromiter(itertools.islice(in_turn, num_rows), np.int64), minlength=len(files))
     parts = [np.empty((0, length), np.uint32)]
-    for file, count in zip(files, taken.tolist(), strict=True):
+    for file, layout, count in zip(files, layouts, taken.tolist(), strict=True):
         if count:
-            tokens = _read_tokens(file, count * length)
+            tokens = _read_tokens(file, layout, count * length)
             check_token_ids(tokens, file, largest)
             parts.append(tokens.reshape(count, length).astype(np.uint32))
     return np.concatenate(parts)
 
 
-def _read_tokens(file: DataFile, count: int) -> np.ndarray:
+def _read_tokens(file: DataFile, layout: TokenLayout, count: int) -> np.ndarray:
     """Returns the first `count` tokens of a token file, without storing a remote one."""
     if is_present(file):
-        return np.fromfile(file.path, TOKEN_DTYPE, count)
-    content, num_bytes = b"", count * TOKEN_DTYPE.itemsize
+        return np.fromfile(file.path, layout.dtype, count, offset=layout.start)
+    content, num_bytes = b"", count * layout.dtype.itemsize
     for chunk in stream_bytes(file):
         content += chunk
         if len(content) >= num_bytes:
             break
-    return np.frombuffer(content[:num_bytes], TOKEN_DTYPE)
+    return np.frombuffer(content[:num_bytes], layout.dtype)

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import orjson
 from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
@@ -199,7 +199,7 @@ class _Names(Namespace):
 class _Generation(Extension):
     """The tag around what the assistant says: it marks the text for others and writes nothing."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         """Returns what the tag encloses."""
