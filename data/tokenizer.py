@@ -44,6 +44,14 @@ def cut_document(text: str) -> list[Piece]:
     return [*pieces, Piece(text[start:], True)]
 
 
+def largest_id(path: Path) -> int:
+    """Returns the largest id of a tokenizer.json; raises DataError where there is none."""
+    try:
+        return max(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True).values())
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(f"{path} is not a tokenizer.json ({error}); give the path of one") from error
+
+
 class DocumentEncoder:
     """A tokenizer that ends each document with EOS.
 

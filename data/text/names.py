@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 TABLE_BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}
 TEXT_NAME = re.compile(r"\.(jsonl?(\.(zst|gz))?|parquet|arrow)$")
 PLAIN_NAME = re.compile(r"\.txt(\.(zst|gz))?$")
+DATA_SUFFIX = re.compile(f"{TEXT_NAME.pattern}|{PLAIN_NAME.pattern}")
 OTHER_JSON = {"manifest.json", "tokenizer.json", "tokenizer_config.json"}
 SAVED_SPLITS = "dataset_dict.json"
 COMPANIONS = {"dataset_info.json", "state.json", SAVED_SPLITS}
