@@ -65,7 +65,7 @@ def decode_lines(path: Path, chunks: Iterator[bytes], separator: bytes | None = 
         if lines:
             whole = [b"".join([*parts, lines[0]])]
             parts, num_bytes, number = [], 0, number + len(lines)
-            yield whole.pop()  # held by nobody here, as it may be large
+            yield whole.pop()  # no longer held here: it may be large
             yield from lines[1:]
         parts.append(tail)
         num_bytes += len(tail)

@@ -36,10 +36,12 @@ def with_registered_files(argv: Sequence[str]) -> list[str]:
         name, equals, value = argument.partition("=")
         if name in OPTIONS:
             _register_folder(value if equals else next(rest, ""))
-        elif name.lstrip("+") in groups() and name != SWEEP and value.endswith(SUFFIXES):
-            group = name.lstrip("+")
-            names = [_registered(group, part) if part.endswith(SUFFIXES) else part for part in value.split(",")]
-            for own, part in zip(names, value.split(","), strict=True):
+        elif (
+            name.lstrip("+") in groups() and name != SWEEP and any(part.endswith(SUFFIXES) for part in value.split(","))
+        ):
+            group, parts = name.lstrip("+"), value.split(",")
+            names = [_registered(group, part) if part.endswith(SUFFIXES) else part for part in parts]
+            for own, part in zip(names, parts, strict=True):
                 _given[f"{name}={own}"] = f"{name}={part}"
             kept.append(f"{name}={','.join(names)}")
             _given[kept[-1]] = argument

@@ -17,7 +17,7 @@ from data.validation import build_validation
 
 CHATML = (
     "{{ bos_token }}{% for message in messages %}"
-    "{% if message.role == 'nobody' %}{{ raise_exception('there is no such role') }}{% endif %}"
+    "{% if message.role == 'ghost' %}{{ raise_exception('there is no such role') }}{% endif %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' }}{% generation %}{{ message['content'] }}{% endgeneration %}"
     "{{ '<|im_end|>\\n' }}{% endfor %}"
 )
@@ -110,7 +110,7 @@ def test_messages_that_are_held_out_are_trained_on_nowhere(mix: DataConfig) -> N
 
 
 def test_a_template_that_fails_is_one_line(mix: DataConfig) -> None:
-    write(Path(mix.root), [[{"role": "nobody", "content": ""}]])
+    write(Path(mix.root), [[{"role": "ghost", "content": ""}]])
     with pytest.raises(
         DataError, match=r"chat\.jsonl: 1 of 1 records .* chat template: there is no such role: set data"
     ):
