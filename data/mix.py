@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+SMALL = 0.01  # epochs that are not worth their digits
 MARGIN = 1.05  # above an estimate of the passes, before it is an error
 
 
@@ -36,7 +37,8 @@ def describe_mix(mix: Sequence[SourceMix], planned: int, left_out: Sequence[str]
         if epochs is None:
             yield f"{line}; how many it has is known once its files are read"
         else:
-            yield f"{line}, {about}{epochs:.3g} epochs of {human(source.num_tokens or 0)}"
+            passes = f"{epochs:.3g}" if epochs >= SMALL else f"under {SMALL}"
+            yield f"{line}, {about}{passes} epochs of {human(source.num_tokens or 0)}"
     if left_out:
         yield f"  left out, as their weight is 0: {', '.join(left_out)}"
 

@@ -16,7 +16,7 @@ COMPANIONS = {"dataset_info.json", "state.json", SAVED_SPLITS}
 def find_text_names(folder: Path) -> list[str]:
     """Returns the names, relative to `folder`, of the text files at any depth below it, in order; no hidden ones.
 
-    Those of plain text (.txt) are left out if there are any others: they may be notes beside the data.
+    Those of plain text (.txt) are left out if there are others, or token files: they may be lists or notes beside them.
     """
     paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     names = [
@@ -27,7 +27,9 @@ def find_text_names(folder: Path) -> list[str]:
     found = [name for name in names if TEXT_NAME.search(name)]
     if any(name.endswith(".arrow") for name in found):
         found = [name for name in found if not is_companion(name)]
-    return sorted(found or (name for name in names if PLAIN_NAME.search(name)))
+    if not found and not any(name.endswith(".npy") for name in names):
+        found = [name for name in names if PLAIN_NAME.search(name)]
+    return sorted(found)
 
 
 def is_companion(name: str) -> bool:

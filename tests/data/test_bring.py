@@ -199,3 +199,45 @@ def test_a_mistake_is_one_line(in_place: Path, tmp_path: Path, name: str, capsys
     main(["inspect", str(path)])
     printed = capsys.readouterr()
     assert printed.err.count("\n") <= 1 and re.search(message, printed.out + printed.err)
+
+
+def test_what_save_to_disk_puts_beside_tables_is_no_text(in_place: Path) -> None:
+    configs = [
+        DataConfig(root=str(in_place), sources={"a": SourceConfig([pattern], 1.0)}, tokenizer="tokenizer.json")
+        for pattern in ("saved", "saved/*", "saved/*.arrow")
+    ]
+    first, *others = [read_global(config, 2, batch_size=64, length=16)[0] for config in configs]
+    for batches in others:
+        assert_same(first, batches)
+
+
+def test_token_files_that_are_trained_on_are_no_validation_files(in_place: Path) -> None:
+    sources = {"a": SourceConfig(["tokens/header-*.npy"], 1.0)}
+    config = DataConfig(DataKind.tokens, root=str(in_place), sources=sources, eos_token_id=0)
+    config.validation = ValidationConfig(file_list=str(in_place / "tokens/header-uint16.txt"), rows=4)
+    with pytest.raises(DataError, match=r"header-uint16\.npy is in data\.sources\.a too, and is trained on"):
+        build_validation(config, sequence_length=32)
+    config.validation.file_list = str(in_place / "tokens/raw-uint32.txt")
+    rows = build_validation(config, sequence_length=32)
+    assert rows is not None
+    np.testing.assert_array_equal(rows.tokens.reshape(-1), np.fromfile(in_place / "tokens/raw-uint32.npy", "<u4")[:128])
+
+
+def test_tools_take_folders_of_any_kind(
+    in_place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS")  # as in a pipe: every digit is printed
+    tokenizer = ("--tokenizer", str(in_place / "tokenizer.json"))
+    target = str(tmp_path / "tokens")
+    assert main(["tokenize", str(in_place / "books"), target, "--processes", "1", *tokenizer]) == 2
+    assert "its fields are content (text), meta: set --text-key" in capsys.readouterr().err
+    keys = ("--text-key", "content")
+    assert main(["tokenize", str(in_place / "books"), target, "--processes", "1", *keys, *tokenizer]) == 0
+    assert main(["verify", target]) == 0
+    capsys.readouterr()
+    assert main(["inspect", target, "--rows", "1", "--sequence-length", "32", "--batch-size", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 files, 0.00B tokens" in printed and "--- published order, row 0\n" in printed
+    assert main(["inspect", str(in_place / "notes"), *tokenizer]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"notes +│ +1 │ +[\d,]{5,} │ +40 │ +0 │ +[\d,]{5,} │ +[\d,]{5,} │ 100.00%", printed)
