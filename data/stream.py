@@ -181,7 +181,8 @@ def build_stream(
         make = TokenBackend if config.file_list is not None else MixedTokenBackend
     backend = make(config, sequence_length, global_batch_size)
     slots = split_evenly(backend.num_slots, rank, world_size)
-    limits = {name: source.max_epochs for name, source in config.sources.items()}
+    used = config.sources if config.kind is DataKind.text or config.file_list is None else {}
+    limits = {name: source.max_epochs for name, source in used.items()}
     return RankStream(backend, slots, config.num_workers, config.prefetch, limits)
 
 

@@ -5,6 +5,7 @@ from data.text.frames import FrameFile
 from data.text.order import Source
 from data.tokenizer import DocumentEncoder, Piece
 
+MAX_FILES = 32  # that are looked at
 PLACES = 8  # that the sample is taken from
 BYTES_PER_PLACE = 4096
 MARKS_BYTES = 2 * len(MARK.encode())
@@ -12,7 +13,7 @@ MARKS_BYTES = 2 * len(MARK.encode())
 
 def estimate_tokens(source: Source, encoder: DocumentEncoder) -> float | None:
     """Returns the tokens of an epoch, EOS included and held-out documents left out; None: no file is ingested yet."""
-    known = source.cache.known(source.files)
+    known = source.cache.known(source.files, MAX_FILES)
     counts = [frames.counts for frames in known.values()]
     if not any(count.documents for count in counts):
         return None

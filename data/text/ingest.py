@@ -62,12 +62,14 @@ class FrameCache:
                 self._opened.update((file.name, self._checked(file)) for file in missing)
         return [self._opened[file.name] for file in files]
 
-    def known(self, files: Sequence[DataFile]) -> dict[str, FrameFile]:
-        """Returns the frames, by name of the file, of those that are ingested already."""
+    def known(self, files: Sequence[DataFile], at_most: int) -> dict[str, FrameFile]:
+        """Returns the frames, by name of the file, of so many files that are ingested already."""
         found: dict[str, FrameFile] = {}
         for file in files:
             with suppress(FileNotFoundError):
                 found[file.name] = self._opened.get(file.name) or FrameFile(self.path_of(file))
+            if len(found) == at_most:
+                break
         return found
 
     def prepare(self, files: Sequence[DataFile], source: str) -> None:

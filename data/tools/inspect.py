@@ -14,13 +14,14 @@ from yaml import YAMLError
 
 from data.config import DataConfig, DataKind
 from data.errors import DataError
-from data.fetch.download import download, is_present
+from data.fetch.download import is_present
 from data.fetch.files import DataFile, open_folder
 from data.fetch.roots import locate_tokenizer, open_root
 from data.mix import SourceMix, describe_mix, too_many_epochs
 from data.text.backend import training_files
 from data.text.form import form_of
 from data.text.names import find_text_names
+from data.text.records import is_table
 from data.tokenizer import TOKENIZER_NAME, DocumentEncoder
 from data.tokens.files import TokenRows, list_token_files, name_sources, read_file_list
 from data.tokens.mixed import token_sources
@@ -34,6 +35,7 @@ from data.tools.summary import (
 )
 
 TEXT_COLUMNS = ("files", "file bytes", "documents", "bad", "text bytes", "tokens", "share")
+REMOTE_COLUMNS = ("files", "file bytes", "weight")
 TOKEN_COLUMNS = ("files", "tokens", "bytes", "share")
 LISTS = "files.txt"
 WIDE = 200  # columns where no terminal says how many it has
@@ -81,9 +83,9 @@ def _inspect_config(options: argparse.Namespace) -> None:
     if config.kind is DataKind.text:
         assert encoder is not None, "DataConfig.validate asks for a tokenizer"
         sources = training_files(config, root)
-        for file in chain.from_iterable(sources.values()):
-            if not is_present(file):
-                download(file)
+        if not all(is_present(file) for file in chain.from_iterable(sources.values())):
+            _print_remote(options, config, sources, encoder)
+            return
         num_tokens = _print_text(options, sources, encoder)
         if empty := [name for name, tokens in num_tokens.items() if not tokens]:
             raise DataError(
@@ -99,6 +101,22 @@ def _inspect_config(options: argparse.Namespace) -> None:
         }
     if options.steps:
         _print_plan(options, config, num_tokens, weights)
+
+
+def _print_remote(
+    options: argparse.Namespace, config: DataConfig, sources: dict[str, list[DataFile]], encoder: DocumentEncoder
+) -> None:
+    """Prints what is listed of files that are not here, and their first rows; counting needs all of them."""
+    table = _table(REMOTE_COLUMNS)
+    total = sum(config.sources[name].weight for name in sources)
+    for name, files in sources.items():
+        share = f"{config.sources[name].weight / total:.2%}"
+        table.add_row(name, f"{len(files):,}", f"{sum(file.num_bytes for file in files):,}", share)
+    _print_table(table)
+    print("documents and tokens can be counted when the files are here: `python -m data fetch`, and data.root=FOLDER")
+    for name, files in sources.items():
+        if not is_table(files[0]):
+            _print_rows(name, text_rows(files, encoder, options.sequence_length, options.rows))
 
 
 def _rows_by_source(config: DataConfig, length: int) -> dict[str, TokenRows]:

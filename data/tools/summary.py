@@ -17,7 +17,7 @@ from data.fetch.files import DataFile, describe_file, read_manifest
 from data.text.form import form_of
 from data.text.frames import RecordCounts
 from data.text.names import find_text_names
-from data.text.records import read_records
+from data.text.records import read_first_records, read_records
 from data.tokenizer import DocumentEncoder
 from data.tokens.files import TOKEN_DTYPE, TokenRows, name_sources
 from data.tokens.published import published_order
@@ -120,7 +120,7 @@ def published_tokens(names: Sequence[str], file_list: Path) -> list[int]:
 
 def text_rows(files: Sequence[DataFile], encoder: DocumentEncoder, length: int, num_rows: int) -> Iterator[str]:
     """Yields the first rows of `length` tokens of these files, decoded; raises DataError."""
-    records = itertools.chain.from_iterable(read_records(file, RecordCounts()) for file in files)
+    records = itertools.chain.from_iterable(read_first_records(file, RecordCounts()) for file in files)
     tokens = np.empty(0, np.uint32)
     for _ in range(num_rows):
         while len(tokens) < length and (record := next(records, None)):

@@ -18,6 +18,7 @@ from data.stream import build_stream
 from data.tokenizer import DocumentEncoder
 from data.tools.inspect import load_data_config
 from data.validation import build_validation
+from tests.data.fetch.server import serving
 from tests.data.reading import assert_same, read_global
 
 DOCS = Path(__file__).parents[2] / "docs/data.md"
@@ -241,3 +242,17 @@ def test_tools_take_folders_of_any_kind(
     assert main(["inspect", str(in_place / "notes"), *tokenizer]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"notes +│ +1 │ +[\d,]{5,} │ +40 │ +0 │ +[\d,]{5,} │ +[\d,]{5,} │ 100.00%", printed)
+
+
+def test_a_config_of_files_on_a_server_is_listed_and_none_is_stored(
+    in_place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sources = {"a": {"files": ["books/a.jsonl"], "weight": 1, "text_key": "content"}}
+    with serving(in_place) as server:
+        cache = tmp_path / "cache"
+        values = {"root": server.url, "tokenizer": "tokenizer.json", "cache_dir": str(cache), "sources": sources}
+        (tmp_path / "mine.yaml").write_bytes(orjson.dumps(values))
+        assert main(["inspect", str(tmp_path / "mine.yaml"), "--rows", "1", "--sequence-length", "16"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"a +│ +1 │ +[\d,]+ │ 100.00%", printed) and "--- a, row 0\nbook number 0" in printed
+    assert not (cache / "books").exists()
