@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,8 @@ class Piece(NamedTuple):
     """Its text."""
     is_last: bool
     """Whether the document ends with it."""
+    is_special: bool = False
+    """Whether it is a special token by name, which a chat template wrote."""
 
 
 def cut_document(text: str) -> list[Piece]:
@@ -40,6 +42,14 @@ def cut_document(text: str) -> list[Piece]:
         pieces.append(Piece(text[start:stop], False))
         start = stop
     return [*pieces, Piece(text[start:], True)]
+
+
+def largest_id(path: Path) -> int:
+    """Returns the largest id of a tokenizer.json; raises DataError where there is none."""
+    try:
+        return max(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True).values())
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(f"{path} is not a tokenizer.json ({error}); give the path of one") from error
 
 
 class DocumentEncoder:
@@ -61,14 +71,16 @@ class DocumentEncoder:
         self.eos_token_id: int = eos_token_id
         self.max_token_id = max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
-    def encode(self, documents: Sequence[str]) -> np.ndarray:
+    def encode(self, documents: Sequence[str], cut: Callable[[str], list[Piece]] = cut_document) -> np.ndarray:
         """Returns the documents' tokens with EOS after each, one after the other: uint32 `[num_tokens]`."""
-        return np.concatenate([np.empty(0, np.uint32), *self.encode_each(documents)])
+        return np.concatenate([np.empty(0, np.uint32), *self.encode_each(documents, cut)])
 
-    def encode_each(self, documents: Sequence[str]) -> list[np.ndarray]:
+    def encode_each(
+        self, documents: Sequence[str], cut: Callable[[str], list[Piece]] = cut_document
+    ) -> list[np.ndarray]:
         """Returns the tokens and EOS of each document: uint32 `[num_tokens]` each."""
         tokens: list[list[np.ndarray]] = [[]]
-        pieces = [piece for document in documents for piece in cut_document(document)]
+        pieces = [piece for document in documents for piece in cut(document)]
         for piece, ids in zip(pieces, self.encode_pieces(pieces), strict=True):
             tokens[-1].append(ids)
             if piece.is_last:
@@ -77,7 +89,8 @@ class DocumentEncoder:
 
     def encode_pieces(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
         """Returns the tokens of each piece, and EOS where a document ends: uint32 `[num_tokens]` each."""
-        encoded = self._encode([piece.text for piece in pieces])
+        plain = iter(self._encode([piece.text for piece in pieces if not piece.is_special]))
+        encoded = [[self._special_id(piece.text)] if piece.is_special else next(plain) for piece in pieces]
         end = [self.eos_token_id]
         return [
             np.array(ids + end if piece.is_last else ids, np.uint32) for ids, piece in zip(encoded, pieces, strict=True)
@@ -86,6 +99,11 @@ class DocumentEncoder:
     def decode(self, tokens: np.ndarray) -> str:
         """Returns the text of these tokens, special ones by name."""
         return str(self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False))
+
+    def _special_id(self, token: str) -> int:
+        found = self._tokenizer.token_to_id(token)
+        assert found is not None, "a chat template is rendered with the tokens of this tokenizer"
+        return int(found)
 
     def _encode(self, documents: Sequence[str]) -> list[list[int]]:
         encodings = self._tokenizer.encode_batch_fast(list(documents), add_special_tokens=False)

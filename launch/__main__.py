@@ -5,6 +5,7 @@
   python -m launch experiment=demo wandb.mode=online name=mine     any key can be set
   python -m launch -m experiment=demo optimizer.lr=1e-3,3e-3       a sweep: one run folder per combination
   python -m launch sweep=schemes experiment=demo                   a sweep of configs/sweep/; the same again: the rest
+  python -m launch experiment=repo-1b-50b data=~/mine.yaml         a config file of your own, wherever it lies
   python -m launch experiment=repo-1b-50b --cfg job                print the whole recipe and start nothing
   python -m launch experiment=repo-1b-50b --dry-run                print what would run, also of a sweep
   python -m launch experiment=repo-1b-50b launch=slurm launch.nodes=2 launch.slurm.partition=gpu       a SLURM job
@@ -36,6 +37,7 @@ from report.metrics import CE_LOSS
 from train.callbacks.config import WandbMode
 from train.compose.app import hydra_app, save_run_config
 from train.compose.command_line import is_sweep
+from train.compose.outside import as_given
 from train.compose.sweep import Member, sweep_app
 from train.config import RunConfig
 from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, StopReason, TrainError
@@ -110,8 +112,9 @@ def next_steps(config: RunConfig, folder: RunFolder) -> str:
     if python.is_relative_to(Path.cwd()):
         python = python.relative_to(Path.cwd())
     replaced = ("name=", "init_from=", "max_steps=", "schedule.decay_steps=")
-    again = [argument for argument in sys.argv[1:] if not argument.startswith(replaced)]
-    name = [argument for argument in sys.argv[1:] if argument.startswith(("name=", "init_from="))]
+    given = as_given(sys.argv[1:])
+    again = [argument for argument in given if not argument.startswith(replaced)]
+    name = [argument for argument in given if argument.startswith(("name=", "init_from="))]
     longer = [f"max_steps={2 * config.max_steps}", f"schedule.decay_steps={2 * config.schedule.decay_steps}"]
     lines = [
         ("the metrics of every step", f"{folder.metrics}"),

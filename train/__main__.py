@@ -20,6 +20,8 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
+from data.errors import DataError
+from data.mix import describe_mix, too_many_epochs
 from data.stream import BatchStream, build_stream
 from model.config import ModelConfig
 from report.comparison import flat
@@ -80,6 +82,7 @@ def train_once(
     watchdog.enter("preparing the data")
     stream = build_data(config, ranks)
     checkpoints.check_data(start, stream.fingerprint)
+    ranks.on_main(lambda: describe_data(config, stream, is_resumed=start.resume is not None))
     watchdog.enter("reading or converting weights")
     weights = checkpoints.initial_weights(start)
     watchdog.enter("building the engine")
@@ -118,6 +121,23 @@ def build_data(config: RunConfig, ranks: Ranks) -> BatchStream:
     )
     check_vocabulary(stream, config.model)
     return stream
+
+
+def describe_data(config: RunConfig, stream: BatchStream, *, is_resumed: bool) -> None:
+    """Prints what the whole run takes from each source.
+
+    Raises DataError where it needs more passes over one than its `max_epochs`; a run that goes on only prints that.
+    """
+    mix, planned = stream.mix(), config.max_steps * config.global_batch_size * config.sequence_length
+    weights = {name: source.weight for name, source in config.data.sources.items()}
+    unused = [name for name, weight in weights.items() if weight == 0.0 and config.data.file_list is None]
+    for line in describe_mix(mix, planned, unused):
+        print(line)
+    problem = too_many_epochs(mix, planned, weights)
+    if problem and not is_resumed:
+        raise DataError(problem)
+    if problem:
+        print(problem)
 
 
 def record_start(config: RunConfig, ranks: Ranks, folder: RunFolder) -> None:

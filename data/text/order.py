@@ -10,6 +10,7 @@ without them.
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,9 +18,11 @@ import numpy as np
 from data.errors import DataError
 from data.fetch.background import Background
 from data.fetch.files import DataFile
+from data.text.form import form_of
 from data.text.frames import FrameFile
 from data.text.holdout import is_held_out
 from data.text.ingest import FrameCache
+from data.tokenizer import Piece
 
 UNITS_PER_STREAM = 2  # that a group is cut into, as far as there are documents
 KEPT_GROUPS = 4  # in memory; the streams of one process are in the same group, or in the next one
@@ -61,6 +64,11 @@ class Source:
 
     def __post_init__(self) -> None:
         self._first_turn = int(permutation(self.num_streams, self.seed, self.name, "turns")[0])
+
+    @property
+    def cut(self) -> Callable[[str], list[Piece]]:
+        """What cuts its documents into pieces."""
+        return form_of(self.files[0]).cut
 
     @property
     def num_groups(self) -> int:
