@@ -53,9 +53,7 @@ def test_what_a_forward_pass_keeps_is_counted_exactly(
     changes: dict[str, object], positions: PositionsConfig, dtype: torch.dtype
 ) -> None:
     config = small(**changes)
-    counted = activations(
-        config, positions, rows=ROWS, length=LENGTH, element=dtype.itemsize, on_gpu=False
-    ).kept
+    counted = activations(config, positions, rows=ROWS, length=LENGTH, element=dtype.itemsize, on_gpu=False).kept
     measured = saved_bytes(config, positions, dtype, documents=False) - LOSS_GRADIENTS
     tables = config.num_layers * 8 * LENGTH + 64  # 0, 1, 2, ... of RoPE and the frequencies, of no row
     assert 0 <= measured - counted <= tables
