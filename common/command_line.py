@@ -1,8 +1,10 @@
 """What the command lines of the packages have in common: verbs with examples, and mistakes in one line."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from common.errors import UserError
 
@@ -25,9 +27,25 @@ def reported(run: Callable[[], None]) -> int:
     return EXIT_OK
 
 
-def parser_with(prog: str, description: str, examples: str) -> argparse.ArgumentParser:
+def print_text(text: str) -> None:
+    """Prints lines; a reader that has gone, as in `| head`, is no mistake."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that answers a mistake with one line, not with its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the mistake and ends the process with exit code 2."""
+        self.exit(EXIT_USER_ERROR, f"error: {message}; `{self.prog} --help` shows examples\n")
+
+
+def parser_with(prog: str, description: str, examples: str) -> Parser:
     """Returns the parser of a command with verbs, whose help ends with the examples."""
-    return argparse.ArgumentParser(
+    return Parser(
         prog=prog,
         description=description,
         epilog=examples,
@@ -35,9 +53,7 @@ def parser_with(prog: str, description: str, examples: str) -> argparse.Argument
     )
 
 
-def add_verb(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", prog: str, name: str, about: str, examples: str
-) -> argparse.ArgumentParser:
+def add_verb(verbs: "argparse._SubParsersAction[Parser]", prog: str, name: str, about: str, examples: str) -> Parser:
     """Adds a verb, whose help ends with those of the examples that are its own, and returns its parser."""
     own = [line for line in examples.splitlines() if line.startswith(f"  {prog} {name} ")]
     return verbs.add_parser(

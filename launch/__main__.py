@@ -10,6 +10,7 @@
   python -m launch keys [PATTERN]                                  print keys: default, type, meaning
   python -m launch status [ROOT] [--watch]                         list runs: step, loss, speed, what is alive
   python -m launch compare RUN RUN ... [--page FILE]               what differs, and how well each does
+  python -m launch plan experiment=repo-1b-50b --gpus 8            memory, days, disk of a run, and what to change
   python -m launch stop RUN                                        save a checkpoint and stop
 
 The run folder is runs/NAME. Exit codes: 0 finished, 2 a mistake that one line explains, 75 stopped by a signal after
@@ -25,10 +26,11 @@ from pathlib import Path
 from launch import runs
 from launch.keys import print_keys
 from launch.local import launch_local, torchrun_command
+from launch.plan import command as plan
 from launch.sweep import run_sweep
 from report.metrics import CE_LOSS
 from train.callbacks.config import WandbMode
-from train.compose.app import hydra_app, save_run_config
+from train.compose.app import hydra_app, reported, save_run_config
 from train.compose.command_line import is_sweep
 from train.compose.sweep import sweep_app
 from train.config import RunConfig
@@ -101,6 +103,8 @@ def main() -> int:
     """Runs the command line; returns the exit code."""
     if sys.argv[1:2] == ["keys"]:
         return print_keys(sys.argv[2:])
+    if sys.argv[1:2] == ["plan"]:
+        return reported(lambda: plan.run(sys.argv[2:]))
     if sys.argv[1:2] and sys.argv[1] in runs.VERBS:
         return runs.main(sys.argv[1], sys.argv[2:])
     if DRY_RUN in sys.argv[1:] or is_sweep(sys.argv[1:]):

@@ -11,15 +11,17 @@ Any key=value of a launch can be given. What is calculated and what is measured 
 import argparse
 import json
 import shlex
+import sys
 from collections.abc import Sequence
 
-from common.command_line import Parser
+from common.command_line import Parser, print_text
 from launch.gpus import installed_gpus
 from launch.plan import page
 from launch.plan.advice import advise, check_gpus
 from launch.plan.disk import disk
 from launch.plan.estimate import ASSUMED_MFU, GPUS_PER_NODE, NETWORK, Cluster, estimate
 from launch.plan.measured import closest
+from model.accounting import num_parameters
 from train.compose.app import hydra_app
 from train.compose.command_line import is_sweep
 from train.config import RunConfig
@@ -28,6 +30,7 @@ from train.errors import EXIT_OK, TrainError
 
 EXIT_DOES_NOT_FIT = 1
 DEFAULT_GPU = "H100"
+SMALL = 300_000_000  # parameters: kernels of smaller models are too short for a GPU
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -37,7 +40,8 @@ def run(arguments: Sequence[str]) -> int:
     given, overrides = parser.parse_known_args(arguments)
     if is_sweep(overrides):
         raise TrainError("a plan is of one run: leave out -m and sweep=, and give each key one value")
-    return hydra_app(lambda config: print_plan(config, given, overrides), __doc__ or "", overrides)
+    sys.argv = [sys.argv[0], *overrides]  # what Hydra reads
+    return hydra_app(lambda config: print_plan(config, given, overrides), __doc__ or "")
 
 
 def plan_parser() -> Parser:
@@ -61,12 +65,14 @@ def print_plan(config: RunConfig, given: argparse.Namespace, overrides: Sequence
         mfu, basis = given.mfu, f"calculated, at the given MFU of {given.mfu:.0%}"
     elif measured is not None:
         mfu, basis = measured.mfu, measured.text
+    elif num_parameters(config.model, config.positions) < SMALL:
+        basis += ", and far too high for so small a model"
     needs, files = estimate(config, cluster, mfu), disk(config)
     advice = None if needs.fits else advise(config, cluster, mfu)
     changes = [] if advice is None else advice.arguments
     command = launch_command(overrides, changes, cluster if advice is None else advice.estimate.cluster)
     if given.json:
-        print(json.dumps(page.as_data(needs, files, basis, advice, command), indent=1))
+        print_text(json.dumps(page.as_data(needs, files, basis, advice, command), indent=1))
         return EXIT_OK if needs.fits else EXIT_DOES_NOT_FIT
     others = [number for number in SIZES if config.global_batch_size % number == 0 and _splits(config, number)]
     table = [estimate(config, Cluster(cluster.device, n, cluster.gpus_per_node, cluster.network), mfu) for n in others]
@@ -79,7 +85,7 @@ def print_plan(config: RunConfig, given: argparse.Namespace, overrides: Sequence
         page.other_sizes(table),
     ):
         lines += [*part, ""] if part else []
-    print("\n".join([*lines, command]))
+    print_text("\n".join([*lines, command]))
     return EXIT_OK if needs.fits else EXIT_DOES_NOT_FIT
 
 

@@ -19,7 +19,7 @@ def heading(config: RunConfig, needs: Estimate) -> str:
     again = ", activation checkpointing" if config.model.activation_checkpointing else ""
     return (
         f"{config.name} on {needs.cluster.gpus} x {needs.cluster.device.name}{nodes}: ZeRO {config.engine.zero_stage}, "
-        f"{precision}, {times} micro-batches of {rows} x {config.sequence_length:,} tokens a step{again}"
+        f"{precision}, {config.global_batch_size} rows a step in {times} x {rows} on each GPU{again}"
     )
 
 
@@ -47,12 +47,12 @@ def memory_lines(config: RunConfig, needs: Estimate) -> list[str]:
 
 def speed_lines(needs: Estimate, basis: str) -> list[str]:
     """Returns lines on speed and traffic."""
-    efficiency = needs.compute_seconds / needs.step_seconds
+    efficiency, bandwidth = needs.compute_seconds / needs.step_seconds, needs.cluster.bandwidth / 1e9
     return [
         f"speed ({basis})",
         f"  tokens/s        {needs.tokens_per_second:,.0f}, {needs.tokens_per_second / needs.cluster.gpus:,.0f} a GPU",
         f"  a step          {needs.step_seconds:.2f} s, {efficiency:.0%} of it arithmetic",
-        f"  on the wire     {needs.wire_bytes / 1e9:.1f} GB a GPU and step, at {needs.cluster.bandwidth / 1e9:.0f} GB/s",
+        f"  on the wire     {needs.wire_bytes / 1e9:,.1f} GB a GPU and step, at {bandwidth:.0f} GB/s",
         f"  the whole run   {duration(needs.days)}, {needs.gpu_hours:,.0f} GPU-hours, "
         f"{needs.max_steps * needs.tokens_per_step / 1e9:.2f}B tokens",
     ]

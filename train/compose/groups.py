@@ -5,6 +5,7 @@ dataclass of a component is registered as an option, by default the one that a r
 the others, and state what differs from the dataclass. Only this module registers: components do not depend on Hydra.
 """
 
+import functools
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -67,6 +68,7 @@ def options(group: str) -> list[str]:
     return sorted(names)
 
 
+@functools.cache
 def default_options() -> dict[str, str]:
     """Returns the option of each group that a run has unless another is chosen; `???`: one has to be chosen."""
     root = OmegaConf.to_container(OmegaConf.load(CONFIG_FOLDER / "config.yaml"))

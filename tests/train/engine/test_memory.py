@@ -1,5 +1,6 @@
 """What a rank is said to hold and to send is what real ranks hold in their tensors and give to real collectives."""
 
+import copy
 import gc
 from collections.abc import Iterable
 from typing import Any
@@ -13,6 +14,7 @@ from model.config import ModelConfig
 from tests.composing import compose
 from tests.distributed import run_ranks
 from tests.train.engine.reference import CASES, RATES, WORLD_SIZE, built, configured, micro_batches, num_valid
+from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.config import Precision
 from train.engine.engine import MOMENTS, Engine
@@ -112,12 +114,20 @@ def test_what_an_update_sends_is_what_collectives_are_given(measured: dict[Case,
     assert sent == {}
 
 
+@pytest.fixture(scope="module")
+def job() -> RunConfig:
+    return compose("experiment=repo-1b-50b")
+
+
 @pytest.mark.parametrize(
     ("stage", "states", "on_the_wire"),
     [(1, (27.9, 13.2, 11.4), (13.1, 14.7)), (2, (25.1, 5.6, 3.1), (170.2, 26.5)), (3, (None, None, None), (168, 23.6))],
 )
-def test_the_1b_job_by_hand(stage: int, states: tuple[float | None, ...], on_the_wire: tuple[float, float]) -> None:
-    config = compose("experiment=repo-1b-50b", f"engine.zero_stage={stage}")
+def test_the_1b_job_by_hand(
+    stage: int, states: tuple[float | None, ...], on_the_wire: tuple[float, float], job: RunConfig
+) -> None:
+    config = copy.deepcopy(job)
+    config.engine.zero_stage = stage
     for world_size, gib in zip((1, 8, 64), states, strict=True):
         if gib is not None:
             assert memory(config, world_size, on_gpu=True).states / GIB == pytest.approx(gib, abs=0.06)
@@ -126,13 +136,12 @@ def test_the_1b_job_by_hand(stage: int, states: tuple[float | None, ...], on_the
         assert traffic(config, world_size, on_gpu=True).on_the_wire(world_size) / 1e9 == pytest.approx(gb, rel=0.02)
 
 
-def test_the_peaks_that_were_calculated_tensor_by_tensor() -> None:
-    config = compose("experiment=repo-1b-50b")
+def test_the_peaks_that_were_calculated_tensor_by_tensor(job: RunConfig) -> None:
+    config = copy.deepcopy(job)
     assert memory(config, 1, on_gpu=True).peak / GIB == pytest.approx(58, rel=0.05)
     config.micro_batch_size = 8
     assert memory(config, 1, on_gpu=True).peak / GIB == pytest.approx(88, rel=0.06)
 
 
-def test_a_checkpoint_has_14_bytes_a_parameter() -> None:
-    config = compose("experiment=repo-1b-50b")
-    assert config.model == ModelConfig() and checkpoint_bytes(config, on_gpu=True) == 14 * 1_496_496_128
+def test_a_checkpoint_has_14_bytes_a_parameter(job: RunConfig) -> None:
+    assert job.model == ModelConfig() and checkpoint_bytes(job, on_gpu=True) == 14 * 1_496_496_128
