@@ -11,6 +11,7 @@
   python -m launch status [ROOT] [--watch]                         list runs: step, loss, speed, what is alive
   python -m launch compare RUN RUN ... [--page FILE]               what differs, and how well each does
   python -m launch plan experiment=repo-1b-50b --gpus 8            memory, days, disk of a run, and what to change
+  python -m launch doctor experiment=repo-1b-50b                   check machine, data, weights and links before a start
   python -m launch stop RUN                                        save a checkpoint and stop
 
 The run folder is runs/NAME. Exit codes: 0 finished, 2 a mistake that one line explains, 75 stopped by a signal after
@@ -18,6 +19,7 @@ saving (run the same command again), 76 stopped by the position watch after savi
 """
 
 import contextlib
+import importlib
 import os
 import shlex
 import sys
@@ -26,7 +28,6 @@ from pathlib import Path
 from launch import runs
 from launch.keys import print_keys
 from launch.local import launch_local, torchrun_command
-from launch.plan import command as plan
 from launch.sweep import run_sweep
 from report.metrics import CE_LOSS
 from train.callbacks.config import WandbMode
@@ -103,8 +104,8 @@ def main() -> int:
     """Runs the command line; returns the exit code."""
     if sys.argv[1:2] == ["keys"]:
         return print_keys(sys.argv[2:])
-    if sys.argv[1:2] == ["plan"]:
-        return reported(lambda: plan.run(sys.argv[2:]))
+    if sys.argv[1:2] in (["plan"], ["doctor"]):
+        return reported(lambda: importlib.import_module(f"launch.{sys.argv[1]}.command").run(sys.argv[2:]))
     if sys.argv[1:2] and sys.argv[1] in runs.VERBS:
         return runs.main(sys.argv[1], sys.argv[2:])
     if DRY_RUN in sys.argv[1:] or is_sweep(sys.argv[1:]):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from data.config import DataConfig, DataKind
+from data.fetch.remote import is_remote
 from data.fetch.roots import open_root
 from data.text.backend import training_files
 from data.tokens.files import list_token_files, read_file_list
@@ -56,17 +57,12 @@ def disk(config: RunConfig) -> Disk:
     )
 
 
-def is_local(data: DataConfig) -> bool:
-    """Returns whether the data lies in a folder of this machine."""
-    return "://" not in data.root
-
-
 def data_bytes(data: DataConfig) -> int | None:
     """Returns the bytes of all training files; of token files that are absent, those that were published.
 
     None if that is not known without a network.
     """
-    if is_local(data) and Path(data.root).expanduser().is_dir():
+    if not is_remote(data.root) and Path(data.root).expanduser().is_dir():
         try:
             return _present_bytes(data)
         except (UserError, OSError):
@@ -87,7 +83,7 @@ def cache_bytes(config: RunConfig, data: int | None) -> int:
         read = CACHED_BYTES * config.max_steps * config.global_batch_size * config.sequence_length
         needed = read if data is None else min(read, data)
     else:
-        needed = 0 if is_local(config.data) else data or 0
+        needed = data or 0 if is_remote(config.data.root) else 0
     return needed if bound is None else min(needed, bound)
 
 
