@@ -32,7 +32,7 @@ def check_run_folder(subject: Subject) -> Result:
     if not folder.path.exists():
         return passed(f"{folder.path} is new")
     seen = overview(folder)
-    if seen.is_alive:
+    if seen.is_alive and seen.place:
         return failed(f"{folder.path} is trained by {seen.place}", "wait for it, stop it, or set another name=")
     if seen.step >= subject.config.max_steps:
         fix = "raise max_steps to train longer, or set another name="
