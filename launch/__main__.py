@@ -19,13 +19,17 @@ saving (run the same command again), 76 stopped by the position watch after savi
 """
 
 import contextlib
+import difflib
 import importlib
 import os
+import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from launch import runs
+from launch.inputs import check_inputs
 from launch.keys import print_keys
 from launch.local import launch_local, torchrun_command
 from launch.sweep import run_sweep
@@ -33,17 +37,21 @@ from report.metrics import CE_LOSS
 from train.callbacks.config import WandbMode
 from train.compose.app import hydra_app, reported, save_run_config
 from train.compose.command_line import is_sweep
+from train.compose.errors import is_known
+from train.compose.groups import options
 from train.compose.sweep import sweep_app
 from train.config import RunConfig
-from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, StopReason
+from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, StopReason
 from train.processes import PARENT, stop_with_parent
 from train.run_folder import RunFolder
 
 DRY_RUN = "--dry-run"
+VERBS = ("keys", "plan", "doctor", *runs.VERBS)
 
 
 def launch(config: RunConfig) -> int:
     """Writes the composed config into the run folder, runs the job, prints how it ended; returns the exit code."""
+    check_inputs(config)
     folder = RunFolder.of(config)
     save_run_config(config, folder.launch)
     try:
@@ -108,11 +116,27 @@ def main() -> int:
         return reported(lambda: importlib.import_module(f"launch.{sys.argv[1]}.command").run(sys.argv[2:]))
     if sys.argv[1:2] and sys.argv[1] in runs.VERBS:
         return runs.main(sys.argv[1], sys.argv[2:])
+    if wrong := no_verb(sys.argv[1:]):
+        print(f"error: {wrong}", file=sys.stderr)
+        return EXIT_USER_ERROR
     if DRY_RUN in sys.argv[1:] or is_sweep(sys.argv[1:]):
         return _planned()
     if PARENT in os.environ:  # a member of a sweep
         stop_with_parent()
     return hydra_app(launch, __doc__ or "")
+
+
+def no_verb(arguments: Sequence[str]) -> str | None:
+    """Returns what is wrong with a first argument that is meant as a verb and is none; None if nothing is."""
+    word = arguments[0] if arguments else ""
+    if "=" in word or not re.fullmatch(r"-{0,2}[A-Za-z]+", word) or is_known(word) or word in options("experiment"):
+        return None
+    close = difflib.get_close_matches(word.strip("-").lower(), VERBS, n=1, cutoff=0.75)
+    if close:
+        return f"there is no verb {word!r}; did you mean `python -m launch {' '.join([close[0], *arguments[1:]])}`?"
+    if word.startswith("-"):
+        return None
+    return f"{word!r} is no verb ({', '.join(VERBS)}), and no key=value, as in experiment=demo"
 
 
 def _planned() -> int:

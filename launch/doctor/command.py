@@ -56,6 +56,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument(nodes.NODE, action="store_true")
     given, overrides = parser.parse_known_args(arguments)
+    parser.refuse_others(overrides)
     if is_sweep(overrides):
         raise TrainError("the doctor examines one run: leave out -m and sweep=, and give each key one value")
     if not given.seconds > 0:

@@ -1,5 +1,6 @@
 """Checks of this machine: packages, GPUs and driver, memory, disks."""
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -155,7 +156,8 @@ def check_write_access(subject: Subject) -> Result:
                     return warned(f"{root} can be written, and has no locks ({error.strerror})", fix)
         finally:
             for path in missing:
-                path.rmdir()
+                with contextlib.suppress(OSError):  # another node is in it
+                    path.rmdir()
     return passed(f"{root} can be written and locked")
 
 

@@ -48,7 +48,7 @@ def join_nodes(reports: dict[str, Any], job: str, first: str, seconds: float) ->
         found = ", ".join(f"{node} {report['num_ranks']}" for node, report in sorted(reports.items()))
         return {"all reduce": failed(f"nodes differ in ranks: {found}", "ask for the same GPUs on every node")}
     workers = worker_command(num_ranks, [f"--nnodes={len(reports)}", *meeting])
-    report = report_of([*_srun(len(reports)), *workers], seconds)
+    report = report_of([*_srun(len(reports)), *workers], seconds, {})  # srun, not this process, is their parent
     if isinstance(report, str):
         fix = "NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME name the network between nodes: docs/nodes.md"
         return {"all reduce": failed(f"the ranks did not join: {report}", fix)}

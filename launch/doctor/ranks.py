@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launch.doctor.check import Result, Subject, failed, passed, skipped, warned
@@ -27,13 +27,16 @@ def worker_command(num_ranks: int, rendezvous: Sequence[str]) -> list[str]:
 
 def report_of_ranks(num_ranks: int, seconds: float) -> dict[str, Any] | str:
     """Returns what the ranks of this machine report (launch/doctor/worker.py), or why they do not, as a text."""
-    return report_of(worker_command(num_ranks, ["--standalone"]), seconds)
+    return report_of(worker_command(num_ranks, ["--standalone"]), seconds, {PARENT: str(os.getpid())})
 
 
-def report_of(command: Sequence[str], seconds: float) -> dict[str, Any] | str:
-    """Runs a command until its end, at most so long; returns the report that it prints, or why there is none."""
+def report_of(command: Sequence[str], seconds: float, more: Mapping[str, str]) -> dict[str, Any] | str:
+    """Runs a command until its end, at most so long; returns the report that it prints, or why there is none.
+
+    `more` is added to its environment.
+    """
     environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
-    environment |= {PARENT: str(os.getpid()), "OMP_NUM_THREADS": "1"}
+    environment |= {"OMP_NUM_THREADS": "1", **more}
     process = subprocess.Popen(
         command,
         env=environment,

@@ -38,6 +38,7 @@ def run(arguments: Sequence[str]) -> int:
     """Prints the plan of a command line; returns the exit code. Raises TrainError."""
     parser = plan_parser()
     given, overrides = parser.parse_known_args(arguments)
+    parser.refuse_others(overrides)
     if is_sweep(overrides):
         raise TrainError("a plan is of one run: leave out -m and sweep=, and give each key one value")
     sys.argv = [sys.argv[0], *overrides]  # what Hydra reads
