@@ -18,8 +18,8 @@ RUN apt-get update \
     gcc g++ libibverbs1 ibverbs-providers librdmacm1 python3 python3-dev python3-venv \
  && rm -rf /var/lib/apt/lists/*
 
-RUN useradd --create-home trainer && mkdir /opt/repo-cpt && chown trainer /opt/repo-cpt
-USER trainer
+RUN useradd --create-home --uid 1001 trainer && mkdir /opt/repo-cpt && chown trainer /opt/repo-cpt
+USER 1001
 WORKDIR /opt/repo-cpt
 RUN python3 -m venv /home/trainer/venv
 ENV PATH=/home/trainer/venv/bin:$PATH \
@@ -34,8 +34,8 @@ RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb')
  && pip install -c constraints.txt -r /tmp/requirements.txt
 
 COPY --chown=trainer . .
-RUN pip install -c constraints.txt --no-deps -e .
-RUN if [ -n "$FLASH_ATTN_WHEEL" ]; then pip install -c constraints.txt --no-deps "$FLASH_ATTN_WHEEL"; fi
+RUN pip install -c constraints.txt --no-deps -e . \
+ && if [ -n "$FLASH_ATTN_WHEEL" ]; then pip install -c constraints.txt --no-deps "$FLASH_ATTN_WHEEL"; fi
 
 ENTRYPOINT ["python", "-m"]
 CMD ["launch", "--help"]

@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
                 raise UserError(f"there is no option {name}{hint}")
 
 
-def parser_with(prog: str, description: str, examples: str) -> Parser:
+def parser_with(prog: str, description: str, examples: str) -> argparse.ArgumentParser:
     """Returns the parser of a command with verbs, whose help ends with the examples."""
     return Parser(
         prog=prog,
@@ -63,7 +63,9 @@ def parser_with(prog: str, description: str, examples: str) -> Parser:
     )
 
 
-def add_verb(verbs: "argparse._SubParsersAction[Parser]", prog: str, name: str, about: str, examples: str) -> Parser:
+def add_verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", prog: str, name: str, about: str, examples: str
+) -> argparse.ArgumentParser:
     """Adds a verb, whose help ends with those of the examples that are its own, and returns its parser."""
     own = [line for line in examples.splitlines() if line.startswith(f"  {prog} {name} ")]
     return verbs.add_parser(

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 from common.errors import UserError
+from launch.doctor.reports import report_of_ranks
 from launch.gpus import Gpu, installed_gpus
 from launch.local import count_gpus
 from train.config import RunConfig
@@ -82,10 +83,8 @@ class Subject:
         return self.config.launch.processes or count_gpus() or self.config.launch.cpu_processes
 
     @functools.cached_property
-    def ranks(self) -> "dict[str, Any] | str":
+    def ranks(self) -> dict[str, Any] | str:
         """What real ranks report, started once; a text says why they do not."""
-        from launch.doctor.ranks import report_of_ranks
-
         return report_of_ranks(self.num_ranks, self.seconds)
 
 

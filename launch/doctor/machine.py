@@ -30,7 +30,9 @@ def check_packages(subject: Subject) -> Result:
     if not constraints.is_file() or not project.is_file():
         return skipped("no constraints.txt here: this is no clone")
     pinned = dict(line.split("==") for line in constraints.read_text().splitlines() if "==" in line)
-    absent, exact, other = [], [], []
+    absent: list[str] = []
+    exact: list[str] = []
+    other: list[str] = []
     requirements = tomllib.loads(project.read_text())["project"]["dependencies"]
     for requirement in requirements:
         name = re.split(r"[<>=!~ \[;]", requirement)[0]

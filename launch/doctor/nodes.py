@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from launch.doctor.check import Result, State, failed, from_data, passed
-from launch.doctor.ranks import judge_all_reduce, judge_clocks, report_of, worker_command
+from launch.doctor.ranks import judge_all_reduce, judge_clocks
+from launch.doctor.reports import report_of, worker_command
 from train.errors import TrainError
 
 NODE = "--node"

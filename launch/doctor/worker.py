@@ -14,7 +14,7 @@ from typing import Any
 
 from common.errors import UserError
 from launch.doctor.check import node_name
-from launch.doctor.ranks import REPORT
+from launch.doctor.reports import REPORT
 from train.errors import EXIT_OK, EXIT_USER_ERROR
 
 TURNS = 5

@@ -97,10 +97,10 @@ def _checked_override(argument: str, sweep: bool) -> Override:
         raise TrainError(malformed(argument))
     if override.is_sweep_override():
         if not sweep:
-            value = argument.partition("=")[2]
-            if re.fullmatch(r"\d{1,3}(,\d{3})+", value):
-                raise TrainError(f"{argument} has commas in a number: write {key}={value.replace(',', '')}")
-            as_list = f", or write '{key}=[{value}]' for a list" if key not in groups() else ""
+            text = argument.partition("=")[2]
+            if re.fullmatch(r"\d{1,3}(,\d{3})+", text):
+                raise TrainError(f"{argument} has commas in a number: write {key}={text.replace(',', '')}")
+            as_list = f", or write '{key}=[{text}]' for a list" if key not in groups() else ""
             raise TrainError(f"{argument} gives several values: add -m to run each{as_list}")
     elif key in groups() and not override.is_delete():
         value = override.value()

@@ -45,7 +45,7 @@ def malformed(override: str) -> str:
     """Returns what is wrong with an argument that Hydra cannot parse."""
     key, equals, value = override.partition("=")
     if set(override) & set(_TYPOGRAPHIC):
-        plain = override.translate(str.maketrans(_TYPOGRAPHIC))
+        plain = "".join(_TYPOGRAPHIC.get(letter, letter) for letter in override)
         return f"{override!r} has dashes or quotes of a text editor: type them again, as in {plain}"
     if value.startswith("~"):
         return f"the shell does not replace ~ behind an '=': write {key}=$HOME{value[1:]}"
