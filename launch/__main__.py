@@ -129,13 +129,15 @@ def main() -> int:
 def no_verb(arguments: Sequence[str]) -> str | None:
     """Returns what is wrong with a first argument that is meant as a verb and is none; None if nothing is."""
     word = arguments[0] if arguments else ""
-    if "=" in word or not re.fullmatch(r"-{0,2}[A-Za-z]+", word) or is_known(word) or word in options("experiment"):
+    if not re.fullmatch(r"-{0,2}[A-Za-z]+", word):
         return None
     close = difflib.get_close_matches(word.strip("-").lower(), VERBS, n=1, cutoff=0.75)
+    if not close and word.startswith("-"):
+        return None
+    if is_known(word) or word in options("experiment"):
+        return None  # a key without its value, or an experiment: the config's own messages say what to type
     if close:
         return f"there is no verb {word!r}; did you mean `python -m launch {' '.join([close[0], *arguments[1:]])}`?"
-    if word.startswith("-"):
-        return None
     return f"{word!r} is no verb ({', '.join(VERBS)}), and no key=value, as in experiment=demo"
 
 

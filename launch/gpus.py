@@ -13,7 +13,8 @@ class Gpu:
 
     name: str
     driver: str
-    memory_gib: float
+    memory_gib: float | None
+    """None where the driver does not say, as on some partitioned GPUs."""
 
 
 @functools.cache
@@ -24,4 +25,4 @@ def installed_gpus() -> tuple[Gpu, ...]:
     except (OSError, subprocess.SubprocessError):
         return ()
     rows = [[word.strip() for word in line.split(",")] for line in listing.stdout.splitlines()]
-    return tuple(Gpu(name, driver, float(mib) / 1024) for name, driver, mib in rows)
+    return tuple(Gpu(name, driver, float(mib) / 1024 if mib.isdigit() else None) for name, driver, mib in rows)

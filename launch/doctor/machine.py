@@ -103,8 +103,9 @@ def check_memory(subject: Subject) -> Result:
     if device is None:
         return skipped(f"{gpu.name} is not in train/devices.py")
     needs = estimate(subject.config, Cluster(device, subject.num_ranks))
-    found = f"{needs.needed / GIB:.1f} of {gpu.memory_gib:.1f} GiB on each {gpu.name}, as planned"
-    if needs.needed > gpu.memory_gib * GIB:
+    capacity = device.memory_gib if gpu.memory_gib is None else gpu.memory_gib
+    found = f"{needs.needed / GIB:.1f} of {capacity:.1f} GiB on each {gpu.name}, as planned"
+    if needs.needed > capacity * GIB:
         return failed(found, "`python -m launch plan` with the same arguments says what to change")
     return passed(found)
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from common.command_line import Parser, print_text
 from launch.gpus import installed_gpus
+from launch.local import count_gpus
 from launch.plan import page
 from launch.plan.advice import advise, check_gpus
 from launch.plan.disk import disk
@@ -26,6 +27,7 @@ from train.compose.app import hydra_app
 from train.compose.command_line import is_sweep
 from train.config import RunConfig
 from train.devices import DEVICES, Device, find_device
+from train.engine.memory import element_bytes
 from train.errors import EXIT_OK, TrainError
 
 EXIT_DOES_NOT_FIT = 1
@@ -59,6 +61,10 @@ def plan_parser() -> Parser:
 
 def print_plan(config: RunConfig, given: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Prints the plan of a run; returns the exit code. Raises TrainError."""
+    if config.engine.zero_stage == 0 and element_bytes(config, on_gpu=True) == 2:
+        raise TrainError(
+            "engine.zero_stage=0 does not work with bf16: use engine.zero_stage=1, or engine.precision=fp32"
+        )
     cluster, note = cluster_of(config, given)
     measured = closest(config, cluster.device) if given.mfu is None else None
     mfu, basis = ASSUMED_MFU, f"calculated, at an assumed MFU of {ASSUMED_MFU:.0%}; not measured"
@@ -102,7 +108,7 @@ def cluster_of(config: RunConfig, given: argparse.Namespace) -> tuple[Cluster, s
     note = ""
     if given.gpu is None and not here:
         note = f" (no GPU here: planned for {DEFAULT_GPU}; --gpu names another)"
-    gpus = given.gpus or config.launch.processes or len(here) or 1
+    gpus = given.gpus or config.launch.processes or count_gpus() or 1
     check_gpus(config, gpus)
     device = device_called(given.gpu or (here[0].name if here else DEFAULT_GPU))
     return Cluster(device, gpus, given.gpus_per_node, given.network * 1e9), note

@@ -124,6 +124,7 @@ DEMO = "experiment=demo"
         (["plan", DEMO, "--gpus", "-1"], "--gpus -1 has to be above 0"),
         (["plan", DEMO, "--gpsu", "8"], "there is no option --gpsu; did you mean --gpu?"),
         (["plan", DEMO, "--gpu", "tpu"], "--gpu tpu is not in train/devices.py; choose one of H200, H100"),
+        (["plan", DEMO, "engine.zero_stage=0"], "engine.zero_stage=0 does not work with bf16: use engine.zero_stage=1"),
         (["plan", DEMO, "--mfu", "45"], "--mfu 45 is a share of the peak: give 0.45 for 45 %"),
         (["plan", DEMO, "-m", "seed=1,2"], "a plan is of one run: leave out -m and sweep=, and give each key one val"),
         (["doctor", DEMO, "--all-node"], "there is no option --all-node; did you mean --all-nodes?"),

@@ -22,7 +22,7 @@ from train.errors import EXIT_OK, EXIT_USER_ERROR
 
 SMI = """#!/bin/sh
 echo "NVIDIA H100 80GB HBM3, {driver}, 81559"
-echo "NVIDIA H100 80GB HBM3, {driver}, 81559"
+echo "NVIDIA H100 80GB HBM3, {driver}, [N/A]"
 """
 
 
