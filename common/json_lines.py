@@ -77,7 +77,7 @@ def json_object(line: bytes) -> dict[str, Any] | None:
     """Returns the object that a line holds; None if it holds none."""
     try:
         row = json.loads(line.decode(errors="replace"))
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: thousands of brackets
         return None
     return row if isinstance(row, dict) else None
 
