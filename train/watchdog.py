@@ -6,8 +6,8 @@ their counts through the store of the process group, never through a collective,
 
 The limit of a place outside of steps is learned from how long this start took there before: a save of a minute is not
 given the time of a first conversion. Trainer and launcher enter their places for one thing each. A callback's hook
-mostly has nothing to do, so it is learned only from the times at which it took a second or more. Some waits tell nothing
-of the next one (for files that are fetched, for the disk when a run ends): such a place keeps the first limit.
+mostly has nothing to do, so it is learned only from the times at which it took a second or more. Some waits tell
+nothing of the next one (for files that are fetched, for the disk when a run ends): such a place keeps the first limit.
 
 A rank that is behind and over its limit writes the stacks of all its threads into runs/NAME/stuck/ and exits with
 EXIT_STUCK from this thread: the main thread may be in C code and never return. A rank that waits leaves the decision to
