@@ -179,7 +179,10 @@ def report(result: Result, compared: dict[str, str], options: argparse.Namespace
         "",
         "| damage to a copy | outcome |",
         "|---|---|",
-        *(f"| {one.damage} | {one.outcome.splitlines()[0][:300]} |" for one in result.snapshots),
+        *(
+            f"| {one.damage} | {one.outcome.splitlines()[0].replace(f'{one.folder.path.parent}/', '')[:300]} |"
+            for one in result.snapshots
+        ),
     ]
     return "\n".join(lines) + "\n"
 

@@ -8,11 +8,13 @@ Two things are measured of each layer, both independent of the code that made th
 
 A token's position depends on itself and earlier tokens only, so the error is 0 up to rounding; positions in a wrong
 order, or of other tokens, give 1 or more. The slope is 1 if dz is the gradient of the loss, -1 if its sign is wrong,
-and 0 if it has nothing to do with the loss. It is not known (NaN) where rounding could be why it is not 1.
+and 0 if it has nothing to do with the loss. It is not known (NaN) where rounding, or a
+loss that bends within the step, could be why it is not 1.
 
-In bf16 the change of a loss is 20 to 60 times less uncertain than the loss, since most of the rounding is the same in
-all runs: how uncertain shows in L(z + u) + L(z - u) - 2 L(z), token by token, of which a smooth loss leaves next to
-nothing. There the step is five times larger, which changes the slope of a right gradient to 0.97.
+How uncertain a change is shows in L(z + u) + L(z - u) - 2 L(z), token by token, of which a smooth loss leaves next to
+nothing. Where positions are so wide that the loss bends within a step, a slope says nothing of the gradient. In bf16
+the change is 20 to 60 times less uncertain than the loss, since most of the rounding is the same in all three runs.
+There the step is five times larger, which changes the slope of a right gradient to 0.97.
 
 The row is the first of a micro-batch. While the positions are compared, every layer is given those that the first half
 had in training, so that the error of a layer is its own.
@@ -39,7 +41,7 @@ STEPS = {Precision.fp32: 0.05, Precision.bf16: 0.25}  # positions by which each 
 SMALL = 0.02  # of |z|: the least that differences of positions are compared with, since bf16 rounds to 0.004
 ROUNDING = {Precision.fp32: 2.0**-20, Precision.bf16: 2.0**-7}  # of the cross entropy of one token, relative
 LEAST_NOISE = {Precision.fp32: 1.0, Precision.bf16: 1 / 32}  # of that rounding: the least noise of a change
-SAFETY = 3.0  # times the noise that is seen: tokens share some of theirs, so that it is larger in their sum
+SAFETY = 3.0  # times what is seen: tokens share some of it, so that it is larger in their sum
 CERTAIN = 8.0  # times the noise by which a change must differ from none, or a slope from one
 TOLERANCE = 0.2  # of a slope, besides the noise
 
@@ -93,7 +95,7 @@ class RowCheck:
             expected = 2 * (step.double() * dz.double()).sum()
             rounding = ROUNDING[engine.precision] * base.square().sum().sqrt()
             apart = SAFETY * (up + down - 2 * base).square().sum().sqrt() / math.sqrt(6)  # of one loss; three are in it
-            noise = torch.clamp(apart, LEAST_NOISE[engine.precision] * rounding, rounding)
+            noise = torch.maximum(apart, LEAST_NOISE[engine.precision] * rounding)
             noise = torch.where(apart > 0, noise, rounding)  # nothing has moved: the change is lost altogether
             rows.append(torch.stack([error, size, (up - down).sum(), expected, noise.square()]))
         return torch.stack(rows)
