@@ -17,7 +17,7 @@ from data.fetch.bucket import Bucket
 from data.fetch.hub import HubFolder, parse_hub
 from data.fetch.web import WebFolder
 
-SCHEME = re.compile(r"[a-z][a-z0-9+]*://")
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 class Remote(Protocol):

@@ -25,6 +25,7 @@ from train.distributed import Ranks
 from train.engine.engine import Engine
 from train.errors import BadNumbersError, SaveError, TrainError
 from train.huggingface.source import check_source, fetch_source, open_source
+from train.records import durable_records
 from train.run_folder import RunFolder, explained_write_errors
 from train.watch.alert import Alert
 
@@ -185,7 +186,7 @@ class Checkpoints:
             in_a_row = state["skipped_in_a_row"]
             self._saver.begin(
                 *(step, engine, state),
-                records=self._folder.durable_records() if self._ranks.is_main else {},
+                records=durable_records(self._folder) if self._ranks.is_main else {},
                 good_before=step - in_a_row if in_a_row else None,
             )
             self._saved_step = step
