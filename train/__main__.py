@@ -80,7 +80,7 @@ def train_once(
     stream = build_data(config, ranks)
     checkpoints.check_data(start, stream.fingerprint)
     watchdog.enter("reading or converting weights")
-    weights = checkpoints.initial_weights(start)
+    weights = checkpoints.initial_weights(start, watchdog.go_on)
     watchdog.enter("building the engine")
     record_start(config, ranks, folder)
     engine = build_engine(config, ranks, weights)
