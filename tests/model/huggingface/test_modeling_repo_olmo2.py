@@ -117,7 +117,7 @@ def test_a_cache_changes_no_token(loaded: dict[str, Any], name: str) -> None:
 @pytest.mark.parametrize("name", ["grouped_queries", "yarn"])
 def test_generating_can_go_on_from_a_returned_cache(loaded: dict[str, Any], name: str) -> None:
     model, prompt = loaded[name], TOKENS[:, :20]
-    first = generate(model, prompt, max_new_tokens=5, return_dict_in_generate=True)
+    first: Any = generate(model, prompt, max_new_tokens=5, return_dict_in_generate=True)
     longer = torch.cat((first.sequences, TOKENS[:, 20:27]), dim=1)  # as in a conversation
     continued = generate(model, longer, past_key_values=first.past_key_values)
     assert torch.equal(continued, generate(model, longer, use_cache=False))
