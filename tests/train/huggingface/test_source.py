@@ -193,7 +193,9 @@ def test_a_model_of_the_hub_is_fetched_once_whatever_breaks(hub: Any, tmp_path: 
     assert fetch_source(source) == folder and hub.seen == []
 
 
-def test_a_long_download_is_no_hang_as_long_as_bytes_arrive(hub: Any, tmp_path: Path) -> None:
+def test_a_long_download_is_no_hang_as_long_as_bytes_arrive(
+    hub: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     now, limits = [0.0], WatchdogConfig(step_seconds=60, other_seconds=1500)
     watchdog = Watchdog(limits, Ranks(), RunFolder(tmp_path / "run"), clock=lambda: now[0])
     watchdog.enter("reading or converting weights")
@@ -211,6 +213,7 @@ def test_a_long_download_is_no_hang_as_long_as_bytes_arrive(hub: Any, tmp_path: 
     hub.faults = {name: [slowly]}
     fetch_on_main("hf://a/b@main", Ranks(), watchdog.go_on, seconds=0.01)
     assert len(waited) >= 2 and now[0] > 1500 and max(waited) < 1500
+    assert "fetched 50 %, 0.00 GB to go\n" in capsys.readouterr().out
     assert watchdog.place.what == "reading or converting weights" and watchdog.place.limit == 1500
 
 
