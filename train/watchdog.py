@@ -108,6 +108,10 @@ class Watchdog:
         if varies:
             self.place = place._replace(limit=self._config.other_seconds, varies=True)
 
+    def go_on(self) -> None:
+        """Notes that what this place does has come further: its limit counts from now. All ranks call it alike."""
+        self.place = self.place._replace(number=self.place.number + 1, since=self._clock())
+
     def _learn(self) -> None:
         """Notes how long the main thread was in the place that it leaves."""
         missed = self._suspended[1] if self._suspended[0] == self.place.number else 0.0
