@@ -7,7 +7,9 @@ Source: OLMo's `MemMapDataset`, as the OLMo-2 stage-2 and RePo runs used it.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -16,6 +18,7 @@ import numpy as np
 from data.errors import DataError
 from data.fetch.download import download, is_present
 from data.fetch.files import DataFile
+from data.fetch.ranges import Part, RangeReader
 from data.fetch.roots import Root
 
 TOKEN_DTYPE = np.dtype("<u4")
@@ -28,13 +31,16 @@ MAX_TOKEN_ID = (1 << 24) - 1  # without a tokenizer: above any vocabulary, below
 class TokenRows:
     """All whole rows of a list of token files, by number; files are opened, and fetched, as they are read.
 
-    Rows are read, not mapped: a file that is truncated under its map ends the process by SIGBUS, without a word.
+    With `ranges`, rows of files that are not on the disk are fetched instead of the files. Rows are read, not mapped: a
+    file that is truncated under its map ends the process by SIGBUS, without a word.
     """
 
     files: list[DataFile]
     """In listed order."""
     row_length: int
     """Tokens of a row."""
+    ranges: RangeReader | None = None
+    """Reads rows of these files by byte range; None: files are fetched whole."""
 
     def __post_init__(self) -> None:
         rows_per_file = [file.num_bytes // (TOKEN_DTYPE.itemsize * self.row_length) for file in self.files]
@@ -52,11 +58,34 @@ class TokenRows:
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Returns the tokens of the rows of these numbers: uint32 `[R, row_length]`; raises DataError."""
         tokens = np.empty((len(rows), self.row_length), TOKEN_DTYPE)
-        files = self.locate(rows)
-        starts = (rows - self._firsts[files]) * self.row_length
-        for index, (file, start) in enumerate(zip(files.tolist(), starts.tolist(), strict=True)):
-            _read_into(tokens[index], self._open(file), start * TOKEN_DTYPE.itemsize, self.files[file])
+        parts = self._parts(rows)
+        by_range = self._are_read_by_range(parts)
+        for row, part, in_parts in zip(tokens, parts, by_range, strict=True):
+            if not in_parts:
+                _read_into(row, self._open(part.file), part.start, self.files[part.file])
+        if self.ranges is not None and any(by_range):
+            contents = self.ranges.read(list(compress(parts, by_range)))
+            for row, content in zip(compress(tokens, by_range), contents, strict=True):
+                row[:] = np.frombuffer(content, TOKEN_DTYPE)
         return tokens
+
+    def expect(self, rows: np.ndarray) -> None:
+        """Begins to fetch the rows of these numbers that are not on the disk, in this order; returns at once."""
+        if self.ranges is not None:
+            parts = self._parts(rows)
+            self.ranges.expect(list(compress(parts, self._are_read_by_range(parts))))
+
+    def _parts(self, rows: np.ndarray) -> list[Part]:
+        files, num_bytes = self.locate(rows), self.row_length * TOKEN_DTYPE.itemsize
+        starts = (rows - self._firsts[files]) * num_bytes
+        return list(map(Part, files.tolist(), starts.tolist(), (starts + num_bytes).tolist()))
+
+    def _are_read_by_range(self, parts: Sequence[Part]) -> list[bool]:
+        if self.ranges is None:
+            return [False] * len(parts)
+        files = {part.file for part in parts} - self._opened.keys()
+        absent = {file for file in files if not is_present(self.files[file])}
+        return [part.file in absent for part in parts]
 
     def _open(self, file: int) -> IO[bytes]:
         if file not in self._opened:

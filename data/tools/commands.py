@@ -22,6 +22,7 @@ from data.fetch.files import DataFile, open_folder
 from data.fetch.mirror import mirror
 from data.fetch.roots import Root, open_root
 from data.tokenizer import TOKENIZER_NAME, DocumentEncoder
+from data.tokens.backend import open_ranges
 from data.tokens.files import MAX_TOKEN_ID, TokenRows, list_token_files, read_file_list
 from data.tools.convert import convert, plan
 from data.tools.sample import build_sample
@@ -145,7 +146,8 @@ def _inspect_text(options: argparse.Namespace) -> None:
 
 def _inspect_tokens(options: argparse.Namespace) -> None:
     names = read_file_list(options.file_list)
-    files = list_token_files(open_root(options.root), options.file_list) if options.root else []
+    root = open_root(options.root) if options.root else None
+    files = list_token_files(root, options.file_list) if root else []
     num_tokens = [file.num_bytes // 4 for file in files] or published_tokens(names, options.file_list)
     total, length = sum(num_tokens), options.sequence_length
     num_rows = sum(tokens // length for tokens in num_tokens)
@@ -159,10 +161,11 @@ def _inspect_tokens(options: argparse.Namespace) -> None:
     print(f"{len(names):,} files, {total / 1e9:.2f}B tokens, {total * 4 / 1e9:.1f} GB on disk, {origin}")
     print(f"{num_rows // options.batch_size:,} steps of {options.batch_size:,} rows of {length:,} tokens in an epoch")
     if options.rows:
-        if not (files and options.tokenizer):
+        if not (root and options.tokenizer):
             raise DataError("--rows of token files needs their folder and --tokenizer; add both")
         encoder = DocumentEncoder(options.tokenizer, options.eos_token)
-        _print_rows("published order", token_rows(TokenRows(files, length), encoder, options.seed, options.rows))
+        rows = TokenRows(files, length, open_ranges(root, files))
+        _print_rows("published order", token_rows(rows, encoder, options.seed, options.rows))
 
 
 def _chosen(root: Root, options: argparse.Namespace) -> list[DataFile]:
