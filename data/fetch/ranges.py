@@ -6,6 +6,7 @@ lies between them is kept, and is needed later. Threads are started where they a
 its own.
 """
 
+import contextlib
 import logging
 import os
 import queue
@@ -69,7 +70,7 @@ class RangeReader:
     def _begin(self) -> None:
         self._process = os.getpid()
         self._num_threads = 0
-        self._runs: queue.SimpleQueue[tuple[Run, Future[None]]] = queue.SimpleQueue()
+        self._runs: queue.SimpleQueue[tuple[Run, Future[None]] | None] = queue.SimpleQueue()
         self._coming: dict[tuple[int, int], Future[None]] = {}
         self._lock = threading.Lock()
         self._ready: set[int] = set()
@@ -102,10 +103,10 @@ class RangeReader:
         for run in merge(parts):
             future: Future[None] = Future()
             with self._lock:
-                if all((run.file, block) in self._coming for block in run.blocks):
-                    continue
-                self._coming.update(((run.file, block), future) for block in run.blocks)
-            self._runs.put((run, future))
+                new = [block for block in run.blocks if (run.file, block) not in self._coming]
+                self._coming.update(((run.file, block), future) for block in new)
+            if new:
+                self._runs.put((Run(run.file, range(new[0], new[-1] + 1)), future))
 
     def read(self, parts: Sequence[Part]) -> list[bytes | bytearray | memoryview]:
         """Returns the bytes of each part; waits for those that are not there yet. Raises DataError."""
@@ -120,6 +121,17 @@ class RangeReader:
             found[index] = _cut(part, self._bring(Run(part.file, part.blocks))) if content is None else content
         return [content for content in found if content is not None]
 
+    def close(self) -> None:
+        """Ends the threads, each after what it is doing; nothing that was expected is fetched any more."""
+        if self._process != os.getpid():
+            return
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._runs.get_nowait()
+        for _ in range(self._num_threads):
+            self._runs.put(None)
+        self._begin()
+
     def _read_kept(self, part: Part) -> memoryview | None:
         content, present = self._copies[part.file].read(part.blocks)
         return _cut(part, content) if all(present) else None
@@ -132,9 +144,9 @@ class RangeReader:
             if future is not None:
                 future.exception()
 
-    def _work(self, runs: "queue.SimpleQueue[tuple[Run, Future[None]]]") -> None:
-        while True:
-            run, future = runs.get()
+    def _work(self, runs: "queue.SimpleQueue[tuple[Run, Future[None]] | None]") -> None:
+        while (work := runs.get()) is not None:
+            run, future = work
             try:
                 self._bring(run)
             except Exception as error:  # who needs the part tries once more, and raises

@@ -34,6 +34,7 @@ from data.tokens.published import kept_order
 logger = logging.getLogger(__name__)
 
 NUM_AHEAD = 32  # steps whose rows are fetched ahead: two minutes of eight GPUs
+STEPS_AT_ONCE = 4  # whose rows are looked through for neighbours
 MIN_STEPS = 16  # that a bounded cache has to hold
 MIN_CONNECTIONS = 4
 ROWS_PER_CONNECTION = 8
@@ -108,18 +109,20 @@ class TokenBackend:
 
     def _expected(self, steps: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Yields the rows of each step, and has those of later steps fetched meanwhile."""
-        coming: deque[np.ndarray] = deque()
-        while True:
-            if len(coming) <= self._num_ahead // 2:
-                more = list(islice(steps, self._num_ahead - len(coming)))
-                if more and not coming:
-                    self.rows.expect(more[0])  # at once; looking for neighbours takes a while
-                if more:
+        ranges = self.rows.ranges
+        assert ranges is not None
+        coming = deque(islice(steps, 1))
+        at_once = min(STEPS_AT_ONCE, self._num_ahead)
+        try:
+            for numbers in coming:
+                self.rows.expect(numbers)
+            while coming:
+                if len(coming) <= max(1, self._num_ahead - at_once) and (more := list(islice(steps, at_once))):
                     self.rows.expect(np.concatenate(more))
-                coming.extend(more)
-            if not coming:
-                return
-            yield coming.popleft()
+                    coming.extend(more)
+                yield coming.popleft()
+        finally:
+            ranges.close()
 
     def _fetch_ahead(self, order: np.ndarray) -> None:
         """Starts to fetch missing files, in the order in which rows first need them, if not their rows alone."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 Fault = Callable[["Handler", bytes, int], None]
@@ -35,7 +36,14 @@ class FileServer(ThreadingHTTPServer):
         self.login: str | None = None  # USER:PASSWORD that it asks for
         self.seen: list[tuple[str, str, str | None]] = []
         self.conditions: list[str | None] = []
+        self.logins: list[str | None] = []
+        self.num_connections = 0
         self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Counts connections."""
+        self.num_connections += 1
+        super().process_request(request, client_address)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that disconnects is no error: some tests do so on purpose."""
@@ -70,6 +78,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         if self.command == "GET":
             self.server.conditions.append(self.headers.get("If-Range"))
+            self.server.logins.append(self.headers.get("Authorization"))
         elif name in self.server.lengths:
             self.send(200, b"", {"Content-Length": self.server.lengths[name]})
             return
