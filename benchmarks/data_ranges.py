@@ -1,7 +1,7 @@
 """Token files by byte range: how soon the first batch is there, how many rows a second, and how many bytes for them.
 
-    python -m benchmarks.data_ranges                a local web server that waits 50 ms before each answer, two minutes
-    python -m benchmarks.data_ranges --s3           the same through s3fs and a local moto server (pip install s3fs moto)
+    python -m benchmarks.data_ranges          a local web server that waits 50 ms before each answer, two minutes
+    python -m benchmarks.data_ranges --s3     through s3fs and a local moto server (pip install s3fs 'moto[server,s3]')
 
 The server holds as many files, rows and bytes as the published mix, as sparse files that take no space. It is a process
 of its own on the same cores. Clock time, not CPU time: waiting for answers is what is measured.
@@ -9,6 +9,7 @@ of its own on the same cores. Clock time, not CPU time: waiting for answers is w
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import multiprocessing
@@ -26,7 +27,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from data.config import DataConfig, DataKind
-from data.fetch.quota import CopyQuota
+from data.fetch.quota import GIB, CopyQuota
 from data.fetch.ranges import Part, RangeReader
 from data.fetch.roots import open_root
 from data.fetch.sparse import BLOCK_BYTES, SparseCopy
@@ -35,6 +36,7 @@ from data.tokens.backend import TokenBackend
 from data.tokens.files import TOKEN_DTYPE, list_token_files
 
 LENGTH, BATCH_SIZE = 4096, 512
+ROW_BYTES = LENGTH * TOKEN_DTYPE.itemsize
 NUM_FILES, PUBLISHED_TOKENS = 576, 51_470_000_000
 GPU_TOKENS = 63_000  # per second
 ROWS_PER_SECOND = {gpus: gpus * GPU_TOKENS / LENGTH for gpus in (8, 64)}
@@ -43,7 +45,9 @@ WORKERS = 2
 
 def main() -> None:
     """Measures everything and prints the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data_ranges", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.data_ranges", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--latency", type=float, default=0.05, help="seconds before each answer (default: 0.05)")
     parser.add_argument("--rows", type=int, default=4000, help="of each measurement of rows a second (default: 4000)")
     parser.add_argument("--s3", action="store_true", help="read through s3fs from moto, without added latency")
@@ -53,40 +57,37 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         with serving_s3(place) if arguments.s3 else serving_web(place, arguments.latency) as root:
-            config = DataConfig(
-                DataKind.tokens,
-                root,
-                file_list=str(place / "files.txt"),
-                eos_token_id=1,
-                cache_dir=str(place / "cache"),
-            )
-            measure_first_batch(config, table)
+            listed, cache = str(place / "files.txt"), str(place / "cache")
+            config = DataConfig(DataKind.tokens, root, file_list=listed, eos_token_id=1, cache_dir=cache)
+            measure_first_batch(config, table, range(1, 4) if arguments.s3 else range(10_000, 20_000))
             for connections in (1, 8, 32):
                 measure_rate(config, connections, arguments.rows, table)
-            measure_bytes(config, place, table)
+            if not arguments.s3:
+                measure_bytes(config, place, table)
     Console(width=110).print(table)
 
 
-def measure_first_batch(config: DataConfig, table: Table) -> None:
-    """Seconds to the first batch of 512 rows: nothing known, sizes and order known, and rows on the disk, too."""
+def measure_first_batch(config: DataConfig, table: Table, steps: range) -> None:
+    """Seconds to a batch of 512 rows: nothing known, sizes and order known, and rows on the disk, too."""
     rng = np.random.default_rng(0)
-    first = timed_batch(config, 0)
-    again = timed_batch(config, int(rng.integers(10_000, 20_000)))
-    kept = timed_batch(config, 0)
-    name = "seconds to the first batch of {} rows"
-    table.add_row(name.format(BATCH_SIZE) + ", a fresh cache folder", f"{first:.2f}", "2")
-    table.add_row("  a resume at a random step: sizes and order are kept", f"{again:.2f}", "2")
-    table.add_row("  rows that have been read before", f"{kept:.2f}", "")
-    workers = timed_batch(dataclasses.replace(config, num_workers=WORKERS), int(rng.integers(10_000, 20_000)))
-    table.add_row(f"  a resume with {WORKERS} data workers", f"{workers:.2f}", "2")
+    some, other = (int(rng.integers(steps.start, steps.stop)) for _ in range(2))
+    workers = dataclasses.replace(config, num_workers=WORKERS)
+    for name, chosen, step, target in (
+        ("first batch of 512 rows, nothing known: s (s of CPU)", config, 0, "2 s"),
+        ("  a resume at a random step, sizes and order known", config, some, "2 s"),
+        (f"  the same with {WORKERS} data workers", workers, other, "2 s"),
+        ("  rows that have been read before", config, 0, ""),
+    ):
+        seconds, cpu = timed_batch(chosen, step)
+        table.add_row(name, f"{seconds:.2f} ({cpu:.2f})", target)
 
 
-def timed_batch(config: DataConfig, step: int) -> float:
-    """Seconds from nothing to the batch of this step."""
-    start = time.perf_counter()
+def timed_batch(config: DataConfig, step: int) -> tuple[float, float]:
+    """Seconds from nothing to the batch of this step, by the clock and of CPU of this process."""
+    start, cpu = time.perf_counter(), time.process_time()
     with closing(open_stream(config, step)) as stream:
         stream.next_batch()
-        return time.perf_counter() - start
+        return time.perf_counter() - start, time.process_time() - cpu
 
 
 def open_stream(config: DataConfig, step: int) -> BatchStream:
@@ -110,43 +111,42 @@ def measure_rate(config: DataConfig, connections: int, num_rows: int, table: Tab
         Part(int(file), int(row) * BLOCK_BYTES, (int(row) + 1) * BLOCK_BYTES)
         for file, row in zip(rng.integers(0, len(files), num_rows), numbers, strict=True)
     ]
-    reader.read(parts[:connections])  # connections are open
+    reader.expect(parts[:connections])  # which opens connections
+    reader.read(parts[:connections])
     start, cpu = time.perf_counter(), time.process_time()
     reader.expect(parts)
     reader.read(parts)
+    reader.close()
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    rate = num_rows / seconds
-    enough = ", ".join(f"{needed:,.0f} for {gpus} GPUs" for gpus, needed in ROWS_PER_SECOND.items())
-    table.add_row(
-        f"rows/s of one process with {connections} connection{'s' * (connections > 1)} ({cpu / num_rows * 1e3:.2f} ms "
-        "of CPU each)",
-        f"{rate:,.0f}",
-        enough,
-    )
+    needed = ", ".join(f"{number:,.0f} for {gpus} GPUs" for gpus, number in ROWS_PER_SECOND.items())
+    name = f"rows/s of one process, connections: {connections} (ms of CPU each)"
+    table.add_row(name, f"{num_rows / seconds:,.0f} ({cpu / num_rows * 1e3:.2f})", needed)
 
 
 def measure_bytes(config: DataConfig, place: Path, table: Table) -> None:
-    """Bytes fetched over bytes used: without a bound, and with one that is a tenth of what is read."""
-    steps = 100
-    for name, bound in (("no bound", None), ("a cache of a fifth of what is read", steps * 8 / 1024 / 5)):
-        cache = place / f"cache-{bound}"
+    """Bytes fetched over bytes used by one process, without a bound and with a small one."""
+    rows, steps = 128, 100
+    used = rows * steps * ROW_BYTES
+    for name, share in (("no bound", None), ("a cache of half of what is read", 0.5)):
+        cache = place / f"cache-{share}"
         cache.mkdir()
         (cache / ".listing.json").write_bytes((Path(str(config.cache_dir)) / ".listing.json").read_bytes())
-        bounded = dataclasses.replace(config, cache_dir=str(cache), max_cache_gib=bound)
-        backend = TokenBackend(bounded, LENGTH, 128)
+        for order in Path(str(config.cache_dir)).glob("order-*"):
+            (cache / order.name).symlink_to(order)
+        gib = None if share is None else (share * used + 60e6) / GIB  # the order and the listing lie there, too
+        backend = TokenBackend(dataclasses.replace(config, cache_dir=str(cache), max_cache_gib=gib), LENGTH, rows)
         reader = backend.rows.ranges
         assert reader is not None
-        before, largest, batches = reader.num_fetched, 0, backend.read(range(128), backend.start(range(128)))
-        for _ in range(4 * steps):
+        batches = backend.read(range(rows), backend.start(range(rows)))
+        largest = 0
+        for _ in range(steps):
             next(batches)
             largest = max(largest, sum(SparseCopy(file).num_allocated() for file in reader.files))
-        used = 4 * steps * 128 * LENGTH * TOKEN_DTYPE.itemsize
-        ahead = sum(len(run) for run in [backend.rows.row_length * 4 * 128 * np.ones(backend._num_ahead)]) * 0
-        table.add_row(
-            f"bytes fetched / bytes used, {name} (largest size {largest / 2**20:,.0f} MiB)",
-            f"{(reader.num_fetched - before) / used + ahead:.2f}",
-            "",
-        )
+        ahead = backend.num_ahead * rows * ROW_BYTES  # at most: fetched, and used by the next steps
+        fetched = reader.num_fetched
+        batches.close()
+        cells = f"{fetched / used:.2f}, of which ahead at most {ahead / used:.2f}"
+        table.add_row(f"bytes fetched / bytes used, {name}; copies of {largest / used:.2f} at most", cells, "")
 
 
 @contextmanager
@@ -173,25 +173,13 @@ def serve(folder: Path, latency: float, port: Connection) -> None:
     """Answers HEAD and GET with a byte range, each after `latency` seconds, over kept-alive connections."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            try:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):  # until the client ends
+            while True:
                 request = (await reader.readuntil(b"\r\n\r\n")).decode()
-            except asyncio.IncompleteReadError:
-                writer.close()
-                return
-            await asyncio.sleep(latency)
-            method, path, _ = request.split(" ", 2)
-            file = folder / path.lstrip("/")
-            size = file.stat().st_size
-            asked = re.search(r"(?i)\r\nrange: bytes=(\d+)-(\d*)", request)
-            start, stop = (int(asked[1]), int(asked[2] or size - 1) + 1) if asked else (0, size)
-            status = f"206 Partial\r\nContent-Range: bytes {start}-{stop - 1}/{size}" if asked else "200 OK"
-            headers = f"HTTP/1.1 {status}\r\nContent-Length: {stop - start}\r\nETag: \"{file.name}\"\r\n\r\n"
-            writer.write(headers.encode())
-            if method == "GET":
-                with file.open("rb") as content:
-                    writer.write(os.pread(content.fileno(), stop - start, start))
-            await writer.drain()
+                await asyncio.sleep(latency)
+                writer.write(respond(folder, request))
+                await writer.drain()
+        writer.close()
 
     async def run() -> None:
         server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=1024)
@@ -201,10 +189,44 @@ def serve(folder: Path, latency: float, port: Connection) -> None:
     asyncio.run(run())
 
 
+def respond(folder: Path, request: str) -> bytes:
+    """The answer to a HEAD or GET, of a byte range if it asks for one."""
+    method, path, _ = request.split(" ", 2)
+    file = folder / path.lstrip("/")
+    size = file.stat().st_size
+    asked = re.search(r"(?i)\r\nrange: bytes=(\d+)-(\d*)", request)
+    start, stop = (int(asked[1]), int(asked[2] or size - 1) + 1) if asked else (0, size)
+    status = f"206 Partial\r\nContent-Range: bytes {start}-{stop - 1}/{size}" if asked else "200 OK"
+    headers = f'HTTP/1.1 {status}\r\nContent-Length: {stop - start}\r\nETag: "{file.name}"\r\n\r\n'
+    if method == "HEAD":
+        return headers.encode()
+    with file.open("rb") as content:
+        return headers.encode() + os.pread(content.fileno(), stop - start, start)
+
+
 @contextmanager
 def serving_s3(place: Path) -> Iterator[str]:
-    """The address of a bucket in a local moto server."""
-    raise NotImplementedError
+    """The address of a bucket in a local moto server: two files of 16 MiB, which it holds in memory."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    login = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_DEFAULT_REGION": "us-east-1"}
+    os.environ.update(login, AWS_ENDPOINT_URL=f"http://{host}:{port}")
+    import s3fs
+
+    bucket = s3fs.S3FileSystem()
+    bucket.mkdir("mix")
+    names = [f"part-{number}.npy" for number in range(2)]
+    for number, name in enumerate(names):
+        tokens = np.random.default_rng(number).integers(0, 50, 1 << 22, TOKEN_DTYPE)
+        bucket.pipe_file(f"mix/{name}", tokens.tobytes())
+    (place / "files.txt").write_text("\n".join(names))
+    try:
+        yield "s3://mix"
+    finally:
+        server.stop()
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class SparseCopy:
         try:
             _read_at(self.digests, listed.data, blocks.start * DIGEST.itemsize)
             _read_at(self.path, content, start)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return content, [False] * len(blocks)
         found = (_digest(piece, number) for number, piece in self._pieces(blocks.start, content))
         return content, [digest == known for digest, known in zip(found, listed.tolist(), strict=True)]

@@ -59,7 +59,8 @@ class TokenBackend:
         if ranges is None:
             _check_quota(files, config.max_cache_gib)
         self.rows = TokenRows(files, sequence_length, ranges)
-        self._num_ahead = steps_ahead(config.max_cache_gib, num_bytes)
+        self.num_ahead = steps_ahead(config.max_cache_gib, num_bytes)
+        """Steps whose rows are fetched ahead."""
         if len(self.rows) < global_batch_size:
             raise DataError(
                 f"data.file_list: the files hold {len(self.rows)} rows of {sequence_length} tokens, not one batch of "
@@ -112,12 +113,12 @@ class TokenBackend:
         ranges = self.rows.ranges
         assert ranges is not None
         coming = deque(islice(steps, 1))
-        at_once = min(STEPS_AT_ONCE, self._num_ahead)
+        at_once = min(STEPS_AT_ONCE, self.num_ahead)
         try:
             for numbers in coming:
                 self.rows.expect(numbers)
             while coming:
-                if len(coming) <= max(1, self._num_ahead - at_once) and (more := list(islice(steps, at_once))):
+                if len(coming) <= max(1, self.num_ahead - at_once) and (more := list(islice(steps, at_once))):
                     self.rows.expect(np.concatenate(more))
                     coming.extend(more)
                 yield coming.popleft()

@@ -1,6 +1,7 @@
 """Ranges of files: what is asked for together, over how many connections, and what a server may do to a request."""
 
 import dataclasses
+import resource
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
@@ -94,7 +95,7 @@ def test_a_stalled_answer_is_asked_for_again(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = threading.Event()
-    monkeypatch.setattr(web, "RANGE_TIMEOUTS", (5.0, 0.05))
+    monkeypatch.setattr(web, "RANGE_TIMEOUTS", (5.0, 1.0))
     server.faults["a.npy"] = [lambda handler, content, start: released.wait(60) and None]
     reader = reader_of(WebFolder(server.url), tmp_path)
     try:
@@ -167,9 +168,23 @@ def test_what_becomes_a_whole_file_is_read_from_it(server: FileServer, tmp_path:
     reader.close()
 
 
-def test_a_full_disk_is_one_line(server: FileServer, tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("a file where the folder belongs")
+def test_a_disk_that_cannot_be_written_to_is_one_line(server: FileServer, tmp_path: Path) -> None:
     reader = reader_of(WebFolder(server.url), tmp_path)
+    reader.read([part(0)])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50 * BLOCK_BYTES, limits[1]))
+    try:
+        with pytest.raises(
+            DataError, match=r"cannot write in .*cache .*; free disk space, or set data.cache_dir"
+        ) as error:
+            reader.read([part(100)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        reader.close()
+    assert "\n" not in str(error.value)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/cache").write_text("a file where the folder belongs")
+    reader = reader_of(WebFolder(server.url), tmp_path / "other")
     with pytest.raises(DataError, match=r"cannot write in .*cache .*; set data.cache_dir to a folder to write in"):
         reader.read([part(0)])
     reader.close()

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,7 +110,10 @@ def asked_for(server: FileServer) -> Counter[tuple[str, int]]:
 def test_batches_are_those_of_local_files_on_any_topology_and_with_any_faults(
     data: st.DataObject, local: DataConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    shape = {"length": data.draw(st.integers(8, 6000)), "batch_size": data.draw(st.sampled_from([8, 16]))}
+    shape: dict[str, Any] = {
+        "length": data.draw(st.integers(8, 6000)),
+        "batch_size": data.draw(st.sampled_from([8, 16])),
+    }
     local = dataclasses.replace(local, seed=data.draw(st.integers(0, 99)))
     expected, end = read_global(local, 8, **shape)
     faults = st.lists(st.sampled_from(FAULTS), max_size=4)
@@ -131,7 +135,7 @@ def test_batches_are_those_of_local_files_on_any_topology_and_with_any_faults(
 
 def test_what_has_been_read_is_never_read_again(local: DataConfig, server: FileServer, tmp_path: Path) -> None:
     remote = at(local, server, tmp_path)
-    shape = {"length": 4096, "batch_size": 8}
+    shape: dict[str, Any] = {"length": 4096, "batch_size": 8}
     expected, _ = read_global(local, 15, **shape)  # two epochs
     start, state = read_global(remote, 3, **shape)
     end_threads()
@@ -142,7 +146,7 @@ def test_what_has_been_read_is_never_read_again(local: DataConfig, server: FileS
     assert_same(expected, read_global(remote, 15, num_workers=2, world_size=2, **shape)[0])
 
 
-def _read_for_ever(config: DataConfig, num_read: "multiprocessing.sharedctypes.Synchronized[int]") -> None:
+def _read_for_ever(config: DataConfig, num_read: Any) -> None:
     with closing(build_stream(config, sequence_length=ROW, global_batch_size=4)) as stream:
         while True:
             stream.next_batch()
@@ -217,10 +221,11 @@ def test_a_file_that_changes_on_its_server_ends_the_stream_in_one_line(
         build_stream(remote, sequence_length=ROW, global_batch_size=16)  # sizes and marks are kept
         changed = (served / NAMES[2]).read_bytes()
         (served / NAMES[2]).write_bytes(changed[::-1])
-        with closing(build_stream(remote, sequence_length=ROW, global_batch_size=16)) as stream:
-            with pytest.raises(DataError, match=r"part-2\.npy has changed on the server since it was listed") as error:
-                for _ in range(20):
-                    stream.next_batch()
+        message = r"part-2\.npy has changed on the server since it was listed"
+        stream = build_stream(remote, sequence_length=ROW, global_batch_size=16)
+        with closing(stream), pytest.raises(DataError, match=message) as error:
+            for _ in range(20):
+                stream.next_batch()
         assert "\n" not in str(error.value)
 
 
