@@ -144,7 +144,7 @@ def measure_bytes(config: DataConfig, place: Path, table: Table) -> None:
             largest = max(largest, sum(SparseCopy(file).num_allocated() for file in reader.files))
         ahead = backend.num_ahead * rows * ROW_BYTES  # at most: fetched, and used by the next steps
         fetched = reader.num_fetched
-        batches.close()
+        reader.close()
         cells = f"{fetched / used:.2f}, of which ahead at most {ahead / used:.2f}"
         table.add_row(f"bytes fetched / bytes used, {name}; copies of {largest / used:.2f} at most", cells, "")
 

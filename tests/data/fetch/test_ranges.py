@@ -96,7 +96,11 @@ def test_a_stalled_answer_is_asked_for_again(
 ) -> None:
     released = threading.Event()
     monkeypatch.setattr(web, "RANGE_TIMEOUTS", (5.0, 1.0))
-    server.faults["a.npy"] = [lambda handler, content, start: released.wait(60) and None]
+
+    def stall(handler: Handler, content: bytes, start: int) -> None:
+        released.wait(60)
+
+    server.faults["a.npy"] = [stall]
     reader = reader_of(WebFolder(server.url), tmp_path)
     try:
         assert bytes(reader.read([part(7)])[0]) == CONTENT[7 * BLOCK_BYTES : 8 * BLOCK_BYTES]
