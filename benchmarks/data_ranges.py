@@ -91,7 +91,7 @@ def timed_batch(config: DataConfig, step: int) -> tuple[float, float]:
 
 
 def open_stream(config: DataConfig, step: int) -> BatchStream:
-    """The stream that goes on at a step."""
+    """Returns the stream that goes on at a step."""
     stream = build_stream(config, sequence_length=LENGTH, global_batch_size=BATCH_SIZE)
     if step:
         state = {**stream.state_dict(), "batches": step, "streams": {"rows": [0, step * BATCH_SIZE]}}
@@ -151,7 +151,7 @@ def measure_bytes(config: DataConfig, place: Path, table: Table) -> None:
 
 @contextmanager
 def serving_web(place: Path, latency: float) -> Iterator[str]:
-    """The address of a web server of the published size, in a process of its own."""
+    """Yields the address of a web server of the published size, in a process of its own."""
     folder, names = place / "served", []
     folder.mkdir()
     for number in range(NUM_FILES):
@@ -190,7 +190,7 @@ def serve(folder: Path, latency: float, port: Connection) -> None:
 
 
 def respond(folder: Path, request: str) -> bytes:
-    """The answer to a HEAD or GET, of a byte range if it asks for one."""
+    """Returns the answer to a HEAD or GET, of a byte range if it asks for one."""
     method, path, _ = request.split(" ", 2)
     file = folder / path.lstrip("/")
     size = file.stat().st_size
@@ -206,7 +206,7 @@ def respond(folder: Path, request: str) -> bytes:
 
 @contextmanager
 def serving_s3(place: Path) -> Iterator[str]:
-    """The address of a bucket in a local moto server: two files of 16 MiB, which it holds in memory."""
+    """Yields the address of a bucket in a local moto server: two files of 16 MiB, which it holds in memory."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0)

@@ -49,7 +49,7 @@ def bring(copy: SparseCopy, blocks: range, ask: Ask) -> tuple[bytearray, int]:
     """
     content, present = copy.read(blocks)
     num_fetched = 0
-    for run in _missing_runs(blocks.start, present):
+    for run in neighbours([block for block, is_there in zip(blocks, present, strict=True) if not is_there]):
         start, stop = copy.extent(run)
         piece = ask(copy, start, stop)
         copy.write(run.start, piece.content)
@@ -85,9 +85,8 @@ def fill(copy: SparseCopy, part: Path, report: Callable[[int], None]) -> None:
     part.unlink(missing_ok=True)
 
 
-def _missing_runs(first: int, present: Sequence[bool]) -> Iterator[range]:
-    """Yields the runs of blocks that are not there; the first of them has the number `first`."""
-    for is_there, group in groupby(enumerate(present, first), key=lambda item: item[1]):
-        if not is_there:
-            numbers = [number for number, _ in group]
-            yield range(numbers[0], numbers[-1] + 1)
+def neighbours(numbers: Sequence[int]) -> Iterator[range]:
+    """Yields ascending numbers as ranges without a gap."""
+    for _, group in groupby(enumerate(numbers), key=lambda item: item[1] - item[0]):
+        members = [number for _, number in group]
+        yield range(members[0], members[-1] + 1)

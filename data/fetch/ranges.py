@@ -20,7 +20,7 @@ from data.errors import DataError
 from data.fetch.answer import Piece
 from data.fetch.download import explained_disk_errors, is_present
 from data.fetch.files import DataFile
-from data.fetch.fill import WholeFilesError, ask, ask_strictly, bring
+from data.fetch.fill import WholeFilesError, ask, ask_strictly, bring, neighbours
 from data.fetch.quota import CopyQuota
 from data.fetch.retry import retried
 from data.fetch.sparse import BLOCK_BYTES, SparseCopy
@@ -101,12 +101,12 @@ class RangeReader:
             threading.Thread(target=self._work, args=(self._runs,), daemon=True, name="rows ahead").start()
             self._num_threads += 1
         for run in merge(parts):
-            future: Future[None] = Future()
             with self._lock:
                 new = [block for block in run.blocks if (run.file, block) not in self._coming]
-                self._coming.update(((run.file, block), future) for block in new)
-            if new:
-                self._runs.put((Run(run.file, range(new[0], new[-1] + 1)), future))
+                for blocks in neighbours(new):
+                    future: Future[None] = Future()
+                    self._coming.update(((run.file, block), future) for block in blocks)
+                    self._runs.put((Run(run.file, blocks), future))
 
     def read(self, parts: Sequence[Part]) -> list[bytes | bytearray | memoryview]:
         """Returns the bytes of each part; waits for those that are not there yet. Raises DataError."""
