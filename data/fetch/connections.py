@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any
+from typing import Any, NamedTuple
 
 import requests
 
@@ -27,56 +27,67 @@ def session() -> requests.Session:
     return _local.session
 
 
+class Known(NamedTuple):
+    """A request without what is particular to one range of bytes, and what it was sent with."""
+
+    request: requests.PreparedRequest
+    settings: Mapping[str, Any]
+    is_redirected: bool
+
+
 class KnownRequests:
-    """GET requests by address, as they were sent in the end; shared by threads."""
+    """Requests by address, as they were sent in the end; shared by threads."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[requests.PreparedRequest, Mapping[str, Any], bool]] = {}
+        self._known: dict[str, Known] = {}
+        self._hosts: dict[str, Known] = {}
 
-    def get(
-        self, url: str, own: Mapping[str, str], headers: Mapping[str, str], timeout: tuple[float, float]
+    def send(
+        self, method: str, url: str, own: Mapping[str, str], headers: Mapping[str, str], timeout: tuple[float, float]
     ) -> requests.Response:
-        """Returns the answer to a GET, its body not read yet; `own` headers are for the host of this address only.
+        """Returns the answer, its body not read yet; `own` headers are for the host of this address only.
 
         Raises requests.RequestException.
         """
-        known = self._known.get(url)
+        host = "/".join(url.split("/", 3)[:3])
+        known = self._known.get(url) or self._hosts.get(host)
         if known is not None:
-            response = self._send(url, *known, headers, timeout)
+            response = self._send_again(known, method, url, headers, timeout)
             if response is not None:
                 return response
         login = credentials_of(url)  # without: those of ~/.netrc
-        response = session().get(url, headers={**own, **headers}, auth=login, stream=True, timeout=timeout)
-        if response.status_code == HTTPStatus.PARTIAL_CONTENT:
+        response = session().request(
+            method, url, headers={**own, **headers}, auth=login, stream=True, timeout=timeout, allow_redirects=True
+        )
+        if response.status_code in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
             request = response.request.copy()
             for name in headers:
                 request.headers.pop(name, None)
             settings = session().merge_environment_settings(str(request.url), {}, True, None, None)
-            self._known[url] = request, settings, bool(response.history)
+            place, key = (self._known, url) if response.history else (self._hosts, host)
+            place[key] = Known(request, settings, bool(response.history))
         return response
 
-    def _send(
-        self,
-        url: str,
-        request: requests.PreparedRequest,
-        settings: Mapping[str, Any],
-        is_redirected: bool,
-        headers: Mapping[str, str],
-        timeout: tuple[float, float],
+    def _send_again(
+        self, known: Known, method: str, url: str, headers: Mapping[str, str], timeout: tuple[float, float]
     ) -> requests.Response | None:
-        """Returns the answer; None where a redirection led somewhere that is no longer valid."""
-        request = request.copy()
+        """Returns the answer; None for a redirection, and where an earlier one leads nowhere any more."""
+        request = known.request.copy()
+        request.method = method
         request.headers.update(headers)
+        if not known.is_redirected:
+            request.prepare_url(url, None)
         try:
-            response = session().get_adapter(str(request.url)).send(request, timeout=timeout, **settings)
+            response = session().get_adapter(str(request.url)).send(request, timeout=timeout, **known.settings)
         except requests.RequestException:
             self._known.pop(url, None)
             raise
-        if is_redirected and response.status_code != HTTPStatus.PARTIAL_CONTENT:
-            response.close()
-            self._known.pop(url, None)
-            return None
-        return response
+        is_gone = known.is_redirected and response.status_code != HTTPStatus.PARTIAL_CONTENT
+        if not is_gone and not response.is_redirect:
+            return response
+        response.close()
+        self._known.pop(url, None)
+        return None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_known": {}}
+        return {"_known": {}, "_hosts": {}}

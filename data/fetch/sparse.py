@@ -20,10 +20,11 @@ import xxhash
 from data.fetch.answer import ChangedError
 from data.fetch.files import DataFile
 from data.fetch.locks import file_lock
-from data.fetch.record import FetchRecord, open_record, part_path, read_record, record_path
+from data.fetch.record import FetchRecord, part_path, read_record, record_path
 
 BLOCK_BYTES = 1 << 14  # a row of 4,096 tokens
 DIGEST = np.dtype("<u8")
+VERSION_BYTES = 16  # at the beginning of the digests: of which version of the file they are
 BYTES_PER_STAT_BLOCK = 512
 
 
@@ -57,10 +58,12 @@ class SparseCopy:
         """Makes an empty copy, unless there is one of this version of the file. Raises OSError."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(self.digests), self.path.open("ab") as content:
-            known = read_record(self.file.path)
-            if known is None or known.version != self.file.version:
-                os.truncate(self.digests, 0)
-                open_record(self.file.path, self.file.version, self.file.sha256).write(self.file.path)
+            version = xxhash.xxh3_128_digest(self.file.version.encode())
+            with self.digests.open("r+b") as digests:
+                if digests.read(VERSION_BYTES) != version:
+                    digests.truncate(0)
+                    digests.seek(0)
+                    digests.write(version)
             if os.fstat(content.fileno()).st_size != self.file.num_bytes:
                 content.truncate(self.file.num_bytes)
 
@@ -74,7 +77,7 @@ class SparseCopy:
         content = bytearray(stop - start)
         listed = np.zeros(len(blocks), DIGEST)
         try:
-            _read_at(self.digests, listed.data, blocks.start * DIGEST.itemsize)
+            _read_at(self.digests, listed.data, _place(blocks.start))
             _read_at(self.path, content, start)
         except (FileNotFoundError, NotADirectoryError):
             return content, [False] * len(blocks)
@@ -90,11 +93,11 @@ class SparseCopy:
         digests = np.array([_digest(piece, number) for number, piece in pieces], DIGEST)
         listed = np.zeros(len(digests), DIGEST)
         try:
-            _read_at(self.digests, listed.data, first * DIGEST.itemsize)
+            _read_at(self.digests, listed.data, _place(first))
             for index in np.flatnonzero((listed != 0) & (listed != digests)):
                 self._refuse_another(*pieces[index])
             _write_at(self.path, content, first * BLOCK_BYTES)
-            _write_at(self.digests, digests.data, first * DIGEST.itemsize)
+            _write_at(self.digests, digests.data, _place(first))
         except FileNotFoundError:
             pass
 
@@ -107,12 +110,14 @@ class SparseCopy:
         if self.file.etag or self.file.origin.is_pinned:
             return self.file.etag
         with file_lock(self.digests):
-            record = read_record(self.file.path) or FetchRecord(self.file.version)
+            record = read_record(self.file.path)
+            if record is None or record.version != self.file.version:
+                record = FetchRecord(self.file.version)
             if etag is not None and record.etag is None:
                 record.etag = etag
                 record.write(self.file.path)
         if etag is not None and record.etag != etag:
-            raise self._changed()
+            raise self._changed(record_path(self.file.path))
         return record.etag
 
     def num_allocated(self) -> int:
@@ -142,13 +147,13 @@ class SparseCopy:
         kept = bytearray(len(piece))
         _read_at(self.path, kept, number * BLOCK_BYTES)
         if not any(kept):
-            raise self._changed()
+            raise self._changed(self.digests)
 
-    def _changed(self) -> ChangedError:
+    def _changed(self, evidence: Path) -> ChangedError:
         assert self.file.origin is not None
         return ChangedError(
             f"{self.file.origin.root}: {self.file.name} is no longer the file whose rows were read first; delete "
-            f"{record_path(self.file.path)} to train on it as it is now"
+            f"{evidence} to train on it as it is now"
         )
 
 
@@ -158,6 +163,11 @@ def allocated(path: Path) -> int:
         return path.stat().st_blocks * BYTES_PER_STAT_BLOCK
     except FileNotFoundError:
         return 0
+
+
+def _place(number: int) -> int:
+    """Returns where the digest of a block lies."""
+    return VERSION_BYTES + number * DIGEST.itemsize
 
 
 def _digest(piece: memoryview, number: int) -> int:

@@ -17,8 +17,8 @@ import urllib3
 from data.errors import DataError
 from data.fetch.answer import Answer, NoRangesError, Piece, changed_error
 from data.fetch.background import run_all
-from data.fetch.connections import KnownRequests, session
-from data.fetch.credentials import VARIABLE, credentials_of
+from data.fetch.connections import KnownRequests
+from data.fetch.credentials import VARIABLE
 from data.fetch.retry import TransientError, retried
 
 CHUNK_BYTES = 1 << 20
@@ -86,14 +86,15 @@ class WebFolder:
         Raises TransientError and DataError as `read` does.
         """
         url = self.url(name)
-        response = self._ask("GET", url, {"Range": f"bytes={start}-{stop - 1}", **_condition(etag)}, self._known)
+        response = self._ask("GET", url, {"Range": f"bytes={start}-{stop - 1}", **_condition(etag)}, RANGE_TIMEOUTS)
         found = _checked_mark(response, etag, url)
         kind = response.headers.get("Content-Type", "unknown type")
         extent = response.headers.get("Content-Range", f"{response.headers.get('Content-Length', 'some')} bytes")
         if response.status_code == HTTPStatus.OK and extent == f"{num_bytes} bytes" and not _is_page(response):
             response.close()
             raise NoRangesError(f"{url} is sent whole where a range of it is asked for")
-        if not re.fullmatch(rf"bytes {start}-{stop - 1}/({num_bytes}|\*)", extent) or _is_page(response):
+        asked = f"bytes {start}-{stop - 1}/"
+        if extent not in (f"{asked}{num_bytes}", f"{asked}*") or _is_page(response):
             response.close()
             raise TransientError(
                 f"{url} answered with {extent} ({kind}) where bytes {start}-{stop - 1} of {num_bytes:,} are expected"
@@ -142,22 +143,10 @@ class WebFolder:
         return response
 
     def _ask(
-        self, method: str, url: str, headers: Mapping[str, str], known: KnownRequests | None = None
+        self, method: str, url: str, headers: Mapping[str, str], timeout: tuple[float, float] = TIMEOUTS
     ) -> requests.Response:
-        headers = {"Accept-Encoding": "identity", **headers}
         try:
-            if known is not None:
-                response = known.get(url, self._headers, headers, RANGE_TIMEOUTS)
-            else:
-                response = session().request(
-                    method,
-                    url,
-                    headers={**self._headers, **headers},
-                    auth=credentials_of(url),  # without: those of ~/.netrc
-                    stream=True,
-                    timeout=TIMEOUTS,
-                    allow_redirects=True,
-                )
+            response = self._known.send(method, url, self._headers, {"Accept-Encoding": "identity", **headers}, timeout)
         except LEADS_NOWHERE as error:
             raise DataError(f"{url} leads nowhere ({error}); correct data.root or the name of the file") from error
         except requests.RequestException as error:

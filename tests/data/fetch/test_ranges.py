@@ -143,7 +143,8 @@ def test_headers_for_one_host_do_not_go_to_another(server: FileServer) -> None:
     known = KnownRequests()
     for _ in range(2):
         url = f"{server.url}/a.npy"
-        with known.get(url, {"Authorization": "Bearer x"}, {"Range": "bytes=0-9"}, (5.0, 5.0)) as response:
+        own = {"Authorization": "Bearer x"}
+        with known.send("GET", url, own, {"Range": "bytes=0-9"}, (5.0, 5.0)) as response:
             assert response.raw.read() == CONTENT[:10]
     assert server.logins == ["Bearer x"] * 2
     assert not session().cookies

@@ -22,7 +22,7 @@ from data.errors import DataError
 from data.fetch import quota, retry, sparse
 from data.fetch.mirror import mirror
 from data.fetch.roots import open_root
-from data.fetch.sparse import BLOCK_BYTES, SparseCopy
+from data.fetch.sparse import BLOCK_BYTES, VERSION_BYTES, SparseCopy
 from data.stream import build_stream
 from data.tokens.files import list_token_files
 from tests.data.fetch.server import (
@@ -179,7 +179,7 @@ def damage_bytes(copy: SparseCopy) -> None:
 
 def damage_digest(copy: SparseCopy) -> None:
     content = bytearray(copy.digests.read_bytes())
-    content[0] ^= 1
+    content[VERSION_BYTES] ^= 1
     copy.digests.write_bytes(content)
 
 
@@ -248,10 +248,10 @@ def test_rows_that_were_dropped_have_to_come_as_they_came_first(
         SparseCopy(file).empty()
         np.fromfile(served, "<u4")[::-1].tofile(served)
         with pytest.raises(
-            DataError, match=r"no longer the file whose rows were read first; delete .*\.mix\.npy\.json"
+            DataError, match=r"no longer the file whose rows were read first; delete .*\.mix\.npy\.digests"
         ):
             read_global(remote, 3, length=ROW)
-        (tmp_path / "cache/.mix.npy.json").unlink()
+        (tmp_path / "cache/.mix.npy.digests").unlink()
         config = dataclasses.replace(config, root=str(served.parent))
         assert_same(read_global(config, 3, length=ROW)[0], read_global(remote, 3, length=ROW)[0])
 
