@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ NAMES = [f"mix/part-{number}.npy" for number in range(3)]
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3fs.S3FileSystem]:
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A bucket of a server in this process."""
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
     moto = server.ThreadedMotoServer("127.0.0.1", 0)
@@ -39,7 +40,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3fs.S3FileSystem]:
 
 
 def test_rows_of_a_bucket_are_those_of_local_files_with_workers_and_a_change_is_named(
-    bucket: s3fs.S3FileSystem, tmp_path: Path
+    bucket: Any, tmp_path: Path
 ) -> None:
     for number, name in enumerate(NAMES):
         tokens = np.random.default_rng(number).integers(0, 50, 100_000 + number, dtype="<u4")
