@@ -216,6 +216,7 @@ def serving_s3(place: Path) -> Iterator[str]:
     """Yields the address of a bucket in a local moto server: four files of 64 MiB, which it holds in memory."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
     server = ThreadedMotoServer("127.0.0.1", 0)
     server.start()
     host, port = server.get_host_and_port()
