@@ -132,7 +132,7 @@ def test_no_password_stays_in_a_text_however_it_is_written(
 ) -> None:
     assume("://" not in password)
     # Such a one must be escaped: written as it is, the address has another host.
-    is_unclear = "@" in password or re.match(r"\d{1,5}[/?#]", password) is not None
+    is_unclear = "@" in password or re.match(r"\d{1,5}([\s'\",\])}].*)?[/?#]", password) is not None
     for written in [quote(password, safe="")] + [password.replace("%", "%25")] * (not is_unclear):
         os.environ[VARIABLE] = ""
         address, clean = f"{scheme}://{user}:{written}@{host}", f"{scheme.lower()}://{host}"
