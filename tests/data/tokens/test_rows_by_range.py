@@ -277,9 +277,11 @@ def test_a_server_that_cannot_send_rows_safely_sends_whole_files_and_this_is_sai
 def test_several_sources_with_weights_give_the_rows_of_local_files(
     local: DataConfig, server: FileServer, tmp_path: Path
 ) -> None:
-    sources = {
-        name: SourceConfig([f"mix/{name}/*.npy"], weight) for name, weight in (("source0", 3.0), ("source1", 1.0))
-    }
+    sources = {}
+    for name, weight in (("source0", 3.0), ("source1", 1.0)):
+        listed = tmp_path / f"{name}.txt"
+        listed.write_text("\n".join(file for file in NAMES if name in file))
+        sources[name] = SourceConfig(file_list=str(listed), weight=weight)
     local = dataclasses.replace(local, file_list=None, sources=sources)
     expected, _ = read_global(local, 20, length=ROW)
     batches, _ = read_global(at(local, server, tmp_path), 20, length=ROW)
