@@ -33,7 +33,6 @@ from pathlib import Path
 
 from launch import runs
 from launch.hostfile import over_ssh
-from launch.inputs import check_inputs
 from launch.keys import print_keys
 from launch.local import Foreground, check_meeting, run_in_foreground, torchrun
 from launch.runs import print_sweep
@@ -81,6 +80,8 @@ def print_manifest(configs: Sequence[RunConfig]) -> int:
 
 def run_here(config: RunConfig) -> int:
     """Writes the composed config into the run folder, runs the job, prints how it ended; returns the exit code."""
+    from launch.inputs import check_inputs  # here, as it imports numpy and all that reads data
+
     check_inputs(config)
     folder = RunFolder.of(config)
     job = foreground_of(config)

@@ -20,7 +20,8 @@ def instructions(name: str) -> list[str]:
 def test_every_package_comes_through_the_constraints() -> None:
     installs = re.findall(r"pip install[^;&\n]*", "\n".join(instructions("RUN")))
     assert len(installs) == 3 and all("-c constraints.txt" in install for install in installs)
-    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    lines = (ROOT / "constraints.txt").read_text().lower().splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = [re.split(r"[<>=!~ \[;]", dependency)[0] for dependency in project["dependencies"]]
     assert [name for name in names if name not in pinned] == []
