@@ -98,11 +98,11 @@ def unattended(root: Path, sample: Path) -> Iterator[Launches]:
 @pytest.fixture(scope="module")
 def restarted(root: Path, sample: Path) -> Job:
     """The same command twice: one rank is killed, then Ctrl-C; then the end, a few steps later."""
-    command, folder = arguments(root, sample, "restarted"), RunFolder(root / "restarted")
+    command, folder = arguments(root, sample, "restarted", processes=1), RunFolder(root / "restarted")
 
     killed = start(*command, ENDLESS)
     wait_for(lambda: last_step(folder.metrics) >= INTERVAL + 3, killed)
-    ranks_of(killed)[1].kill()
+    ranks_of(killed)[0].kill()
     launches = [end(killed)]
 
     interrupted = start(*command, ENDLESS)
@@ -117,8 +117,9 @@ def restarted(root: Path, sample: Path) -> Job:
 @pytest.fixture(scope="module")
 def undisturbed(root: Path, sample: Path, restarted: Job) -> Job:
     """From start to end without a disturbance, as many steps as the restarted; and once more."""
-    command = arguments(root, sample, "undisturbed", f"max_steps={restarted.num_steps}", "logging.report_seconds=60")
-    return Job(RunFolder(root / "undisturbed"), [launch(*command), launch(*command, "launch.processes=1")])
+    length = f"max_steps={restarted.num_steps}"
+    command = arguments(root, sample, "undisturbed", length, "logging.report_seconds=60", processes=1)
+    return Job(RunFolder(root / "undisturbed"), [launch(*command), launch(*command)])
 
 
 def test_a_mistake_is_reported_before_anything_starts(root: Path) -> None:
@@ -171,7 +172,7 @@ def test_a_finished_job_says_so_at_once(undisturbed: Job) -> None:
 def test_a_killed_rank_ends_the_job_with_its_signal(restarted: Job) -> None:
     killed = restarted.launches[0]
     assert killed.returncode == 128 + signal.SIGKILL
-    assert killed.stderr.splitlines()[-1] == "error: rank 1 was ended by SIGKILL: look for a lack of memory"
+    assert killed.stderr.splitlines()[-1] == "error: rank 0 was ended by SIGKILL: look for a lack of memory"
 
 
 def test_ctrl_c_saves_and_stops_with_a_code_that_says_run_it_again(restarted: Job) -> None:
@@ -272,7 +273,7 @@ def is_free(folder: RunFolder) -> bool:
     return True
 
 
-@pytest.mark.parametrize("moment", ["torchrun starts", "ranks start"])
+@pytest.mark.parametrize("moment", [pytest.param("torchrun starts", marks=pytest.mark.slow), "ranks start"])
 def test_a_ctrl_c_during_start_up_is_a_stop(root: Path, sample: Path, moment: str) -> None:
     name = moment.replace(" ", "-")
     early = start(*arguments(root, sample, name, ENDLESS, processes=1))
@@ -283,6 +284,7 @@ def test_a_ctrl_c_during_start_up_is_a_stop(root: Path, sample: Path, moment: st
     assert f"{name} is stopped before its first step; the same command continues it" in ended.stdout
 
 
+@pytest.mark.slow  # its signals are those of tests/train/test_signals.py
 def test_under_nohup_a_closed_terminal_ends_nothing_and_a_ctrl_c_after_a_sigterm_still_saves(
     root: Path, sample: Path
 ) -> None:

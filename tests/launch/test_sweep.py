@@ -80,6 +80,7 @@ def test_ctrl_c_saves_the_member_that_runs_and_the_same_command_does_the_rest(ro
     assert not other.path.exists()
 
 
+@pytest.mark.slow  # a member stops as any run does whose launcher is killed
 def test_a_killed_sweep_stops_its_members(root: Path, sample: Path) -> None:
     killed = start(*arguments(root, sample, "-m", "name=killed", "seed=1,2"), ENDLESS)
     folder = RunFolder(root / "killed-seed_1")
