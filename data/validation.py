@@ -291,7 +291,7 @@ def _first_tokens(text: str, encoder: DocumentEncoder, length: int) -> np.ndarra
     """Returns the document's tokens and EOS, at most `length` of them."""
     tokens = np.empty(0, np.uint32)
     for piece in cut_document(text):
-        tokens = np.concatenate([tokens, *encoder.encode_pieces([piece])])
+        tokens = np.concatenate([tokens, encoder.encode_pieces([piece])[0]])
         if len(tokens) >= length:
             break
     return tokens[:length]

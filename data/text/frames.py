@@ -132,12 +132,12 @@ class FrameFile:
             content = zstandard.decompress(compressed)
         except zstandard.ZstdError as error:
             raise self._damaged() from error
-        documents, at = [], 0
+        ends, at = [], 0
         while at < len(content):
-            (length,) = LENGTH.unpack_from(content, at)
-            at += LENGTH.size + length
-            documents.append(content[at - length : at])
-        return [document.decode() for document in documents[start::step]]
+            at += LENGTH.size + LENGTH.unpack_from(content, at)[0]
+            ends.append(at)
+        starts = [LENGTH.size, *(end + LENGTH.size for end in ends)]
+        return [content[starts[n] : ends[n]].decode() for n in range(start, len(ends), step)]
 
     def _damaged(self) -> DataError:
         return DataError(f"the cached file {self.path} is damaged; delete it and it will be made again")

@@ -10,6 +10,8 @@ without them.
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,9 +19,10 @@ import numpy as np
 from data.errors import DataError
 from data.fetch.background import Background
 from data.fetch.files import DataFile
-from data.text.frames import FrameFile
+from data.text.frames import FrameFile, RecordCounts
 from data.text.holdout import is_held_out
 from data.text.ingest import FrameCache
+from data.text.records import is_table, read_first_records
 
 UNITS_PER_STREAM = 2  # that a group is cut into, as far as there are documents
 KEPT_GROUPS = 4  # in memory; the streams of one process are in the same group, or in the next one
@@ -112,6 +115,20 @@ class Source:
         """Returns the files of a group."""
         order = permutation(len(self.files), self.seed, self.name, "files", epoch)
         return [self.files[index] for index in order[number * self.files_per_group :][: self.files_per_group]]
+
+    def first_documents(self) -> Iterator[str]:
+        """Yields documents of the first group, in order, as far as they can be read without storing or ingesting any.
+
+        So there are none of a remote table that has not been ingested, and of a server that does not answer.
+        """
+        with suppress(DataError, FileNotFoundError):  # said where the files are needed; evicted by another process
+            for file in self.group_files(0, 0):
+                if self.cache.path_of(file).exists():
+                    (frames,) = self.cache.open([file], self.name)
+                    for number in range(len(frames.num_documents)):
+                        yield from frames.read_frame(number)
+                elif not is_table(file):
+                    yield from (record.text for record in read_first_records(file, RecordCounts()))
 
     def look_ahead(self, epoch: int, number: int) -> None:
         """Starts to fetch and ingest, in the background, the group that comes after this one."""
