@@ -178,7 +178,7 @@ class DocumentEncoder:
 
     @property
     def _tokenizer(self) -> Tokenizer:
-        return _load_tokenizer(self._path, self.sha256)
+        return load_tokenizer(self._path, self.sha256)
 
     @property
     def _fast(self) -> FastEncoder:
@@ -197,7 +197,7 @@ def first_characters(texts: Iterable[str]) -> list[str]:
 
 
 @lru_cache(maxsize=2)
-def _load_tokenizer(path: Path, sha256: str) -> Tokenizer:
+def load_tokenizer(path: Path, sha256: str) -> Tokenizer:
     """Returns the tokenizer of a file with this content, loaded once in a process; raises DataError."""
     try:
         tokenizer = Tokenizer.from_file(str(path))
