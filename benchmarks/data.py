@@ -210,7 +210,7 @@ def measure_tokens(bench: Bench) -> None:
 
 
 def measure_start(bench: Bench) -> None:
-    """CPU seconds from nothing to the next batch: build, load tokenizer and state, read."""
+    """Measures CPU seconds from nothing to the next batch: build, load tokenizer and state, read."""
     rng = random.Random(1)
     config, step = published_size(bench), rng.randrange(10_000, 20_000)
     stream = build_stream(config, sequence_length=LENGTH, global_batch_size=512)
@@ -241,7 +241,7 @@ def measure_start(bench: Bench) -> None:
 
 
 def timed(action: Callable[[], Any]) -> float:
-    """CPU seconds, in a process that has loaded no tokenizer."""
+    """Returns CPU seconds, in a process that has loaded no tokenizer."""
     load_fast.cache_clear()
     load_tokenizer.cache_clear()
     start = time.process_time()
@@ -308,13 +308,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--tokenizer", type=Path, help="tokenizer.json (default: one trained on the sample)")
     parser.add_argument("--eos-token", default=EOS_TOKEN)
+    parser.add_argument("--mix", type=Path, help="folder of `python -m data sample` (default: one is built)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "mix"
-        build_sample(folder, report=lambda message: None)
+        if arguments.mix:
+            folder.symlink_to(arguments.mix.resolve())
+        else:
+            build_sample(folder, report=lambda message: None)
         tokenizer = (arguments.tokenizer or folder / "tokenizer.json").resolve()
         bench = Bench(folder, tokenizer, arguments.eos_token, arguments.seconds)
         for measure in (measure_documents, measure_text, measure_tokenize, measure_tokens, measure_start):

@@ -63,8 +63,14 @@ class FastEncoder:
             raise DataError(f"cannot load this tokenizer ({reason[0]})") from error
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the ids of all texts, one after the other, uint32; and where each text ends: int64 `[num_texts]`."""
-        ids, bounds = self._tokenizer.encode_batch_flat(list(texts), False, True)
+        """Returns the ids of all texts, one after the other, uint32; and where each text ends: int64 `[num_texts]`.
+
+        Raises DataError, with a reason in few words, for texts that it gives up on.
+        """
+        try:
+            ids, bounds = self._tokenizer.encode_batch_flat(list(texts), False, True)
+        except Exception as error:
+            raise DataError(f"cannot encode a text ({error})") from error
         return np.frombuffer(ids, "<u4"), np.frombuffer(bounds, "<u8")[1:].astype(np.int64)
 
 
@@ -118,8 +124,6 @@ class Known:
     """The largest id."""
     agreed: list[str] = field(default_factory=list)
     """What the fast encoder gives the same ids for: the corpus, and sources by their files."""
-    problem: str = ""
-    """Why the fast encoder is not used, if it is not."""
 
     def keep(self, folder: Path, key: str) -> None:
         """Writes it; a folder that cannot be written to means that the next start finds out again."""
@@ -138,7 +142,7 @@ def read_known(folder: Path, key: str) -> Known | None:
 
 
 def key_of(sha256: str, eos_token: str) -> str:
-    """Returns what a verdict holds for: the tokenizer, both libraries, and the kind of processor."""
+    """Returns what it holds for: the tokenizer, both libraries, and the kind of processor."""
     parts = [FORMAT, sha256, eos_token, tokenizers.__version__, fast_name(), platform.machine()]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 

@@ -8,6 +8,7 @@ import itertools
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -82,11 +83,11 @@ class DocumentEncoder:
         self._kind = kind
         self._kept_in = kept_in
         self._key = key_of(self.sha256, eos_token)
+        self.problem = ""
+        """Why `tokenizers` encodes though the fast encoder may; empty if it does not."""
         self._known = (read_known(kept_in, self._key) if kept_in else None) or self._look_up(eos_token)
         self.eos_token_id: int = self._known.eos_token_id
         self.max_token_id: int = self._known.max_token_id
-        if self._known.problem:
-            self._give_up()
         self.hold_against("the hostile corpus", lambda: hostile_corpus(self._tokenizer))
 
     @property
@@ -94,8 +95,7 @@ class DocumentEncoder:
         """The library that encodes, with its version, and why it is not the fast one."""
         if self._is_fast:
             return str(fast_name())
-        problem = "" if self._kind is EncoderKind.tokenizers else self._known.problem
-        return f"tokenizers {tokenizers.__version__}{problem and f': {problem}'}"
+        return f"tokenizers {tokenizers.__version__}{self.problem and f': {self.problem}'}"
 
     def load(self) -> None:
         """Loads the library that encodes, so that processes forked from this one share its tables."""
@@ -106,16 +106,17 @@ class DocumentEncoder:
 
         Raises DataError if they differ and the fast one was asked for by name.
         """
-        known = self._known
-        if not self._is_fast or name in known.agreed:
+        if not self._is_fast or name in self._known.agreed or not (compared := list(texts())):
             return
-        known.problem = self._find_problem(name, texts)
-        if known.problem:
-            self._give_up()
-        else:
-            known.agreed.append(name)
+        self.problem = self._find_problem(name, compared)
+        if self.problem and self._kind is EncoderKind.fastokens:
+            raise DataError(f"data.encoder=fastokens: {self.problem}; set data.encoder to auto or tokenizers")
+        if self.problem:
+            logger.warning("data.encoder: `tokenizers` encodes, some forty times slower: %s", self.problem)
+            return
+        self._known.agreed.append(name)
         if self._kept_in:
-            known.keep(self._kept_in, self._key)
+            self._known.keep(self._kept_in, self._key)
 
     def encode(self, documents: Sequence[str]) -> np.ndarray:
         """Returns the documents' tokens with EOS after each, one after the other: uint32 `[num_tokens]`."""
@@ -152,29 +153,26 @@ class DocumentEncoder:
             raise DataError(f"data.eos_token: {eos_token!r} is not a special token of {self._path}; name one that is")
         return Known(eos_token_id, max(self._tokenizer.get_vocab(with_added_tokens=True).values()))
 
-    def _find_problem(self, name: str, texts: Callable[[], Iterable[str]]) -> str:
+    def _find_problem(self, name: str, texts: Sequence[str]) -> str:
+        """Returns why the fast encoder cannot be used; empty if it gives the same ids for all of these texts."""
         fast = fast_name()
         if fast is None:
             return "fastokens is not installed"
         try:
-            different = _first_difference(self._fast, self._tokenizer, list(texts()))
+            different = _first_difference(self._fast, self._tokenizer, texts)
         except DataError as error:
             return f"{fast} {error}"
         return "" if different is None else f"{fast} gives other ids for {different!r} of {name}"
 
-    def _give_up(self) -> None:
-        """Says that `tokenizers` encodes, and why; raises DataError if the fast encoder was asked for by name."""
-        if self._kind is EncoderKind.fastokens:
-            raise DataError(f"data.encoder=fastokens: {self._known.problem}; set data.encoder to auto or tokenizers")
-        if self._kind is EncoderKind.auto:
-            logger.warning("data.encoder: `tokenizers` encodes, some forty times slower: %s", self._known.problem)
-
     def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        return self._fast.encode(texts) if self._is_fast else _encode_slowly(self._tokenizer, texts)
+        if self._is_fast:
+            with suppress(DataError):  # then these texts are left to the library that defines their ids
+                return self._fast.encode(texts)
+        return _encode_slowly(self._tokenizer, texts)
 
     @property
     def _is_fast(self) -> bool:
-        return self._kind is not EncoderKind.tokenizers and not self._known.problem
+        return self._kind is not EncoderKind.tokenizers and not self.problem
 
     @property
     def _tokenizer(self) -> Tokenizer:

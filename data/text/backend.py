@@ -91,7 +91,8 @@ class TextBackend:
             files = self.fingerprint[f"data.sources.{source.name}.files"]
             self.encoder.hold_against(f"{source.name} ({files})", partial(first_characters, source.first_documents()))
         self.fingerprint["data.encoder"] = self.encoder.encoder
-        logger.info("data.encoder: %s", self.encoder.encoder)
+        if not self.encoder.problem:
+            logger.info("data.encoder: %s", self.encoder.encoder)
         if config.num_workers:
             self.encoder.load()
 

@@ -161,7 +161,7 @@ def test_one_difference_on_the_hostile_corpus_and_tokenizers_encodes(
 ) -> None:
     different(EOS)
     path = sample / "tokenizer.json"
-    for _ in range(2):  # the second time from what the first one kept
+    for _ in range(2):  # what differs is compared again at every start
         caplog.clear()
         encoder = DocumentEncoder(path, EOS, EncoderKind.auto, tmp_path)
         assert f"gives other ids for 'a{EOS}b" in encoder.encoder and len(caplog.messages) == 1
@@ -182,6 +182,20 @@ def test_one_difference_in_the_first_documents_and_tokenizers_encodes_the_same_r
     assert_same(expected, read_global(own, 3)[0])
     with pytest.raises(DataError, match=r"data.encoder=fastokens: fastokens .* gives other ids"):
         build_stream(dataclasses.replace(own, encoder=EncoderKind.fastokens), sequence_length=64, global_batch_size=16)
+
+
+def test_texts_that_the_fast_encoder_gives_up_on_are_encoded_by_tokenizers(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = DocumentEncoder(paths["sample"], EOS, EncoderKind.auto)
+    encode = FastEncoder.encode
+
+    def give_up(self: FastEncoder, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        return encode(self, [f"\ud800{text}" if "hard" in text else text for text in texts])
+
+    monkeypatch.setattr(FastEncoder, "encode", give_up)
+    texts = ["easy", "hard"]
+    assert [tokens.tolist() for tokens in encoder.encode_each(texts)] == as_defined(paths["sample"], texts)
 
 
 def test_what_was_compared_is_kept_and_the_next_start_needs_the_fast_one_alone(
