@@ -13,12 +13,13 @@ from typing import Any
 from common.command_line import add_verb, parser_with, reported
 from data.config import EncoderKind
 from data.tokenizer import EOS_TOKEN, TOKENIZER_NAME
-from data.tools import commands
+from data.tools import commands, inspect
 
 PROG = "python -m data"
 EXAMPLES = """examples:
   python -m data sample corpora/sample                  real text from this Python installation, as a small mix
   python -m data inspect corpora/sample --rows 1        files, documents, bytes and tokens of each source, and a row
+  python -m data inspect mine.yaml --steps 1000         the same of a data config, wherever its files lie
   python -m data inspect --file-list configs/data/olmo2-stage2-files.txt        the published mix, before fetching it
   python -m data fetch http://olmo-data.org --file-list configs/data/olmo2-stage2-files.txt --to corpora/olmo2-stage2
   python -m data fetch hf://datasets/allenai/dolmino-mix-1124 --files 'data/wiki/*' --to corpora/dolmino
@@ -64,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         "verify", commands.verify_folder, "check sizes, hashes, encodings and token ids of all files of a folder"
     )
     verify.add_argument("folder", metavar="DIR", type=Path)
-    _add_tokenizer(verify)
+    verify.add_argument("--tokenizer", type=Path, help=TOKENIZER_HELP)
+    verify.add_argument("--eos-token", help=argparse.SUPPRESS)  # of no use here; earlier versions wanted it
 
     tokenize = add("tokenize", commands.tokenize, "turn a folder of text into token files; goes on where it was")
     tokenize.add_argument("source", metavar="SRC", type=Path)
@@ -72,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     tokenize.add_argument(
         "--processes", type=_positive, default=os.cpu_count(), help="files at a time (default: all cores)"
     )
+    tokenize.add_argument("--text-key", default="text", help="field or column that holds the text (default: text)")
     tokenize.add_argument("--max-bad-share", type=float, default=0.001, help="of a file's records (default: 0.001)")
     tokenize.add_argument(
         "--encoder",
@@ -81,18 +84,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_tokenizer(tokenize)
 
-    _add_inspect(add("inspect", commands.inspect, "count what each source holds, and show rows of it"))
+    _add_inspect(add("inspect", inspect.inspect, "count what each source holds, and show rows of it"))
     return parser
 
 
-def _add_inspect(inspect: argparse.ArgumentParser) -> None:
-    inspect.add_argument("root", metavar="ROOT", nargs="?", help="folder of text; folder or address of token files")
-    inspect.add_argument("--file-list", type=Path, help="text file that lists .npy paths; without ROOT, as published")
-    inspect.add_argument("--rows", type=_not_negative, default=0, help="decoded rows to show (default: none)")
-    inspect.add_argument("--sequence-length", type=_positive, default=4096, help="tokens of a row (default: 4096)")
-    inspect.add_argument("--batch-size", type=_positive, default=512, help="rows of a step (default: 512)")
-    inspect.add_argument("--seed", type=int, default=42, help="of the published order (default: 42)")
-    _add_tokenizer(inspect)
+def _add_inspect(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("root", metavar="ROOT", nargs="?", help="data config (.yaml), folder, or address of token files")
+    verb.add_argument("--file-list", type=Path, help="text file that lists .npy paths; without ROOT, as published")
+    verb.add_argument("--rows", type=_not_negative, default=0, help="decoded rows to show (default: none)")
+    verb.add_argument("--sequence-length", type=_positive, default=4096, help="tokens of a row (default: 4096)")
+    verb.add_argument("--batch-size", type=_positive, default=512, help="rows of a step (default: 512)")
+    verb.add_argument("--steps", type=_not_negative, default=0, help="say how often this many steps read each source")
+    verb.add_argument("--seed", type=int, default=42, help="of the published order (default: 42)")
+    _add_tokenizer(verb)
 
 
 def _positive(text: str) -> int:

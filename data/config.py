@@ -27,14 +27,60 @@ class EncoderKind(Enum):
     """As `auto`, but an error where `auto` would take `tokenizers`."""
 
 
+class TokenDtype(Enum):
+    """How a token file without a header stores ids: little-endian."""
+
+    uint32 = "uint32"
+    """Four bytes per token, as published."""
+    uint16 = "uint16"
+    """Two bytes per token, for vocabularies of up to 65,536."""
+
+
 @dataclass
 class SourceConfig:
     """One source of the mix."""
 
     files: list[str] = field(default_factory=list)
-    """Glob patterns below `data.root`."""
+    """Glob patterns below `data.root`, or folders below it: all text in them."""
     weight: float = 0.0
     """Share of the tokens; normalised over all sources; 0 leaves the source out. Not used by validation sources."""
+    max_epochs: float | None = None
+    """Passes over the source that a run may need; more are an error at its start, and a line later. null: any."""
+    text_key: str = "text"
+    """Field or column that holds the text; a dot goes into nested ones, as in `meta.body` (text)."""
+    messages_key: str | None = None
+    """Field or column that holds a list of messages, which the chat template turns into text; null: none (text)."""
+    chat_template: str | None = None
+    """Jinja file, given like `data.tokenizer`; null: that beside the tokenizer (text)."""
+    separator: str | None = None
+    """What stands between the documents of a .txt file, as in "\\n\\n"; null: a file is one document (text)."""
+    file_list: str | None = None
+    """Text file that lists the .npy paths of the source below `root`, one a line, instead of `files` (tokens)."""
+    token_dtype: TokenDtype = TokenDtype.uint32
+    """How .npy files without a header store ids (tokens)."""
+
+    def validate(self, key: str, kind: DataKind, *, is_validation: bool = False) -> None:
+        """Raises DataError for values out of range and for fields of the other kind of data; `key` names the source."""
+        is_valid = math.isfinite(self.weight) and self.weight >= 0.0
+        _require(is_validation or is_valid, f"{key}.weight", f"must be 0 or more, not {self.weight}")
+        is_set = self.max_epochs is None or self.max_epochs > 0.0
+        _require(is_set, f"{key}.max_epochs", f"must be above 0, or null for any number, not {self.max_epochs}")
+        if kind is DataKind.text:
+            self._validate_text(key)
+            return
+        _require(bool(self.files) != bool(self.file_list), key, "needs either files or file_list, and not both")
+        for name, default in (("text_key", "text"), ("messages_key", None), ("chat_template", None)):
+            _require(getattr(self, name) == default, f"{key}.{name}", "is for data.kind=text")
+
+    def _validate_text(self, key: str) -> None:
+        _require(self.file_list is None, f"{key}.file_list", "is for data.kind=tokens; use files")
+        _require(bool(self.files), f"{key}.files", "is empty; give at least one glob pattern")
+        _require(bool(self.text_key), f"{key}.text_key", "is empty; name the field that holds the text")
+        both = self.messages_key is not None and self.text_key != "text"
+        _require(not both, f"{key}.messages_key", "cannot be used with text_key; set one of the two")
+        needless = self.chat_template is not None and self.messages_key is None
+        _require(not needless, f"{key}.chat_template", "needs messages_key, the field that holds the messages")
+        _require(self.separator != "", f"{key}.separator", "is empty; null makes each .txt file one document")
 
 
 @dataclass
@@ -72,7 +118,7 @@ class ValidationConfig:
         both = self.share > 0.0 and bool(self.sources)
         _require(not both, f"{key}.share", f"cannot be used with data.{key}.sources; set share to 0 or sources to {{}}")
         for name, source in self.sources.items():
-            _require(bool(source.files), f"{key}.sources.{name}.files", "is empty; give at least one glob pattern")
+            source.validate(f"{key}.sources.{name}", DataKind.text, is_validation=True)
         if kind is DataKind.text:
             _require(
                 self.file_list is None, f"{key}.file_list", "is for data.kind=tokens; use share or sources for text"
@@ -92,9 +138,11 @@ class DataConfig:
     root: str = ""
     """What all patterns and paths are relative to: a folder, or an address (https, hf, s3, gs); see docs/data.md."""
     sources: dict[str, SourceConfig] = field(default_factory=dict)
-    """The sources of the mix by name (text)."""
+    """The sources of the mix by name; for token files, used where `file_list` is null."""
     file_list: str | None = None
-    """Text file that lists the .npy paths below `root`, one a line, in order (tokens)."""
+    """Text file that lists the .npy paths below `root`, one a line, in the published order (tokens)."""
+    token_dtype: TokenDtype = TokenDtype.uint32
+    """How the .npy files of `file_list` without a header store ids (tokens)."""
     tokenizer: str | None = None
     """Path of a tokenizer.json, relative to `root` unless absolute, or an address of its own."""
     eos_token: str = "<|endoftext|>"
@@ -154,17 +202,29 @@ class DataConfig:
         self.validation.validate(self.kind)
 
     def _validate_text(self) -> None:
-        _require(bool(self.sources), "sources", "is empty; name at least one source with files and a weight")
-        for name, source in self.sources.items():
-            is_valid = math.isfinite(source.weight) and source.weight >= 0.0
-            _require(is_valid, f"sources.{name}.weight", f"must be 0 or more, not {source.weight}")
-            _require(bool(source.files), f"sources.{name}.files", "is empty; give at least one glob pattern")
-        total = sum(source.weight for source in self.sources.values())
-        _require(total > 0.0, "sources", "have no weight above 0; give at least one of them a share")
+        self._validate_sources()
         _require(self.tokenizer is not None, "tokenizer", "is not set; name the tokenizer.json that encodes the text")
 
+    def _validate_sources(self) -> None:
+        _require(bool(self.sources), "sources", "is empty; name at least one source with files and a weight")
+        for name, source in self.sources.items():
+            source.validate(f"sources.{name}", self.kind)
+        total = sum(source.weight for source in self.sources.values())
+        _require(
+            total > 0.0,
+            "sources",
+            f"have no weight above 0; give at least one of them a share, as in data.sources.{next(iter(self.sources))}"
+            ".weight=1",
+        )
+
     def _validate_tokens(self) -> None:
-        _require(self.file_list is not None, "file_list", "is not set; name the text file that lists the .npy paths")
+        if self.file_list is None:
+            lists = "name the text file that lists the .npy paths, or .npy files with weights in data.sources"
+            _require(bool(self.sources), "file_list", f"is not set; {lists}")
+            for name, source in self.sources.items():
+                are_tokens = all(pattern.endswith(".npy") for pattern in source.files)
+                _require(are_tokens, "file_list", f"is not set, and data.sources.{name}.files are no .npy; {lists}")
+            self._validate_sources()
         known = self.eos_token_id is not None or self.tokenizer is not None
         _require(known, "eos_token_id", "is not set; give it, or set data.tokenizer to look it up in")
 

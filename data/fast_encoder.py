@@ -122,6 +122,8 @@ class Known:
     """The id that ends documents."""
     max_token_id: int
     """The largest id."""
+    special_ids: dict[str, int]
+    """The ids of its special tokens, by their texts: what a chat template writes."""
     agreed: list[str] = field(default_factory=list)
     """What the fast encoder gives the same ids for: the corpus, and sources by their files."""
 

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from data.mix import SourceMix
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -49,6 +51,14 @@ class Backend(Protocol):
 
     def restore(self, cursors: Mapping[str, Any], source_names: Sequence[str]) -> dict[str, Any]:
         """Returns saved cursors, adapted if they were saved with other sources or files."""
+        ...
+
+    def epochs(self, cursors: Mapping[str, Any]) -> list[int]:
+        """Returns, for each source, the latest epoch (from 0) that one of these cursors is in."""
+        ...
+
+    def mix(self) -> list[SourceMix]:
+        """Returns the share and, as far as it is known, the size of each source; may read some documents."""
         ...
 
     def read(self, slots: range, cursors: Mapping[str, Any]) -> Iterator[Rows]:

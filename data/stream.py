@@ -6,6 +6,7 @@ returned, however far workers have read ahead: merge the ranks' parts, save them
 ranks.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,10 +15,14 @@ import numpy as np
 
 from data.config import DataConfig, DataKind
 from data.errors import DataError, explained_read_errors
+from data.mix import EpochWatch, SourceMix
 from data.rows import Backend, Rows, document_boundaries, split_evenly
 from data.text.backend import TextBackend, divisors
 from data.tokens.backend import TokenBackend
+from data.tokens.mixed import MixedTokenBackend
 from data.workers import WorkerPool
+
+logger = logging.getLogger(__name__)
 
 ENCODER = "data.encoder"  # of the fingerprint
 
@@ -48,6 +53,10 @@ class BatchStream(Protocol):
     eos_token_id: int
     """The id that ends every document."""
 
+    def mix(self) -> list[SourceMix]:
+        """Returns the share of each source and, as far as it is known, its size; may read some documents."""
+        ...
+
     def next_batch(self) -> Batch:
         """Returns this rank's rows of the next step; raises DataError when they cannot be read."""
         ...
@@ -68,7 +77,14 @@ class BatchStream(Protocol):
 class RankStream:
     """The implementation of BatchStream: a rank's range of a backend's slots, read in this process or by workers."""
 
-    def __init__(self, backend: Backend, slots: range, num_workers: int, prefetch: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        slots: range,
+        num_workers: int,
+        prefetch: int,
+        limits: Mapping[str, float | None] | None = None,
+    ) -> None:
         self.source_names = backend.source_names
         self.fingerprint = backend.fingerprint
         self.max_token_id = backend.max_token_id
@@ -77,19 +93,29 @@ class RankStream:
         self._slots = slots
         self._num_workers = num_workers
         self._prefetch = prefetch
+        self._limits = limits or {}
         self._num_batches = 0
         self._cursors = backend.start(slots)
         self._steps: Iterator[list[Rows]] | None = None
         self._pool: WorkerPool | None = None
+        self._watch: EpochWatch | None = None
+
+    def mix(self) -> list[SourceMix]:
+        """Returns the share of each source and, as far as it is known, its size; may read some documents."""
+        return self._backend.mix()
 
     def next_batch(self) -> Batch:
         """Returns this rank's rows of the next step; raises DataError."""
         if self._steps is None:
             self._steps = self._open_steps()
+            self._watch = EpochWatch(self.source_names, self._limits, self._backend.epochs(self._cursors))
         with explained_read_errors():
             parts = next(self._steps)
         self._num_batches += 1
         self._cursors = {name: cursor for part in parts for name, cursor in part.cursors.items()}
+        assert self._watch is not None
+        for line in self._watch.lines(self._backend.epochs(self._cursors), self._num_batches):
+            logger.info("%s", line)
         tokens = np.concatenate([part.tokens for part in parts])
         return Batch(
             tokens=tokens,
@@ -152,10 +178,14 @@ def build_stream(
             f"data.num_streams = {config.num_streams} cannot be shared by {world_size} ranks; set it to one of "
             f"{fitting}"
         )
-    make: type[TextBackend | TokenBackend] = TextBackend if config.kind is DataKind.text else TokenBackend
+    make: type[TextBackend | TokenBackend] = TextBackend
+    if config.kind is DataKind.tokens:
+        make = TokenBackend if config.file_list is not None else MixedTokenBackend
     backend = make(config, sequence_length, global_batch_size)
     slots = split_evenly(backend.num_slots, rank, world_size)
-    return RankStream(backend, slots, config.num_workers, config.prefetch)
+    used = config.sources if config.kind is DataKind.text or config.file_list is None else {}
+    limits = {name: source.max_epochs for name, source in used.items()}
+    return RankStream(backend, slots, config.num_workers, config.prefetch, limits)
 
 
 def merge_states(parts: list[dict[str, Any]]) -> dict[str, Any]:

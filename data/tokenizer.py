@@ -38,6 +38,8 @@ class Piece(NamedTuple):
     """Its text."""
     is_last: bool
     """Whether the document ends with it."""
+    is_special: bool = False
+    """Whether it is a special token by name, which a chat template wrote."""
 
 
 def cut_document(text: str) -> list[Piece]:
@@ -55,6 +57,14 @@ def cut_document(text: str) -> list[Piece]:
         pieces.append(Piece(text[start:stop], False))
         start = stop
     return [*pieces, Piece(text[start:], True)]
+
+
+def largest_id(path: Path) -> int:
+    """Returns the largest id of a tokenizer.json; raises DataError where there is none."""
+    try:
+        return max(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True).values())
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(f"{path} is not a tokenizer.json ({error}); give the path of one") from error
 
 
 class DocumentEncoder:
@@ -118,18 +128,22 @@ class DocumentEncoder:
         if self._kept_in:
             self._known.keep(self._kept_in, self._key)
 
-    def encode(self, documents: Sequence[str]) -> np.ndarray:
+    def encode(self, documents: Sequence[str], cut: Callable[[str], list[Piece]] = cut_document) -> np.ndarray:
         """Returns the documents' tokens with EOS after each, one after the other: uint32 `[num_tokens]`."""
-        return self.encode_documents(documents)[0]
+        return self.encode_documents(documents, cut)[0]
 
-    def encode_each(self, documents: Sequence[str]) -> list[np.ndarray]:
+    def encode_each(
+        self, documents: Sequence[str], cut: Callable[[str], list[Piece]] = cut_document
+    ) -> list[np.ndarray]:
         """Returns the tokens and EOS of each document: uint32 `[num_tokens]` each."""
-        tokens, ends = self.encode_documents(documents)
+        tokens, ends = self.encode_documents(documents, cut)
         return np.split(tokens, ends[:-1]) if documents else []
 
-    def encode_documents(self, documents: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def encode_documents(
+        self, documents: Sequence[str], cut: Callable[[str], list[Piece]] = cut_document
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns what `encode` does, and where each document ends in it: int64 `[num_documents]`."""
-        pieces = [piece for document in documents for piece in cut_document(document)]
+        pieces = [piece for document in documents for piece in cut(document)]
         tokens, ends = self.encode_pieces(pieces)
         return tokens, ends[np.array([piece.is_last for piece in pieces], bool)]
 
@@ -139,7 +153,9 @@ class DocumentEncoder:
         Tokens are uint32 `[num_tokens]`, one piece after the other, with EOS where a document ends; ends are int64
         `[num_pieces]`, and count EOS.
         """
-        ids, ends = self._encode([piece.text for piece in pieces])
+        ids, ends = self._encode([piece.text for piece in pieces if not piece.is_special])
+        if len(ends) < len(pieces):
+            ids, ends = self._with_special(pieces, ids, ends)
         is_last = np.array([piece.is_last for piece in pieces], bool)
         return np.insert(ids, ends[is_last], self.eos_token_id), ends + np.cumsum(is_last)
 
@@ -148,10 +164,26 @@ class DocumentEncoder:
         return str(self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False))
 
     def _look_up(self, eos_token: str) -> Known:
+        added = self._tokenizer.get_added_tokens_decoder()
+        special_ids = {token.content: number for number, token in added.items() if token.special}
         eos_token_id = self._tokenizer.token_to_id(eos_token)
         if eos_token_id is None or eos_token_id in _encode_slowly(self._tokenizer, [eos_token])[0]:
             raise DataError(f"data.eos_token: {eos_token!r} is not a special token of {self._path}; name one that is")
-        return Known(eos_token_id, max(self._tokenizer.get_vocab(with_added_tokens=True).values()))
+        return Known(eos_token_id, max(self._tokenizer.get_vocab(with_added_tokens=True).values()), special_ids)
+
+    def _with_special(
+        self, pieces: Sequence[Piece], ids: np.ndarray, ends: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns ids and ends of all pieces, from those of the pieces that are text."""
+        is_special = np.array([piece.is_special for piece in pieces], bool)
+        lengths = np.ones(len(pieces), np.int64)
+        lengths[~is_special] = np.diff(ends, prepend=0)
+        from_special = np.repeat(is_special, lengths)
+        tokens = np.empty(len(from_special), np.uint32)
+        tokens[~from_special] = ids
+        # A chat template is rendered with the tokens of this tokenizer: none is unknown.
+        tokens[from_special] = [self._known.special_ids[piece.text] for piece in pieces if piece.is_special]
+        return tokens, np.cumsum(lengths)
 
     def _find_problem(self, name: str, texts: Sequence[str]) -> str:
         """Returns why the fast encoder cannot be used; empty if it gives the same ids for all of these texts."""

@@ -47,20 +47,22 @@ from data.filters import is_repetitive
 from data.overlap import ListedFiles
 from data.rows import document_boundaries
 from data.text.backend import training_files
+from data.text.form import find_text_files, form_of
 from data.text.frames import RecordCounts
 from data.text.holdout import is_held_out
 from data.text.ingest import FrameCache
 from data.text.records import is_table, read_first_records
-from data.tokenizer import DocumentEncoder, cut_document
+from data.tokenizer import DocumentEncoder, Piece
 from data.tokens.backend import choose_eos
 from data.tokens.files import (
     MAX_TOKEN_ID,
-    TOKEN_DTYPE,
     check_token_ids,
     list_token_files,
     name_sources,
     read_file_list,
 )
+from data.tokens.layout import TokenLayout, layout_of
+from data.tokens.mixed import token_sources
 
 logger = logging.getLogger(__name__)
 
@@ -155,8 +157,8 @@ def _plan_text(config: DataConfig, root: Root, length: int) -> _Plan:
     names = tuple(files)
 
     def read(number: int) -> _SourceRows:
-        texts = _read_in_turn(files[names[number]], cache)
-        return _pack(texts, chosen.share, encoder, num_rows, length)
+        own = files[names[number]]
+        return _pack(_read_in_turn(own, cache), chosen.share, encoder, num_rows, length, form_of(own[0]).cut)
 
     identity = [length, num_rows, chosen.share, encoder.sha256, encoder.eos_token_id, _identities(files)]
     return _Plan(identity, names, encoder.eos_token_id, remedy, read)
@@ -164,10 +166,14 @@ def _plan_text(config: DataConfig, root: Root, length: int) -> _Plan:
 
 def _plan_tokens(config: DataConfig, root: Root, length: int) -> _Plan:
     chosen, key = config.validation, "data.validation.file_list"
-    names = read_file_list(Path(str(config.file_list)).expanduser())
     training = ListedFiles()
-    training.add(root.named(names, "data.file_list"), "data.file_list")
-    listed = list_token_files(root, Path(str(chosen.file_list)).expanduser(), key)
+    if config.file_list is not None:
+        names = read_file_list(Path(config.file_list).expanduser())
+        training.add(root.named(names, "data.file_list"), "data.file_list")
+    else:
+        for name, trained in token_sources(config, root).items():
+            training.add(trained, f"data.sources.{name}")
+    listed = list_token_files(root, Path(str(chosen.file_list)).expanduser(), key, config.token_dtype)
     training.refuse(listed, key, ", and is trained on; list other files")
     tokenizer = locate_tokenizer(config.tokenizer, root) if config.tokenizer else None
     encoder = DocumentEncoder(tokenizer, config.eos_token) if tokenizer else None
@@ -183,7 +189,9 @@ def _plan_tokens(config: DataConfig, root: Root, length: int) -> _Plan:
     sources = tuple(files)
 
     def read(number: int) -> _SourceRows:
-        return _SourceRows(_first_rows(files[sources[number]], num_rows, length, largest))
+        own = files[sources[number]]
+        layouts = [layout_of(file, config.token_dtype) for file in own]
+        return _SourceRows(_first_rows(own, layouts, num_rows, length, largest))
 
     identity = [length, num_rows, _identities(files)]
     return _Plan(identity, sources, choose_eos(config, encoder), f"list more or longer files in {key}", read)
@@ -197,7 +205,7 @@ def _own_files(config: DataConfig, root: Root, training: dict[str, list[DataFile
     found = {}
     for name, source in config.validation.sources.items():
         key = f"data.validation.sources.{name}.files"
-        found[name] = root.find(source.files, key)
+        found[name] = find_text_files(config, source, key.removesuffix(".files"), root)
         trained.refuse(found[name], key, ", and is trained on; take it out of one")
         validation.refuse(found[name], key, "; take it out of one")
         validation.add(found[name], f"data.validation.sources.{name}")
@@ -205,7 +213,10 @@ def _own_files(config: DataConfig, root: Root, training: dict[str, list[DataFile
 
 
 def _identities(files: dict[str, list[DataFile]]) -> list[Any]:
-    return [[name, [[file.name, file.num_bytes, file.version] for file in own]] for name, own in files.items()]
+    return [
+        [name, [[file.name, file.num_bytes, file.version] for file in own], *form_of(own[0]).identity.items()]
+        for name, own in files.items()
+    ]
 
 
 def _kept(folder: Path, plan: _Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -266,7 +277,14 @@ def _read_texts(file: DataFile, cache: FrameCache) -> Iterator[str]:
         yield from texts
 
 
-def _pack(texts: Iterator[str], share: float, encoder: DocumentEncoder, num_rows: int, length: int) -> _SourceRows:
+def _pack(
+    texts: Iterator[str],
+    share: float,
+    encoder: DocumentEncoder,
+    num_rows: int,
+    length: int,
+    cut: Callable[[str], list[Piece]],
+) -> _SourceRows:
     """Returns rows of documents: of those that `share` holds out, or of all if it is 0."""
     rows = np.empty((num_rows, length), np.uint32)
     row = filled = num_read = 0
@@ -277,7 +295,7 @@ def _pack(texts: Iterator[str], share: float, encoder: DocumentEncoder, num_rows
         if digest in used or (share and not is_held_out(text, share)):
             continue
         used.add(digest)
-        tokens = _first_tokens(text, encoder, length - filled)
+        tokens = _first_tokens(cut(text), encoder, length - filled)
         rows[row, filled : filled + len(tokens)] = tokens
         filled += len(tokens)
         if filled == length:
@@ -287,38 +305,40 @@ def _pack(texts: Iterator[str], share: float, encoder: DocumentEncoder, num_rows
     return _SourceRows(rows[:row], num_read, len(used))
 
 
-def _first_tokens(text: str, encoder: DocumentEncoder, length: int) -> np.ndarray:
-    """Returns the document's tokens and EOS, at most `length` of them."""
+def _first_tokens(pieces: Sequence[Piece], encoder: DocumentEncoder, length: int) -> np.ndarray:
+    """Returns the tokens and EOS of a document of these pieces, at most `length` of them."""
     tokens = np.empty(0, np.uint32)
-    for piece in cut_document(text):
+    for piece in pieces:
         tokens = np.concatenate([tokens, encoder.encode_pieces([piece])[0]])
         if len(tokens) >= length:
             break
     return tokens[:length]
 
 
-def _first_rows(files: Sequence[DataFile], num_rows: int, length: int, largest: int) -> np.ndarray:
+def _first_rows(
+    files: Sequence[DataFile], layouts: Sequence[TokenLayout], num_rows: int, length: int, largest: int
+) -> np.ndarray:
     """Returns up to `num_rows` rows, uint32 `[R, length]`: row 0 of each file, then row 1 of each, and so on."""
-    rows_of_file = [file.num_bytes // (TOKEN_DTYPE.itemsize * length) for file in files]
+    rows_of_file = [layout.num_tokens // length for layout in layouts]
     longest = max(rows_of_file)
     in_turn = (index for row in range(longest) for index in range(len(files)) if row < rows_of_file[index])
     taken = np.bincount(np.fromiter(itertools.islice(in_turn, num_rows), np.int64), minlength=len(files))
     parts = [np.empty((0, length), np.uint32)]
-    for file, count in zip(files, taken.tolist(), strict=True):
+    for file, layout, count in zip(files, layouts, taken.tolist(), strict=True):
         if count:
-            tokens = _read_tokens(file, count * length)
+            tokens = _read_tokens(file, layout, count * length)
             check_token_ids(tokens, file, largest)
             parts.append(tokens.reshape(count, length).astype(np.uint32))
     return np.concatenate(parts)
 
 
-def _read_tokens(file: DataFile, count: int) -> np.ndarray:
+def _read_tokens(file: DataFile, layout: TokenLayout, count: int) -> np.ndarray:
     """Returns the first `count` tokens of a token file, without storing a remote one."""
     if is_present(file):
-        return np.fromfile(file.path, TOKEN_DTYPE, count)
-    content, num_bytes = b"", count * TOKEN_DTYPE.itemsize
+        return np.fromfile(file.path, layout.dtype, count, offset=layout.start)
+    content, num_bytes = b"", count * layout.dtype.itemsize
     for chunk in stream_bytes(file):
         content += chunk
         if len(content) >= num_bytes:
             break
-    return np.frombuffer(content[:num_bytes], TOKEN_DTYPE)
+    return np.frombuffer(content[:num_bytes], layout.dtype)

@@ -5,8 +5,11 @@
   python -m launch experiment=demo wandb.mode=online name=mine     any key can be set
   python -m launch -m experiment=demo optimizer.lr=1e-3,3e-3       a sweep: one run folder per combination
   python -m launch sweep=schemes experiment=demo                   a sweep of configs/sweep/; the same again: the rest
+  python -m launch experiment=repo-1b-50b data=~/mine.yaml         a config file of your own, wherever it lies
   python -m launch experiment=repo-1b-50b --cfg job                print the whole recipe and start nothing
   python -m launch experiment=repo-1b-50b --dry-run                print what would run, also of a sweep
+  python -m launch experiment=repo-1b-50b launch=slurm launch.nodes=2 launch.slurm.partition=gpu       a SLURM job
+  python -m launch experiment=repo-1b-50b launch=nodes launch.nodes=2 launch.rendezvous=node0:29400    on each machine
   python -m launch keys [PATTERN]                                  print keys: default, type, meaning
   python -m launch status [ROOT] [--watch]                         list runs: step, loss, speed, what is alive
   python -m launch compare RUN RUN ... [--page FILE]               what differs, and how well each does
@@ -20,19 +23,25 @@ import contextlib
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from launch import runs
+from launch.hostfile import over_ssh
 from launch.keys import print_keys
-from launch.local import launch_local, torchrun_command
-from launch.sweep import run_sweep
+from launch.local import Foreground, check_meeting, run_in_foreground, torchrun
+from launch.runs import print_sweep
+from launch.slurm.submit import print_submission, submit
+from launch.sweep import is_finished, run_sweep
 from report.metrics import CE_LOSS
 from train.callbacks.config import WandbMode
 from train.compose.app import hydra_app, save_run_config
 from train.compose.command_line import is_sweep
-from train.compose.sweep import sweep_app
+from train.compose.outside import as_given
+from train.compose.sweep import Member, sweep_app
 from train.config import RunConfig
-from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, StopReason
+from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, StopReason, TrainError
+from train.launch_config import LaunchWay
 from train.processes import PARENT, stop_with_parent
 from train.run_folder import RunFolder
 
@@ -40,11 +49,35 @@ DRY_RUN = "--dry-run"
 
 
 def launch(config: RunConfig) -> int:
+    """Starts a run in the way that its config says; returns the exit code."""
+    if config.launch.way is LaunchWay.slurm:
+        return submit([config])
+    if config.launch.way is LaunchWay.kubernetes:
+        return print_manifest([config])
+    return run_here(config)
+
+
+def foreground_of(config: RunConfig) -> Foreground:
+    """Returns what runs a job whose launcher waits for its end. Raises TrainError if it cannot be started like this."""
+    return torchrun(config) if config.launch.hostfile is None else over_ssh(config)
+
+
+def print_manifest(configs: Sequence[RunConfig]) -> int:
+    """Prints the Kubernetes manifest of runs; returns the exit code."""
+    from launch.kubernetes import manifest
+
+    print(manifest(configs), end="")
+    return EXIT_OK
+
+
+def run_here(config: RunConfig) -> int:
     """Writes the composed config into the run folder, runs the job, prints how it ended; returns the exit code."""
     folder = RunFolder.of(config)
+    job = foreground_of(config)
+    check_meeting(config)
     save_run_config(config, folder.launch)
     try:
-        code = launch_local(config)
+        code = run_in_foreground(job)
     finally:
         with contextlib.suppress(OSError):
             folder.launch.unlink()
@@ -79,8 +112,9 @@ def next_steps(config: RunConfig, folder: RunFolder) -> str:
     if python.is_relative_to(Path.cwd()):
         python = python.relative_to(Path.cwd())
     replaced = ("name=", "init_from=", "max_steps=", "schedule.decay_steps=")
-    again = [argument for argument in sys.argv[1:] if not argument.startswith(replaced)]
-    name = [argument for argument in sys.argv[1:] if argument.startswith(("name=", "init_from="))]
+    given = as_given(sys.argv[1:])
+    again = [argument for argument in given if not argument.startswith(replaced)]
+    name = [argument for argument in given if argument.startswith(("name=", "init_from="))]
     longer = [f"max_steps={2 * config.max_steps}", f"schedule.decay_steps={2 * config.schedule.decay_steps}"]
     lines = [
         ("the metrics of every step", f"{folder.metrics}"),
@@ -115,13 +149,39 @@ def _planned() -> int:
     is_dry = DRY_RUN in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != DRY_RUN]
     if is_sweep(sys.argv[1:]):
-        return sweep_app(lambda members: run_sweep(members, is_dry=is_dry))
+        return sweep_app(lambda members: launch_sweep(members, is_dry=is_dry))
     return hydra_app(print_command, __doc__ or "")
 
 
+def launch_sweep(members: Sequence[Member], *, is_dry: bool) -> int:
+    """Starts the members that are not finished, in the way that their configs say; returns the exit code.
+
+    Raises TrainError, before anything starts, if one cannot be started like this.
+    """
+    ways = {member.config.launch.way for member in members}
+    if len(ways) > 1:
+        raise TrainError("launch cannot be swept: start a sweep for each way")
+    [way] = ways
+    if way in (LaunchWay.local, LaunchWay.nodes):
+        return run_sweep(members, is_dry=is_dry)
+    waiting = [member.config for member in members if not is_finished(member.config)]
+    if not waiting:
+        print(f"{members[0].sweep}: {len(members)} runs, all of them finished")
+        print_sweep(members[0].sweep, [RunFolder.of(member.config) for member in members])
+        return EXIT_OK
+    if way is LaunchWay.kubernetes:
+        return print_manifest(waiting)
+    sweep = members[0].sweep
+    return print_submission(waiting, sweep) if is_dry else submit(waiting, sweep)
+
+
 def print_command(config: RunConfig) -> int:
-    """Prints the command that a launch would run; returns the exit code."""
-    print(shlex.join(torchrun_command(config)))
+    """Prints what a launch would run; returns the exit code."""
+    if config.launch.way is LaunchWay.slurm:
+        return print_submission([config])
+    if config.launch.way is LaunchWay.kubernetes:
+        return print_manifest([config])
+    print(shlex.join(foreground_of(config).command))
     return EXIT_OK
 
 

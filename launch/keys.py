@@ -68,5 +68,7 @@ def table(rows: Sequence[ConfigKey], width: int) -> list[str]:
         lines += textwrap.wrap(
             row.type, width, initial_indent=left, subsequent_indent=" " * (key_width + default_width)
         )
-        lines += textwrap.wrap(row.meaning, width, initial_indent="    ", subsequent_indent="    ")
+        lines += textwrap.wrap(  # an option such as --container-image stays whole
+            row.meaning, width, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+        )
     return lines

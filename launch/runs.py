@@ -10,20 +10,20 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from common.errors import UserError
 from common.files import write_text_whole
-from report.comparison import compare
-from report.comparison_page import comparison_data
+from launch.hostfile import ask_over_ssh, first_host
+from launch.slurm.jobs import Job, cancel, live_jobs
+from report.comparison import Comparison, compare
 from report.comparison_table import aligned, csv_table, figure, text_table
 from report.overview import Overview, find_runs, overview
-from report.page import write_page
 from report.run_folder import Holder, RunFiles
 from train.errors import EXIT_OK, EXIT_USER_ERROR, TrainError
 
-STATUS_HEADER = ["run", "state", "step", "loss", "eval loss", "tokens/s", "left", "checkpoint", "alerts", "process"]
+STATUS_HEADER = ["run", "state", "step", "loss", "eval loss", "tokens/s", "left", "checkpoint", "alerts", "where"]
 STOP_SECONDS = 600.0  # that `stop` waits for a checkpoint before it says that the run is still saving
 
 
@@ -51,7 +51,8 @@ def print_status(arguments: Sequence[str]) -> int:
         runs = find_runs(given.root)
         if not runs:
             raise TrainError(f"there is no run in {given.root}: name the folder of runs, such as runs")
-        lines = status_lines([overview(files) for files in runs])
+        jobs, trouble = jobs_or_trouble(runs)
+        lines = [*status_lines([overview(files) for files in runs], jobs), *trouble]
         if not given.watch:
             print("\n".join(lines))
             return EXIT_OK
@@ -59,8 +60,34 @@ def print_status(arguments: Sequence[str]) -> int:
         time.sleep(max(given.seconds, 0.5))
 
 
-def status_lines(runs: Sequence[Overview]) -> list[str]:
-    """Returns a header and a line per run."""
+def jobs_of(runs: Sequence[RunFiles]) -> dict[str, Job]:
+    """Returns the jobs of the runs that SLURM knows as not ended, by the name of the run.
+
+    Raises TrainError if there are runs with a job and the scheduler does not answer.
+    """
+    ids = {files.path.resolve().name: job for files in runs if (job := files.job_id())}
+    live = live_jobs() if ids else {}
+    return {name: live[job] for name, job in ids.items() if job in live}
+
+
+def jobs_or_trouble(runs: Sequence[RunFiles]) -> tuple[dict[str, Job], list[str]]:
+    """Returns the jobs of the runs, and a line that says why they are not known if SLURM does not answer."""
+    try:
+        return jobs_of(runs), []
+    except TrainError as error:
+        return {}, [f"jobs are not shown: {error}"]
+
+
+def place(run: Overview, job: Job | None) -> str:
+    """Returns where a run is: its job, if it has one, and the process that trains it."""
+    parts = [job.text] if job else []
+    if run.is_alive and not (job and job.is_waiting):
+        parts.append(run.place)
+    return ", ".join(parts)
+
+
+def status_lines(runs: Sequence[Overview], jobs: Mapping[str, Job]) -> list[str]:
+    """Returns a header and a line per run; `jobs` by the names of runs."""
     rows = [
         [
             run.name,
@@ -72,7 +99,7 @@ def status_lines(runs: Sequence[Overview]) -> list[str]:
             "" if run.seconds_left is None else duration(run.seconds_left),
             "" if run.checkpoint is None else str(run.checkpoint),
             "" if run.open_alerts is None else str(run.open_alerts),
-            run.place if run.is_alive else "",
+            place(run, jobs.get(run.name)),
         ]
         for run in runs
     ]
@@ -101,7 +128,7 @@ def print_comparison(arguments: Sequence[str]) -> int:
         write_text_whole(given.csv, csv_table(comparison), durable=False)
         print(f"table: {given.csv}")
     if given.page is not None:
-        write_page(comparison_data(comparison, given.page.stem), given.page, "comparison")
+        _write_page(comparison, given.page.stem, given.page)
         print(f"page: {given.page}")
     return EXIT_OK
 
@@ -119,18 +146,27 @@ def print_sweep(name: str, members: Sequence[RunFiles]) -> None:
         return
     comparison = compare(trained)
     page = trained[0].path.parent / f"{name}-compared.html"
-    write_page(comparison_data(comparison, name), page, "comparison")
+    _write_page(comparison, name, page)
     print(f"\n{text_table(comparison)}\npage: {page}")
 
 
-def stop_run(arguments: Sequence[str]) -> int:
-    """Sends SIGTERM to the process that trains a run, and waits until it has saved and ended.
+def _write_page(comparison: Comparison, name: str, page: Path) -> None:
+    from report.comparison_page import comparison_data  # numpy, which other verbs do without
+    from report.page import write_page
 
-    Raises TrainError if nothing trains it, or if that is on another machine.
+    write_page(comparison_data(comparison, name), page, "comparison")
+
+
+def stop_run(arguments: Sequence[str]) -> int:
+    """Asks what trains a run to save and stop, and waits until it has ended: its process, or its SLURM job.
+
+    Raises TrainError if nothing trains it, or if that cannot be reached from this machine.
     """
     parser = _parser("stop", "save a checkpoint and stop; the run's own command continues it")
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, such as runs/demo")
     files = RunFiles(parser.parse_args(arguments).run)
+    if job := jobs_of([files]).get(files.path.resolve().name):
+        return _stop_job(files, job)
     holder = files.holder()
     if not files.path.is_dir() or holder is None:
         raise TrainError(f"nothing trains {files.path}: `python -m launch status` lists what runs")
@@ -138,26 +174,42 @@ def stop_run(arguments: Sequence[str]) -> int:
     if alive is False:
         raise TrainError(f"nothing trains {files.path} any more: {holder.text} has ended")
     if alive is None:
+        return _stop_elsewhere(files, holder)
+    os.kill(holder.pid, signal.SIGTERM)
+    print(f"{files.path.name}: asked {holder.text} to save and stop", flush=True)
+    return _wait_for_end(files, holder.text, lambda: not holder.is_alive())
+
+
+def _stop_job(files: RunFiles, job: Job) -> int:
+    cancel(job)
+    if job.is_waiting:
+        print(f"{files.path.name}: job {job.id} is taken out of the queue; nothing of it ran")
+        return EXIT_OK
+    print(f"{files.path.name}: asked {job.text} to save and stop", flush=True)
+    return _wait_for_end(files, f"job {job.id}", lambda: job.id not in live_jobs(), poll=1.0)
+
+
+def _stop_elsewhere(files: RunFiles, holder: Holder) -> int:
+    host = first_host(files.read_config())
+    if host is None or not ask_over_ssh(host, files):
         raise TrainError(
             f"{files.path} is trained by {holder.text}: stop it there, by the same command or `kill {holder.pid}`, or "
             "with the scheduler that started it (SLURM: scancel --batch --signal=TERM JOB)"
         )
-    os.kill(holder.pid, signal.SIGTERM)
-    print(f"{files.path.name}: asked {holder.text} to save and stop", flush=True)
-    if not _wait_for_end(holder):
-        raise TrainError(f"{holder.text} is still saving after {STOP_SECONDS:.0f} s: see `python -m launch status`")
-    step = files.newest_checkpoint()
-    print("it has ended" + ("" if step is None else f"; its newest checkpoint is of step {step}"))
+    print(f"{files.path.name}: asked {holder.text} to save and stop; `python -m launch status` says when it has")
     return EXIT_OK
 
 
-def _wait_for_end(holder: Holder) -> bool:
+def _wait_for_end(files: RunFiles, what: str, has_ended: Callable[[], bool], poll: float = 0.1) -> int:
+    """Prints the newest checkpoint once it has ended. Raises TrainError if that takes STOP_SECONDS."""
     deadline = time.monotonic() + STOP_SECONDS
-    while holder.is_alive():
+    while not has_ended():
         if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
+            raise TrainError(f"{what} is still saving after {STOP_SECONDS:.0f} s: see `python -m launch status`")
+        time.sleep(poll)
+    step = files.newest_checkpoint()
+    print("it has ended" + ("" if step is None else f"; its newest checkpoint is of step {step}"))
+    return EXIT_OK
 
 
 def _parser(verb: str, what: str) -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from launch.local import count_gpus
+from launch.ranks import count_gpus, shape_of
 from launch.runs import print_sweep
 from report.comparison import differing, flat
 from report.overview import overview
@@ -42,16 +42,19 @@ def run_sweep(members: Sequence[Member], *, is_dry: bool = False) -> int:
     """Runs all members that are not finished, prints how they ended and compares them; returns the exit code.
 
     It is EXIT_STOPPED after a signal, else the highest of the members' codes. Raises TrainError, before anything
-    starts, if a finished member was trained with another config.
+    starts, if a member cannot be started on these GPUs, or if a finished one was trained with another config.
     """
+    at_once = members[0].config.launch.parallel
+    places = _gpu_shares(at_once)
+    for member in members:
+        shape_of(member.config, None if places[0] is None else len(places[0].split(",")))
     waiting = [member for member in members if not is_finished(member.config)]
     if is_dry:
         for member in waiting:
             print(shlex.join(command(member)))
         return EXIT_OK
     print(f"{members[0].sweep}: {len(members)} runs, {len(members) - len(waiting)} of them finished", flush=True)
-    at_once = members[0].config.launch.parallel
-    sweep = _Sweep(waiting, at_once, _gpu_shares(at_once))
+    sweep = _Sweep(waiting, at_once, places)
     codes = sweep.run()
     failed = {name: code for name, code in codes.items() if code not in (EXIT_OK, EXIT_STOPPED)}
     print_sweep(members[0].sweep, [RunFolder.of(member.config) for member in members])

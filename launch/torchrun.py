@@ -13,17 +13,25 @@ from types import FrameType
 
 import psutil
 
+from train.errors import EXIT_USER_ERROR
 from train.processes import PARENT, stop_with_parent
 from train.signals import stop_signals
 from train.temporary import own_folder
+
+NOT_MET = "start the same command on each within ten minutes, with a host and a port that all of them reach"
 
 
 def run() -> int:
     """Runs torchrun with the arguments of sys.argv; returns the exit code."""
     stop_with_parent()  # before torch takes its seconds
+    is_own = "TORCH_CPP_LOG_LEVEL" not in os.environ
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # of this process: an error of its store has 20 lines
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.run import main
 
+    if is_own:
+        del os.environ["TORCH_CPP_LOG_LEVEL"]
     os.environ[PARENT] = str(os.getpid())  # for the ranks
     logging.disable(logging.CRITICAL)
     sys.argv[1:1] = ["--signals-to-handle=SIGQUIT"]  # and no other signal
@@ -33,6 +41,10 @@ def run() -> int:
         signal.signal(number, _pass_on)
     try:
         main()
+    except RendezvousError as error:
+        why = f" ({error})" if str(error) else ""
+        print(f"error: the machines did not meet{why}: {NOT_MET}", file=sys.stderr)
+        return EXIT_USER_ERROR
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode >= 0:

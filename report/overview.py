@@ -131,13 +131,14 @@ def find_runs(root: Path) -> list[RunFiles]:
 
 
 def is_run(path: Path) -> bool:
-    """Returns whether a folder is that of a run, also of one without a step."""
+    """Returns whether a folder is that of a run, also of one without a step, or one that waits in a queue."""
     files = RunFiles(path)
-    return files.metrics.is_file() or files.config.is_file() or files.events.is_file()
+    return any(file.is_file() for file in (files.metrics, files.config, files.events, files.job_file))
 
 
 def _changed(files: RunFiles) -> float:
-    newest = [path.stat().st_mtime for path in (files.metrics, files.events, files.config) if path.exists()]
+    paths = (files.metrics, files.events, files.config, files.job_file)
+    newest = [path.stat().st_mtime for path in paths if path.exists()]
     return max(newest, default=0.0)
 
 

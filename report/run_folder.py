@@ -5,6 +5,7 @@ metrics.jsonl    a line per logged step   wandb/         offline files, and the 
 events.jsonl     start, alert, stop ...   hf/            final weights, Hugging Face layout
 probes/          positions of fixed texts  report.html    all of it, as one page
 exports/         the same of earlier steps  stuck/         stacks of ranks that did not move
+slurm/           the job's script, its id, a log of each node
 
 Readers accept any state of a folder: a run may be young, killed, or of another version.
 """
@@ -70,6 +71,9 @@ class RunFiles:
         self.stuck = self.path / "stuck"
         self.probes = self.path / "probes"
         self.report = self.path / "report.html"
+        self.slurm = self.path / "slurm"
+        self.slurm_config = self.slurm / "launch.yaml"
+        self.job_file = self.slurm / "job"
 
     def probe(self, step: int) -> Path:
         """Returns the file with the positions of the probe texts at a step."""
@@ -109,6 +113,13 @@ class RunFiles:
         except (OSError, UnicodeDecodeError):
             return None
         return Holder(int(found[1]), found[2]) if found else None
+
+    def job_id(self) -> str | None:
+        """Returns the id of the SLURM job that was submitted last for this run, or None. It may have ended."""
+        try:
+            return self.job_file.read_text().strip() or None
+        except (OSError, UnicodeDecodeError):
+            return None
 
     def newest_checkpoint(self) -> int | None:
         """Returns the step of the newest checkpoint, or None; whether it is whole is not looked at."""

@@ -20,8 +20,11 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
+from data.errors import DataError
+from data.mix import describe_mix, too_many_epochs
 from data.stream import BatchStream, build_stream
 from model.config import ModelConfig
+from report.comparison import flat
 from train.callbacks.build import build_callbacks
 from train.callbacks.callback import Callback
 from train.checkpoint.checkpoints import Checkpoints
@@ -79,6 +82,7 @@ def train_once(
     watchdog.enter("preparing the data")
     stream = build_data(config, ranks)
     checkpoints.check_data(start, stream.fingerprint)
+    ranks.on_main(lambda: describe_data(config, stream, is_resumed=start.resume is not None))
     watchdog.enter("reading or converting weights")
     weights = checkpoints.initial_weights(start)
     watchdog.enter("building the engine")
@@ -119,6 +123,23 @@ def build_data(config: RunConfig, ranks: Ranks) -> BatchStream:
     return stream
 
 
+def describe_data(config: RunConfig, stream: BatchStream, *, is_resumed: bool) -> None:
+    """Prints what the whole run takes from each source.
+
+    Raises DataError where it needs more passes over one than its `max_epochs`; a run that goes on only prints that.
+    """
+    mix, planned = stream.mix(), config.max_steps * config.global_batch_size * config.sequence_length
+    weights = {name: source.weight for name, source in config.data.sources.items()}
+    unused = [name for name, weight in weights.items() if weight == 0.0 and config.data.file_list is None]
+    for line in describe_mix(mix, planned, unused):
+        print(line)
+    problem = too_many_epochs(mix, planned, weights)
+    if problem and not is_resumed:
+        raise DataError(problem)
+    if problem:
+        print(problem)
+
+
 def record_start(config: RunConfig, ranks: Ranks, folder: RunFolder) -> None:
     """Writes the config into the run folder, and seeds this rank's random generators."""
     if ranks.is_main:
@@ -140,6 +161,17 @@ def idle_steps(config: RunConfig) -> str | None:
         f"{config.name}: steps {decayed} to {steps} have a learning rate of 0 and learn nothing: "
         f"set schedule.decay_steps={steps} too"
     )
+
+
+def check_agreement(config: RunConfig, ranks: Ranks) -> None:
+    """Raises TrainError on every rank unless all have the same settings: each machine composes its own."""
+    all_settings = [flat(plain) for plain in ranks.gather(config.as_plain())]
+    for rank, settings in enumerate(all_settings):
+        for key in [key for key in settings if not key.startswith("launch.") and settings[key] != all_settings[0][key]]:
+            raise TrainError(
+                f"{key} is {all_settings[0][key]} on rank 0 and {settings[key]} on rank {rank}: start the same command "
+                "on every machine"
+            )
 
 
 def check_vocabulary(stream: BatchStream, model: ModelConfig) -> None:
@@ -169,6 +201,7 @@ def work(config: RunConfig) -> int:
             logging.getLogger(name).setLevel(logging.ERROR)
     try:
         ranks.join()
+        check_agreement(config, ranks)
         return train(config, ranks)
     except CollectiveError as error:
         if ranks.is_main:

@@ -24,28 +24,13 @@ from train.checkpoint.config import CheckpointConfig
 from train.engine.config import EngineConfig
 from train.errors import TrainError
 from train.guard import GuardConfig
+from train.launch_config import LaunchConfig
 from train.loss_config import LossConfig
 from train.optimizer_config import OptimizerConfig
 from train.ranges import check_at_least
 from train.schedule import ScheduleConfig
 from train.watch.config import AlertPolicy, PositionWatchConfig
 from train.watchdog_config import WatchdogConfig
-
-
-@dataclass
-class LaunchConfig:
-    """How many processes `python -m launch` starts on this machine."""
-
-    processes: int | None = None
-    """Processes, one rank each; null: one per visible GPU, or cpu_processes where there is none."""
-    cpu_processes: int = 1
-    """Processes on a machine without a GPU."""
-    parallel: int = 1
-    """Members of a sweep that run at once; each gets an equal share of the visible GPUs."""
-
-    def validate(self) -> None:
-        """Raises TrainError with the key, the value and the remedy."""
-        check_at_least("launch", self, processes=1, cpu_processes=1, parallel=1)
 
 
 @dataclass

@@ -53,9 +53,12 @@ class RunFolder(RunFiles):
         return file
 
     def remove_if_unused(self) -> None:
-        """Deletes the folder if no run began in it: all it has is a lock file, which no process has locked."""
+        """Deletes the folder if no run began in it: all it has is a lock file, if any, which no process has locked."""
         with contextlib.suppress(OSError, TrainError):
-            if list(self.path.iterdir()) != [self.lock_file]:
+            entries = list(self.path.iterdir())
+            if not entries:
+                self.path.rmdir()
+            if entries != [self.lock_file]:
                 return
             with self._locked_file():
                 self.lock_file.unlink()

@@ -22,7 +22,10 @@ from data.fetch.files import DataFile, digest_files
 from data.fetch.quota import CacheQuota
 from data.fetch.roots import Root, locate_tokenizer, open_root
 from data.filters import is_repetitive
+from data.mix import SourceMix
 from data.rows import Rows
+from data.text.estimate import estimate_tokens
+from data.text.form import find_text_files, form_of
 from data.text.ingest import FrameCache
 from data.text.mixing import Mixer
 from data.text.order import Source
@@ -72,6 +75,7 @@ class TextBackend:
         self.sources = _open_sources(config, root, self.cache)
         self.source_names = tuple(source.name for source in self.sources)
         self.weights = [config.sources[name].weight for name in self.source_names]
+        self._max_epochs = {name: config.sources[name].max_epochs for name in self.source_names}
         self.mixer = Mixer(self.weights, config.num_streams, config.seed)
         self.max_token_id: int | None = self.encoder.max_token_id
         self.eos_token_id = self.encoder.eos_token_id
@@ -88,8 +92,11 @@ class TextBackend:
     def _check_encoder(self, config: DataConfig) -> None:
         """Compares the encoders on the first documents of every source; loads what encodes, for workers to share."""
         for source in self.sources:
-            files = self.fingerprint[f"data.sources.{source.name}.files"]
-            self.encoder.hold_against(f"{source.name} ({files})", partial(first_characters, source.first_documents()))
+            form = form_of(source.files[0]).identity  # the same files have other documents in another form
+            parts = [self.fingerprint[f"data.sources.{source.name}.files"], *map(" ".join, form.items())]
+            self.encoder.hold_against(
+                f"{source.name} ({', '.join(parts)})", partial(first_characters, source.first_texts())
+            )
         self.fingerprint["data.encoder"] = self.encoder.encoder
         if not self.encoder.problem:
             logger.info("data.encoder: %s", self.encoder.encoder)
@@ -112,6 +119,20 @@ class TextBackend:
 
     def _restored(self, source: Source, cursor: Cursor) -> list[int]:
         return list(cursor if cursor.group < source.num_groups else Cursor(cursor.epoch + 1))
+
+    def epochs(self, cursors: Mapping[str, Any]) -> list[int]:
+        """Returns the latest epoch, from 0, that a stream is in, for each source."""
+        return [max(epochs) for epochs in zip(*([at[0] for at in c["cursors"]] for c in cursors.values()), strict=True)]
+
+    def mix(self) -> list[SourceMix]:
+        """Returns the share of each source, and its tokens as far as the files that are ingested tell."""
+        total = sum(self.weights)
+        return [
+            SourceMix(
+                source.name, weight / total, estimate_tokens(source, self.encoder), False, self._max_epochs[source.name]
+            )
+            for source, weight in zip(self.sources, self.weights, strict=True)
+        ]
 
     def read(self, slots: range, cursors: Mapping[str, Any]) -> Iterator[Rows]:
         """Yields `rows_per_stream` rows of each stream per step; raises DataError."""
@@ -154,7 +175,7 @@ def divisors(number: int) -> list[int]:
 def training_files(config: DataConfig, root: Root) -> dict[str, list[DataFile]]:
     """Returns the files of each source with a weight above 0, in the order of the config; raises DataError."""
     return {
-        name: root.find(source.files, f"data.sources.{name}.files")
+        name: find_text_files(config, source, f"data.sources.{name}", root)
         for name, source in config.sources.items()
         if source.weight > 0.0
     }
@@ -198,4 +219,6 @@ def _fingerprint(config: DataConfig, backend: TextBackend) -> dict[str, str]:
         values[f"data.sources.{source.name}.files"] = (
             f"{len(source.files)} files {digest_files(source.files, contents=True)}"
         )
+        for name, value in form_of(source.files[0]).identity.items():  # nothing for the defaults
+            values[f"data.sources.{source.name}.{name}"] = value
     return {name: str(value) for name, value in values.items()}

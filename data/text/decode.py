@@ -20,6 +20,7 @@ CHUNK_BYTES = 1 << 20
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_WINDOW_BYTES = 1 << 31  # files made with `zstd --long=31` need it
+MAX_LINE_BYTES = 1 << 30  # reading a line takes about four times its size in memory
 
 
 class Decompressor(Protocol):
@@ -45,20 +46,48 @@ def read_lines(path: Path, sha256: str | None = None) -> Iterator[bytes]:
 
     Raises DataError, naming the file, when it is truncated, damaged, or does not match `sha256`.
     """
-    return decode_lines(path, _read_chunks(path, sha256))
+    return decode_lines(path, read_chunks(path, sha256))
 
 
-def decode_lines(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
+def decode_lines(path: Path, chunks: Iterator[bytes], separator: bytes | None = b"\n") -> Iterator[bytes]:
     """Yields the lines of a plain, gzip or zstd file from its bytes; `path` is for its suffix and for messages.
 
-    Raises DataError when the bytes are damaged, or end within a frame.
+    A line ends with `separator`, which is not part of it; None: all is one line. Raises DataError when the bytes are
+    damaged or end within a frame, and for a line of more than MAX_LINE_BYTES.
     """
-    tail = b""
+    parts: list[bytes] = []  # the beginning of a line
+    num_bytes = number = 0
     for chunk in _decoded(path, chunks):
-        *lines, tail = (tail + chunk).split(b"\n")
-        yield from lines
-    if tail:
-        yield tail
+        start = chunk
+        if separator is not None and len(separator) > 1 and parts:
+            start = _take_end(parts, len(separator) - 1) + chunk
+        *lines, tail = start.split(separator) if separator else [start]
+        if lines:
+            whole = [b"".join([*parts, lines[0]])]
+            parts, num_bytes, number = [], 0, number + len(lines)
+            yield whole.pop()  # no longer held here: it may be large
+            yield from lines[1:]
+        parts.append(tail)
+        num_bytes += len(tail)
+        if num_bytes > MAX_LINE_BYTES:
+            raise DataError(
+                f"{path}: document {number + 1} is longer than {MAX_LINE_BYTES >> 20:,} MiB; cut it into several, each "
+                "on a line of its own, or leave the file out"
+            )
+    if num_bytes:
+        whole = [b"".join(parts)]
+        parts = []
+        yield whole.pop()
+
+
+def _take_end(parts: list[bytes], length: int) -> bytes:
+    """Takes the last bytes from the parts and returns them: a separator may begin there."""
+    end = b""
+    while parts and len(end) < length:
+        end = parts.pop() + end
+    cut = max(0, len(end) - length)
+    parts.append(end[:cut])
+    return end[cut:]
 
 
 def is_cut_off(path: Path) -> bool:
@@ -68,7 +97,8 @@ def is_cut_off(path: Path) -> bool:
         return is_plain and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
 
 
-def _read_chunks(path: Path, sha256: str | None) -> Iterator[bytes]:
+def read_chunks(path: Path, sha256: str | None = None) -> Iterator[bytes]:
+    """Yields the bytes of a file; raises DataError, after the last, when they do not match `sha256`."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):

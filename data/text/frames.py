@@ -32,9 +32,11 @@ class RecordCounts:
     bad_json: int = 0
     """Not JSON, or not UTF-8."""
     bad_text: int = 0
-    """Not an object with a string as `text`."""
+    """Without the text that their form asks for."""
     empty: int = 0
     """Nothing but white space: skipped, and not counted as bad."""
+    reason: str = ""
+    """What is wrong with the first record without text."""
 
     @property
     def num_bad(self) -> int:
@@ -51,6 +53,10 @@ class RecordCounts:
         total = self.num_bad + self.documents + self.empty
         return f"{self.num_bad} of {total} records ({self.bad_json} bad JSON or UTF-8, {self.bad_text} without text)"
 
+    def remedy(self, key: str) -> str:
+        """Returns what to do about them, for messages; `key` is what names the field of the text."""
+        return f"{self.reason}: set {key}, or repair the file" if self.reason else "repair the file"
+
 
 class FrameWriter:
     """Writes documents in frames of about `frame_bytes` of text; a document is never split."""
@@ -63,7 +69,7 @@ class FrameWriter:
         self._offsets = [0]
         self._num_documents: list[int] = []
         self._pending: list[bytes] = []
-        self._pending_bytes = 0
+        self._pending_bytes = self._pending_documents = 0
 
     @property
     def num_bytes(self) -> int:
@@ -75,8 +81,10 @@ class FrameWriter:
         encoded = text.encode()
         self.counts.documents += 1
         self.counts.text_bytes += len(encoded)
-        self._pending.append(LENGTH.pack(len(encoded)) + encoded)
+        self._pending += (LENGTH.pack(len(encoded)), encoded)
+        self._pending_documents += 1
         self._pending_bytes += len(encoded)
+        del encoded  # it may be large
         if self._pending_bytes >= self._frame_bytes:
             self._flush()
 
@@ -88,12 +96,14 @@ class FrameWriter:
         self._file.write(FOOTER.pack(self._offsets[-1], MAGIC))
 
     def _flush(self) -> None:
-        if self._pending:
-            compressed = self._compressor.compress(b"".join(self._pending))
-            self._file.write(compressed)
-            self._offsets.append(self._offsets[-1] + len(compressed))
-            self._num_documents.append(len(self._pending))
-            self._pending, self._pending_bytes = [], 0
+        if not self._pending:
+            return
+        content = b"".join(self._pending)
+        self._num_documents.append(self._pending_documents)
+        self._pending, self._pending_documents, self._pending_bytes = [], 0, 0
+        compressed = self._compressor.compress(content)
+        self._file.write(compressed)
+        self._offsets.append(self._offsets[-1] + len(compressed))
 
 
 class FrameFile:
@@ -132,12 +142,13 @@ class FrameFile:
             content = zstandard.decompress(compressed)
         except zstandard.ZstdError as error:
             raise self._damaged() from error
-        ends, at = [], 0
+        extents, at = [], 0
         while at < len(content):
-            at += LENGTH.size + LENGTH.unpack_from(content, at)[0]
-            ends.append(at)
-        starts = [LENGTH.size, *(end + LENGTH.size for end in ends)]
-        return [content[starts[n] : ends[n]].decode() for n in range(start, len(ends), step)]
+            (length,) = LENGTH.unpack_from(content, at)
+            at += LENGTH.size + length
+            extents.append((at - length, at))
+        view = memoryview(content)  # a document may be large: it is not copied before it is decoded
+        return [str(view[begin:end], "utf-8") for begin, end in extents[start::step]]
 
     def _damaged(self) -> DataError:
         return DataError(f"the cached file {self.path} is damaged; delete it and it will be made again")

@@ -20,12 +20,14 @@ from data.fetch.download import download, download_all, explained_disk_errors, i
 from data.fetch.files import DataFile
 from data.fetch.locks import file_lock
 from data.fetch.quota import CacheFullError, CacheQuota
+from data.text.form import form_of
 from data.text.frames import FrameFile, FrameWriter
 from data.text.records import read_records
 
 logger = logging.getLogger(__name__)
 
 CACHE_FULL_SECONDS = 300.0  # how long to wait for other processes that fill the cache with unfinished files
+LARGE_BYTES = 200_000_000  # of a file whose beginning is worth a line, besides its end
 STEPS_PER_FILE = 8  # pieces, as parts of the file, in which more is reserved for frames larger than the file
 
 
@@ -60,6 +62,16 @@ class FrameCache:
                 self._opened.update((file.name, self._checked(file)) for file in missing)
         return [self._opened[file.name] for file in files]
 
+    def known(self, files: Sequence[DataFile], at_most: int) -> dict[str, FrameFile]:
+        """Returns the frames, by name of the file, of so many files that are ingested already."""
+        found: dict[str, FrameFile] = {}
+        for file in files:
+            with suppress(FileNotFoundError):
+                found[file.name] = self._opened.get(file.name) or FrameFile(self.path_of(file))
+            if len(found) == at_most:
+                break
+        return found
+
     def prepare(self, files: Sequence[DataFile], source: str) -> None:
         """Fetches and ingests these files ahead of need, except those that another process works on."""
         self._mark_in_use(files, source)
@@ -79,6 +91,8 @@ class FrameCache:
     def path_of(self, file: DataFile) -> Path:
         """Returns where the frames of a file lie: another path for other content, by size, hash and time."""
         identity = f"{file.name}\t{file.num_bytes}\t{file.version}\t{self.frame_bytes}"
+        if form := form_of(file).identity:
+            identity += f"\t{form}"
         return self.folder / f"{Path(file.name).name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.frames"
 
     def _mark_in_use(self, files: Sequence[DataFile], source: str) -> None:
@@ -133,9 +147,12 @@ class FrameCache:
         reserve(granted)
         step = file.num_bytes // STEPS_PER_FILE
         with write_whole(target, durable=True) as output:
+            if file.num_bytes >= LARGE_BYTES:
+                logger.info("ingesting %s: %.1f GB", file.name, file.num_bytes / 1e9)
             writer = FrameWriter(output, self.frame_bytes)
             for record in read_records(file, writer.counts):
                 writer.add(record.text)
+                del record  # it may be large
                 if writer.num_bytes > granted:
                     reserve(step)
                     granted = writer.num_bytes + step
@@ -149,8 +166,7 @@ class FrameCache:
         if counts.bad_share > self.max_bad_share:
             raise DataError(
                 f"{file.path}: {counts.describe_bad()} are unreadable, more than data.max_bad_share = "
-                f"{self.max_bad_share:g} allows; each record needs its text in a string field `text`: rename the "
-                "field, or repair the file"
+                f"{self.max_bad_share:g} allows; {counts.remedy(form_of(file).key)}"
             )
         if counts.num_bad:
             logger.warning("%s: skipped %s", file.name, counts.describe_bad())

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.text.order import Source
-from data.tokenizer import DocumentEncoder, Piece, cut_document
+from data.tokenizer import DocumentEncoder, Piece
 
 CHARACTERS_AT_ONCE = 16384  # about a row of 4,096 tokens; enough to keep all cores busy where there are no workers
 
@@ -70,7 +70,7 @@ class RowPacker:
 
     def _encode_some(self) -> None:
         while not self._pieces:
-            pieces = [piece for document in self._load_unit() for piece in cut_document(document)]
+            pieces = [piece for document in self._load_unit() for piece in self._source.cut(document)]
             self._pieces = pieces[self.cursor.piece :]
             if not self._pieces:  # all held out; or fewer than before, after an accepted change of files
                 self.cursor = self.cursor._replace(unit=self.cursor.unit + 1, piece=0, token=0)

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from data.config import DataConfig, DataKind
+from data.config import DataConfig, DataKind, TokenDtype
 from data.errors import DataError
 from data.fetch.background import Background
 from data.fetch.download import download, is_present
 from data.fetch.files import DataFile, digest_files
 from data.fetch.quota import GIB
-from data.fetch.roots import locate_tokenizer, open_root
+from data.fetch.roots import Root, locate_tokenizer, open_root
 from data.filters import is_repetitive
+from data.mix import SourceMix
 from data.rows import Rows
 from data.tokenizer import DocumentEncoder
 from data.tokens.files import MAX_TOKEN_ID, TokenRows, check_token_ids, list_token_files, name_sources
@@ -39,17 +40,11 @@ class TokenBackend:
     def __init__(self, config: DataConfig, sequence_length: int, global_batch_size: int) -> None:
         """Checks that all listed files exist; raises DataError for one that is missing or no token file."""
         root = open_root(config.root, config.cache_dir)
-        files = list_token_files(root, Path(str(config.file_list)).expanduser())
+        files, names, token_dtypes = self._find(config, root)
         _check_quota(files, config.max_cache_gib)
         tokenizer = locate_tokenizer(config.tokenizer, root) if config.tokenizer else None
         encoder = DocumentEncoder(tokenizer, config.eos_token) if tokenizer else None
-        self.rows = TokenRows(files, sequence_length)
-        if len(self.rows) < global_batch_size:
-            raise DataError(
-                f"data.file_list: the files hold {len(self.rows)} rows of {sequence_length} tokens, not one batch of "
-                f"{global_batch_size}; list more files or lower the batch size"
-            )
-        names = name_sources([file.name for file in files])
+        self.rows = TokenRows(files, sequence_length, token_dtypes)
         self.source_names = tuple(dict.fromkeys(names))
         self.source_of_file = np.array([self.source_names.index(name) for name in names], np.int16)
         self.max_token_id = encoder.max_token_id if encoder else None
@@ -61,7 +56,7 @@ class TokenBackend:
         self.rule = config.repetition_filter
         self.fingerprint = {
             "data.kind": self.kind,
-            "data.file_list": f"{len(files)} files {digest_files(files, contents=False)}",
+            **self._describe_files(config, files),
             "data.tokenizer": encoder.sha256[:12] if encoder else "none",
             "data.eos_token_id": str(self.eos_token_id),
             "data.seed": str(config.seed),
@@ -77,6 +72,18 @@ class TokenBackend:
         """Returns the cursors as they are: one beyond the end of an epoch is the beginning of the next."""
         return dict(cursors)
 
+    def epochs(self, cursors: Mapping[str, Any]) -> list[int]:
+        """Returns the epoch, from 0, of each source: that of all."""
+        return [cursors[STREAM][0]] * len(self.source_names)
+
+    def mix(self) -> list[SourceMix]:
+        """Returns what there is of each source."""
+        tokens = np.bincount(self.source_of_file, self.rows.num_tokens)
+        return [
+            SourceMix(name, float(share), float(num_tokens), True)
+            for name, share, num_tokens in zip(self.source_names, tokens / tokens.sum(), tokens, strict=True)
+        ]
+
     def read(self, slots: range, cursors: Mapping[str, Any]) -> Iterator[Rows]:
         """Yields the rows of these slots; the cursor is (epoch, rows of it read). Raises DataError."""
         epoch, start = cursors[STREAM]
@@ -89,6 +96,23 @@ class TokenBackend:
                 yield self._read(numbers, [epoch, start])
             epoch, start = epoch + 1, 0
 
+    def _find(self, config: DataConfig, root: Root) -> tuple[list[DataFile], list[str], list[TokenDtype]]:
+        """Returns the files in order, and for each its source and how it stores ids; raises DataError."""
+        files = list_token_files(root, Path(str(config.file_list)).expanduser(), token_dtype=config.token_dtype)
+        return files, name_sources([file.name for file in files]), [config.token_dtype] * len(files)
+
+    def _describe_files(self, config: DataConfig, files: Sequence[DataFile]) -> dict[str, str]:
+        """Returns the part of the fingerprint that is about the files and their order; raises DataError for too few."""
+        if len(self.rows) < self.num_slots:
+            raise DataError(
+                f"data.file_list: the files hold {len(self.rows)} rows of {self.rows.row_length} tokens, not one batch "
+                f"of {self.num_slots}; list more files or lower the batch size"
+            )
+        values = {"data.file_list": f"{len(files)} files {digest_files(files, contents=False)}"}
+        if config.token_dtype is not TokenDtype.uint32:
+            values["data.token_dtype"] = config.token_dtype.value
+        return values
+
     def _fetch_ahead(self, order: np.ndarray) -> None:
         """Starts to fetch missing files, in the order in which rows first need them."""
         if all(is_present(file) for file in self.rows.files):
@@ -97,7 +121,7 @@ class TokenBackend:
         for index in wanted[np.argsort(first)]:
             self._background.submit(partial(download, self.rows.files[index], wait=False))
 
-    def _read(self, numbers: np.ndarray, cursor: list[int]) -> Rows:
+    def _read(self, numbers: np.ndarray, cursor: list[int] | dict[str, Any]) -> Rows:
         tokens = self.rows.read(numbers)
         self._check_ids(tokens, numbers)
         loss_mask = np.array([not is_repetitive(row, self.rule) for row in tokens], bool)

@@ -1,25 +1,28 @@
 """Token files: lists of them, and their rows by number.
 
-The files end in .npy but have no header: little-endian uint32, EOS already between documents. Each file is cut into
-rows of T tokens (its remainder is dropped), and rows are numbered through the files in listed order.
+The published files end in .npy but have no header: little-endian uint32, EOS already between documents; layout.py has
+the other kinds. Each file is cut into rows of T tokens (its remainder is dropped), and rows are numbered through the
+files in listed order.
 
 Source: OLMo's `MemMapDataset`, as the OLMo-2 stage-2 and RePo runs used it.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
 
+from data.config import TokenDtype
 from data.errors import DataError
 from data.fetch.download import download, is_present
 from data.fetch.files import DataFile
 from data.fetch.roots import Root
+from data.tokens.layout import TokenLayout, layout_of
 
 TOKEN_DTYPE = np.dtype("<u4")
-NPY_HEADER_MAGIC = b"\x93NUMPY"
 MAX_OPEN_FILES = 128  # of a process, which may have 1,024 by default
 MAX_TOKEN_ID = (1 << 24) - 1  # without a tokenizer: above any vocabulary, below any four characters of text
 
@@ -35,9 +38,14 @@ class TokenRows:
     """In listed order."""
     row_length: int
     """Tokens of a row."""
+    token_dtypes: Sequence[TokenDtype] = ()
+    """How the files without a header store ids, by file; empty: as published."""
 
     def __post_init__(self) -> None:
-        rows_per_file = [file.num_bytes // (TOKEN_DTYPE.itemsize * self.row_length) for file in self.files]
+        dtypes = self.token_dtypes or [TokenDtype.uint32] * len(self.files)
+        self._layouts = [layout_of(file, dtype) for file, dtype in zip(self.files, dtypes, strict=True)]
+        rows_per_file = [layout.num_tokens // self.row_length for layout in self._layouts]
+        self.rows_per_file = np.array(rows_per_file, np.int64)
         self._ends = np.cumsum(rows_per_file, dtype=np.int64)
         self._firsts = self._ends - rows_per_file
         self._opened: dict[int, IO[bytes]] = {}
@@ -54,15 +62,24 @@ class TokenRows:
         tokens = np.empty((len(rows), self.row_length), TOKEN_DTYPE)
         files = self.locate(rows)
         starts = (rows - self._firsts[files]) * self.row_length
-        for index, (file, start) in enumerate(zip(files.tolist(), starts.tolist(), strict=True)):
-            _read_into(tokens[index], self._open(file), start * TOKEN_DTYPE.itemsize, self.files[file])
+        for row, file, start in zip(tokens, files.tolist(), starts.tolist(), strict=True):
+            layout = self._layouts[file]
+            stored = row if layout.dtype == row.dtype else np.empty(len(row), layout.dtype)
+            _read_into(stored, self._open(file), layout.start + start * layout.dtype.itemsize, self.files[file])
+            if stored is not row:
+                row[:] = stored
         return tokens
+
+    @property
+    def num_tokens(self) -> list[int]:
+        """Tokens of each file, with those after its last whole row."""
+        return [layout.num_tokens for layout in self._layouts]
 
     def _open(self, file: int) -> IO[bytes]:
         if file not in self._opened:
             if len(self._opened) >= MAX_OPEN_FILES:
                 self._opened.pop(next(iter(self._opened))).close()  # the one that was opened first
-            self._opened[file] = _open_tokens(self.files[file])
+            self._opened[file] = _open_tokens(self.files[file], self._layouts[file])
         return self._opened[file]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -88,31 +105,17 @@ def read_file_list(file_list: Path, key: str = "data.file_list") -> list[str]:
     return names
 
 
-def list_token_files(root: Root, file_list: Path, key: str = "data.file_list") -> list[DataFile]:
+def list_token_files(
+    root: Root, file_list: Path, key: str = "data.file_list", token_dtype: TokenDtype = TokenDtype.uint32
+) -> list[DataFile]:
     """Returns the listed files in order.
 
     Raises DataError, naming `key`, for a faulty list, and for a file that is missing or no token file.
     """
     files = root.named(read_file_list(file_list, key), key)
     for file in files:
-        check_token_file(file)
+        layout_of(file, token_dtype)
     return files
-
-
-def check_token_file(file: DataFile) -> None:
-    """Raises DataError for a size that is no whole number of tokens and, if the file is on disk, for a header."""
-    if file.num_bytes % TOKEN_DTYPE.itemsize:
-        raise DataError(
-            f"{file.path} is truncated: {file.num_bytes:,} bytes are no whole number of uint32 tokens; fetch it again"
-        )
-    if not is_present(file):
-        return
-    with file.path.open("rb") as content:
-        if content.read(len(NPY_HEADER_MAGIC)) == NPY_HEADER_MAGIC:
-            raise DataError(
-                f"{file.path} has a numpy header; token files are raw little-endian uint32 (write them with "
-                "ndarray.tofile)"
-            )
 
 
 def check_token_ids(tokens: np.ndarray, file: DataFile, largest: int) -> None:
@@ -131,10 +134,10 @@ def name_sources(names: list[str]) -> list[str]:
     return [parts[depth] if len(parts) > depth else (parts[-1] if parts else "tokens") for parts in folders]
 
 
-def _open_tokens(file: DataFile) -> IO[bytes]:
+def _open_tokens(file: DataFile, layout: TokenLayout) -> IO[bytes]:
     if not is_present(file):
         download(file)
-        check_token_file(file)
+        layout_of(file, TokenDtype(layout.dtype.name))
     return file.path.open("rb", buffering=0)
 
 

@@ -30,8 +30,10 @@ from data.errors import DataError
 from data.fetch.download import explained_disk_errors, hash_file
 from data.fetch.files import MANIFEST_NAME, DataFile, describe_file, read_manifest
 from data.fetch.locks import file_lock
+from data.text.form import PLAIN, TextForm, form_of, with_form
 from data.text.frames import RecordCounts
-from data.text.records import TEXT_NAME, Record, find_text_names, read_records
+from data.text.names import DATA_SUFFIX, find_text_names
+from data.text.records import Record, read_records
 from data.tokenizer import TOKENIZER_NAME, DocumentEncoder, first_characters
 from data.tokens.files import TOKEN_DTYPE
 
@@ -62,9 +64,8 @@ class Conversion:
     def identity(self) -> str:
         """What the tokens depend on, as a line of text."""
         source, encoder = self.source, self.encoder
-        return "\t".join(
-            map(str, (source.name, source.num_bytes, source.version, encoder.sha256, encoder.eos_token_id))
-        )
+        values = (source.name, source.num_bytes, source.version, encoder.sha256, encoder.eos_token_id)
+        return "\t".join(map(str, (*values, *form_of(source).identity.values())))
 
     def run(self) -> dict[str, Any]:
         """Converts the file unless that has been done; returns its manifest entry. Raises DataError."""
@@ -111,12 +112,13 @@ class Conversion:
             if counts.bad_share > self.max_bad_share:
                 raise DataError(
                     f"{self.source.path}: {counts.describe_bad()} are unreadable, more than --max-bad-share = "
-                    f"{self.max_bad_share:g} allows; each record needs its text in a string field `text`: rename the "
-                    "field, or repair the file"
+                    f"{self.max_bad_share:g} allows; {counts.remedy(form_of(self.source).key)}"
                 )
 
 
-def plan(root: Path, target: Path, encoder: DocumentEncoder, max_bad_share: float) -> list[Conversion]:
+def plan(
+    root: Path, target: Path, encoder: DocumentEncoder, max_bad_share: float, form: TextForm = PLAIN
+) -> list[Conversion]:
     """Returns a conversion for each text file below `root`, in order; compares encoders on the first of each folder.
 
     Raises DataError if there is none, or if two would have the same target.
@@ -125,11 +127,11 @@ def plan(root: Path, target: Path, encoder: DocumentEncoder, max_bad_share: floa
     folders: set[Path] = set()
     names = find_text_names(root)
     if not names:
-        raise DataError(f"{root} holds no .json, .jsonl, .parquet or .arrow files; give a folder that does")
+        raise DataError(f"{root} holds no .json, .jsonl, .parquet, .arrow or .txt files; give a folder that does")
     conversions: dict[Path, Conversion] = {}
     for name in names:
-        file = describe_file(root, name, manifest.get(name))
-        path = target / f"{TEXT_NAME.sub('', name)}.npy"
+        file = with_form(describe_file(root, name, manifest.get(name)), form)
+        path = target / f"{DATA_SUFFIX.sub('', name)}.npy"
         if path in conversions:
             raise DataError(f"{file.name} and {conversions[path].source.name} would both become {path}; rename one")
         conversions[path] = Conversion(file, path, encoder, max_bad_share)

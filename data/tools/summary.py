@@ -14,8 +14,10 @@ import numpy as np
 
 from data.errors import DataError
 from data.fetch.files import DataFile, describe_file, read_manifest
+from data.text.form import form_of
 from data.text.frames import RecordCounts
-from data.text.records import find_text_names, read_records
+from data.text.names import find_text_names
+from data.text.records import read_first_records, read_records
 from data.tokenizer import DocumentEncoder
 from data.tokens.files import TOKEN_DTYPE, TokenRows, name_sources
 from data.tokens.published import published_order
@@ -59,15 +61,18 @@ class TokenSummary:
 def find_sources(root: Path) -> dict[str, list[DataFile]]:
     """Returns the text files of each source: of each folder of `root`, or of the folder that all files are below.
 
-    Raises DataError where there is none.
+    Files that lie in `root` itself are a source of its name, if there are no others. Raises DataError for no files.
     """
     manifest = read_manifest(root)
-    names = [name for name in find_text_names(root) if "/" in name]
+    found = find_text_names(root)
+    names = [name for name in found if "/" in name]
+    if found and not names:
+        return {root.resolve().name: [describe_file(root, name, manifest.get(name)) for name in found]}
     sources: dict[str, list[DataFile]] = {}
     for source, name in zip(name_sources(names), names, strict=True):
         sources.setdefault(source, []).append(describe_file(root, name, manifest.get(name)))
     if not sources:
-        raise DataError(f"{root} has no folders with text; give a folder that holds one folder per source")
+        raise DataError(f"{root} holds no files of text or tokens; give a folder that does, or a data config")
     return sources
 
 
@@ -76,10 +81,11 @@ def summarise(sources: dict[str, list[DataFile]], encoder: DocumentEncoder) -> I
     for name, files in sources.items():
         summary = SourceSummary(name, len(files), RecordCounts(), sum(file.num_bytes for file in files))
         records = itertools.chain.from_iterable(read_records(file, summary.counts) for file in files)
+        cut = form_of(files[0]).cut
         while batch := [record.text for record in itertools.islice(records, DOCUMENTS_AT_ONCE)]:
             summary.counts.documents += len(batch)
             summary.counts.text_bytes += sum(len(text.encode()) for text in batch)
-            summary.num_tokens += len(encoder.encode(batch))
+            summary.num_tokens += len(encoder.encode(batch, cut))
         yield summary
 
 
@@ -114,11 +120,11 @@ def published_tokens(names: Sequence[str], file_list: Path) -> list[int]:
 
 def text_rows(files: Sequence[DataFile], encoder: DocumentEncoder, length: int, num_rows: int) -> Iterator[str]:
     """Yields the first rows of `length` tokens of these files, decoded; raises DataError."""
-    records = itertools.chain.from_iterable(read_records(file, RecordCounts()) for file in files)
+    records = itertools.chain.from_iterable(read_first_records(file, RecordCounts()) for file in files)
     tokens = np.empty(0, np.uint32)
     for _ in range(num_rows):
         while len(tokens) < length and (record := next(records, None)):
-            tokens = np.concatenate([tokens, encoder.encode([record.text])])
+            tokens = np.concatenate([tokens, encoder.encode([record.text], form_of(files[0]).cut)])
         if not len(tokens):
             return
         yield encoder.decode(tokens[:length])

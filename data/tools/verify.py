@@ -13,8 +13,10 @@ from data.fetch.download import NUM_CONNECTIONS, hash_file
 from data.fetch.files import DataFile, describe_file, read_manifest
 from data.fetch.record import read_record
 from data.text.frames import RecordCounts
-from data.text.records import OTHER_JSON, TEXT_NAME, find_text_names, read_records
-from data.tokens.files import MAX_TOKEN_ID, TOKEN_DTYPE, check_token_file, check_token_ids
+from data.text.names import OTHER_JSON, TEXT_NAME, find_text_names
+from data.text.records import read_records
+from data.tokens.files import MAX_TOKEN_ID, check_token_ids
+from data.tokens.layout import layout_of
 
 TOKENS_AT_ONCE = 1 << 24
 
@@ -70,10 +72,11 @@ def _check_hash(file: DataFile) -> None:
 
 
 def _check_tokens(file: DataFile, max_token_id: int) -> None:
-    check_token_file(file)
+    layout = layout_of(file)
     _check_hash(file)
     with file.path.open("rb") as content:
-        while len(tokens := np.fromfile(content, TOKEN_DTYPE, TOKENS_AT_ONCE)):
+        content.seek(layout.start)
+        while len(tokens := np.fromfile(content, layout.dtype, TOKENS_AT_ONCE)):
             check_token_ids(tokens, file, max_token_id)
 
 

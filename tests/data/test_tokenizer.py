@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 import data.tokenizer
-from data.config import DataConfig, EncoderKind
+from data.config import DataConfig, EncoderKind, SourceConfig
 from data.errors import DataError
 from data.fast_encoder import FastEncoder, fast_name
 from data.stream import build_stream, changed_data
 from data.text.backend import TextBackend
+from data.text.chat import MARK, ChatTemplate, cut_rendered
 from data.tokenizer import DocumentEncoder
 from tests.data.reading import assert_same, read_global
 
@@ -115,6 +116,48 @@ def test_any_encoder_gives_the_ids_of_tokenizers(
     assert [tokens.tolist() for tokens in encoder.encode_each(texts)] == as_defined(paths[name], texts)
 
 
+TALKS = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "tool "]), "content": st.lists(FRAGMENTS, max_size=4).map("".join)}
+    ),
+    min_size=1,
+    max_size=4,
+)
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|pad|>"
+    "{{ '<|endoftext|>' if loop.first else '<|pad|> ' }}\n{% endfor %}"
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(talks=st.lists(TALKS, max_size=3), kind=st.sampled_from(EncoderKind))
+@pytest.mark.parametrize("name", ["sample", "parts", "words"])
+def test_any_encoder_gives_the_same_ids_for_chats(
+    name: str, kind: EncoderKind, talks: list[list[dict[str, str]]], paths: dict[str, Path]
+) -> None:
+    if (name, kind) == ("words", EncoderKind.fastokens):
+        kind = EncoderKind.auto
+    tokenizer = Tokenizer.from_file(str(paths[name]))
+    tokenizer.encode_special_tokens = True
+    special = tuple(token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special)
+    documents = [ChatTemplate(CHAT, special, EOS).render(talk) for talk in talks]
+
+    def ids_of(number: int, part: str) -> list[int]:
+        if number % 2:
+            return [tokenizer.get_vocab()[part]]
+        return list(tokenizer.encode(part, add_special_tokens=False).ids)
+
+    expected = [
+        [token for number, part in enumerate(document.split(MARK)) for token in ids_of(number, part)]
+        for document in documents
+    ]
+    encoder = DocumentEncoder(paths[name], EOS, kind, paths["words"].parent)
+    encoded = encoder.encode_each(documents, cut_rendered)
+    assert [tokens.tolist() for tokens in encoded] == [[*ids, encoder.eos_token_id] for ids in expected]
+    if name == "parts":
+        assert all("<|im_start|>" in document.split(MARK)[1::2] for document in documents)
+
+
 @pytest.mark.parametrize("name", ["sample", "parts"])
 def test_the_fast_encoder_passes_the_hostile_corpus(name: str, paths: dict[str, Path]) -> None:
     encoder = DocumentEncoder(paths[name], EOS, EncoderKind.auto)
@@ -173,7 +216,7 @@ def test_one_difference_in_the_first_documents_and_tokenizers_encodes_the_same_r
 ) -> None:
     plain = dataclasses.replace(own, encoder=EncoderKind.tokenizers)
     expected, _ = read_global(plain, 3)
-    first = next(TextBackend(plain, 64, 16).sources[1].first_documents())
+    first = next(TextBackend(plain, 64, 16).sources[1].first_texts())
     different(first[:60])
     with closing(build_stream(own, sequence_length=64, global_batch_size=16)) as stream:
         said = stream.fingerprint["data.encoder"]
@@ -182,6 +225,47 @@ def test_one_difference_in_the_first_documents_and_tokenizers_encodes_the_same_r
     assert_same(expected, read_global(own, 3)[0])
     with pytest.raises(DataError, match=r"data.encoder=fastokens: fastokens .* gives other ids"):
         build_stream(dataclasses.replace(own, encoder=EncoderKind.fastokens), sequence_length=64, global_batch_size=16)
+
+
+def test_what_is_compared_is_what_is_encoded_in_every_form_of_a_source(
+    paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[list[str]] = []
+    encoded: set[str] = set()
+    encode = FastEncoder.encode
+
+    def find_none(fast: FastEncoder, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+        compared.append(list(texts))
+
+    def note(self: FastEncoder, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        encoded.update(texts)
+        return encode(self, texts)
+
+    monkeypatch.setattr(data.tokenizer, "_first_difference", find_none)
+    monkeypatch.setattr(FastEncoder, "encode", note)
+    talk = [{"role": "user", "content": "hello"}, {"role": "tool", "content": "<|pad|>"}]
+    record = {"text": "plain", "meta": {"body": "nested", "talk": talk}}
+    (tmp_path / "a.jsonl").write_bytes(orjson.dumps(record))
+    (tmp_path / "a.txt").write_text("one\n--\ntwo\n")
+    (tmp_path / "chat.jinja").write_text(CHAT)
+    lines = SourceConfig(["a.jsonl"], 1.0)
+    forms = [
+        (lines, ["plain"]),
+        (dataclasses.replace(lines, text_key="meta.body"), ["nested"]),
+        (
+            dataclasses.replace(lines, messages_key="meta.talk", chat_template="chat.jinja"),
+            ["user\nhello", "\n", "tool\n<|pad|>", " \n"],
+        ),
+        (SourceConfig(["a.txt"], 1.0), ["one\n--\ntwo"]),
+        (SourceConfig(["a.txt"], 1.0, separator="\n--\n"), ["one", "two"]),
+    ]
+    for source, texts in forms * 2:  # in one cache folder: verdicts are kept, and not taken for another form's
+        config = DataConfig(root=str(tmp_path), sources={"own": source}, tokenizer=str(paths["parts"]), num_streams=1)
+        encoded.clear()
+        with closing(build_stream(config, sequence_length=64, global_batch_size=1)) as stream:
+            stream.next_batch()
+        assert encoded == set(texts)
+    assert compared[1:] == [texts for _, texts in forms]  # after the hostile corpus
 
 
 def test_texts_that_the_fast_encoder_gives_up_on_are_encoded_by_tokenizers(

@@ -16,7 +16,7 @@ def test_a_pattern_is_a_part_of_the_key_or_a_glob() -> None:
     assert {row.key for row in matching("*e.warmup_steps")} == {"schedule.warmup_steps"}
     assert matching("") == list(config_keys())
     assert [row.key for row in matching("OPTIMIZER.LR")] == ["optimizer.lr"]
-    by_meaning = matching("GPUs")  # no key is called so
+    by_meaning = matching("visible GPUs")  # no key is called so
     assert "launch.parallel" in {row.key for row in by_meaning} and all("GPU" in row.meaning for row in by_meaning)
 
 

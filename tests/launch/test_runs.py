@@ -71,11 +71,14 @@ def test_a_list_can_be_printed_again_and_again(tmp_path: Path) -> None:
     assert len(seen) == 2
 
 
-def test_a_list_of_runs_needs_no_torch(tmp_path: Path) -> None:
+def test_a_list_of_runs_and_what_would_run_need_no_torch(tmp_path: Path) -> None:
     make_run(tmp_path / "one", range(1, 3))
+    verbs = [["status", str(tmp_path)], ["experiment=demo", "launch=slurm", "--dry-run"]]
     code = (
-        f"import sys; sys.argv = ['launch', 'status', {str(tmp_path)!r}]\n"
+        "import sys\n"
         "from launch.__main__ import main\n"
-        "assert main() == 0 and 'torch' not in sys.modules and 'plotly' not in sys.modules"
+        f"for arguments in {verbs!r}:\n"
+        "    sys.argv = ['launch', *arguments]\n"
+        "    assert main() == 0 and not {'torch', 'plotly', 'numpy', 'deepspeed'} & set(sys.modules), arguments"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)

@@ -1,119 +1,195 @@
-"""The job script of launch/slurm: warned by the scheduler it saves, requeues itself, and goes on where it was.
+"""Runs as jobs of a real SLURM on this machine: warned, they save, requeue themselves and go on where they were."""
 
-SLURM itself is not here: `srun` runs its command on this machine and passes signals on as the real one does, `scontrol`
-notes what it is asked. Everything else is real: the script, the shell, torchrun, a rank.
-"""
-
-import contextlib
-import os
-import signal
-import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.launch.launching import ENDLESS, HANG_SECONDS, ROOT, SMALL, last_step, read, wait_for
-from train.errors import EXIT_STOPPED
+from tests.launch.cluster import needs_slurm, running_cluster, slurm
+from tests.launch.launching import (
+    ENDLESS,
+    ROOT,
+    SMALL,
+    command_line,
+    last_event,
+    last_step,
+    read,
+    wait_for,
+)
+from train.errors import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
 from train.run_folder import RunFolder
 
-SCRIPT = ROOT / "launch/slurm/job.sbatch"
-SRUN = """#!/bin/bash
-[ "$1" = --kill-on-bad-exit=1 ] && shift
-"$@" &
-trap 'kill -USR1 $!' USR1
-trap 'kill -TERM $!' TERM
-wait $!; code=$?
-while kill -0 $! 2>/dev/null; do wait $!; code=$?; done
-exit $code
-"""
-SCONTROL = """#!/bin/bash
-[ "$1" = show ] && echo localhost || echo "$@" >> "$REQUESTS"
-"""
+pytestmark = needs_slurm
 
 
 @dataclass
 class Cluster:
-    """One job of a scheduler: started, warned, started again as it asks for."""
+    """SLURM, and the runs in a folder of their own."""
 
     root: Path
-    command: list[str]
-    job_id: str
+    sample: Path
+    environment: dict[str, str]
 
-    def submit(self, **more: str) -> subprocess.Popen[str]:
-        """Starts the job as `sbatch` would, for the first time or after a requeue."""
-        environment = {
-            **os.environ,
-            "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}",
-            "PYTHON": sys.executable,
-            "PROCESSES": "1",
-            "SLURM_JOB_ID": self.job_id,
-            "SLURM_JOB_NODELIST": "localhost",
-            "SLURM_NNODES": "1",
-            "REQUESTS": str(self.root / "requests"),
-            "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": "1",
-            **more,
-        }
-        return subprocess.Popen(
-            ["bash", str(SCRIPT), *self.command],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def launch(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs `python -m launch` with these arguments."""
+        command = [sys.executable, "-m", "launch", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True)
 
-    def requests(self) -> list[str]:
-        path = self.root / "requests"
-        return path.read_text().splitlines() if path.exists() else []
+    def submit(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Submits a run without an end, on one rank of one node."""
+        where = [f"run_root={self.root}", f"data.root={self.sample}", f"name={name}", ENDLESS]
+        size = ["launch=slurm", "launch.gpus_per_node=0", "launch.cpu_processes=1", "launch.slurm.memory=null"]
+        # Node names have no address here.
+        setup = "launch.slurm.setup=['export MASTER_ADDR=127.0.0.1']"
+        less = ["checkpoint.export_hf=false", "evaluation.enabled=false"]
+        return self.launch(*SMALL, *where, *size, *less, setup, *arguments)
 
+    def folder(self, name: str) -> RunFolder:
+        return RunFolder(self.root / name)
 
-def unused_job_id() -> str:
-    """Returns a job whose port, which the script makes from its number, is free."""
-    for number in range(os.getpid() % 10_000, 20_000):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("localhost", 20_000 + number))
-            return str(number)
-    raise AssertionError("no port is free")
+    def ask(self, *command: str) -> str:
+        return slurm(self.environment, *command)
 
+    def warn(self, job: str) -> None:
+        """Sends what SLURM sends before the time limit."""
+        self.ask("scancel", "--batch", "--signal=USR1", job)
 
-@pytest.fixture
-def cluster(tmp_path: Path, sample: Path) -> Cluster:
-    (tmp_path / "bin").mkdir()
-    for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
-        (tmp_path / "bin" / name).write_text(text)
-        (tmp_path / "bin" / name).chmod(0o755)
-    run = [f"run_root={tmp_path}", f"data.root={sample}", "name=job", "checkpoint.export_hf=false", ENDLESS]
-    return Cluster(tmp_path, [*SMALL, *run], unused_job_id())
+    def start_again(self, job: str) -> None:
+        """Waits until a job has requeued itself, and spares it most of the two minutes that SLURM lets it wait.
+
+        Not all: a node refuses a start of the job that is no later, in seconds, than the end of the one before.
+        """
+        wait_for(lambda: self.ask("squeue", "-h", "-r", "-j", job, "-o", "%T") == "PENDING", None)
+        self.ask("scontrol", "update", f"JobId={job}", "StartTime=now+5")
+
+    def state(self, job: str) -> str:
+        """Returns the state and the exit code of a job, such as `FAILED 75:0`."""
+        fields = dict(field.split("=", 1) for field in self.ask("scontrol", "show", "job", job).split() if "=" in field)
+        return f"{fields['JobState']} {fields['ExitCode']}"
 
 
-def test_a_warned_job_saves_requeues_itself_and_continues(cluster: Cluster) -> None:
-    folder = RunFolder(cluster.root / "job")
-    job = cluster.submit()
-    wait_for(lambda: len(read(folder.metrics)) >= 3, job)
-    job.send_signal(signal.SIGUSR1)
-    out, _ = job.communicate(timeout=HANG_SECONDS)
-    assert job.returncode == 0 and cluster.requests() == [f"requeue {cluster.job_id}"], out
-    assert f"start 1 of job {cluster.job_id} ended with code {EXIT_STOPPED}: requeued" in out
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Iterator[Cluster]:
+    with running_cluster() as environment:
+        yield Cluster(tmp_path_factory.mktemp("runs"), sample, environment)
+
+
+def events(folder: RunFolder) -> list[str]:
+    return [event["event"] for event in read(folder.events)]
+
+
+def logs(folder: RunFolder) -> str:
+    return "".join(path.read_text() for path in sorted(folder.slurm.glob("*.log")))
+
+
+def has_continued(folder: RunFolder, after: int) -> bool:
+    return "resume" in events(folder) and last_step(folder.metrics) > after
+
+
+def test_a_warned_job_saves_requeues_itself_and_continues_until_it_is_stopped(cluster: Cluster) -> None:
+    folder = cluster.folder("warned")
+    submitted = cluster.submit("warned")
+    job = folder.job_id()
+    assert submitted.returncode == EXIT_OK and job is not None, submitted.stderr
+    assert submitted.stdout.startswith(f"warned is job {job}; its nodes print to {folder.slurm}/{job}-*.log\n")
+    wait_for(lambda: len(read(folder.metrics)) >= 3, None)
+    cluster.warn(job)
+    wait_for(lambda: last_event(folder.events) == "stop", None)
     stop = read(folder.events)[-1]
-    assert stop["event"] == "stop" and (folder.checkpoints / f"step-{stop['step']:07d}").is_dir()
+    assert (folder.checkpoints / f"step-{stop['step']:07d}").is_dir()
 
-    again = cluster.submit(SLURM_RESTART_COUNT="1")
-    wait_for(lambda: "resume" in [event["event"] for event in read(folder.events)], again)
-    wait_for(lambda: last_step(folder.metrics) > stop["step"], again)
-    again.send_signal(signal.SIGTERM)  # scancel: it saves, and is not requeued
-    out, _ = again.communicate(timeout=HANG_SECONDS)
-    assert again.returncode == EXIT_STOPPED and cluster.requests() == [f"requeue {cluster.job_id}"], out
-    assert read(folder.events)[-1]["step"] > stop["step"]
+    cluster.start_again(job)
+    wait_for(lambda: has_continued(folder, stop["step"]), None)
+    assert f"start 1 of job {job} ended with code {EXIT_STOPPED}: requeued" in logs(folder)
+    listed = cluster.launch("status", str(cluster.root)).stdout
+    assert f"job {job} RUNNING on n1, process " in listed
+    again = cluster.submit("warned")
+    assert again.returncode == EXIT_USER_ERROR
+    assert again.stderr.startswith(f"warned is not submitted again: job {job} RUNNING on n1\nerror: nothing is left")
+
+    stopped = cluster.launch("stop", str(folder.path))
+    last = read(folder.events)[-1]
+    assert (stopped.returncode, last["event"]) == (EXIT_OK, "stop") and last["step"] > stop["step"], stopped.stderr
+    assert f"its newest checkpoint is of step {last['step']}" in stopped.stdout
+    assert cluster.state(job) == f"FAILED {EXIT_STOPPED}:0"  # it is not requeued
+    assert list(folder.slurm.glob(f"{job}-0-*.log"))
 
 
 @pytest.mark.slow
-def test_a_mistake_is_not_requeued(cluster: Cluster) -> None:
-    cluster.command.append("global_batch_size=7")
-    job = cluster.submit(PROCESSES="2")
-    out, _ = job.communicate(timeout=HANG_SECONDS)
-    assert job.returncode == 2 and cluster.requests() == [], out
-    assert "the global batch size of 7 rows cannot be shared by 2 ranks" in out
+def test_the_time_limit_warns_a_job_of_two_nodes_which_continues(cluster: Cluster) -> None:
+    folder = cluster.folder("limited")
+    submitted = cluster.submit(
+        "limited", "launch.nodes=2", "launch.slurm.time=0:02:00", "launch.slurm.warning_seconds=30"
+    )
+    assert submitted.returncode == EXIT_OK, submitted.stderr
+    wait_for(lambda: last_event(folder.events) == "stop", None)
+    stop = read(folder.events)[-1]
+    assert read(folder.events)[0]["world_size"] == 2 and stop["reason"] == "signal"
+    cluster.start_again(str(folder.job_id()))
+    wait_for(lambda: has_continued(folder, stop["step"]), None)
+    assert cluster.launch("stop", str(folder.path)).returncode == EXIT_OK
+    assert {path.name.split("-")[1] for path in folder.slurm.glob("*-*-*.log")} == {"0", "1"}  # a log of each node
+
+
+@pytest.mark.slow
+def test_one_task_of_an_array_is_requeued_alone_and_a_longer_sweep_submits_only_what_is_new(cluster: Cluster) -> None:
+    submitted = cluster.submit("array", "-m", "seed=1,2")
+    first, second, third = (cluster.folder(f"array-seed_{seed}") for seed in (1, 2, 3))
+    job = str(first.job_id())
+    assert submitted.returncode == EXIT_OK and job.endswith("_0") and second.job_id() == job[:-1] + "1"
+    wait_for(lambda: min(last_step(first.metrics), last_step(second.metrics)) >= 2, None)
+    cluster.warn(job)
+    cluster.start_again(job)
+    wait_for(lambda: "resume" in events(first), None)
+    step = last_step(second.metrics)
+    wait_for(lambda: last_step(second.metrics) > step, None)
+    assert "stop" not in events(second)
+
+    longer = cluster.submit("array", "-m", "seed=1,2,3")
+    assert longer.stderr.count("is not submitted again: job ") == 2
+    assert longer.stdout.startswith("array-seed_3 is job ") and third.job_id() not in (None, job)
+    for folder in (third, first, second):  # the third may still be waiting for a place
+        assert cluster.launch("stop", str(folder.path)).returncode == EXIT_OK
+    assert cluster.ask("squeue", "-h") == ""
+
+
+@pytest.mark.slow
+def test_a_mistake_is_one_line_in_the_log_and_is_not_requeued(cluster: Cluster) -> None:
+    folder = cluster.folder("absent")
+    cluster.submit("absent", f"data.root={cluster.root}/nothing")
+    job = str(folder.job_id())
+    wait_for(lambda: cluster.state(job).startswith("FAILED"), None)
+    assert cluster.state(job) == f"FAILED {EXIT_USER_ERROR}:0"
+    assert "error: data.root: there is no folder" in logs(folder) and "requeued" not in logs(folder)
+
+
+@pytest.mark.slow
+def test_a_job_that_is_warned_while_it_starts_is_not_requeued(cluster: Cluster) -> None:
+    folder = cluster.folder("early")
+    cluster.submit("early")
+    job = str(folder.job_id())
+    started = str(folder.slurm_config)
+
+    def ranks_start() -> bool:
+        lines = [command_line(process) for process in psutil.process_iter()]
+        return any("launch.torchrun" in line and started in line for line in lines)
+
+    wait_for(ranks_start, None)
+    cluster.warn(job)
+    wait_for(lambda: cluster.state(job).startswith("FAILED"), None)
+    assert "had nothing to save: raise --time (launch.slurm.time)" in logs(folder)
+    assert "requeued" not in logs(folder)
+
+
+def test_what_the_cluster_refuses_is_one_line_and_leaves_no_folder(cluster: Cluster) -> None:
+    refused = cluster.submit("refused", "launch.slurm.partition=none")
+    assert (refused.returncode, refused.stdout) == (EXIT_USER_ERROR, "")
+    assert (
+        refused.stderr
+        == "error: sbatch refuses: sbatch: error: Batch job submission failed: Invalid partition name specified\n"
+    )
+    assert not cluster.folder("refused").path.exists()

@@ -32,6 +32,7 @@ NUM_STEPS, SPIKE_STEP, STOP_STEP = 14, 12, 10
 GUARDED = {"guard__loss": 8.0, "guard__grad_norm": 8.0, "guard__window": 8, "max_steps": NUM_STEPS}
 # Every step is a reading of the position watch, and all that reports is on.
 EVERYTHING_ON = {"position_watch__interval": 1, "wandb__mode": WandbMode.offline, "logging__report_seconds": 3600.0}
+UNREAD = {"position_watch__interval": 1000}
 BAD_STEP, SLOW_STEP, LAST_GOOD_STEP = 3, 33, 3
 
 
@@ -168,7 +169,7 @@ def all_runs(ranks: Ranks, root: Path) -> dict[str, Seen]:
         evaluating = StopAfter(BAD_STEP, number, evaluating=True)
         seen[number.name] = start(tiny(root, name=number.name), ranks, evaluating)
     seen["in-save"] = start(tiny(root, name="in-save", checkpoint__interval=4), ranks, StopInSave())
-    seen["slow"] = start(tiny(root, name="slow", max_steps=40), ranks, SlowRank())
+    seen["slow"] = start(tiny(root, name="slow", max_steps=40, **UNREAD), ranks, SlowRank())
     many = {"data__root": str(root / "many"), "data__file_list": str(root / "many/files.txt")}
     lost = tiny(
         root, name="lost", **many, **EVERYTHING_ON, position_watch__probe_tokenizer=str(root / "tokenizer.json")
@@ -179,7 +180,8 @@ def all_runs(ranks: Ranks, root: Path) -> dict[str, Seen]:
         (root / "gone").rename(root / "many")
     ranks.barrier()
     seen["lost/again"] = start(lost, ranks)
-    seen["worker"] = start(tiny(root, name="worker", data__num_workers=1, max_steps=400), ranks, KillWorker())
+    worker = tiny(root, name="worker", data__num_workers=1, max_steps=400, **UNREAD)
+    seen["worker"] = start(worker, ranks, KillWorker())
     return seen
 
 

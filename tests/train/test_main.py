@@ -3,8 +3,13 @@
 import dataclasses
 from pathlib import Path
 
-from tests.train.tiny import tiny
-from train.__main__ import idle_steps
+import pytest
+
+from data.config import SourceConfig
+from data.errors import DataError
+from data.stream import build_stream
+from tests.train.tiny import tiny, write_tokens
+from train.__main__ import describe_data, idle_steps
 from train.config import RunConfig
 
 
@@ -17,3 +22,32 @@ def test_steps_that_would_learn_nothing_are_said_with_the_key_to_set(tmp_path: P
     published = RunConfig(name="published")
     assert published.max_steps > published.schedule.decay_steps
     assert idle_steps(published) is None
+
+
+def test_the_mix_is_printed_and_too_many_passes_end_the_start_but_not_a_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(tmp_path, max_steps=60)
+    write_tokens(tmp_path / "tokens", num_files=2)
+    config.data.file_list = None
+    config.data.sources = {
+        "a": SourceConfig(["part-0.npy"], 3.0, max_epochs=2),
+        "b": SourceConfig(["part-1.npy"], 1.0),
+        "c": SourceConfig(["part-1.npy"], 0.0),
+    }
+    config.validate()
+    stream = build_stream(config.data, sequence_length=config.sequence_length, global_batch_size=8)
+    problem = (
+        r"data\.sources\.a\.max_epochs=2: 75\.00% of 23k tokens are 9 epochs of its 1\.92k; use data\.sources\.a\."
+    )
+    with pytest.raises(DataError, match=problem):
+        describe_data(config, stream, is_resumed=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "data: 23k tokens from 2 sources",
+        "  a  75.00%    17.3k tokens, 9 epochs of 1.92k",
+        "  b  25.00%    5.76k tokens, 3 epochs of 1.92k",
+        "  left out, as their weight is 0: c",
+    ]
+    describe_data(config, stream, is_resumed=True)
+    assert "max_epochs=2" in capsys.readouterr().out

@@ -76,7 +76,7 @@ def tiny(root: Path, **changes: Any) -> RunConfig:
         schedule=ScheduleConfig(warmup_steps=2, decay_steps=20),
         engine=EngineConfig(zero_stage=2, precision=Precision.fp32, reduce_bucket_size=1_000_000),
         checkpoint=CheckpointConfig(interval=100, keep=3, export_hf=False),
-        position_watch=PositionWatchConfig(interval=2),
+        position_watch=PositionWatchConfig(interval=4),
         wandb=WandbConfig(WandbMode.disabled),
         logging=LoggingConfig(report_seconds=None),
     )

@@ -21,6 +21,7 @@ from data.fetch.credentials import take_credentials
 from train.compose.command_line import for_hydra
 from train.compose.errors import explain
 from train.compose.groups import CONFIG_FOLDER, register_dataclasses
+from train.compose.outside import with_registered_files
 from train.compose.renamed import with_new_keys, with_new_names
 from train.config import RunConfig
 from train.errors import EXIT_CRASHED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, TrainError
@@ -74,7 +75,8 @@ def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
         print(usage.strip())
         return EXIT_OK if sys.argv[1:] else EXIT_USER_ERROR
     try:
-        sys.argv[1:] = for_hydra(with_new_names([take_credentials(argument) for argument in sys.argv[1:]]))
+        given = with_registered_files([take_credentials(argument) for argument in sys.argv[1:]])
+        sys.argv[1:] = for_hydra(with_new_names(given))
     except TrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR

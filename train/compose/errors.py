@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hydra.errors import OverrideParseException
 
-from train.compose.groups import CONFIG_FOLDER, groups, options
+from train.compose.groups import CONFIG_FOLDER, groups, options, outside_files
 from train.compose.keys import config_keys, with_placeholder
 from train.compose.names import did_you_mean
 
@@ -46,7 +46,10 @@ def no_option(group: str, option: str) -> str:
     """Returns what is wrong with a choice that does not exist; an empty `option`: none was made."""
     choices = options(group)
     if group.startswith("hydra/"):
-        return f"there is no {group}={option} here: launch.parallel says how many runs of a sweep run at once"
+        return (
+            f"there is no {group}={option} here: launch=slurm makes a sweep an array job, and launch.parallel says how "
+            "many of its runs this machine trains at once"
+        )
     if not choices:
         return f"there is no config group {group!r}{did_you_mean(group)}"
     if group == "wandb" and option in ("off", "false", "none", "null", "disabled", "offline", "online"):
@@ -59,6 +62,8 @@ def no_option(group: str, option: str) -> str:
 def _file(text: str) -> str:
     """Returns `configs/data/mine.yaml: ` where the error is in that file; else nothing."""
     found = re.search(r"In '([^']+)': \w+ raised while composing config", text)
+    if found and found[1] in outside_files():
+        return f"{outside_files()[found[1]]}: "
     path = CONFIG_FOLDER / f"{found[1]}.yaml" if found else None
     return f"{Path(CONFIG_FOLDER.name) / path.relative_to(CONFIG_FOLDER)}: " if path and path.is_file() else ""
 

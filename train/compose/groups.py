@@ -5,6 +5,7 @@ dataclass of a component is registered as an option, by default the one that a r
 the others, and state what differs from the dataclass. Only this module registers: components do not depend on Hydra.
 """
 
+import functools
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -14,9 +15,10 @@ import configs
 from model.config import ModelConfig, PositionsConfig, YarnConfig
 from train.callbacks.config import EvaluationConfig, LoggingConfig, WandbConfig
 from train.checkpoint.config import CheckpointConfig
-from train.config import LaunchConfig, RunConfig
+from train.config import RunConfig
 from train.engine.config import EngineConfig
 from train.guard import GuardConfig
+from train.launch_config import LaunchConfig
 from train.loss_config import LossConfig
 from train.optimizer_config import OptimizerConfig
 from train.schedule import ScheduleConfig
@@ -64,7 +66,13 @@ def options(group: str) -> list[str]:
     names = {path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml")}
     if group in DATACLASS_OPTIONS:
         names.add(DATACLASS_OPTIONS[group][0])
-    return sorted(names)
+    return sorted(names | {name for of, _, name in (key.rpartition("/") for key in outside_files()) if of == group})
+
+
+@functools.cache
+def outside_files() -> dict[str, Path]:
+    """Returns the files outside configs/ that are registered as options, by `GROUP/NAME` (outside.py)."""
+    return {}
 
 
 def default_options() -> dict[str, str]:

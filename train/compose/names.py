@@ -34,6 +34,8 @@ OTHER_NAMES = {
     "nproc_per_node": "launch.processes",
     "num_processes": "launch.processes",
     "world_size": "launch.processes",
+    "num_nodes": "launch.nodes",
+    "nnodes": "launch.nodes",
     "output_dir": "run_root",
     "out_dir": "run_root",
     "save_dir": "run_root",
@@ -60,9 +62,6 @@ NO_KEY = {
     "resume": "the same command, run again, continues the run",
     "resume_from": "the same command, run again, continues the run",
     "resume_from_checkpoint": "the same command, run again, continues the run",
-    "nodes": "start `torchrun -m train` on every node",
-    "num_nodes": "start `torchrun -m train` on every node",
-    "nnodes": "start `torchrun -m train` on every node",
 }
 """Names of other trainers for what is no key here -> what to do instead."""
 

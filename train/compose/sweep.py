@@ -22,6 +22,7 @@ from train.compose.app import reported, to_run_config
 from train.compose.command_line import MULTIRUN, SWEEP, for_hydra, overrides_of
 from train.compose.errors import explain
 from train.compose.groups import CONFIG_FOLDER, options
+from train.compose.outside import as_given, with_registered_files
 from train.compose.renamed import with_new_names
 from train.config import RunConfig
 from train.errors import TrainError
@@ -58,7 +59,7 @@ def compose_members(argv: Sequence[str]) -> list[Member]:
     Raises UserError that names the member if one cannot be composed, if its config is wrong, or if two would share a
     folder.
     """
-    argv = with_new_names(argv)
+    argv = with_new_names(with_registered_files(argv))
     given = [argument for argument in argv if not argument.startswith(SWEEP)]
     presets = [argument.removeprefix(SWEEP) for argument in argv if argument.startswith(SWEEP)]
     keys = {argument.partition("=")[0].lstrip("+~") for argument in overrides_of(given)}
@@ -91,7 +92,7 @@ def _member(plain: list[str], fixed: list[str], point: Sequence[str], title: str
     swept = dict(line.lstrip("+~").split("=", 1) for line in point)
     sweep = f"{config.name}-{title}" if title else config.name
     config.name = _name(config.name, swept)
-    arguments = [*fixed, *point, f"name={config.name}"]
+    arguments = [*as_given([*fixed, *point]), f"name={config.name}"]
     if title and not any(argument.startswith("wandb.group=") for argument in fixed):
         config.wandb.group = sweep
         arguments.append(f"wandb.group={sweep}")

@@ -43,7 +43,8 @@ class RowCheck:
     def __init__(self, tokens_bt: Tensor, labels_bt: Tensor, documents: Documents | None) -> None:
         """Takes the micro-batch of a forward pass."""
         self._tokens_1t, self._labels_1t = tokens_bt[:1], labels_bt[:1]
-        self._documents = None if documents is None else _first_row(documents, tokens_bt.shape[1], tokens_bt.device)
+        self._num_rows = len(tokens_bt)
+        self._boundaries = None if documents is None else _first_row(documents, tokens_bt.shape[1])
         self._z: dict[int, Tensor] = {}
         self._dz: dict[int, Tensor] = {}
         self._scale = torch.ones((), device=tokens_bt.device)
@@ -66,45 +67,70 @@ class RowCheck:
         self._dz[layer] = dz_bth[:1].detach()
 
     def run(self, engine: "Engine", modules: Mapping[int, Positions]) -> Tensor:
-        """Returns [layers, 5] float64, what `check_values` takes; all ranks call it."""
+        """Returns [layers, 5] float64, what `check_values` takes; all ranks call it.
+
+        Every variant of the row is a row of a batch: first the one with other tokens, then z + u and z - u of each
+        layer. They run together, at most twice as many at a time as training has: without a gradient that needs less
+        memory.
+        """
         half = self._tokens_1t.shape[1] // 2
         other_1t = self._tokens_1t.clone()
         other_1t[:, half:] = self._tokens_1t.roll(half // 2 + 1, 1)[:, half:]
+        tokens_vt = torch.cat([other_1t, self._tokens_1t.expand(2 * len(modules), -1)])
+        gradients = {layer: self._dz.get(layer, torch.zeros_like(z)) / self._scale for layer, z in self._z.items()}
+        steps = {layer: STEP * dz.sign() for layer, dz in gradients.items()}
         seen: dict[int, Tensor] = {}
-        with _hooked({layer: (module, self._repeated(layer, half, seen)) for layer, module in modules.items()}):
-            self._losses(engine, other_1t)
-        rows = []
-        for layer, module in modules.items():
+        losses: list[Tensor] = []
+        for rows in torch.arange(len(tokens_vt)).split(2 * self._num_rows):
+            variants = {int(variant): row for row, variant in enumerate(rows)}
+            with _hooked(
+                {
+                    layer: (module, self._changed(layer, 2 * number + 1, variants, steps[layer], seen))
+                    for number, (layer, module) in enumerate(modules.items())
+                }
+            ):
+                losses.append(self._losses(engine, tokens_vt[rows.to(tokens_vt.device)]))
+        losses_vt = torch.cat(losses)
+        sums = []
+        for number, layer in enumerate(modules):
             z = self._z[layer][:, :half].double()
             centred = z - z.mean(dim=1, keepdim=True)
             error = (seen[layer] - z).square().sum()
             size = centred.square().sum() + SMALL**2 * z.square().sum()
-            dz = self._dz.get(layer, torch.zeros_like(self._z[layer])) / self._scale
-            step = STEP * dz.sign()
-            up, down = (self._moved(engine, layer, module, sign * step) for sign in (1, -1))
-            expected = 2 * (step.double() * dz.double()).sum()
+            up, down = losses_vt[2 * number + 1 : 2 * number + 3]
+            expected = 2 * (steps[layer].double() * gradients[layer].double()).sum()
             noise = ROUNDING[engine.precision] * up.square().sum().sqrt()
-            rows.append(torch.stack([error, size, (up - down).sum(), expected, noise.square()]))
-        return torch.stack(rows)
+            sums.append(torch.stack([error, size, (up - down).sum(), expected, noise.square()]))
+        return torch.stack(sums)
 
-    def _repeated(self, layer: int, half: int, seen: dict[int, Tensor]) -> Any:
-        def compare(module: Any, inputs: Any, z_1th: Tensor) -> Tensor:
-            seen[layer] = z_1th[:, :half].double()
-            return torch.cat([self._z[layer][:, :half], z_1th[:, half:]], dim=1)
+    def _changed(self, layer: int, up: int, variants: Mapping[int, int], u_1th: Tensor, seen: dict[int, Tensor]) -> Any:
+        """Returns the hook of a layer for the rows of some variants: what they change at its positions."""
 
-        return compare
+        def change(module: Any, inputs: Any, z_rth: Tensor) -> Tensor:
+            z_rth = z_rth.clone()
+            if 0 in variants:
+                half = z_rth.shape[1] // 2
+                row = variants[0]
+                seen[layer] = z_rth[row : row + 1, :half].double()
+                z_rth[row, :half] = self._z[layer][0, :half]
+            for variant, sign in ((up, 1), (up + 1, -1)):
+                if variant in variants:
+                    z_rth[variants[variant]] += sign * u_1th[0]
+            return z_rth
 
-    def _moved(self, engine: "Engine", layer: int, module: Positions, u_1th: Tensor) -> Tensor:
-        with _hooked({layer: (module, lambda _, __, z: z + u_1th)}):
-            return self._losses(engine, self._tokens_1t)
+        return change
 
-    def _losses(self, engine: "Engine", tokens_1t: Tensor) -> Tensor:
-        """Returns what each label adds to the loss, float64 [T], without the z-loss."""
+    def _losses(self, engine: "Engine", tokens_rt: Tensor) -> Tensor:
+        """Returns what each label adds to the loss, float64 [R, T], without the z-loss."""
         from train.engine.engine import MicroBatch
 
-        sums: LossSums = engine.evaluate(MicroBatch(tokens_1t, self._labels_1t, self._documents))
+        labels_rt = self._labels_1t.expand(len(tokens_rt), -1)
+        documents = None
+        if self._boundaries is not None:
+            documents = Documents.from_boundaries([self._boundaries] * len(tokens_rt), tokens_rt.device)
+        sums: LossSums = engine.evaluate(MicroBatch(tokens_rt, labels_rt, documents))
         assert sums.ce_bt is not None
-        return sums.ce_bt[0].double()
+        return sums.ce_bt.double()
 
 
 def check_values(sums: list[float]) -> tuple[float, float]:
@@ -114,9 +140,10 @@ def check_values(sums: list[float]) -> tuple[float, float]:
     return (math.sqrt(error / size) if size else 0.0), (change / expected if is_known else math.nan)
 
 
-def _first_row(documents: Documents, length: int, device: torch.device) -> Documents:
+def _first_row(documents: Documents, length: int) -> np.ndarray:
+    """Returns the boundaries of the first row's documents."""
     ends = np.cumsum(documents.lengths)
-    return Documents.from_boundaries([np.concatenate([[0], ends[ends <= length]])], device)
+    return np.concatenate([[0], ends[ends <= length]])
 
 
 @contextmanager

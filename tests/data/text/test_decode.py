@@ -2,7 +2,10 @@
 
 import gzip
 import hashlib
+import subprocess
+import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import DataError
-from data.text.decode import read_lines
+from data.text import decode
+from data.text.decode import decode_lines, read_lines
 
 LINES = [f'{{"text": "line {number}"}}'.encode() * (number % 7 + 1) for number in range(5000)]
 CONTENT = b"\n".join(LINES) + b"\n"
@@ -97,3 +101,44 @@ def test_a_file_that_is_not_the_listed_one_raises(tmp_path: Path) -> None:
     path.write_bytes(CONTENT)
     with pytest.raises(DataError, match="sha256"):
         list(read_lines(path, "0" * 64))
+
+
+@pytest.mark.parametrize("separator", [b"\n", b"\n\n", b"<<>>"])
+def test_separators_are_found_wherever_chunks_end(separator: bytes) -> None:
+    parts = [b"one", b"\ntwo<<", b"", b">>three\n", b"four" * 10]
+    whole = separator.join(parts)
+    expected = whole.split(separator)
+    for size in range(1, len(whole) + 1):
+        chunks = (whole[start : start + size] for start in range(0, len(whole), size))
+        assert list(decode_lines(Path("a.txt"), chunks, separator)) == expected
+
+
+def test_a_line_beyond_the_limit_is_refused_before_it_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "MAX_LINE_BYTES", 1 << 20)
+    seen = []
+
+    def chunks() -> Iterator[bytes]:
+        yield b"short\n"
+        for number in range(100):
+            seen.append(number)
+            yield b"x" * (1 << 18)
+
+    with pytest.raises(DataError, match=r"a\.jsonl: document 2 is longer than 1 MiB; cut it into several"):
+        list(decode_lines(Path("a.jsonl"), chunks()))
+    assert len(seen) == 5
+
+
+@pytest.mark.slow
+def test_a_line_of_300_megabytes_takes_about_four_times_its_size(sample: Path, tmp_path: Path) -> None:
+    with (tmp_path / "a.jsonl").open("wb") as file:
+        file.write(b'{"text": "' + b"the quick brown fox jumps over the lazy dog\\n" * 6_700_000 + b'"}\n')
+    code = (
+        "import resource, sys; from data.config import DataConfig, SourceConfig; from data.stream import build_stream\n"
+        "sources = {'a': SourceConfig(['a.jsonl'], 1.0)}\n"
+        "config = DataConfig(root=sys.argv[1], sources=sources, tokenizer=sys.argv[2], num_streams=1)\n"
+        "build_stream(config, sequence_length=64, global_batch_size=1).next_batch()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(sample / "tokenizer.json")]
+    peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) * 1024
+    assert peak < 5 * (tmp_path / "a.jsonl").stat().st_size

@@ -252,7 +252,7 @@ def test_rows_are_shown_as_text_with_their_ends(
         (("fetch", "{url}", "--to", "{tmp}", "--files", "none/*"), "--files: 'none/*' matches no file below"),
         (("fetch", "{url}", "--to", "{tmp}", "--files", "none"), "answered 404"),
         (("fetch", "{url}", "--to", "{sample}/manifest.json", "--files", "*"), "cannot write in"),
-        (("inspect",), "inspect needs a folder of text, or --file-list"),
+        (("inspect",), "inspect needs a folder, a data config (.yaml), or --file-list"),
         (("inspect", "--file-list", "{tmp}/none"), "there is no file"),
         (("inspect", "--file-list", "{sample}/web/shard-00.jsonl.zst"), "is no text"),
         (("sample", "{tmp}/mix", "--megabytes", "nan"), "megabytes above 0"),

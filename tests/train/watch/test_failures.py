@@ -40,7 +40,7 @@ def injured(injury: damage.Injury) -> Breaking:
     return Breaking(once(lambda module: begin(module, 1)), ALWAYS, only_first=True)
 
 
-NUM_STEPS, BREAKS, INTERVAL = 24, 9, 2
+NUM_STEPS, BREAKS, INTERVAL = 18, 9, 2
 LENGTHS = {"max_steps": NUM_STEPS, "position_watch__interval": INTERVAL}
 ALWAYS, ONCE = range(BREAKS, 10**9), range(BREAKS, BREAKS + 1)
 FAILURES: dict[str, tuple[str, str, Callable[[], Breaking]]] = {  # name -> kind, where, what breaks
@@ -126,7 +126,7 @@ def on_one_rank(ranks: Ranks, root: Path) -> dict[str, list[tuple[int | str, str
     for name, scheme in UNWATCHED.items():
         positions = PositionsConfig(scheme=scheme)
         seen[name] = [run(configured(root, name, positions=positions, max_steps=2), ranks)]
-    config = configured(root, UNTIL_IT_ENDS, position_watch__interval=8)
+    config = configured(root, UNTIL_IT_ENDS, position_watch__interval=8, max_steps=24)
     seen[UNTIL_IT_ENDS] = [run(config, ranks, injured(damage.output(damage.not_a_number)))]
     seen["blind"] = [run(configured(root, "blind", **BLIND), ranks)]
     seen["undisturbed"] = [run(configured(root, "undisturbed"), ranks, *for_a_while())]

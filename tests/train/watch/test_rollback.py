@@ -40,6 +40,7 @@ NUM_STEPS, BREAKS, ALERTS, SAVES = 16, 9, 12, 4
 SETTINGS = {
     "max_steps": NUM_STEPS,
     "checkpoint__interval": SAVES,
+    "position_watch__interval": 2,
     "position_watch__policy": AlertPolicy.rollback,
     "position_watch__rollback_warmup_steps": 4,
 }

@@ -1,0 +1,100 @@
+"""What `--dry-run` prints for SLURM is the script that would be submitted, of all members of a sweep at once."""
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from launch.__main__ import launch_sweep
+from launch.ranks import shape_of
+from launch.slurm.script import BY_HAND, START, script_of
+from launch.slurm.submit import print_submission
+from report.run_folder import RunFiles
+from tests.composing import compose
+from train.compose.sweep import compose_members
+from train.config import RunConfig
+from train.errors import TrainError
+from train.launch_config import LaunchConfig, LaunchWay, SlurmConfig
+
+NEEDED = ("experiment=demo", "launch=slurm", "launch.processes=4")
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    return compose(*NEEDED)
+
+
+def options(script: str) -> set[str]:
+    lines = [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")]
+    return set(lines)
+
+
+def script(config: RunConfig, members: Sequence[str] = ("runs/demo",), **asked: object) -> str:
+    launch = replace(config.launch, slurm=replace(config.launch.slurm, **asked))  # type: ignore[arg-type]
+    return script_of(replace(config, launch=launch), Path("logs"), [RunFiles(member) for member in members], "demo")
+
+
+def test_the_keys_are_options_of_sbatch(config: RunConfig) -> None:
+    written = options(script(config))
+    assert {"--nodes=1", "--gpus-per-node=8", "--time=24:00:00", "--signal=B:USR1@600", "--mem=0"} <= written
+    assert {"--requeue", "--open-mode=append", "--output=logs/%j.log", f"--chdir={Path.cwd()}"} <= written
+    asked = options(
+        script(config, partition="gpu", account="me", cpus_per_node=64, options=["--exclusive"], memory=None)
+    )
+    assert {"--partition=gpu", "--account=me", "--cpus-per-task=64", "--exclusive"} <= asked
+    assert not any(option.startswith("--mem") for option in asked)
+    assert "--no-requeue" in options(script(config, requeue=False)) and "MOST_STARTS=0" in script(config, requeue=False)
+
+
+def test_a_sweep_is_an_array_whose_tasks_have_a_run_each(config: RunConfig) -> None:
+    text = script(config, ["runs/a", "runs/with space"], array_limit=1)
+    assert {"--array=0-1%1", "--output=logs/%A_%a.log"} <= options(text)
+    chosen = text.partition("set -- ")[0] + 'echo "$run" "$NODE_LOGS"'
+    done = subprocess.run(["bash", "-c", chosen], env={"SLURM_ARRAY_TASK_ID": "1"}, capture_output=True, text=True)
+    assert done.stdout == "runs/with space runs/with space/slurm\n"
+
+
+def test_a_written_script_does_what_the_one_by_hand_does(config: RunConfig) -> None:
+    text = script(config, container="image.sqsh", setup=["module load cuda"])
+    assert text.endswith(BY_HAND.read_text().partition(START)[2]) and "\nmodule load cuda\n" in text
+    assert "SRUN_OPTIONS=(--container-image=image.sqsh)" in text and "PROCESSES=4" in text
+    for shown in (text, BY_HAND.read_text()):
+        subprocess.run(["bash", "-n"], input=shown, text=True, check=True)
+
+
+def test_a_dry_run_prints_script_and_command_and_writes_nothing(
+    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert print_submission([replace(config, run_root=str(tmp_path))]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("#!/bin/bash") and printed.endswith(
+        f"# sbatch --parsable {tmp_path}/demo/slurm/job.sbatch\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_launch_keys_that_a_sweep_varies_are_refused_before_anything_is_submitted(tmp_path: Path) -> None:
+    members = compose_members([*NEEDED, f"run_root={tmp_path}", "-m", "launch.nodes=1,2"])
+    with pytest.raises(TrainError, match=r"asks SLURM for something else than .*launch keys cannot be swept"):
+        launch_sweep(members, is_dry=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_that_does_not_divide_over_all_machines_is_refused(config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="global_batch_size=24 cannot be split over 4 machines with 4 ranks each"):
+        shape_of(replace(config, launch=LaunchConfig(LaunchWay.slurm, processes=4, nodes=4)))
+    (tmp_path / "hosts").write_text("# two\na slots=2\nb slots=2\n")
+    hosts = replace(config, launch=LaunchConfig(LaunchWay.nodes, hostfile=str(tmp_path / "hosts")))
+    assert shape_of(hosts) == (2, 2)
+    for wrong in ("a slots=2\nb slots=3\n", "a slots=2\na slots=2\n", "a\n", ""):
+        (tmp_path / "hosts").write_text(wrong)
+        with pytest.raises(TrainError, match=r"launch\.hostfile="):
+            shape_of(hosts)
+
+
+def test_a_script_is_not_written_for_fewer_gpus_than_ranks(config: RunConfig) -> None:
+    few = LaunchConfig(LaunchWay.slurm, processes=8, gpus_per_node=4, slurm=SlurmConfig())
+    with pytest.raises(TrainError, match=r"launch\.processes=8, but launch\.gpus_per_node=4"):
+        shape_of(replace(config, launch=few))
