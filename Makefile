@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+VLLM    := .venv-vllm
+LM_EVAL := .venv-lm-eval
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu chaos lint format bench pictures clean
+.PHONY: help setup demo test test-slow test-gpu test-vllm lm-eval chaos lint format bench pictures clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,14 +30,33 @@ demo: setup ## the main job, small: a RoPE backbone, then RePo, on real text (ab
 test: setup ## the tests (about six minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-test-slow: setup ## the tests that take minutes
+test-slow: setup lm-eval ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 test-gpu: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-chaos: setup ## random faults of all kinds on one job, through four ZeRO stages (about half an hour)
-	$(BIN)/python -m tests.chaos --minutes 20
+test-vllm: setup $(VLLM)/.ready ## an export in vLLM on CPUs (installs 3.4 GB into .venv-vllm)
+	$(BIN)/python -m pytest -m vllm -s
+
+$(VLLM)/.ready: requirements/vllm.txt
+	@echo "installing vLLM for CPUs into $(VLLM): 3.4 GB, about four minutes"
+	@$(PYTHON) -m venv --clear $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
+
+lm-eval: $(LM_EVAL)/.ready ## create .venv-lm-eval, which runs lm_eval on exports
+
+$(LM_EVAL)/.ready: requirements/lm-eval.txt $(READY)
+	@echo "installing lm-eval into $(LM_EVAL): about three minutes"
+	@$(PYTHON) -m venv --clear $(LM_EVAL)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(LM_EVAL)/project.pth
+	@mv $(LM_EVAL)/project.pth "$$($(LM_EVAL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	$(LM_EVAL)/bin/python -m pip install --quiet --disable-pip-version-check -r $< -c constraints.txt
+	@touch $@
+
+chaos: setup ## random faults of all kinds on one job, through four ZeRO stages (about 20 minutes)
+	$(BIN)/python -m tests.chaos --minutes 11
 
 lint: setup ## format check, lint, types
 	$(BIN)/ruff format --check .
@@ -54,4 +75,4 @@ pictures: setup ## the README's pictures, trained and drawn again (minutes)
 	$(BIN)/python -m benchmarks.pictures
 
 clean: ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(VLLM) $(LM_EVAL) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

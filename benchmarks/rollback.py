@@ -53,8 +53,8 @@ FAILURES = (
         lambda: [Breaking(scale_final(1.4), range(255, 275), times=40)],
     ),
     Failure(
-        "W_z times 0.3 after each of the updates 255 to 274",
-        lambda: [Breaking(scale_final(0.3), range(255, 275), times=40)],
+        "W_z of the first layer times 1.15 after each of the updates 255 to 334",
+        lambda: [Breaking(scale_final(1.15), range(255, 335), only_first=True, times=80)],
     ),
     Failure("a rate of the maps 100 times the recipe's", changes={"optimizer__repo_lr_multiplier": 100.0}),
 )

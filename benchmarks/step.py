@@ -15,9 +15,9 @@ from hydra import compose, initialize_config_dir
 
 from model.accounting import flops_per_token
 from model.weights import random_weights
-from train.callbacks.throughput import bf16_peak
 from train.compose.app import CONFIG_FOLDER, to_run_config
 from train.config import RunConfig
+from train.devices import bf16_peak
 from train.distributed import Ranks, leave
 from train.engine.build import build_engine
 from train.engine.engine import Engine, MicroBatch

@@ -1,9 +1,10 @@
 """How well the position watch tells healthy runs from injured ones.
 
-    python -m benchmarks.watch_detectors                  record what is missing (half an hour of CPU), print the table
+    python -m benchmarks.watch_detectors                  record what is missing (an hour of CPU), print the tables
     python -m benchmarks.watch_detectors --half tuning    only the half on which the detectors were tuned
+    python -m benchmarks.watch_detectors --half fresh     only the runs that they were never tuned on
 
-Each run trains a small model with the real optimizer, engine and meter on made-up text, and its readings are kept.
+Each run trains a small model with the real optimizer, engine and meter, on made-up or real text; its readings are kept.
 Then the detectors see the readings, which takes seconds. An injured run is caught if an alert about a damaged place is
 open within so many readings of the damage. A wrong alert is an alert before the damage, or about a place that is
 not damaged.
@@ -14,12 +15,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.detectors.cases import BREAKS, FAILURES, SIZES, Case, Scope, healthy, injured
+from benchmarks.detectors.cases import FAILURES, INTERVAL, SIZES, Case, Half, Scope, all_cases
 from benchmarks.detectors.recording import Recorder, path_of, read
 from train.distributed import Ranks, leave
 from train.watch.alert import Place
 from train.watch.detectors import Detectors
 from train.watch.reading import Reading
+
+TITLES = {
+    Half.tuning: "### Tuning half",
+    Half.judging: "### Judging half",
+    Half.fresh: "### Fresh runs",
+    Half.again: "### Fresh runs, again",
+}
 
 
 @dataclass(frozen=True)
@@ -43,9 +51,9 @@ def judged(case: Case, readings: Sequence[Reading]) -> Outcome:
     first: int | None = None
     num_since, known = 0, set()
     for reading in readings:
-        is_damaged = case.failure is not None and reading.step > BREAKS - 1
+        is_damaged = case.failure is not None and reading.step > case.breaks - 1
         # The reading of the step of the damage is taken before it.
-        num_since += is_damaged and reading.step > BREAKS
+        num_since += is_damaged and reading.step > case.breaks
         detectors.observe(reading)
         for kind, place in detectors.open_episodes:
             if (kind, place) in known:
@@ -75,10 +83,14 @@ def is_in_time(case: Case, outcome: Outcome) -> bool:
     return outcome.readings is not None and outcome.readings <= FAILURES[case.failure].soon
 
 
-def table(half: str, folder: Path) -> list[str]:
+def described(case: Case) -> str:
+    """Returns the size, the rate and, if it is an unusual one, the interval of a run."""
+    return f"{case.size}, {case.lr:g}" + (f", every {case.interval}" if case.interval != INTERVAL else "")
+
+
+def table(half: Half, folder: Path) -> list[str]:
     """Returns the lines of the table of one half, in Markdown."""
-    is_tuning = half == "tuning"
-    cases = [case for case in healthy() + injured() if case.is_tuning is is_tuning and path_of(case, folder).exists()]
+    cases = [case for case in all_cases() if case.half is half and path_of(case, folder).exists()]
     outcomes = {case: judged(case, read(case, folder)) for case in cases}
     hurt = [case for case in cases if case.failure is not None]
     well = [case for case in cases if case.failure is None]
@@ -87,7 +99,7 @@ def table(half: str, folder: Path) -> list[str]:
     alarmed = [case for case in well if outcomes[case].wrong]
     beside = [case for case in hurt if outcomes[case].wrong]
     lines = [
-        f"### {half.capitalize()} half",
+        TITLES[half],
         "",
         f"{len(hurt)} injured runs: {len(caught)} caught, {len(in_time)} in time, {len(beside)} with a wrong "
         f"alert. {len(well)} healthy runs: {len(alarmed)} with an alarm.",
@@ -98,31 +110,27 @@ def table(half: str, folder: Path) -> list[str]:
     for case in hurt:
         outcome, soon = outcomes[case], FAILURES[str(case.failure)].soon
         said = f"{outcome.readings or 'never'} ({soon})" + ("" if is_in_time(case, outcome) else " **late**")
-        run = f"{case.size}, {case.lr:g}, layer {case.layer}"
+        run = f"{described(case)}, layer {case.layer}"
         lines.append(f"| {case.failure} | {run} | {said} | {', '.join(outcome.kinds)} | {', '.join(outcome.wrong)} |")
     lines += ["", "| healthy runs | number | steps | alarms |", "|---|---|---|---|"]
-    for size, lr in dict.fromkeys((case.size, case.lr) for case in well):
-        own = [case for case in well if (case.size, case.lr) == (size, lr)]
+    for name in dict.fromkeys(described(case) for case in well):
+        own = [case for case in well if described(case) == name]
         alarms = "; ".join(f"{case.name}: {', '.join(outcomes[case].wrong)}" for case in own if outcomes[case].wrong)
-        lines.append(f"| {size}, {lr:g} | {len(own)} | {', '.join(str(case.steps) for case in own)} | {alarms or 0} |")
+        lines.append(f"| {name} | {len(own)} | {', '.join(str(case.steps) for case in own)} | {alarms or 0} |")
     return lines
 
 
 def main() -> None:
-    """Records the runs that are missing, and prints the table of one half or both."""
+    """Records the runs that are missing, and prints the table of one half or all."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.watch_detectors", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--half", choices=("tuning", "judging"), help="default: both")
+    parser.add_argument("--half", choices=[half.value for half in Half], help="default: all")
     parser.add_argument("--recordings", type=Path, default=Path("runs/watch-detectors"), help="folder of the readings")
     arguments = parser.parse_args()
-    halves = [arguments.half] if arguments.half else ["tuning", "judging"]
+    halves = [Half(arguments.half)] if arguments.half else list(Half)
     arguments.recordings.mkdir(parents=True, exist_ok=True)
-    missing = [
-        case
-        for case in healthy() + injured()
-        if ("tuning" if case.is_tuning else "judging") in halves and not path_of(case, arguments.recordings).exists()
-    ]
+    missing = [case for case in all_cases() if case.half in halves and not path_of(case, arguments.recordings).exists()]
     if missing:
         ranks = Ranks()
         ranks.join()

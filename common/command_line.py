@@ -1,8 +1,11 @@
 """What the command lines of the packages have in common: verbs with examples, and mistakes in one line."""
 
 import argparse
+import difflib
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from common.errors import UserError
 
@@ -25,9 +28,34 @@ def reported(run: Callable[[], None]) -> int:
     return EXIT_OK
 
 
+def print_text(text: str) -> None:
+    """Prints lines; a reader that has gone, as in `| head`, is no mistake."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that answers a mistake with one line, not with its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the mistake and ends the process with exit code 2."""
+        self.exit(EXIT_USER_ERROR, f"error: {message}; `{self.prog} --help` shows examples\n")
+
+    def refuse_others(self, arguments: Sequence[str]) -> None:
+        """Raises UserError for an option that is none of this parser's, help and Hydra's -m left out."""
+        for argument in arguments:
+            name = argument.partition("=")[0]
+            if name.startswith("-") and name not in ("-h", "--help", "-m", "--multirun"):
+                close = difflib.get_close_matches(name, self._option_string_actions, n=1)
+                hint = f"; did you mean {close[0]}?" if close else f": `{self.prog} --help` shows those that there are"
+                raise UserError(f"there is no option {name}{hint}")
+
+
 def parser_with(prog: str, description: str, examples: str) -> argparse.ArgumentParser:
     """Returns the parser of a command with verbs, whose help ends with the examples."""
-    return argparse.ArgumentParser(
+    return Parser(
         prog=prog,
         description=description,
         epilog=examples,

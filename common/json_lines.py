@@ -1,5 +1,6 @@
 """JSON-lines files: rows are appended whole; on a full disk they wait in memory and are written later."""
 
+import hashlib
 import json
 import logging
 import os
@@ -21,11 +22,15 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._waiting: list[bytes] = []
+        self._seen: tuple[int, bytes] = (0, _digest(b""))  # size and digest of the file when it was last seen whole
+        self._recent: list[bytes] = []  # lines of this process since then, without their ends
 
     def append(self, row: dict[str, Any]) -> None:
         """Writes this row, and those that still wait. Warns once if it cannot; never raises OSError."""
         had_to_wait = bool(self._waiting)
-        self._waiting.append(json.dumps(row).encode() + b"\n")
+        line = json.dumps(row).encode()
+        self._recent.append(line)
+        self._waiting.append(line + b"\n")
         try:
             self._write(b"".join(self._waiting))
             self._waiting.clear()
@@ -46,7 +51,28 @@ class JsonLines:
         except OSError as error:
             logger.warning("cannot flush %s to the disk (%s)", self._path, error.strerror)
             return None
+        self._remember(content)
         return content + b"".join(self._waiting)
+
+    def remember(self) -> None:
+        """Takes the file, as it is, for whole: what it loses later, `lost_lines` notices. Raises OSError."""
+        self._remember(read_bytes(self._path))
+
+    def lost_lines(self) -> list[bytes] | None:
+        """Returns the lines of this process since the file was last seen whole, if it has lost any, or older ones.
+
+        None if it has not. Raises OSError.
+        """
+        content, (size, digest) = read_bytes(self._path), self._seen
+        num_written = len(self._recent) - len(self._waiting)
+        is_whole = _digest(content[:size]) == digest
+        if is_whole and set(self._recent[:num_written]) <= set(split_lines(content[size:])):
+            return None
+        return self._recent[:num_written]
+
+    def _remember(self, content: bytes) -> None:
+        self._seen = (len(content), _digest(content))
+        self._recent = [line.rstrip(b"\n") for line in self._waiting]
 
     def _write(self, lines: bytes) -> None:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -64,6 +90,10 @@ class JsonLines:
             os.close(descriptor)
 
 
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content).digest()
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Returns the objects of a JSON-lines file; lines that are truncated, damaged or no objects are left out.
 
@@ -77,7 +107,7 @@ def json_object(line: bytes) -> dict[str, Any] | None:
     """Returns the object that a line holds; None if it holds none."""
     try:
         row = json.loads(line.decode(errors="replace"))
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: thousands of brackets
         return None
     return row if isinstance(row, dict) else None
 

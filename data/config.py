@@ -36,6 +36,15 @@ class TokenDtype(Enum):
     """Two bytes per token, for vocabularies of up to 65,536."""
 
 
+class Fetch(Enum):
+    """What of a token file is fetched when a row of it is needed."""
+
+    rows = "rows"
+    """The row and its neighbours, by byte range, into a copy with holes."""
+    whole = "whole"
+    """The file."""
+
+
 @dataclass
 class SourceConfig:
     """One source of the mix."""
@@ -162,11 +171,14 @@ class DataConfig:
     cache_dir: str | None = None
     """Folder for fetched files and ingested documents; null: `.frames` below a local `root`, or `corpora/cache`."""
     max_cache_gib: float | None = None
-    """Bound on the size of that folder in GiB; null: no bound. Files that the order has passed are deleted (text).
+    """Bound on the size of that folder in GiB; null: no bound. Files that the order has passed are deleted (text), or
+    rows that have been read are (tokens, with `fetch=rows`).
 
     Processes that write at the same time may each exceed it by what they have begun: a file to fetch, an eighth of one
     to ingest. A single process exceeds it by one frame at most.
     """
+    fetch: Fetch = Fetch.rows
+    """What of a remote token file is fetched: the rows that a step needs, or whole files (tokens); see docs/data.md."""
     frame_bytes: int = 262144
     """Bytes of text per independently compressed frame of the cache: the unit that is shuffled."""
     files_per_group: int = 8

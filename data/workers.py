@@ -46,14 +46,24 @@ class WorkerPool:
         num_workers = min(num_workers, len(slots))
         for worker in range(num_workers):
             own = split_evenly(len(slots), worker, num_workers)
-            ours, theirs = multiprocessing.Pipe(duplex=False)
-            self._pipes.append(ours)
-            job = (backend, slots[own.start : own.stop], cursors, prefetch, theirs, os.getpid())
+            try:
+                self._start(backend, slots[own.start : own.stop], cursors, prefetch)
+            except OSError as error:
+                self.close()
+                raise DataError(
+                    f"data worker {worker} of {num_workers} could not be started ({error.strerror}): raise the limits "
+                    "of processes, open files or memory, or set data.num_workers lower"
+                ) from error
+
+    def _start(self, backend: Backend, slots: range, cursors: Mapping[str, Any], prefetch: int) -> None:
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        self._pipes.append(ours)
+        with theirs:  # closed before the next worker is started: the pipe has no writer but its worker, and so an end
             context: Any = multiprocessing.get_context(START_METHOD)
+            job = (backend, slots, cursors, prefetch, theirs, os.getpid())
             process = context.Process(target=_work, args=job, daemon=True, name="data worker")
             process.start()
             self._processes.append(process)
-            theirs.close()  # before the next worker is started: the pipe has no writer but its worker, and so an end
 
     def __iter__(self) -> Iterator[list[Rows]]:
         while self._pipes:

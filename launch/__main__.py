@@ -13,6 +13,8 @@
   python -m launch keys [PATTERN]                                  print keys: default, type, meaning
   python -m launch status [ROOT] [--watch]                         list runs: step, loss, speed, what is alive
   python -m launch compare RUN RUN ... [--page FILE]               what differs, and how well each does
+  python -m launch plan experiment=repo-1b-50b --gpus 8            memory, days, disk of a run, and what to change
+  python -m launch doctor experiment=repo-1b-50b                   check machine, data, weights and links before a start
   python -m launch stop RUN                                        save a checkpoint and stop
 
 The run folder is runs/NAME. Exit codes: 0 finished, 2 a mistake that one line explains, 75 stopped by a signal after
@@ -20,7 +22,10 @@ saving (run the same command again), 76 stopped by the position watch after savi
 """
 
 import contextlib
+import difflib
+import importlib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -28,6 +33,7 @@ from pathlib import Path
 
 from launch import runs
 from launch.hostfile import over_ssh
+from launch.inputs import check_inputs
 from launch.keys import print_keys
 from launch.local import Foreground, check_meeting, run_in_foreground, torchrun
 from launch.runs import print_sweep
@@ -35,17 +41,20 @@ from launch.slurm.submit import print_submission, submit
 from launch.sweep import is_finished, run_sweep
 from report.metrics import CE_LOSS
 from train.callbacks.config import WandbMode
-from train.compose.app import hydra_app, save_run_config
+from train.compose.app import hydra_app, reported, save_run_config
 from train.compose.command_line import is_sweep
+from train.compose.errors import is_known
+from train.compose.groups import options
 from train.compose.outside import as_given
 from train.compose.sweep import Member, sweep_app
 from train.config import RunConfig
-from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, StopReason, TrainError
+from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, StopReason, TrainError
 from train.launch_config import LaunchWay
 from train.processes import PARENT, stop_with_parent
 from train.run_folder import RunFolder
 
 DRY_RUN = "--dry-run"
+VERBS = ("keys", "plan", "doctor", *runs.VERBS)
 
 
 def launch(config: RunConfig) -> int:
@@ -72,6 +81,7 @@ def print_manifest(configs: Sequence[RunConfig]) -> int:
 
 def run_here(config: RunConfig) -> int:
     """Writes the composed config into the run folder, runs the job, prints how it ended; returns the exit code."""
+    check_inputs(config)
     folder = RunFolder.of(config)
     job = foreground_of(config)
     check_meeting(config)
@@ -135,13 +145,33 @@ def main() -> int:
     """Runs the command line; returns the exit code."""
     if sys.argv[1:2] == ["keys"]:
         return print_keys(sys.argv[2:])
+    if sys.argv[1:2] in (["plan"], ["doctor"]):
+        return reported(lambda: importlib.import_module(f"launch.{sys.argv[1]}.command").run(sys.argv[2:]))
     if sys.argv[1:2] and sys.argv[1] in runs.VERBS:
         return runs.main(sys.argv[1], sys.argv[2:])
+    if wrong := no_verb(sys.argv[1:]):
+        print(f"error: {wrong}", file=sys.stderr)
+        return EXIT_USER_ERROR
     if DRY_RUN in sys.argv[1:] or is_sweep(sys.argv[1:]):
         return _planned()
     if PARENT in os.environ:  # a member of a sweep
         stop_with_parent()
     return hydra_app(launch, __doc__ or "")
+
+
+def no_verb(arguments: Sequence[str]) -> str | None:
+    """Returns what is wrong with a first argument that is meant as a verb and is none; None if nothing is."""
+    word = arguments[0] if arguments else ""
+    if not re.fullmatch(r"-{0,2}[A-Za-z]+", word):
+        return None
+    close = difflib.get_close_matches(word.strip("-").lower(), VERBS, n=1, cutoff=0.75)
+    if not close and word.startswith("-"):
+        return None
+    if is_known(word) or word in options("experiment"):
+        return None  # a key without its value, or an experiment: the config's own messages say what to type
+    if close:
+        return f"there is no verb {word!r}; did you mean `python -m launch {' '.join([close[0], *arguments[1:]])}`?"
+    return f"{word!r} is no verb ({', '.join(VERBS)}), and no key=value, as in experiment=demo"
 
 
 def _planned() -> int:

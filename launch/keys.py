@@ -9,12 +9,12 @@ pattern also finds keys by their old names.
 """
 
 import fnmatch
-import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
 
+from common.command_line import print_text
 from train.compose.keys import ConfigKey, config_keys
 from train.compose.names import closest_keys
 from train.compose.renamed import RENAMED
@@ -39,10 +39,7 @@ def print_keys(arguments: Sequence[str]) -> int:
         hint = f"; the closest: {', '.join(near)}" if near else ": `python -m launch keys` prints all that there are"
         print(f"error: no key matches {pattern!r}{hint}", file=sys.stderr)
         return EXIT_USER_ERROR
-    try:
-        print("\n".join(table(chosen, shutil.get_terminal_size().columns)), flush=True)
-    except BrokenPipeError:  # `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print_text("\n".join(table(chosen, shutil.get_terminal_size().columns)))
     return EXIT_OK
 
 

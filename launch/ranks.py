@@ -1,11 +1,10 @@
 """How many ranks a launch has: on one machine, and over all of them."""
 
-import functools
 import os
 import re
-import subprocess
 from pathlib import Path
 
+from launch.gpus import installed_gpus
 from train.config import RunConfig, rows_per_rank
 from train.errors import TrainError
 from train.launch_config import LaunchWay
@@ -13,21 +12,12 @@ from train.launch_config import LaunchWay
 HOSTFILE_LINE = re.compile(r"(\S+)\s+slots=(\d+)")
 
 
-@functools.cache
-def _listed_gpus() -> int:
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
-
-
 def count_gpus() -> int:
     """Returns the number of GPUs that CUDA would see, without loading CUDA."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
-    return _listed_gpus()
+    return len(installed_gpus())
 
 
 def hosts_of(config: RunConfig) -> dict[str, int]:

@@ -5,7 +5,6 @@ python -m launch compare RUN RUN ... [--csv FILE] [--page FILE]
 python -m launch stop RUN                       save a checkpoint and stop; the run's own command continues it
 """
 
-import argparse
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from common.command_line import Parser
 from common.errors import UserError
 from common.files import write_text_whole
 from launch.hostfile import ask_over_ssh, first_host
@@ -212,8 +212,8 @@ def _wait_for_end(files: RunFiles, what: str, has_ended: Callable[[], bool], pol
     return EXIT_OK
 
 
-def _parser(verb: str, what: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"python -m launch {verb}", description=what)
+def _parser(verb: str, what: str) -> Parser:
+    return Parser(prog=f"python -m launch {verb}", description=what)
 
 
 VERBS = {"status": print_status, "compare": print_comparison, "stop": stop_run}

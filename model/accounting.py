@@ -6,16 +6,31 @@ Attention has two conventions. `causal=False` counts the whole T x T square, as 
 by 9% for the 1B model.
 """
 
+from collections.abc import Iterator
+
 from model.config import ModelConfig, PositionsConfig
 from model.positions import build_schemes
 
 
 def num_parameters(config: ModelConfig, positions: PositionsConfig) -> int:
     """Returns the number of trainable parameters, embedding included. Raises ModelError."""
+    return sum(parameter_sizes(config, positions))
+
+
+def parameter_sizes(config: ModelConfig, positions: PositionsConfig) -> Iterator[int]:
+    """Yields the number of elements of every trainable parameter. Raises ModelError."""
     width, kv_width = config.hidden_size, config.key_value_heads * config.head_dim
-    norms_per_layer = width + kv_width + 2 * width  # q, k, after attention, after the MLP
-    embedding = config.vocab_size * width
-    return embedding + _num_matmul_weights(config, positions) + config.num_layers * norms_per_layer + width
+    yield from (config.vocab_size * width, config.vocab_size * width, width)  # embedding, head, last norm
+    for scheme in build_schemes(config, positions):
+        yield from (width * width, kv_width * width, kv_width * width, width * width)  # q, k, v, o
+        yield from (config.intermediate_size * width,) * 3
+        yield from (width, kv_width, width, width)  # norms: q, k, after attention, after the MLP
+        yield from (num_outputs * num_inputs for num_outputs, num_inputs in scheme.maps().values())
+
+
+def head_flops_per_token(config: ModelConfig) -> float:
+    """Returns the share of `flops_per_token` that the language model head takes: no block, never recomputed."""
+    return 6.0 * config.vocab_size * config.hidden_size
 
 
 def flops_per_token(config: ModelConfig, positions: PositionsConfig, sequence_length: int, causal: bool) -> float:

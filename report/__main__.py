@@ -13,6 +13,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
+from common.command_line import Parser
 from report.errors import ReportError
 from report.page import write_page
 from report.page_data import read_run
@@ -26,9 +27,7 @@ def main() -> int:
 
     A run without a page gets a line, and the others are written all the same.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run folder, such as runs/demo")
     parser.add_argument("--out", type=Path, help="where to write the page of one run (default: RUN/report.html)")
     parser.add_argument("--open", action="store_true", help="open the pages in the browser")

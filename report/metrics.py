@@ -50,7 +50,7 @@ LOSS, CE_LOSS, Z_LOSS = "train/loss", "train/ce_loss", "train/z_loss"
 LEARNING_RATE, GRAD_NORM, SKIPPED = "optim/lr", "optim/grad_norm", "optim/skipped"
 TOKENS_PER_SECOND, STEP_SECONDS = "throughput/tokens_per_second", "throughput/step_seconds"
 DATA_SECONDS, MFU, MFU_CAUSAL = "throughput/data_seconds", "throughput/mfu", "throughput/mfu_causal"
-PEAK_GIB = "memory/peak_gib"
+PEAK_GIB, PLANNED_GIB = "memory/peak_gib", "memory/planned_gib"
 OPEN_ALERTS = "positions/open_alerts"
 EVAL = "eval/"
 """How the names of all results of evaluations begin."""
@@ -75,6 +75,7 @@ RUN_METRICS = _by_name(
         Metric(MFU, "MFU", "share", "model FLOPs utilisation, with attention counted in full"),
         Metric(MFU_CAUSAL, "MFU, causal", "share", "model FLOPs utilisation, with the causal half of attention"),
         Metric(PEAK_GIB, "Peak memory", "GiB", "of the device of the main rank"),
+        Metric(PLANNED_GIB, "Planned memory", "GiB", "what `python -m launch plan` counts for that device"),
         Metric(OPEN_ALERTS, "open alerts", "places", "heads and layers with an alert that lasts", Scope.positions),
         Metric(EVAL_LOSS, "Validation loss", "nats", "cross entropy per valid token of the validation rows"),
         Metric(EVAL_PERPLEXITY, "Validation perplexity", "", "exponential of the validation loss"),

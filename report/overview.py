@@ -145,7 +145,7 @@ def _changed(files: RunFiles) -> float:
 def _row(line: bytes) -> Row | None:
     try:
         row: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and is_number(row.get(STEP)) else None
 

@@ -84,7 +84,7 @@ def train_once(
     checkpoints.check_data(start, stream.fingerprint)
     ranks.on_main(lambda: describe_data(config, stream, is_resumed=start.resume is not None))
     watchdog.enter("reading or converting weights")
-    weights = checkpoints.initial_weights(start)
+    weights = checkpoints.initial_weights(start, watchdog.go_on)
     watchdog.enter("building the engine")
     record_start(config, ranks, folder)
     engine = build_engine(config, ranks, weights)

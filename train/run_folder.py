@@ -124,6 +124,20 @@ class RunFolder(RunFiles):
         }
         return {name: content for name, content in contents.items() if content}
 
+    def remember_records(self) -> None:
+        """Takes both files for whole: from now on, `damaged_records` compares with what they hold. Raises OSError."""
+        self._metrics_log.remember()
+        self._event_log.remember()
+
+    def damaged_records(self) -> dict[Path, list[bytes]]:
+        """Returns those of both files that have lost lines, with the lines that this process has since appended.
+
+        Since: since the last `durable_records` or `remember_records`. Raises OSError. For the main rank only.
+        """
+        logs = {self.metrics: self._metrics_log, self.events: self._event_log}
+        found = {path: log.lost_lines() for path, log in logs.items()}
+        return {path: lines for path, lines in found.items() if lines is not None}
+
     def exported_step(self) -> int | None:
         """Returns the step whose weights are in hf/, or None if there is no whole export."""
         try:

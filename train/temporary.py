@@ -49,18 +49,18 @@ def import_into_own_folder() -> Iterator[None]:
 def start_in_own_folder() -> Iterator[None]:
     """Lets processes that are started in this context make their temporary files in the folder of this process.
 
-    They inherit TMPDIR; this process itself keeps its own.
+    They inherit TMPDIR. What this process makes meanwhile lies there, too: W&B makes a folder to talk to its process.
     """
-    tempfile.gettempdir()  # is remembered from now on
     before = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = str(own_folder())
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = before
+    with import_into_own_folder():
+        os.environ["TMPDIR"] = str(own_folder())
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = before
 
 
 def remove_own_folder() -> None:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from data.errors import DataError
+from data.fetch.remote import is_remote
 from data.stream import Batch, BatchStream, merge_states
 from model.loss import IGNORED
 from report.metrics import CE_LOSS, GRAD_NORM, LEARNING_RATE, LOSS, SKIPPED, STEP, TOKENS, Z_LOSS
@@ -116,7 +117,7 @@ class Trainer:
             stop = self._train()
         except CollectiveError as caught:
             error, stop = caught, Stop(caught.reason, str(caught))
-            self.checkpoints.finish()  # an earlier step's save may still be pending
+            self._finish_save()
         self.callbacks.on_stop(self, stop)
         if error is not None:
             self.ranks.barrier()  # the end of one rank would end the others before they have said all
@@ -198,8 +199,15 @@ class Trainer:
         self._save(self.stream.state_dict(), required)
 
     def _save(self, cursor: dict[str, Any], required: bool) -> None:
-        self.watchdog.enter("saving a checkpoint")
+        self._finish_save()
+        # A save in the background takes the time of a copy, until the last one, for which training waits.
+        self.watchdog.enter("saving the last checkpoint" if required else "saving a checkpoint", varies=required)
         self.checkpoints.save(self.step, self.engine, partial(self._state, cursor), required=required)
+
+    def _finish_save(self) -> None:
+        """Waits for an earlier step's save in the background, whatever is left of it."""
+        self.watchdog.enter("waiting for an earlier checkpoint to be written", varies=True)
+        self.checkpoints.finish()
 
     def _state(self, cursor: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -251,7 +259,7 @@ class Trainer:
 
         If a rank cannot read its data, all ranks save the steps before this one and raise LostDataError.
         """
-        self.watchdog.enter("waiting for data")
+        self.watchdog.enter("waiting for data", varies=is_remote(self.config.data.root))  # files come in any size
         cursor, problem, num_valid = self.stream.state_dict(), None, 0
         start = time.perf_counter()
         try:

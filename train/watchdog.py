@@ -6,7 +6,8 @@ their counts through the store of the process group, never through a collective,
 
 The limit of a place outside of steps is learned from how long this start took there before: a save of a minute is not
 given the time of a first conversion. Trainer and launcher enter their places for one thing each. A callback's hook
-mostly has nothing to do, so it is learned only from the times at which it took a second or more.
+mostly has nothing to do, so it is learned only from the times at which it took a second or more. Some waits tell
+nothing of the next one (for files that are fetched, for the disk when a run ends): such a place keeps the first limit.
 
 A rank that is behind and over its limit writes the stacks of all its threads into runs/NAME/stuck/ and exits with
 EXIT_STUCK from this thread: the main thread may be in C code and never return. A rank that waits leaves the decision to
@@ -46,6 +47,7 @@ class Place(NamedTuple):
     step: int
     since: float
     limit: float  # seconds
+    varies: bool = False  # whether its duration says nothing of the next one
 
     @property
     def name(self) -> str:
@@ -81,7 +83,8 @@ class Watchdog:
         self.place = Place(0, "start", None, 0, self._clock(), config.other_seconds)  # of the main thread
         self._first_step: int | None = None  # of this start
         self._limits = (config.step_seconds, config.other_seconds)
-        self._longest: dict[str, float] = {}  # seconds of this start in a place, by its name
+        self.longest: dict[str, float] = {}
+        """Seconds of this start in a place, by its name; not of places that vary."""
         self._pause = min(MAX_PAUSE, min(config.warn_seconds, *self._limits) / 5)
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -91,10 +94,10 @@ class Watchdog:
         self._overdue_since: float | None = None
         self._suspended = (-1, 0.0)  # number of a place, and the seconds in it in which this process stood still
 
-    def enter(self, what: str, *, of: object = None, is_step: bool = False) -> None:
+    def enter(self, what: str, *, of: object = None, is_step: bool = False, varies: bool = False) -> None:
         """Notes that the main thread begins `what`. Ranks enter the same places in the same order.
 
-        The first step has the limit of other places, since it compiles and allocates.
+        The first step has the limit of other places, since it compiles and allocates. What `varies` keeps that limit.
         """
         self._learn()
         if is_step and self._first_step is None:
@@ -102,17 +105,23 @@ class Watchdog:
         is_step = is_step and self.step != self._first_step
         place = Place(self.place.number + 1, what, of, self.step, self._clock(), self._config.step_seconds)
         self.place = place if is_step else place._replace(limit=self._other_limit(place.name))
+        if varies:
+            self.place = place._replace(limit=self._config.other_seconds, varies=True)
+
+    def go_on(self) -> None:
+        """Notes that what this place does has come further: its limit counts from now. All ranks call it alike."""
+        self.place = self.place._replace(number=self.place.number + 1, since=self._clock())
 
     def _learn(self) -> None:
         """Notes how long the main thread was in the place that it leaves."""
         missed = self._suspended[1] if self._suspended[0] == self.place.number else 0.0
         seconds = self._clock() - self.place.since - missed
-        if self.place.owner is None or seconds >= LEAST_WORK:
-            self._longest[self.place.name] = max(seconds, self._longest.get(self.place.name, 0.0))
+        if not self.place.varies and (self.place.owner is None or seconds >= LEAST_WORK):
+            self.longest[self.place.name] = max(seconds, self.longest.get(self.place.name, 0.0))
 
     def _other_limit(self, name: str) -> float:
         """Returns the limit of a place outside of steps, in seconds."""
-        longest, config = self._longest.get(name), self._config
+        longest, config = self.longest.get(name), self._config
         if longest is None:
             return config.other_seconds
         return min(config.other_seconds, max(config.step_seconds, config.usual_factor * longest))

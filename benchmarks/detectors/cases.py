@@ -1,7 +1,7 @@
 """The runs of the bench: sizes, healthy recipes, and failures with what must be said about them, and how soon.
 
 A run with an even seed belongs to the half on which the detectors were tuned, one with an odd seed to the half on which
-they are judged.
+they were judged first. Runs with seeds from FRESH on belong to neither: they came after the detectors were finished.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,11 @@ from enum import Enum
 from benchmarks.detectors import damage
 from benchmarks.detectors.damage import Injury
 
-INTERVAL, BREAKS, INJURED_STEPS = 10, 100, 220
+INTERVAL = 10  # steps between readings
+BREAKS, INJURED_READINGS = 10, 22  # readings until the damage begins, and until an injured run ends
+FEW_READINGS = 19  # the latter of a run with more than INTERVAL steps between readings
+FRESH = 5000  # the first seed of the runs that the detectors were never tuned on
+AGAIN = 8000  # the first seed of those that came after what the fresh ones showed
 
 
 @dataclass(frozen=True)
@@ -24,13 +28,27 @@ class Size:
     rows: int
     initializer_range: float
     start_layer: int = 1
+    vocab_size: int = 256
+    is_real: bool = False
+    """Whether it reads real text: the one of `python -m data sample`."""
 
 
 SIZES = {
     "small": Size(32, 3, 2, 48, 8, 0.1),
     "medium": Size(64, 4, 4, 96, 4, 0.02),
     "long": Size(48, 3, 3, 256, 2, 0.05),
+    "wide": Size(128, 4, 4, 96, 4, 0.02),
+    "real text": Size(128, 4, 4, 128, 4, 0.02, vocab_size=1024, is_real=True),
 }
+
+
+class Half(Enum):
+    """What a run is for."""
+
+    tuning = "tuning"
+    judging = "judging"
+    fresh = "fresh"
+    again = "again"
 
 
 class Scope(Enum):
@@ -43,7 +61,7 @@ class Scope(Enum):
 
 @dataclass(frozen=True)
 class Failure:
-    """What is damaged from step BREAKS on."""
+    """What is damaged from the reading BREAKS on."""
 
     injury: Injury
     scope: Scope
@@ -65,11 +83,20 @@ class Case:
     failure: str | None = None
     layer: int = 1
     head: int = 0
+    interval: int = INTERVAL
+    """Steps between readings."""
 
     @property
-    def is_tuning(self) -> bool:
-        """Whether it belongs to the half on which the detectors were tuned."""
-        return self.seed % 2 == 0
+    def half(self) -> Half:
+        """Returns what the run is for."""
+        if self.seed >= FRESH:
+            return Half.again if self.seed >= AGAIN else Half.fresh
+        return Half.judging if self.seed % 2 else Half.tuning
+
+    @property
+    def breaks(self) -> int:
+        """Returns the step at which an injured run is damaged."""
+        return BREAKS * self.interval
 
 
 FAILURES = {
@@ -152,5 +179,57 @@ def injured() -> list[Case]:
             layer = 1 + (number + half) % (SIZES[size].layers - 1)
             head = (number + 2 * half) % SIZES[size].heads
             full = f"{name} {'b' if half else 'a'}"
-            cases.append(Case(full, seed, size, lr, INJURED_STEPS, "decay", name, layer, head))
+            cases.append(Case(full, seed, size, lr, INJURED_READINGS * INTERVAL, "decay", name, layer, head))
     return cases
+
+
+def fresh_healthy() -> list[Case]:
+    """Returns healthy runs with other seeds: also of a wider model, on real text, and with long intervals."""
+    cases = []
+    schedules = ("decay", "constant", "warm")
+    plans = [(size, lr, 300) for size in ("small", "medium", "long") for lr in (3e-4, 1e-3, 3e-3, 1e-2)]
+    plans += [(size, lr, 360) for size in ("wide", "real text") for lr in (1e-3, 3e-3, 1e-2)]
+    plans += [("small", 1e-2, 2000), ("long", 3e-3, 1000), ("wide", 1e-2, 800), ("real text", 1e-2, 800)]
+    for seed, (size, lr, steps) in enumerate(plans, FRESH):
+        cases.append(Case(f"fresh {size} {lr:g} {seed}", seed, size, lr, steps, schedules[seed % 3]))
+    for seed, lr in enumerate((1e-3, 3e-3, 1e-2), FRESH + 100):
+        cases.append(Case(f"fresh small {lr:g} {seed}", seed, "small", lr, 2500, schedules[seed % 3], interval=100))
+    return cases
+
+
+def fresh_injured() -> list[Case]:
+    """Returns two more runs per failure, one of them on real text; every third has a run with long intervals, too."""
+    cases = []
+    for number, name in enumerate(FAILURES):
+        kinds = [(("long", "medium", "small")[number % 3], INTERVAL), ("real text", INTERVAL)]
+        kinds += [("small", 100)] * (number % 3 == 0)
+        for kind, (size, interval) in enumerate(kinds):
+            group = number // 3 % 2
+            lr = (3e-3, 1e-3)[group]
+            seed = FRESH + 1000 + 100 * kind + 10 * (number % 3) + group
+            layer = 1 + number % (SIZES[size].layers - 1)
+            head = (number + 1) % SIZES[size].heads
+            steps = (INJURED_READINGS if interval == INTERVAL else FEW_READINGS) * interval
+            full = f"fresh {name} {'abc'[kind]}"
+            cases.append(Case(full, seed, size, lr, steps, "decay", name, layer, head, interval))
+    return cases
+
+
+def again() -> list[Case]:
+    """Returns runs of the kind that the detectors were wrong about when they saw the fresh ones, with other seeds."""
+    plans = [("real text", 1e-2, 360), ("real text", 1e-2, 600), ("real text", 5e-3, 360), ("wide", 1e-2, 360)]
+    cases = [
+        Case(f"again {size} {lr:g} {seed}", seed, size, lr, steps, ("decay", "constant", "warm")[seed % 3])
+        for seed, (size, lr, steps) in enumerate(plans, AGAIN)
+    ]
+    of_gradients = [name for name in FAILURES if "sign" in name or "order" in name or "hundred" in name]
+    for number, name in enumerate([*of_gradients, "gradient replaced by noise", "a head 10 % more a step"]):
+        for lr, seed in ((1e-3, AGAIN + 1001), (3e-3, AGAIN + 1002)):
+            layer, head, steps = 1 + number % 3, number % 4, INJURED_READINGS * INTERVAL
+            cases.append(Case(f"again {name} {lr:g}", seed, "real text", lr, steps, "decay", name, layer, head))
+    return cases
+
+
+def all_cases() -> list[Case]:
+    """Returns all runs."""
+    return [*healthy(), *injured(), *fresh_healthy(), *fresh_injured(), *again()]

@@ -1,16 +1,21 @@
-"""Trains the runs of the bench on made-up text, with the real engine and meter, and keeps their readings."""
+"""Trains the runs of the bench with the real engine and meter, and keeps their readings."""
 
 import copy
 import gzip
 import json
+import tempfile
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.detectors.cases import BREAKS, FAILURES, INTERVAL, SIZES, Case, Scope, Size
+from benchmarks.detectors.cases import FAILURES, SIZES, Case, Scope, Size
+from data.text.decode import read_lines
+from data.tokenizer import EOS_TOKEN, TOKENIZER_NAME, DocumentEncoder
+from data.tools.sample import build_sample
 from model.config import ModelConfig, PositionsConfig
 from model.weights import random_weights
 from train.config import RunConfig
@@ -24,7 +29,7 @@ from train.schedule import ScheduleConfig, learning_rate
 from train.watch.meter import Meter
 from train.watch.reading import Reading
 
-VOCAB_SIZE = 256
+SAMPLE_MEGABYTES = 4.0  # of real text
 MAX_SKIPPED = 10  # updates in a row that were not finite, after which a run ends
 
 
@@ -34,13 +39,17 @@ class Text:
     def __init__(self, size: Size, seed: int) -> None:
         self._size, self._rng = size, np.random.default_rng(seed)
         grammar = np.random.default_rng(7)
-        self._next = grammar.integers(VOCAB_SIZE, size=(VOCAB_SIZE, 4))
+        self._next = grammar.integers(size.vocab_size, size=(size.vocab_size, 4))
 
     def rows(self) -> np.ndarray:
         """Returns the next batch [B, T]."""
         size, rng = self._size, self._rng
+        if size.is_real:
+            corpus = real_tokens(size.vocab_size)
+            starts = rng.integers(len(corpus) - size.length, size=size.rows)
+            return np.stack([corpus[start : start + size.length] for start in starts]).astype(np.int64)
         tokens = np.empty((size.rows, size.length), dtype=np.int64)
-        tokens[:, 0] = rng.integers(VOCAB_SIZE, size=size.rows)
+        tokens[:, 0] = rng.integers(size.vocab_size, size=size.rows)
         choices = rng.choice(4, p=(0.6, 0.2, 0.15, 0.05), size=tokens.shape)
         for t in range(1, size.length):
             tokens[:, t] = self._next[tokens[:, t - 1], choices[:, t]]
@@ -51,6 +60,17 @@ class Text:
                 target = int(rng.integers(size.length // 2, size.length - length))
                 row[target : target + length] = row[source : source + length]
         return tokens
+
+
+@cache
+def real_tokens(vocab_size: int) -> np.ndarray:
+    """Returns the tokens of the sample corpus, one document after the other."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        build_sample(folder, vocab_size=vocab_size, megabytes=SAMPLE_MEGABYTES, report=lambda line: None)
+        encoder = DocumentEncoder(folder / TOKENIZER_NAME, EOS_TOKEN)
+        files = sorted(path for path in folder.glob("*/*") if path.is_file())
+        return encoder.encode([json.loads(line)["text"] for path in files for line in read_lines(path)])
 
 
 def configured(case: Case) -> RunConfig:
@@ -69,7 +89,7 @@ def configured(case: Case) -> RunConfig:
         micro_batch_size=size.rows,
         max_steps=case.steps,
         model=ModelConfig(
-            vocab_size=VOCAB_SIZE,
+            vocab_size=size.vocab_size,
             hidden_size=size.hidden,
             intermediate_size=2 * size.hidden,
             num_layers=size.layers,
@@ -90,23 +110,23 @@ class _Injured:
 
     def __init__(self, case: Case, engine: Engine) -> None:
         self._failure = FAILURES[case.failure] if case.failure is not None else None
-        self._head = case.head
+        self._head, self._breaks = case.head, case.breaks
         everywhere = self._failure is not None and self._failure.scope is Scope.model
         self._modules = [m for layer, m in engine.model.learned_positions() if everywhere or layer == case.layer]
 
     def after_update(self, step: int) -> None:
-        if self._failure is None or step < BREAKS:
+        if self._failure is None or step < self._breaks:
             return
         injury = self._failure.injury
         for module in self._modules:
             with torch.no_grad():
-                if injury.begin is not None and step == BREAKS:
+                if injury.begin is not None and step == self._breaks:
                     injury.begin(module, self._head)
                 if injury.repeat is not None:
                     injury.repeat(module, self._head)
 
     def rate_factor(self, step: int) -> float:
-        return self._failure.injury.rate_factor if self._failure is not None and step > BREAKS else 1.0
+        return self._failure.injury.rate_factor if self._failure is not None and step > self._breaks else 1.0
 
 
 @dataclass
@@ -147,11 +167,11 @@ class Run:
         self._num_skipped = 0
 
     def go(self, until: int) -> None:
-        """Trains up to a step, with a reading every INTERVAL steps and after an update that was not finite."""
+        """Trains up to a step, with a reading every `interval` steps and after an update that was not finite."""
         everything = np.ones(self._config.global_batch_size, dtype=bool)
         while self.step < until and self._num_skipped < MAX_SKIPPED:
             self.step += 1
-            is_read = self.step == 1 or self.step % INTERVAL == 0 or self._num_skipped == 1
+            is_read = self.step == 1 or self.step % self._case.interval == 0 or self._num_skipped == 1
             meter = Meter(self.engine, filtered_rows=False) if is_read else None
             rows = self.text.rows()
             labels = shifted_labels(rows, everything)
@@ -185,7 +205,7 @@ class Recorder:
         """Trains a run and writes its readings; of runs with the same damaged seed, the healthy part once."""
         if case.failure is not None and case.seed not in self._starts:
             healthy = Run(replace(case, failure=None), self._ranks)
-            healthy.go(BREAKS - 1)
+            healthy.go(case.breaks - 1)
             self._starts[case.seed] = Start.of(healthy)
             healthy.engine.close()
         run = Run(case, self._ranks, self._starts[case.seed] if case.failure is not None else None)

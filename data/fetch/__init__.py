@@ -6,6 +6,8 @@
     quota.py      the bound on the cache folder                             locks.py     locks between processes
     record.py     what is kept beside a fetched file                        answer.py    what a remote place answers
     mirror.py     a copy of a remote place as a folder                      background.py   daemon threads
+    ranges.py     parts of files, many at a time, ahead of need             sparse.py        the copies that they lie in
+    fill.py       missing blocks of a copy, fetched                         connections.py   kept-alive connections
 
 What the libraries do well is left to them: `huggingface_hub` reads hub addresses, finds the commit of a revision, lists
 files with their hashes, makes addresses and headers; `fsspec` reads buckets and matches glob patterns; `requests`

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from data.errors import DataError
+from data.fetch.retry import TransientError
 
 
 class Answer(NamedTuple):
@@ -15,6 +16,19 @@ class Answer(NamedTuple):
     """The bytes up to the end; raises TransientError and DataError."""
     etag: str | None
     """The mark of this version; None: the place gives none."""
+
+
+class Piece(NamedTuple):
+    """A range of the bytes of one version of a file."""
+
+    content: bytes
+    """All that was asked for."""
+    etag: str | None
+    """The mark of this version; None: the place gives none."""
+
+
+class NoRangesError(TransientError):
+    """A place sent the whole file where a range was asked for."""
 
 
 class ChangedError(DataError):

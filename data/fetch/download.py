@@ -20,9 +20,11 @@ from data.errors import DataError
 from data.fetch.answer import ChangedError, changed_error
 from data.fetch.background import run_all
 from data.fetch.files import DataFile
+from data.fetch.fill import WholeFilesError, fill
 from data.fetch.locks import file_lock
-from data.fetch.record import FetchRecord, read_record, record_path
+from data.fetch.record import FetchRecord, open_record, part_path, record_path
 from data.fetch.retry import TransientError, retried
+from data.fetch.sparse import SparseCopy
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,8 @@ def is_present(file: DataFile) -> bool:
 
 def missing_bytes(file: DataFile) -> int:
     """Returns how many bytes are still to be fetched."""
-    return 0 if is_present(file) else max(0, file.num_bytes - _size(_part_of(file)))
+    there = max(_size(part_path(file.path)), SparseCopy(file).num_allocated())
+    return 0 if is_present(file) else max(0, file.num_bytes - there)
 
 
 def download(
@@ -64,7 +67,7 @@ def download(
         return True
     if file.origin is None:
         raise DataError(f"{file.path} is gone; put it back, or mount what it lay on")
-    part = _part_of(file)
+    part = part_path(file.path)
     lock = part.with_suffix(".lock")
     with explained_disk_errors(file.path.parent):
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -74,22 +77,22 @@ def download(
             if is_present(file):
                 report(file.num_bytes)
                 return True
-            record = _open_record(file, part)
-            reserve(file.num_bytes - _size(part))
-            report(_size(part))
+            record = open_record(file.path, file.version, file.sha256)
+            reserve(missing_bytes(file))
             for attempt in range(1, NUM_HASH_TRIES + 1):
-                retried(lambda: _receive(file, part, record, report), lambda: _size(part))
-                sha256 = hash_file(part)
+                arrived = _fill_copy(file, part, report) or _fetch_part(file, part, record, report)
+                sha256 = hash_file(arrived)
                 if sha256 == (file.sha256 or record.sha256 or sha256):
                     break
-                report(-_size(part))
-                part.unlink()
+                report(-_size(arrived))
+                arrived.unlink()
                 if attempt == NUM_HASH_TRIES:
                     raise _other_content(file)
             if sha256 != record.sha256:
                 record.sha256 = sha256
                 record.write(file.path)
-            part.replace(file.path)
+            arrived.replace(file.path)
+            SparseCopy(file).delete()
     logger.info("fetched %s: %d bytes", file.name, file.num_bytes)
     return True
 
@@ -164,16 +167,6 @@ def explained_disk_errors(folder: Path) -> Iterator[None]:
         raise DataError(f"cannot write in {folder} ({error.strerror}); {remedy}") from error
 
 
-def _open_record(file: DataFile, part: Path) -> FetchRecord:
-    """Returns what is known of the part, and drops one that is, or may be, of another version."""
-    record = read_record(file.path)
-    if record is not None and record.version == file.version:
-        return record
-    if record is not None or file.sha256 is None:  # a hash tells in the end whether the beginning is the right one
-        part.unlink(missing_ok=True)
-    return FetchRecord(file.version)
-
-
 def _other_content(file: DataFile) -> DataError:
     assert file.origin is not None
     place = f"{file.origin.root}: {file.name}"
@@ -183,6 +176,36 @@ def _other_content(file: DataFile) -> DataError:
         f"{place} is no longer the file that was fetched first, by its sha256; delete {record_path(file.path)} to "
         "train on it as it is now"
     )
+
+
+def _fill_copy(file: DataFile, part: Path, report: Callable[[int], None]) -> Path | None:
+    """Fetches what is missing to the copy of a file whose rows have been read, if there is one; returns where it lies.
+
+    Of a place that sends whole files only, the copy is dropped.
+    """
+    copy, arrived = SparseCopy(file), 0
+    if not copy.exists():
+        return None
+
+    def count(num_bytes: int) -> None:
+        nonlocal arrived
+        arrived += num_bytes
+        report(num_bytes)
+
+    try:
+        fill(copy, part, count)
+    except WholeFilesError:
+        copy.delete()
+        report(-arrived)
+        return None
+    return copy.path
+
+
+def _fetch_part(file: DataFile, part: Path, record: FetchRecord, report: Callable[[int], None]) -> Path:
+    """Fetches a file in one go to its part; returns where it lies."""
+    report(_size(part))
+    retried(lambda: _receive(file, part, record, report), lambda: _size(part))
+    return part
 
 
 def _receive(file: DataFile, part: Path, record: FetchRecord, report: Callable[[int], None]) -> None:
@@ -247,10 +270,6 @@ def _after_same_bytes(chunks: Iterator[bytes], num_bytes: int, digest: bytes, ad
             raise changed_error(address)
         if chunk:
             yield chunk
-
-
-def _part_of(file: DataFile) -> Path:
-    return file.path.with_name(f".{file.path.name}.part")
 
 
 def _size(part: Path) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import DataError
-from data.fetch.answer import Answer
+from data.fetch.answer import Answer, Piece
 from data.fetch.retry import TransientError, retried
 from data.fetch.web import TRANSIENT, WebFolder
 
@@ -75,12 +75,20 @@ class HubFolder(WebFolder):
 
     def read(self, name: str, start: int, num_bytes: int, etag: str | None = None) -> Answer:
         """Returns as WebFolder does; raises DataError at once when the hub must not be asked."""
+        self._check_online(name)
+        return super().read(name, start, num_bytes, etag)
+
+    def read_range(self, name: str, start: int, stop: int, num_bytes: int, etag: str | None = None) -> Piece:
+        """Returns as WebFolder does; raises DataError at once when the hub must not be asked."""
+        self._check_online(name)
+        return super().read_range(name, start, stop, num_bytes, etag)
+
+    def _check_online(self, name: str) -> None:
         if is_offline():
             raise DataError(
                 f"HF_HUB_OFFLINE is set and {name} of {self.root} is not on this machine; unset it, or fetch the file "
                 "first with `python -m data fetch`"
             )
-        return super().read(name, start, num_bytes, etag)
 
     def _url_in_repo(self, name: str) -> str:
         from huggingface_hub import hf_hub_url

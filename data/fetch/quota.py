@@ -4,13 +4,18 @@ Each source says which files it is reading. Nothing is evicted as long as everyt
 once for all epochs. Evicting is always safe: a file that is needed again is fetched and ingested again.
 """
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISREG
+from typing import Any
 
 from common.files import is_own_partial
 from data.errors import DataError
+from data.fetch.files import DataFile
+from data.fetch.sparse import SparseCopy, allocated
 
 GIB = 1 << 30
 
@@ -73,3 +78,64 @@ class CacheQuota:
                 f"data.max_cache_gib = {self.max_gib:g} cannot hold what the order needs at once in {self.folder}, "
                 f"{num_needed / GIB:.3g} GiB; raise it or lower data.files_per_group"
             )
+
+
+@dataclass
+class CopyQuota:
+    """A cache folder of at most `max_gib` GiB (None: any size), in which local copies of files grow.
+
+    Which rows are still needed only the order knows, and it spreads them evenly over all files. So whole copies are
+    emptied, the largest first, until an eighth of the bound is free; of what has been fetched ahead, as large a share
+    is lost and fetched again. Each process measures before each further 256th of the bound that it writes.
+    """
+
+    files: Sequence[DataFile]
+    folder: Path
+    max_gib: float | None
+    _written: int = 0
+    _growing: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def max_bytes(self) -> int | None:
+        """The bound in bytes."""
+        return None if self.max_gib is None else int(self.max_gib * GIB)
+
+    @contextmanager
+    def growing(self, num_bytes: int) -> Iterator[None]:
+        """Empties copies if need be before one of them grows by this much in the block. Raises OSError."""
+        if self.max_bytes is None:
+            yield
+            return
+        with self._lock:
+            self._growing += num_bytes
+            self._written += num_bytes
+            if self._written >= self.max_bytes // 256:
+                self._written = 0
+                self._shrink(self.max_bytes)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._growing -= num_bytes
+
+    def num_others(self) -> int:
+        """Returns the bytes in the folder that are not in copies: they are never deleted."""
+        return sum(allocated(path) for path in self.folder.rglob("*") if path.is_file() and path.suffix != ".rows")
+
+    def _shrink(self, bound: int) -> None:
+        copies = [SparseCopy(file) for file in self.files]
+        sizes = [(copy.num_allocated(), index) for index, copy in enumerate(copies)]
+        total = self.num_others() + self._growing + sum(size for size, _ in sizes)
+        if total <= bound - bound // 8:
+            return
+        for size, index in sorted(sizes, reverse=True):
+            if total <= bound - bound // 4:
+                return
+            total -= size if size and copies[index].empty() else 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_growing": 0, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())

@@ -41,3 +41,18 @@ def read_record(path: Path) -> FetchRecord | None:
         return FetchRecord(**orjson.loads(record_path(path).read_bytes()))
     except (FileNotFoundError, orjson.JSONDecodeError, TypeError):
         return None
+
+
+def open_record(path: Path, version: str, sha256: str | None) -> FetchRecord:
+    """Returns what is known of the part of the file at `path`, and drops one that is, or may be, of another version."""
+    record = read_record(path)
+    if record is not None and record.version == version:
+        return record
+    if record is not None or sha256 is None:  # a hash tells in the end whether the beginning is the right one
+        part_path(path).unlink(missing_ok=True)
+    return FetchRecord(version)
+
+
+def part_path(path: Path) -> Path:
+    """Returns where the part of the file at `path` lies: its beginning, as far as it has arrived."""
+    return path.with_name(f".{path.name}.part")

@@ -12,12 +12,12 @@ import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from data.fetch.answer import Answer
+from data.fetch.answer import Answer, Piece
 from data.fetch.bucket import Bucket
 from data.fetch.hub import HubFolder, parse_hub
 from data.fetch.web import WebFolder
 
-SCHEME = re.compile(r"[a-z][a-z0-9+]*://")
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 class Remote(Protocol):
@@ -41,6 +41,13 @@ class Remote(Protocol):
         """Returns the bytes of a file of `num_bytes` from `start` on, or from its beginning, to its end.
 
         Raises TransientError for what may pass, and DataError for what will not: a file whose `etag` is another by now.
+        """
+        ...
+
+    def read_range(self, name: str, start: int, stop: int, num_bytes: int, etag: str | None = None) -> Piece:
+        """Returns the bytes from `start` up to `stop` of a file of `num_bytes`; may be called by many threads.
+
+        Raises TransientError and DataError as `read` does, and NoRangesError where the place sends whole files only.
         """
         ...
 

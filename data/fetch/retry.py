@@ -24,11 +24,15 @@ class TransientError(Exception):
         self.pause = pause
 
 
-def retried(attempt: Callable[[], Result], progress: Callable[[], int] = lambda: 0) -> Result:
+def retried(
+    attempt: Callable[[], Result],
+    progress: Callable[[], int] = lambda: 0,
+    warn: Callable[[str], None] = logger.warning,
+) -> Result:
     """Returns the first result of `attempt` that is not TransientError.
 
-    `progress()` is any count that grows while something arrives. Raises DataError after NUM_TRIES failures in a row
-    without progress: a slow transfer goes on however often it breaks off.
+    `progress()` is any count that grows while something arrives; `warn` gets a line for each failure. Raises DataError
+    after NUM_TRIES failures in a row without progress: a slow transfer goes on however often it breaks off.
     """
     failures, reached = 0, progress()
     while True:
@@ -43,5 +47,5 @@ def retried(attempt: Callable[[], Result], progress: Callable[[], int] = lambda:
                     f"{error}, {NUM_TRIES} times in a row; try again later, what is there is kept"
                 ) from error
             pause = min(error.pause or FIRST_PAUSE * 2.0 ** (failures - 1), LONGEST_PAUSE)
-            logger.warning("%s; trying again in %.0f s", error, pause)
+            warn(f"{error}; trying again in {pause:.0f} s")
             time.sleep(pause)

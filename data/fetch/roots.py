@@ -116,7 +116,9 @@ def open_root(root: str, cache_dir: str | None = None) -> Root:
         folder = open_folder(root)
         frames = Path(cache_dir).expanduser() if cache_dir else folder / FRAMES_NAME
         return Root(folder, frames, None, read_manifest(folder))
-    slug = re.sub(r"[^A-Za-z0-9.@-]+", "-", root.split("://")[1]).strip("-")[:80]
+    scheme, rest = root.split("://", 1)
+    root = f"{scheme.lower()}://{rest}"
+    slug = re.sub(r"[^A-Za-z0-9.@-]+", "-", rest).strip("-")[:80]
     default = REMOTE_CACHES / f"{slug}-{hashlib.sha256(root.encode()).hexdigest()[:8]}"
     folder = Path(cache_dir).expanduser() if cache_dir else default
     if is_offline() and root.startswith("hf://") and not (folder / LISTING_NAME).exists():

@@ -15,14 +15,16 @@ import requests
 import urllib3
 
 from data.errors import DataError
-from data.fetch.answer import Answer, changed_error
+from data.fetch.answer import Answer, NoRangesError, Piece, changed_error
 from data.fetch.background import run_all
-from data.fetch.credentials import VARIABLE, credentials_of
+from data.fetch.connections import KnownRequests
+from data.fetch.credentials import VARIABLE
 from data.fetch.retry import TransientError, retried
 
 CHUNK_BYTES = 1 << 20
 TIMEOUTS = (10.0, 30.0)  # seconds to connect, and between two pieces of an answer
-NUM_CONNECTIONS = 8
+RANGE_TIMEOUTS = (10.0, 15.0)  # the same for a range, which is small
+NUM_CONNECTIONS = 32  # to ask for sizes and marks
 TRANSIENT = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 LEADS_NOWHERE = (
     requests.exceptions.InvalidURL,
@@ -45,6 +47,7 @@ class WebFolder:
         self.root = root
         self._url_of = url_of
         self._headers = dict(headers or {})
+        self._known = KnownRequests()
 
     def listing(self, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         """Returns size and mark (ETag, else Last-Modified) of the named files; without names, of all in manifest.json.
@@ -62,14 +65,8 @@ class WebFolder:
         no longer has this `etag`.
         """
         url = self.url(name)
-        headers = {"Range": f"bytes={start}-"}
-        if etag and (etag.startswith('"') or HTTP_DATE.match(etag)):  # a weak one does not stand for the same bytes
-            headers["If-Range"] = etag
-        response = self._ask("GET", url, headers)
-        found = _mark_of(response.headers, etag)
-        if etag and found and found.removeprefix("W/") != etag.removeprefix("W/"):
-            response.close()
-            raise changed_error(url)
+        response = self._ask("GET", url, {"Range": f"bytes={start}-", **_condition(etag)})
+        found = _checked_mark(response, etag, url)
         kind = response.headers.get("Content-Type", "unknown type")
         if response.status_code == HTTPStatus.PARTIAL_CONTENT:
             extent = response.headers.get("Content-Range", "")
@@ -82,6 +79,30 @@ class WebFolder:
             response.close()
             raise TransientError(f"{url} answered with {extent} ({kind}) where {num_bytes:,} bytes are expected")
         return Answer(start, _body(response, url), found)
+
+    def read_range(self, name: str, start: int, stop: int, num_bytes: int, etag: str | None = None) -> Piece:
+        """Returns the bytes from `start` up to `stop`; raises NoRangesError for an answer with the whole file.
+
+        Raises TransientError and DataError as `read` does.
+        """
+        url = self.url(name)
+        response = self._ask("GET", url, {"Range": f"bytes={start}-{stop - 1}", **_condition(etag)}, RANGE_TIMEOUTS)
+        found = _checked_mark(response, etag, url)
+        kind = response.headers.get("Content-Type", "unknown type")
+        extent = response.headers.get("Content-Range", f"{response.headers.get('Content-Length', 'some')} bytes")
+        if response.status_code == HTTPStatus.OK and extent == f"{num_bytes} bytes" and not _is_page(response):
+            response.close()
+            raise NoRangesError(f"{url} is sent whole where a range of it is asked for")
+        asked = f"bytes {start}-{stop - 1}/"
+        if extent not in (f"{asked}{num_bytes}", f"{asked}*") or _is_page(response):
+            response.close()
+            raise TransientError(
+                f"{url} answered with {extent} ({kind}) where bytes {start}-{stop - 1} of {num_bytes:,} are expected"
+            )
+        content = b"".join(_body(response, url))
+        if len(content) != stop - start:
+            raise TransientError(f"{url} sent {len(content):,} of {stop - start:,} bytes")
+        return Piece(content, found)
 
     def url(self, name: str) -> str:
         """Returns the address of a file."""
@@ -121,18 +142,11 @@ class WebFolder:
             )
         return response
 
-    def _ask(self, method: str, url: str, headers: Mapping[str, str]) -> requests.Response:
-        headers = {**self._headers, "Accept-Encoding": "identity", **headers}
+    def _ask(
+        self, method: str, url: str, headers: Mapping[str, str], timeout: tuple[float, float] = TIMEOUTS
+    ) -> requests.Response:
         try:
-            response = requests.request(
-                method,
-                url,
-                headers=headers,
-                auth=credentials_of(url),  # without: those of ~/.netrc
-                stream=True,
-                timeout=TIMEOUTS,
-                allow_redirects=True,
-            )
+            response = self._known.send(method, url, self._headers, {"Accept-Encoding": "identity", **headers}, timeout)
         except LEADS_NOWHERE as error:
             raise DataError(f"{url} leads nowhere ({error}); correct data.root or the name of the file") from error
         except requests.RequestException as error:
@@ -151,6 +165,20 @@ class WebFolder:
                 f"variable {VARIABLE}"
             )
         raise DataError(f"{answer}; correct data.root, the name of the file, or your access to it")
+
+
+def _condition(etag: str | None) -> dict[str, str]:
+    """Returns the header that asks for a range of this version; a weak mark does not stand for the same bytes."""
+    return {"If-Range": etag} if etag and (etag.startswith('"') or HTTP_DATE.match(etag)) else {}
+
+
+def _checked_mark(response: requests.Response, etag: str | None, url: str) -> str | None:
+    """Returns the mark of an answer; raises ChangedError if it is not `etag`."""
+    found = _mark_of(response.headers, etag)
+    if etag and found and found.removeprefix("W/") != etag.removeprefix("W/"):
+        response.close()
+        raise changed_error(url)
+    return found
 
 
 def _mark_of(headers: Mapping[str, str], like: str | None = None) -> str | None:

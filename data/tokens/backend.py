@@ -7,27 +7,38 @@ is left of an epoch after its last whole batch is dropped. Any cursor is reached
 Source: OLMo's `IterableDataset`, as the OLMo-2 stage-2 and RePo runs used it.
 """
 
+import logging
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.config import DataConfig, DataKind, TokenDtype
+from data.config import DataConfig, DataKind, Fetch, TokenDtype
 from data.errors import DataError
 from data.fetch.background import Background
 from data.fetch.download import download, is_present
 from data.fetch.files import DataFile, digest_files
-from data.fetch.quota import GIB
+from data.fetch.quota import GIB, CopyQuota
+from data.fetch.ranges import MAX_CONNECTIONS, RangeReader
 from data.fetch.roots import Root, locate_tokenizer, open_root
 from data.filters import is_repetitive
 from data.mix import SourceMix
 from data.rows import Rows
 from data.tokenizer import DocumentEncoder
-from data.tokens.files import MAX_TOKEN_ID, TokenRows, check_token_ids, list_token_files, name_sources
+from data.tokens.files import MAX_TOKEN_ID, TOKEN_DTYPE, TokenRows, check_token_ids, list_token_files, name_sources
 from data.tokens.published import kept_order
 
+logger = logging.getLogger(__name__)
+
+NUM_AHEAD = 32  # steps whose rows are fetched ahead: two minutes of eight GPUs
+STEPS_AT_ONCE = 4  # whose rows are looked through for neighbours
+MIN_STEPS = 16  # that a bounded cache has to hold
+MIN_CONNECTIONS = 4
+ROWS_PER_CONNECTION = 8
 STREAM = "rows"  # the name of the one stream: every rank reports the same cursor in the published order
 
 
@@ -41,10 +52,16 @@ class TokenBackend:
         """Checks that all listed files exist; raises DataError for one that is missing or no token file."""
         root = open_root(config.root, config.cache_dir)
         files, names, token_dtypes = self._find(config, root)
-        _check_quota(files, config.max_cache_gib)
         tokenizer = locate_tokenizer(config.tokenizer, root) if config.tokenizer else None
         encoder = DocumentEncoder(tokenizer, config.eos_token) if tokenizer else None
-        self.rows = TokenRows(files, sequence_length, token_dtypes)
+        num_bytes = global_batch_size * sequence_length * TOKEN_DTYPE.itemsize
+        by_row = config.fetch is Fetch.rows
+        ranges = open_ranges(root, files, config.max_cache_gib, num_bytes) if by_row else None
+        if ranges is None:
+            _check_quota(files, config.max_cache_gib)
+        self.rows = TokenRows(files, sequence_length, token_dtypes, ranges)
+        self.num_ahead = steps_ahead(config.max_cache_gib, num_bytes)
+        """Steps whose rows are fetched ahead."""
         self.source_names = tuple(dict.fromkeys(names))
         self.source_of_file = np.array([self.source_names.index(name) for name in names], np.int16)
         self.max_token_id = encoder.max_token_id if encoder else None
@@ -90,8 +107,7 @@ class TokenBackend:
         while True:
             order = kept_order(self._order_folder, len(self.rows), self.seed, epoch)
             self._fetch_ahead(order[start:])
-            while start + self.num_slots <= len(order):
-                numbers = order[start + slots.start : start + slots.stop]
+            for numbers in self._expected(_steps(order, start, self.num_slots, slots), len(slots)):
                 start += self.num_slots
                 yield self._read(numbers, [epoch, start])
             epoch, start = epoch + 1, 0
@@ -113,9 +129,29 @@ class TokenBackend:
             values["data.token_dtype"] = config.token_dtype.value
         return values
 
+    def _expected(self, steps: Iterator[np.ndarray], rows_per_step: int) -> Iterator[np.ndarray]:
+        """Yields the rows of each step; where rows are fetched one by one, those of later steps are meanwhile."""
+        ranges = self.rows.ranges
+        if ranges is None:
+            yield from steps
+            return
+        ranges.num_connections = connections_for(rows_per_step)
+        coming = deque(islice(steps, 1))
+        at_once = min(STEPS_AT_ONCE, self.num_ahead)
+        try:
+            for numbers in coming:
+                self.rows.expect(numbers)
+            while coming:
+                if len(coming) <= max(1, self.num_ahead - at_once) and (more := list(islice(steps, at_once))):
+                    self.rows.expect(np.concatenate(more))
+                    coming.extend(more)
+                yield coming.popleft()
+        finally:
+            ranges.close()
+
     def _fetch_ahead(self, order: np.ndarray) -> None:
-        """Starts to fetch missing files, in the order in which rows first need them."""
-        if all(is_present(file) for file in self.rows.files):
+        """Starts to fetch missing files, in the order in which rows first need them, if not their rows alone."""
+        if self.rows.ranges is not None or all(is_present(file) for file in self.rows.files):
             return
         wanted, first = np.unique(self.rows.locate(order), return_index=True)
         for index in wanted[np.argsort(first)]:
@@ -140,6 +176,49 @@ def choose_eos(config: DataConfig, encoder: DocumentEncoder | None) -> int:
         return config.eos_token_id
     assert encoder is not None, "DataConfig.validate asks for one of the two"
     return encoder.eos_token_id
+
+
+def open_ranges(
+    root: Root, files: Sequence[DataFile], max_cache_gib: float | None = None, step_bytes: int = 0
+) -> RangeReader | None:
+    """Returns what reads rows of remote files one by one; None: files are on the disk, or have to be fetched whole.
+
+    Raises DataError when the place cannot be reached, and when the bound on the cache cannot hold a few steps.
+    """
+    if root.remote is None or all(is_present(file) for file in files):
+        return None
+    quota = CopyQuota(files, root.cache, max_cache_gib)
+    if quota.max_bytes is not None:
+        needed = quota.num_others() + MIN_STEPS * step_bytes
+        if needed > quota.max_bytes:
+            raise DataError(
+                f"data.max_cache_gib = {max_cache_gib:g} cannot hold {MIN_STEPS} steps and what lies in {root.cache}, "
+                f"{needed / GIB:.3g} GiB; raise it, or use a fresh data.cache_dir"
+            )
+    ranges = RangeReader(files, quota)
+    reason = ranges.whole_files_reason()
+    if reason is not None:
+        logger.info("data.fetch=whole is used: %s", reason)
+        return None
+    return ranges
+
+
+def steps_ahead(max_cache_gib: float | None, step_bytes: int) -> int:
+    """Returns how many steps are fetched ahead: NUM_AHEAD, or what takes an eighth of the cache."""
+    if max_cache_gib is None:
+        return NUM_AHEAD
+    return max(1, min(NUM_AHEAD, int(max_cache_gib * GIB) // (8 * step_bytes)))
+
+
+def connections_for(num_rows: int) -> int:
+    """Returns how many connections a process has that reads this many rows of each step."""
+    return max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, num_rows // ROWS_PER_CONNECTION))
+
+
+def _steps(order: np.ndarray, start: int, num_slots: int, slots: range) -> Iterator[np.ndarray]:
+    """Yields the rows of these slots in each whole step of the order."""
+    for first in range(start, len(order) - num_slots + 1, num_slots):
+        yield order[first + slots.start : first + slots.stop]
 
 
 def _check_quota(files: Sequence[DataFile], max_cache_gib: float | None) -> None:

@@ -10,6 +10,8 @@ Source: OLMo's `MemMapDataset`, as the OLMo-2 stage-2 and RePo runs used it.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
+from operator import add
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -19,6 +21,7 @@ from data.config import TokenDtype
 from data.errors import DataError
 from data.fetch.download import download, is_present
 from data.fetch.files import DataFile
+from data.fetch.ranges import Part, RangeReader
 from data.fetch.roots import Root
 from data.tokens.layout import TokenLayout, layout_of
 
@@ -31,7 +34,8 @@ MAX_TOKEN_ID = (1 << 24) - 1  # without a tokenizer: above any vocabulary, below
 class TokenRows:
     """All whole rows of a list of token files, by number; files are opened, and fetched, as they are read.
 
-    Rows are read, not mapped: a file that is truncated under its map ends the process by SIGBUS, without a word.
+    With `ranges`, rows of files that are not on the disk are fetched instead of the files. Rows are read, not mapped: a
+    file that is truncated under its map ends the process by SIGBUS, without a word.
     """
 
     files: list[DataFile]
@@ -40,6 +44,8 @@ class TokenRows:
     """Tokens of a row."""
     token_dtypes: Sequence[TokenDtype] = ()
     """How the files without a header store ids, by file; empty: as published."""
+    ranges: RangeReader | None = None
+    """Reads rows of these files by byte range; None: files are fetched whole."""
 
     def __post_init__(self) -> None:
         dtypes = self.token_dtypes or [TokenDtype.uint32] * len(self.files)
@@ -60,20 +66,44 @@ class TokenRows:
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Returns the tokens of the rows of these numbers: uint32 `[R, row_length]`; raises DataError."""
         tokens = np.empty((len(rows), self.row_length), TOKEN_DTYPE)
-        files = self.locate(rows)
-        starts = (rows - self._firsts[files]) * self.row_length
-        for row, file, start in zip(tokens, files.tolist(), starts.tolist(), strict=True):
-            layout = self._layouts[file]
-            stored = row if layout.dtype == row.dtype else np.empty(len(row), layout.dtype)
-            _read_into(stored, self._open(file), layout.start + start * layout.dtype.itemsize, self.files[file])
-            if stored is not row:
+        parts = self._parts(rows)
+        by_range = self._are_read_by_range(parts)
+        for row, part, in_parts in zip(tokens, parts, by_range, strict=True):
+            if not in_parts:
+                stored = np.empty(self.row_length, self._layouts[part.file].dtype)
+                _read_into(stored, self._open(part.file), part.start, self.files[part.file])
                 row[:] = stored
+        if self.ranges is not None and any(by_range):
+            contents = self.ranges.read(list(compress(parts, by_range)))
+            for row, part, content in zip(compress(tokens, by_range), compress(parts, by_range), contents, strict=True):
+                row[:] = np.frombuffer(content, self._layouts[part.file].dtype)
         return tokens
+
+    def expect(self, rows: np.ndarray) -> None:
+        """Begins to fetch the rows of these numbers that are not on the disk, in this order; returns at once."""
+        if self.ranges is not None:
+            parts = self._parts(rows)
+            self.ranges.expect(list(compress(parts, self._are_read_by_range(parts))))
 
     @property
     def num_tokens(self) -> list[int]:
         """Tokens of each file, with those after its last whole row."""
         return [layout.num_tokens for layout in self._layouts]
+
+    def _parts(self, rows: np.ndarray) -> list[Part]:
+        files = self.locate(rows).tolist()
+        layouts = [self._layouts[file] for file in files]
+        numbers = (rows - self._firsts[files]).tolist()
+        sizes = [self.row_length * layout.dtype.itemsize for layout in layouts]
+        starts = [layout.start + row * size for layout, row, size in zip(layouts, numbers, sizes, strict=True)]
+        return [Part(*place) for place in zip(files, starts, map(add, starts, sizes), strict=True)]
+
+    def _are_read_by_range(self, parts: Sequence[Part]) -> list[bool]:
+        if self.ranges is None:
+            return [False] * len(parts)
+        files = {part.file for part in parts} - self._opened.keys()
+        absent = {file for file in files if not is_present(self.files[file])}
+        return [part.file in absent for part in parts]
 
     def _open(self, file: int) -> IO[bytes]:
         if file not in self._opened:

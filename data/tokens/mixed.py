@@ -6,6 +6,7 @@ source gives is the n-th of its own epochs, each in an order like the published 
 epoch. The cursor is the number of the next row, and how many rows each source has given.
 """
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, zip_longest
@@ -80,6 +81,12 @@ class MixedTokenBackend(TokenBackend):
         """Yields the rows of these slots; raises DataError."""
         row, given = cursors[STREAM]["row"], list(cursors[STREAM]["given"])
         self._fetch_files(given)
+        after: deque[dict[str, Any]] = deque()
+        for numbers in self._expected(self._steps(slots, row, given, after), len(slots)):
+            yield self._read(numbers, after.popleft())
+
+    def _steps(self, slots: range, row: int, given: list[int], after: deque[dict[str, Any]]) -> Iterator[np.ndarray]:
+        """Yields the rows of these slots in each step, and appends the cursor after it to `after`."""
         while True:
             numbers = np.empty(self.num_slots, np.int64)
             for slot in range(self.num_slots):
@@ -87,8 +94,8 @@ class MixedTokenBackend(TokenBackend):
                 numbers[slot] = self._row_number(source, given[source])
                 given[source] += 1
             row += self.num_slots
-            rows = self._read(numbers[slots.start : slots.stop], {"row": row, "given": list(given)})
-            yield rows
+            after.append({"row": row, "given": list(given)})
+            yield numbers[slots.start : slots.stop]
 
     def _row_number(self, source: int, number: int) -> int:
         """Returns which row of all files is the `number`-th that a source gives."""
@@ -103,7 +110,7 @@ class MixedTokenBackend(TokenBackend):
 
     def _fetch_files(self, given: Sequence[int]) -> None:
         """Starts to fetch missing files, in the order in which each source needs them, all sources in turn."""
-        if all(is_present(file) for file in self.rows.files):
+        if self.rows.ranges is not None or all(is_present(file) for file in self.rows.files):
             return
         by_source = []
         for source, (first, num_rows) in enumerate(zip(self._first_rows, self._num_rows, strict=True)):

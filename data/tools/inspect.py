@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from yaml import YAMLError
 
-from data.config import DataConfig, DataKind, EncoderKind
+from data.config import DataConfig, DataKind, EncoderKind, Fetch
 from data.errors import DataError
 from data.fetch.download import is_present
 from data.fetch.files import DataFile, open_folder
@@ -23,6 +23,7 @@ from data.text.form import form_of
 from data.text.names import find_text_names
 from data.text.records import is_table
 from data.tokenizer import TOKENIZER_NAME, DocumentEncoder
+from data.tokens.backend import open_ranges
 from data.tokens.files import TokenRows, list_token_files, name_sources, read_file_list
 from data.tokens.mixed import token_sources
 from data.tools.summary import (
@@ -129,7 +130,11 @@ def _rows_by_source(config: DataConfig, length: int) -> dict[str, TokenRows]:
         listed = list_token_files(root, Path(config.file_list).expanduser(), token_dtype=config.token_dtype)
         found = _by_source(listed)
         dtypes = dict.fromkeys(found, config.token_dtype)
-    return {name: TokenRows(files, length, [dtypes[name]] * len(files)) for name, files in found.items()}
+    by_row = config.fetch is Fetch.rows
+    return {
+        name: TokenRows(files, length, [dtypes[name]] * len(files), open_ranges(root, files) if by_row else None)
+        for name, files in found.items()
+    }
 
 
 def _inspect_list(options: argparse.Namespace, names: list[str]) -> None:
@@ -150,7 +155,12 @@ def _inspect_list(options: argparse.Namespace, names: list[str]) -> None:
             raise DataError("--rows of token files needs their folder and --tokenizer; add both")
         _print_rows(
             "published order",
-            token_rows(TokenRows(files, options.sequence_length), encoder, options.seed, options.rows),
+            token_rows(
+                TokenRows(files, options.sequence_length, ranges=open_ranges(root, files)),
+                encoder,
+                options.seed,
+                options.rows,
+            ),
         )
 
 

@@ -19,6 +19,7 @@ from data.tokens.files import MAX_TOKEN_ID, check_token_ids
 from data.tokens.layout import layout_of
 
 TOKENS_AT_ONCE = 1 << 24
+UNFINISHED = {".part": "is the beginning of a file", ".rows": "holds some rows of a file"}  # by end of the name
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def verify(folder: Path, max_token_id: int = MAX_TOKEN_ID) -> Iterator[Verdict]:
     """Yields one verdict per data file below `folder`, listed or found; raises DataError where there is none."""
     manifest = read_manifest(folder)
     tokens = (path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
-    unfinished = (path.relative_to(folder).as_posix() for path in folder.rglob("*.part"))
+    unfinished = (path.relative_to(folder).as_posix() for end in UNFINISHED for path in folder.rglob(f"*{end}"))
     names = {*find_text_names(folder), *tokens, *manifest, *unfinished}
     if not names:
         raise DataError(f"{folder} holds no data files; give a folder that was fetched or built")
@@ -46,8 +47,9 @@ def verify(folder: Path, max_token_id: int = MAX_TOKEN_ID) -> Iterator[Verdict]:
 
 
 def _judge(folder: Path, name: str, listed: dict[str, Any] | None, max_token_id: int) -> Verdict:
-    if name.endswith(".part"):
-        return Verdict(name, 0, f"{folder / name} is the beginning of a file; fetch it to its end")
+    for end, holds in UNFINISHED.items():
+        if name.endswith(end):
+            return Verdict(name, 0, f"{folder / name} {holds}; fetch it to its end")
     record = read_record(folder / name)
     try:
         if listed is None and record is not None and record.sha256:

@@ -22,7 +22,7 @@ def tokenizer_files(path: Path, config: ModelConfig, max_length: int) -> dict[st
     try:
         content = path.read_bytes()
         saved: dict[str, Any] = json.loads(content)
-        tokens = _tokens_by_id(path)
+        tokens = tokens_by_id(path)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} is not a tokenizer.json ({error}); give the tokenizer of the data") from None
     largest, eos = max(tokens, default=-1), tokens.get(config.eos_token_id)
@@ -48,8 +48,8 @@ def tokenizer_files(path: Path, config: ModelConfig, max_length: int) -> dict[st
     return {NAME: content, "tokenizer_config.json": (json.dumps(settings, indent=2) + "\n").encode()}
 
 
-def _tokens_by_id(path: Path) -> dict[int, str]:
-    """Returns all tokens. Raises ValueError if the library cannot read the file."""
+def tokens_by_id(path: Path) -> dict[int, str]:
+    """Returns all tokens of a tokenizer.json. Raises ValueError if the library cannot read it."""
     from tokenizers import Tokenizer  # not at the top: most of those who read model/ need none
 
     try:

@@ -66,6 +66,13 @@ class PositionScheme(ABC):
         """Parameters of one layer, which is also the number of weights that each token is multiplied with."""
         return sum(num_outputs * num_inputs for num_outputs, num_inputs in self.maps().values())
 
+    def kept_bytes(self, element: int) -> int:
+        """Returns the bytes per token that one layer keeps for the backward pass, beside its input.
+
+        `element` is the size of an activation of the backbone in bytes: 2 for bf16.
+        """
+        return 0
+
     @abstractmethod
     def positions(self, h_btd: "Tensor", maps: Mapping[str, Callable[["Tensor"], "Tensor"]]) -> "Tensor | None":
         """Returns positions [T] or [B, T, H_kv], integer or float, or None for no rotation.

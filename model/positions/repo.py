@@ -8,7 +8,7 @@ where h is the input of the block, before any norm. Causality is untouched: z on
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from model.config import ModelConfig, PositionsConfig
+from model.config import ModelConfig, PositionPrecision, PositionsConfig
 from model.errors import require
 from model.positions.base import PositionScheme
 
@@ -60,6 +60,11 @@ class Repo(PositionScheme):
         """Returns the shapes of W_g, W_c and W_z."""
         inner = (self.width, self.model.hidden_size)
         return {"gate": inner, "content": inner, "final": (self.model.key_value_heads, self.width)}
+
+    def kept_bytes(self, element: int) -> int:
+        """Returns the bytes of gate, silu(gate), content and their product, and of z, which is always float32."""
+        inner = element if self.config.precision is PositionPrecision.reference else 4
+        return 4 * inner * self.width + 4 * self.model.key_value_heads
 
     def positions(self, h_btd: "Tensor", maps: Mapping[str, Callable[["Tensor"], "Tensor"]]) -> "Tensor":
         """Returns z [B, T, H_kv] in float32, float64 from float64."""

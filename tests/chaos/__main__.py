@@ -2,7 +2,8 @@
 
 The job has two ranks and reads its data from a server that fails half of all requests. It is killed, stopped, its disk
 is filled, its helpers are killed, and copies of its folder are damaged and continued, at random moments, under ZeRO 2,
-3, 1 and 2 with conversions between them. Then the same steps are trained undisturbed, and everything is compared.
+3, 1 and 2 with conversions between them. Every kind comes once, in a random order; then kinds are drawn. Then the same
+steps are trained undisturbed, and everything is compared.
 Prints a Markdown table, and writes it to benchmarks/results/chaos.md.
 """
 
@@ -28,7 +29,7 @@ from tests.chaos.compare import (
     rows_out_of_place,
     shared_memory,
 )
-from tests.chaos.faults import FAULTS, Incident, kill_some, stop
+from tests.chaos.faults import FAULTS, KILLS, NOT_MET, Incident, kill_some, stop
 from tests.chaos.job import INTERVAL, ROOT, Job
 from tests.chaos.server import failing_half
 from tests.chaos.snapshots import Snapshot, differing_rows, try_snapshot
@@ -39,6 +40,8 @@ RESULT = ROOT / "benchmarks/results/chaos.md"
 STAGES = (2, 3, 1, 2)
 STEPS_AFTER = 4  # that the last launch of a stage makes beyond what is logged
 WEIGHTS = {"kill": 4.0, "snapshot": 3.0}  # of a fault's probability; 1 for the others
+MOST_TRIES = 4  # of a kind that does not find the process that it kills
+HOPELESS = "snapshot without a whole checkpoint"
 IN_MOUNT = "CHAOS_IN_MOUNT"  # environment variable
 DISK = "size=192m"
 
@@ -52,30 +55,50 @@ class Result:
     ends: list[tuple[int, int]] = field(default_factory=list)
     """(ZeRO stage, last step) of each part."""
     problems: list[str] = field(default_factory=list)
+    tries: Counter[str] = field(default_factory=Counter)
+    """How often a fault was made, by its name."""
+    met: set[str] = field(default_factory=set)
+    """Faults that found what they are made for."""
     num_failed_requests: int = 0
     num_requests: int = 0
 
 
 def disturb(job: Job, seconds: float, rng: random.Random, faults: list[str], result: Result) -> None:
-    """Makes a run with faults for so long, an equal part of it under each stage."""
-    for stage in STAGES:
+    """Makes a run with faults for so long, an equal part of it under each stage, or until each kind has come once."""
+    first = [*(name for name in faults if name != "kill"), HOPELESS, *KILLS]
+    rng.shuffle(first)
+    for number, stage in enumerate(STAGES, 1):
         deadline = time.monotonic() + seconds / len(STAGES)
+        num_left = len(first) * (len(STAGES) - number) // (len(STAGES) - number + 1)
         job.start(stage)
         if result.ends and result.ends[-1][0] != stage:
             note(result, kill_some(job, rng, "conversion"))
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline or len(first) > num_left:
             if not job.is_alive:
                 job.start(stage)
-            name = rng.choices(faults, [WEIGHTS.get(fault, 1.0) for fault in faults])[0]
-            if name == "snapshot":
-                result.snapshots.append(try_snapshot(job, rng, stage, len(result.snapshots)))
-                print(result.snapshots[-1].damage, "->", result.snapshots[-1].outcome, flush=True)
-            else:
-                note(result, FAULTS[name](job, rng))
+            drawn = rng.choices(faults, [WEIGHTS.get(fault, 1.0) for fault in faults])[0]
+            name = first.pop() if first else drawn
+            make_fault(job, rng, name, stage, result)
+            if name not in result.met and result.tries[name] < MOST_TRIES:
+                first.insert(0, name)
         if job.is_alive:
             note(result, stop(job, rng))
         result.ends.append((stage, job.last_step() + STEPS_AFTER))
         to_end(job, *result.ends[-1])
+
+
+def make_fault(job: Job, rng: random.Random, name: str, stage: int, result: Result) -> None:
+    """Makes a fault, and adds what comes of it."""
+    result.tries[name] += 1
+    if name in ("snapshot", HOPELESS):
+        number = len(result.snapshots)
+        result.snapshots.append(try_snapshot(job, rng, stage, number, is_hopeless=name == HOPELESS))
+        print(result.snapshots[-1].damage, "->", result.snapshots[-1].outcome, flush=True)
+    else:
+        note(result, {**FAULTS, **KILLS}[name](job, rng))
+        if result.incidents[-1].outcome == NOT_MET:
+            return
+    result.met.add(name)
 
 
 def note(result: Result, incident: Incident) -> None:
@@ -111,6 +134,7 @@ def compare(job: Job, undisturbed: Job, shared: set[str] | None, result: Result)
     result.problems += ["the last weights differ"] * (not same)
     result.problems += [f"{of_copies} rows of continued copies differ"] * bool(of_copies)
     result.problems += [f"a copy with {snapshot.damage}: {snapshot.outcome}" for snapshot in bad]
+    result.problems += [f"never met: {name}" for name in result.tries if name not in result.met]
     result.problems += [f"{place}: {', '.join(names[:8])}" for place, names in left.items() if names]
     return {
         "steps with any figure that differs in any bit": f"{len(steps)} of {len(figures(undisturbed.folder))}",
@@ -134,7 +158,8 @@ def report(result: Result, compared: dict[str, str], options: argparse.Namespace
         "",
         f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, Python {platform.python_version()}, {versions}, two gloo",
         f"ranks. `python -m tests.chaos --minutes {options.minutes:g} --seed {options.seed}` took {seconds / 60:.0f} "
-        f"minutes: {sum(counts.values())} faults",
+        f"minutes: {sum(counts.values())} faults,",
+        "each kind at least once,",
         f"over {result.ends[-1][1]} steps, a checkpoint every {INTERVAL} steps, ZeRO stages {kinds} in turn with a",
         "conversion between them. The data server failed "
         f"{result.num_failed_requests} of {result.num_requests} requests.",
@@ -154,7 +179,10 @@ def report(result: Result, compared: dict[str, str], options: argparse.Namespace
         "",
         "| damage to a copy | outcome |",
         "|---|---|",
-        *(f"| {one.damage} | {one.outcome.splitlines()[0][:300]} |" for one in result.snapshots),
+        *(
+            f"| {one.damage} | {one.outcome.splitlines()[0].replace(f'{one.folder.path.parent}/', '')[:300]} |"
+            for one in result.snapshots
+        ),
     ]
     return "\n".join(lines) + "\n"
 

@@ -9,7 +9,7 @@ from tests.chaos.job import Job
 from train.run_folder import RunFolder
 
 NOT_ALIKE = re.compile(  # names that differ between any two runs, or say which disturbances there were
-    r"offline-run-[\w-]+|run-\w+\.wandb|corrupt-[\w-]+|\d+_[0-9a-f]{16,}|stuck|logs|debug[\w-]*\.log"
+    r"offline-run-[\w-]+|run-\w+\.wandb|corrupt-[\w-]+|\d+_[0-9a-f]{16,}|stuck|logs|debug[\w-]*\.log|metrics-superseded\.jsonl"
 )
 
 

@@ -9,6 +9,7 @@ import random
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import psutil
 
@@ -16,6 +17,7 @@ from tests.chaos.job import Job, wait_for
 from train.errors import EXIT_OK, EXIT_STOPPED
 
 FILLER = "filler"
+NOT_MET = "not met: it was not running"
 
 
 @dataclass
@@ -30,16 +32,18 @@ class Incident:
 
 
 Fault = Callable[[Job, random.Random], Incident]
+TARGETS = ("the launcher", "torchrun", "a rank", "a data worker", "everything")
 
 
-def kill_some(job: Job, rng: random.Random, moment: str | None = None) -> Incident:
-    """SIGKILL to some of the processes without which the job cannot go on."""
+def kill_some(job: Job, rng: random.Random, moment: str | None = None, target: str | None = None) -> Incident:
+    """SIGKILL to some of the processes without which the job cannot go on; to `target`, if it is there then."""
     moment = moment or rng.choice(["start", "step", "step", "save", "save", "published"])
     if moment != "now":
         wait_for(moment, job, rng)
     assert job.is_alive, f"ended before it was killed ({moment}): {job.printed()[-3000:]}"
     targets = {name: processes for name, processes in parts(job, rng).items() if processes}
-    target = rng.choice([*targets, "everything"])
+    if target not in targets:
+        target = rng.choice([*targets, "everything"])
     for process in targets[target]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -78,7 +82,7 @@ def kill_helper(job: Job, rng: random.Random, name: str, argument: str) -> Incid
     first = job.last_step()
     job.until(lambda: find() or job.last_step() > first + 50, pause=0.02)
     if not found:
-        return Incident(f"SIGKILL to {name}", "step", "not met: it was not running", job.last_step())
+        return Incident(f"SIGKILL to {name}", "step", NOT_MET, job.last_step())
     for process in found:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -147,6 +151,8 @@ FAULTS: dict[str, Fault] = {
     "disk": fill_disk,
     "cache": lose_cache,
 }
+KILLS: dict[str, Fault] = {f"kill {target}": partial(kill_some, moment="step", target=target) for target in TARGETS}
+"""One of each target; `kill` takes one of them at random."""
 
 
 def _goes_on(job: Job, fault: str, moment: str) -> Incident:

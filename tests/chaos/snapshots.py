@@ -27,11 +27,13 @@ class Snapshot:
     folder: RunFolder
     kept_from: int
     """Step after which every row was written after the damage."""
+    is_hopeless: bool
+    """Whether no checkpoint was left whole."""
 
     @property
     def is_good(self) -> bool:
-        """Whether it was resumed, or refused with a reason."""
-        return self.outcome.startswith(("resumed", "refused: "))
+        """Whether it was resumed, or refused with a reason; if it is hopeless, the latter."""
+        return self.outcome.startswith("refused: " if self.is_hopeless else ("resumed", "refused: "))
 
 
 def copy_live(folder: Path, place: Path) -> None:
@@ -47,6 +49,15 @@ def damage_some(folder: Path, rng: random.Random) -> str:
     return "; ".join(
         f"{path.relative_to(folder)}: {damage_file(path, rng)}" for path in rng.sample(files, rng.randint(1, 3))
     )
+
+
+def damage_all(folder: Path, rng: random.Random) -> str:
+    """Damages a file of every checkpoint; returns how."""
+    files = [
+        rng.choice(sorted(path for path in checkpoint.glob("*.pt") if path.stat().st_size))
+        for checkpoint in sorted(folder.glob("checkpoints/step-*"))
+    ]
+    return "; ".join(f"{path.relative_to(folder)}: {damage_file(path, rng)}" for path in files)
 
 
 def damage_file(path: Path, rng: random.Random) -> str:
@@ -69,21 +80,24 @@ def damage_file(path: Path, rng: random.Random) -> str:
     return manner
 
 
-def try_snapshot(job: Job, rng: random.Random, zero_stage: int, number: int) -> Snapshot:
+def try_snapshot(job: Job, rng: random.Random, zero_stage: int, number: int, *, is_hopeless: bool = False) -> Snapshot:
     """Copies the live run, damages the copy, and continues it beside the live run."""
     job.until_steps(rng.randint(1, 5))
+    if is_hopeless:
+        saved = job.num_saved()
+        job.until(lambda: job.num_saved() > saved)  # the next save is some time away
     name = f"copy-{number}"
     copy = Job(job.root, name, job.root, job.data_root, "data.num_workers=0", "wandb.mode=disabled")
     copy_live(job.folder.path, copy.folder.path)
     last_step = copy.last_step() + STEPS_AFTER
-    damage = damage_some(copy.folder.path, rng)
+    damage = (damage_all if is_hopeless else damage_some)(copy.folder.path, rng)
     copy.start(zero_stage, last_step, "logging.report_seconds=null")
     try:
         code = copy.wait()
     except subprocess.TimeoutExpired:
         for process in copy.processes():
             process.kill()
-        return Snapshot(damage, f"no end within {HANG_SECONDS:.0f} s", copy.folder, last_step)
+        return Snapshot(damage, f"no end within {HANG_SECONDS:.0f} s", copy.folder, last_step, is_hopeless)
     resumed = [event["step"] for event in copy.folder.read_events() if event.get("event") in ("start", "resume")]
     lines = [line for line in copy.printed().splitlines() if line.startswith("error: ")]
     if code == EXIT_OK:
@@ -92,7 +106,7 @@ def try_snapshot(job: Job, rng: random.Random, zero_stage: int, number: int) -> 
         outcome = f"refused: {lines[0].removeprefix('error: ')}"
     else:
         outcome = f"ended with {code}: {copy.printed()[-1500:]}"
-    return Snapshot(damage, outcome, copy.folder, resumed[-1] if resumed else last_step)
+    return Snapshot(damage, outcome, copy.folder, resumed[-1] if resumed else last_step, is_hopeless)
 
 
 def differing_rows(snapshot: Snapshot, undisturbed: RunFolder) -> list[int]:

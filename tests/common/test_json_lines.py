@@ -52,6 +52,15 @@ def test_a_line_truncated_by_a_kill_does_not_damage_the_next(tmp_path: Path) -> 
     assert read_json_lines(path) == [row(1), row(3)]
 
 
+def test_what_is_no_object_is_left_out_however_deep_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    JsonLines(path).append(row(1))
+    with path.open("ab") as file:
+        file.writelines([b"[" * 20_000, b"\n" + b'{"a":' * 20_000, b"\n5\nnull\n\xff\n"])
+    JsonLines(path).append(row(3))
+    assert read_json_lines(path) == [row(1), row(3)]
+
+
 def test_a_folder_that_is_gone_does_not_end_the_run(tmp_path: Path) -> None:
     lines = JsonLines(tmp_path / "gone" / "metrics.jsonl")
     lines.append(row(1))

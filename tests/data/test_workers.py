@@ -1,6 +1,7 @@
 """What ends a data worker, or takes its files away, is one line that says so, and a worker ends with its trainer."""
 
 import dataclasses
+import errno
 import multiprocessing
 import os
 import shutil
@@ -83,6 +84,24 @@ def test_a_text_file_that_vanishes_is_named(config: DataConfig, tmp_path: Path, 
         stream.next_batch()
         shutil.rmtree(root / "web")
         assert f"{root}/web/" in read_until_it_fails(stream)
+
+
+def test_a_worker_that_cannot_be_started_is_named_and_leaves_none(
+    tokens: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, fork, pids = set(psutil.Process().children()), os.fork, list[int]()
+
+    def fork_once() -> int:
+        if pids:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        pids.append(fork())
+        return pids[0]
+
+    with closing(build_stream(dataclasses.replace(tokens, num_workers=2), **SHAPE)) as stream:
+        monkeypatch.setattr(os, "fork", fork_once)  # as the kernel does at a limit of processes, or without memory
+        message = read_until_it_fails(stream)
+    assert message.startswith("data worker 1 of 2 could not be started (Resource temporarily unavailable): raise ")
+    assert pids and set(psutil.Process().children()) <= before
 
 
 def _stop_workers_and_leave(config: DataConfig, workers: Connection) -> None:

@@ -128,11 +128,11 @@ def test_a_mistake_is_reported_before_anything_starts(root: Path) -> None:
     assert ended.stdout == "" and not (root / "none").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(root: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_one_line(root: Path, sample: Path) -> None:
     (root / "file").touch()
-    ended = launch("experiment=demo", f"run_root={root}/file")
+    ended = launch("experiment=demo-backbone", f"data.root={sample}", f"run_root={root}/file")
     assert ended.returncode == EXIT_USER_ERROR
-    assert ended.stderr.count("\n") == 1 and f"Not a directory: '{root}/file/demo'" in ended.stderr
+    assert ended.stderr.count("\n") == 1 and f"Not a directory: '{root}/file/demo-backbone'" in ended.stderr
 
 
 def test_what_every_rank_finds_wrong_is_said_once(root: Path, unattended: Launches) -> None:

@@ -3,6 +3,8 @@
 import json
 import os
 import stat
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,6 +52,26 @@ def test_a_repo_model_comes_back_bit_for_bit(tmp_path: Path, max_shard_bytes: in
     again = Olmo2(small(), REPO)
     initialise(again, hf_weights(tmp_path / "out", small(), REPO, seed=99), "cpu")
     assert torch.equal(again(tokens), model(tokens))
+
+
+def test_weights_are_held_one_file_at_a_time(tmp_path: Path) -> None:
+    limit, alive, most = 40_000, [0], [0]
+
+    def dropped(num_bytes: int) -> None:
+        alive[0] -= num_bytes
+
+    def fresh() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, value in built(small(), REPO).state_dict().items():
+            memory = value.numpy().copy()
+            alive[0] += memory.nbytes
+            most[0] = max(most[0], alive[0])
+            weakref.finalize(memory, dropped, memory.nbytes)
+            yield name, torch.from_numpy(memory)
+            del memory
+
+    save_hf(tmp_path / "out", small(), REPO, fresh(), limit)
+    largest = max(value.nbytes for value in built(small(), REPO).state_dict().values())
+    assert alive[0] == 0 and limit < most[0] <= limit + 2 * largest
 
 
 def test_an_export_is_whole_or_absent(tmp_path: Path) -> None:

@@ -48,6 +48,10 @@ ROUTES: dict[
     ],
 }
 SAVING = {"checkpoint__interval": 2, "checkpoint__keep": 2}
+ONE_RANK: dict[str, dict[str, Any]] = {
+    "one-rank-zero1": {"engine__zero_stage": 1, "engine__precision": Precision.bf16},
+    "one-rank-zero3": {"engine__zero_stage": 3},
+}
 
 
 @dataclass
@@ -166,9 +170,14 @@ def run_splits(ranks: Ranks, root: Path) -> dict[str, Outcome]:
     """The same batches in other micro-batches and denominators."""
     if ranks.world_size == 1:
         apart = tiny(root, name="one-rank-documents", micro_batch_size=None, mask_documents=True)
+        saved = {
+            name: start(tiny(root, name=name, max_steps=1, micro_batch_size=4, **changes), ranks)
+            for name, changes in ONE_RANK.items()
+        }
         return {
             "one-rank": start(tiny(root, name="one-rank", micro_batch_size=4), ranks),
             "one-rank-documents": start(apart, ranks),
+            **saved,
         }
     all_tokens = tiny(root, name="all-tokens", loss__denominator=LossDenominator.all_tokens)
     return {

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ class Outcome:
     draws: list[float] = field(default_factory=list)  # per step, a random number of torch's default generator
     collects: list[bool] = field(default_factory=list)  # per step, and after the run, whether Python collects garbage
     steps: int = 0  # counted in the checkpoint: over all starts of the run
+    learned: list[str] = field(default_factory=list)  # places whose usual duration the watchdog has learned
 
 
 class Probe(StatefulCallback):
@@ -66,6 +67,7 @@ class Probe(StatefulCallback):
 
     def on_stop(self, trainer: TrainerInterface, stop: Stop) -> None:
         self._outcome.reason = stop.detail or stop.reason.word
+        self._outcome.learned = list(cast(Any, trainer).watchdog.longest)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self._outcome.steps}

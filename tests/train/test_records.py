@@ -1,5 +1,6 @@
 """metrics.jsonl and events.jsonl are only appended to, and what a checkpoint covers comes back whatever they lose."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from common.json_lines import read_json_lines
+from tests.train.callbacks.wandb_files import finished_runs
 from tests.train.conftest import NUM_STEPS, Runs
 from tests.train.probe import events, metrics
 from train.checkpoint.store import Checkpoint, checkpoint_folders, read_checkpoint
-from train.records import drop_later_rows, mend_records
+from train.records import drop_later_rows, durable_records, mend_records
 from train.run_folder import RunFolder
 
 STEP = 6  # of the checkpoint that the run continues from; the newest is of step 8
@@ -139,18 +141,83 @@ def drop_checkpoint_events(folder: RunFolder, *, above: int) -> None:
     folder.events.write_text("".join(own))
 
 
-@pytest.mark.parametrize("step", [0, STEP])
+@pytest.mark.parametrize(
+    ("step", "has_events", "said"),
+    [
+        (STEP, True, "continues from step 6, although a checkpoint of step 8 was saved: the 2 rows of later steps"),
+        (0, True, "begins at step 0, although a checkpoint of step 8 was saved: the 8 rows that were"),
+        (0, False, "begins at step 0: the 8 rows that were"),
+    ],
+)
 def test_rows_that_a_deleted_checkpoint_covered_are_moved_aside_and_this_is_said(
-    folder: RunFolder, step: int, capsys: pytest.CaptureFixture[str]
+    folder: RunFolder, step: int, has_events: bool, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = lines(folder.metrics)
+    if not has_events:
+        folder.events.unlink()
     drop_later_rows(folder, step)
     assert lines(folder.metrics) == rows[:step]
     assert lines(folder.path / "metrics-superseded.jsonl") == rows[step:]
+    assert capsys.readouterr().out == (f"{folder.path} {said} in metrics.jsonl are moved to metrics-superseded.jsonl\n")
+
+
+LIVE_DAMAGES: dict[str, Callable[[list[str]], str]] = {
+    "emptied": lambda rows: "",
+    "first line lost": lambda rows: "".join(rows[1:]),
+    "a row since the checkpoint lost": lambda rows: "".join([*rows[:-2], rows[-1]]),
+    "a bit of a number": change(1, "0.", "1."),
+    "a bit of a number since the checkpoint": change(STEP, "0.", "1."),
+}
+
+
+@pytest.mark.parametrize("damage", LIVE_DAMAGES.values(), ids=LIVE_DAMAGES)
+def test_a_record_that_is_damaged_while_the_run_is_live_is_mended_before_the_next_checkpoint_copies_it(
+    folder: RunFolder, damage: Callable[[list[str]], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(checkpoint(folder, 8).folder)
+    folder.events.unlink()  # what was said of the checkpoint of step 8
+    rows = lines(folder.metrics)
+    drop_later_rows(folder, STEP)
+    for row in rows[STEP:]:
+        folder.log_metrics(json.loads(row))
+    assert lines(folder.metrics) == rows and durable_records(folder)["metrics.jsonl"] == "".join(rows).encode()
+    assert capsys.readouterr().out == ""  # nothing is wrong so far
+    drop_later_rows(folder, STEP)
+    for row in rows[STEP:]:
+        folder.log_metrics(json.loads(row))
+    folder.metrics.write_text(damage(lines(folder.metrics)))
+    assert durable_records(folder)["metrics.jsonl"] == "".join(rows).encode()
+    assert lines(folder.metrics) == rows
+    [said] = capsys.readouterr().out.splitlines()
+    assert said.startswith(f"{folder.metrics} is damaged; ")
+    assert (folder.last_event() or {})["event"] == "repair"
+
+
+def test_rows_that_no_checkpoint_has_are_rebuilt_from_the_file_of_wandb(
+    stages: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = stages.folder("wandb-stopped")
+    finished_runs(whole.wandb)
+    folder = RunFolder(shutil.copytree(whole.path, tmp_path / "run"))
+    before = folder.read_metrics()
+    saved = read_checkpoint(checkpoint_folders(folder.checkpoints)[0])
+    old = dataclasses.replace(saved, files={n: r for n, r in saved.files.items() if n != "metrics.jsonl"})
+    folder.metrics.write_text("".join(lines(folder.metrics)[3:6]))
+    mend_records(folder, old)  # as of version 0.1.0
+    after = folder.read_metrics()
+    assert [row["step"] for row in after] == list(range(1, NUM_STEPS + 1))
+    for first, second in zip(before, after, strict=True):
+        lists = {name for name, value in first.items() if isinstance(value, list)}
+        assert second == first or {name: value for name, value in first.items() if name not in lists} == second
+    assert any("positions/layer_" in name for name in after[0])
     assert capsys.readouterr().out == (
-        f"{folder.path} continues from step {step}, although a checkpoint of step 8 was saved: the {8 - step} rows of "
-        "later steps in metrics.jsonl are moved to metrics-superseded.jsonl\n"
+        f"{folder.metrics} lacks 5 rows, and {saved.folder.name} has no copy of them; rebuilt from W&B's file, without "
+        "the figures of single heads: 5\n"
     )
+    repair = folder.last_event() or {}
+    assert (repair["event"], repair["missing"], repair["rebuilt"]) == ("repair", 5, 5)
+    mend_records(folder, old)
+    assert capsys.readouterr().out == "" and folder.read_metrics() == after
 
 
 def test_what_a_checkpoint_covers_is_on_the_disk_before_it_is_published(
@@ -171,7 +238,7 @@ def test_what_a_checkpoint_covers_is_on_the_disk_before_it_is_published(
     run.log_metrics({"step": 1})
     run.log_event("start", step=0)
     assert flushed == []  # a line costs no flush
-    assert list(run.durable_records()) == ["metrics.jsonl", "events.jsonl"]
+    assert list(durable_records(run)) == ["metrics.jsonl", "events.jsonl"]
     assert flushed == [run.metrics, tmp_path, run.events, tmp_path]
 
 

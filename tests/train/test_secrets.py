@@ -10,6 +10,7 @@ import pytest
 from data.fetch.credentials import VARIABLE
 from tests.data.fetch.server import serving
 from tests.distributed import run_ranks
+from tests.train.probe import Outcome, Probe
 from tests.train.tiny import tiny, write_tokens
 from train.__main__ import train
 from train.callbacks.config import WandbMode
@@ -29,7 +30,9 @@ def start_twice(ranks: Ranks, given: Path) -> str:
         for max_steps in (1, 2):
             config = load_run_config(given)
             config.max_steps = max_steps
-            train(config, ranks)
+            outcome = Outcome()
+            train(config, ranks, [Probe(outcome, stop_rank=None, stop_step=0, crash_step=0)])
+            assert "waiting for data" not in outcome.learned  # the next file may be larger
     return printed.getvalue()
 
 

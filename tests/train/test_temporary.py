@@ -33,13 +33,17 @@ from train.callbacks.weights_and_biases import WeightsAndBiases
 from train.compose.app import load_run_config
 from train.distributed import leave
 from train.run_folder import RunFolder
+made = []
+sys.addaudithook(lambda event, given: made.append(Path(given[0])) if event == "tempfile.mkdtemp" else None)
 config = load_run_config(Path(sys.argv[1]))
 callback = WeightsAndBiases(config)
 callback.on_start(SimpleNamespace(folder=RunFolder.of(config), step=0))
 def log(run):
     import wandb
     run.log({"image": wandb.Image(np.zeros((9, 9, 3), np.uint8))}, step=1)
-    print(*sorted(path.name for path in Path(os.environ["TMPDIR"]).iterdir()), flush=True)
+    temporary = Path(os.environ["TMPDIR"])
+    there = {*temporary.iterdir(), *(path for path in made if path.parent == temporary)}  # now, or a moment ago
+    print(*sorted(path.name for path in there), flush=True)
     sys.stdin.readline()
 callback._submit(log)
 callback.on_stop(None, None)

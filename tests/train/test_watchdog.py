@@ -59,6 +59,10 @@ def test_a_place_outside_of_steps_gets_the_time_that_it_usually_takes(tmp_path: 
         return watchdog.place.limit
 
     callback = Callback()
+    for seconds in (2, 1000, 3):  # says nothing of the next time
+        watchdog.enter("waiting for the disk", varies=True)
+        now[0] += seconds
+        assert watchdog.place.limit == 1500
     assert pass_through("saving", 20) == 1500  # the first time
     assert pass_through("waiting", 0.01) == 1500
     assert pass_through("saving", 100) == 200

@@ -24,7 +24,7 @@ def build_callbacks(config: RunConfig) -> list[Callback]:
     batch = f"{config.global_batch_size} x {length} tokens; positions {config.positions.scheme}"
     callbacks = [
         SlowSteps(config.watchdog.slow_step_factor),
-        Throughput(config.model, config.positions, length, config.global_batch_size),
+        Throughput(config),
         PositionWatch(config.position_watch, length, warmup),
         PositionProbes(config.position_watch.probe_interval, length, partial(find_encoder, config)),
         MetricsFile(),

@@ -6,12 +6,14 @@ again (train/checkpoint/checkpoints.py).
 
 import shutil
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from safetensors import SafetensorError
 from torch import Tensor
 
 from common.files import write_text_whole
+from model.accounting import num_parameters
 from model.export import save_hf
 from train.callbacks.callback import Callback, TrainerInterface
 from train.checkpoint.store import folder_name
@@ -19,6 +21,8 @@ from train.config import RunConfig
 from train.errors import SaveError
 from train.huggingface.companions import companion_files, longest_context
 from train.run_folder import EXPORTED_STEP
+
+LARGE = 250_000_000  # numbers in a model whose export takes long enough to say how far it is
 
 
 class Checkpointer(Callback):
@@ -72,7 +76,20 @@ class Checkpointer(Callback):
             print(f"{folder} has no tokenizer: {no_tokenizer}", flush=True)
         if folder.exists():
             folder.rename(old)
-        length = longest_context(run)
-        save_hf(folder, run.model, run.positions, parameters, max_position_embeddings=length, other_files=files)
+        save_hf(
+            folder,
+            run.model,
+            run.positions,
+            parameters,
+            max_position_embeddings=longest_context(run),
+            other_files=files,
+            report=partial(_say_quarters, folder, num_parameters(run.model, run.positions)),
+        )
         shutil.rmtree(old, ignore_errors=True)
         write_text_whole(folder / EXPORTED_STEP, f"{step}\n", durable=True)
+
+
+def _say_quarters(folder: Path, num_numbers: int, done: int, total: int) -> None:
+    """Prints a line after each quarter of the parameters of a large model but the last."""
+    if num_numbers >= LARGE and done < total and done * 4 // total != (done - 1) * 4 // total:
+        print(f"{folder}: {done}/{total} parameters written", flush=True)

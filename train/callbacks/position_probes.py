@@ -8,7 +8,6 @@ nothing counted. A row is filled up behind its text, which a causal model cannot
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from train.callbacks.callback import Callback, TrainerInterface
 from train.callbacks.console import Screen
 from train.config import RunConfig
 from train.errors import Stop, TrainError
+from train.huggingface.source import local_folder
 from train.watch.alert import Alert
 from train.watch.probe_texts import PROBE_TEXTS
 
@@ -33,10 +33,10 @@ def find_encoder(config: RunConfig) -> DocumentEncoder | None:
 
     Raises TrainError if it is not the model's, and DataError if it is none.
     """
-    beside_weights = Path(config.init_from or "") / "tokenizer.json"
     named = config.position_watch.probe_tokenizer or config.data.tokenizer
-    if named is None and config.init_from is not None and beside_weights.is_file():
-        named = str(beside_weights.resolve())
+    if named is None and config.init_from is not None:
+        beside_weights = local_folder(config.init_from) / "tokenizer.json"
+        named = str(beside_weights.resolve()) if beside_weights.is_file() else None
     if named is None:
         return None
     encoder = DocumentEncoder(

@@ -2,69 +2,45 @@
 
 MFU counts the model's own work (model/accounting.py; never recomputation) over the device's dense bf16 peak by
 datasheet, in the two conventions in use: `mfu` takes attention in full (PaLM, OLMo-core, torchtitan), `mfu_causal` only
-the half that a causal kernel must do. A device that is not in the table gets no MFU and one warning, never a guess.
+the half that a causal kernel must do. A device that train/devices.py does not have gets no MFU and one warning. The
+peak of memory stands beside the planned one (train/engine/memory.py), which `python -m launch plan` prints.
 """
 
 import logging
-import re
 
 import torch
 
 from model.accounting import flops_per_token
-from model.config import ModelConfig, PositionsConfig
-from report.metrics import DATA_SECONDS, MFU, MFU_CAUSAL, PEAK_GIB, STEP_SECONDS, TOKENS_PER_SECOND
+from report.metrics import DATA_SECONDS, MFU, MFU_CAUSAL, PEAK_GIB, PLANNED_GIB, STEP_SECONDS, TOKENS_PER_SECOND
 from train.callbacks.callback import Callback, TrainerInterface
+from train.config import RunConfig
+from train.devices import bf16_peak
+from train.engine.memory import memory
 
 logger = logging.getLogger(__name__)
-
-# Dense bf16 FLOP/s by datasheet. The first name that the device's own name contains, as whole words, counts.
-BF16_PEAK = {
-    "H200": 989.5e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989.5e12,
-    "GH200": 989.5e12,
-    "H800": 989.5e12,
-    "H20": 148e12,
-    "GB200": 2500e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "L4": 121e12,
-    "A40": 149.7e12,
-    "A10G": 70e12,
-    "RTX 4090": 165.2e12,
-    "RTX 3090": 71e12,
-}
-
-
-def bf16_peak(device_name: str) -> float | None:
-    """Returns the dense bf16 FLOP/s of a device by its name, or None if the table does not have it."""
-    return next((peak for name, peak in BF16_PEAK.items() if re.search(rf"\b{name}\b", device_name)), None)
 
 
 class Throughput(Callback):
     """Records throughput/* and memory/* at every step."""
 
-    def __init__(
-        self, model: ModelConfig, positions: PositionsConfig, sequence_length: int, global_batch_size: int
-    ) -> None:
-        self._tokens = global_batch_size * sequence_length
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._tokens = config.global_batch_size * config.sequence_length
         self._flops = {
-            name: flops_per_token(model, positions, sequence_length, causal=causal)
+            name: flops_per_token(config.model, config.positions, config.sequence_length, causal=causal)
             for name, causal in ((MFU, False), (MFU_CAUSAL, True))
         }
         self._peak: float | None = None
+        self._planned = 0
 
     def on_start(self, trainer: TrainerInterface) -> None:
         if trainer.engine.device.type != "cuda":
             return
+        self._planned = memory(self._config, trainer.ranks.world_size, on_gpu=True).peak
         name = torch.cuda.get_device_name(trainer.engine.device)
         self._peak = bf16_peak(name)
         if self._peak is None and trainer.ranks.is_main:
-            logger.warning("the peak of %r is not known (train/callbacks/throughput.py): no MFU is reported", name)
+            logger.warning("the peak of %r is not known (train/devices.py): no MFU is reported", name)
 
     def on_update(self, trainer: TrainerInterface) -> None:
         rate = self._tokens / trainer.step_seconds
@@ -76,3 +52,4 @@ class Throughput(Callback):
                 trainer.record(name, rate * flops / (self._peak * trainer.ranks.world_size))
         if trainer.engine.device.type == "cuda":
             trainer.record(PEAK_GIB, torch.cuda.max_memory_allocated(trainer.engine.device) / 2**30)
+            trainer.record(PLANNED_GIB, self._planned / 2**30)

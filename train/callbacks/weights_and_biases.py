@@ -14,7 +14,6 @@ A failure of W&B never ends a run, and a server that is down or slow never delay
 `python -m train.callbacks.weights_and_biases RUN_FOLDER` logs a whole run again, from its metrics.jsonl.
 """
 
-import argparse
 import logging
 import queue
 import sys
@@ -24,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common.command_line import Parser
 from common.errors import UserError
 from common.files import write_text_whole
 from common.json_lines import JsonLines, read_json_lines
@@ -180,7 +180,7 @@ def main() -> None:
     from train.compose.app import load_run_config
     from train.errors import EXIT_USER_ERROR
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m train.callbacks.weights_and_biases",
         description="Log a run again to W&B, from its metrics.jsonl, as a W&B run of its own.",
     )

@@ -24,7 +24,10 @@ from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.engine import Engine
 from train.errors import BadNumbersError, SaveError, TrainError
-from train.huggingface.source import check_source, fetch_source, open_source
+from train.huggingface.companions import other_tokenizer
+from train.huggingface.fetching import fetch_on_main
+from train.huggingface.source import check_source, open_source
+from train.records import durable_records
 from train.run_folder import RunFolder, explained_write_errors
 from train.watch.alert import Alert
 
@@ -114,16 +117,21 @@ class Checkpoints:
         if self._ranks.is_main:
             self._log_changes(start.resume, saved["config"])
 
-    def initial_weights(self, start: Start) -> Weights | None:
-        """Returns values for every parameter, or None if `restore` brings them all."""
+    def initial_weights(self, start: Start, go_on: Callable[[], None] = lambda: None) -> Weights | None:
+        """Returns values for every parameter, or None if `restore` brings them all.
+
+        `go_on` is called, on all ranks, again and again as long as a download makes progress.
+        """
         config = self._config
         if start.resume is not None:
             return other_layout_weights(start.resume, self._layout, config.model, config.positions, self._ranks)
         if start.import_from is not None:
             place = start.import_from
-            source = open_source(self._ranks.on_main(lambda: fetch_source(place)))
+            source = open_source(fetch_on_main(place, self._ranks, go_on))
             if self._ranks.is_main and source.place != place:
                 print(f"{config.name} begins from {source.place}")
+            if self._ranks.is_main and (warning := other_tokenizer(config)):
+                print(warning, flush=True)
             return checked_weights(source, config.model, config.positions, config.seed, is_conversion=True)
         return random_weights(config.model, config.positions, config.seed)
 
@@ -185,7 +193,7 @@ class Checkpoints:
             in_a_row = state["skipped_in_a_row"]
             self._saver.begin(
                 *(step, engine, state),
-                records=self._folder.durable_records() if self._ranks.is_main else {},
+                records=durable_records(self._folder) if self._ranks.is_main else {},
                 good_before=step - in_a_row if in_a_row else None,
             )
             self._saved_step = step

@@ -116,7 +116,7 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, FileRecord]]:
     try:
         body = json.loads(text)
         digest = body.pop("digest")
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DamageError(f"{MANIFEST} is incomplete or damaged") from None
     if digest != _digest_of(body):
         raise DamageError(f"{MANIFEST} is altered")

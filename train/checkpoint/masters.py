@@ -104,7 +104,8 @@ def _whole(flats: Sequence[_Flat], start: int, length: int, shape: tuple[int, ..
 
     def read() -> Tensor:
         pieces = [piece for flat in flats for piece in flat.read(start, length)]
-        return torch.cat(pieces)[: math.prod(shape)].view(shape).float()
+        joined = pieces[0] if len(pieces) == 1 else torch.cat(pieces)  # one piece stays in the mapped file
+        return joined[: math.prod(shape)].view(shape).float()
 
     return read
 

@@ -79,7 +79,7 @@ def read_rollbacks(root: Path) -> list[Rollback]:
         return []
     except OSError as error:
         raise TrainError(f"cannot read {path}: {error.strerror}; repair that, and start again") from error
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise TrainError(
             f"{path} is damaged: restore it from a backup, or delete it to continue with the copy in the checkpoint"
         ) from None

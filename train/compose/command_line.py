@@ -4,6 +4,8 @@ Hydra's own parser wants options first, answers a wrong option with its usage, a
 in the config for mistakes.
 """
 
+import difflib
+import re
 from collections.abc import Iterator, Sequence
 
 from hydra import compose, initialize_config_dir
@@ -47,6 +49,11 @@ def for_hydra(argv: Sequence[str]) -> list[str]:
             option += _checked_option(argument, rest)
         else:
             given.append(_checked_override(argument, is_sweep(argv)))
+    chosen = [override for override in given if override.key_or_group == "experiment"]
+    if len(chosen) > 1:
+        raise TrainError(
+            f"{' and '.join(str(one.input_line) for one in chosen)}: a run has one experiment, leave one out"
+        )
     if is_sweep(argv) and {"--cfg", "-c"} & {word.partition("=")[0] for word in option}:
         raise TrainError("--cfg prints one config: leave out -m, and give each key one value")
     return [*option, *_with_named_keys(given)]
@@ -66,8 +73,18 @@ def _checked_option(argument: str, rest: Iterator[str]) -> list[str]:
             expected = f"one of {', '.join(choices)}, as in {name} {choices[0]}" if choices else "a value"
             raise TrainError(f"option {name} needs {expected}")
         return words
+    raise TrainError(no_such_option(argument, [*FLAGS, *WITH_VALUE, "--dry-run", "--help"]))
+
+
+def no_such_option(argument: str, known: Sequence[str]) -> str:
+    """Returns what is wrong with an option that does not exist, with the closest of those that do."""
+    name, equals, _ = argument.partition("=")
+    words = [option for option in known if option.startswith("--")]
+    close = difflib.get_close_matches(name.lower().replace("_", "-"), words, n=1, cutoff=0.8)
+    if close and not equals:
+        return f"there is no option {name}; did you mean {close[0]}?"
     example = argument.lstrip("-") if equals else "experiment=demo"
-    raise TrainError(f"there is no option {name}; keys are set without a dash, as in {example}")
+    return f"there is no option {name}; keys are set without a dash, as in {example}"
 
 
 def _checked_override(argument: str, sweep: bool) -> Override:
@@ -80,7 +97,10 @@ def _checked_override(argument: str, sweep: bool) -> Override:
         raise TrainError(malformed(argument))
     if override.is_sweep_override():
         if not sweep:
-            as_list = f", or write '{key}=[{argument.partition('=')[2]}]' for a list" if key not in groups() else ""
+            text = argument.partition("=")[2]
+            if re.fullmatch(r"\d{1,3}(,\d{3})+", text):
+                raise TrainError(f"{argument} has commas in a number: write {key}={text.replace(',', '')}")
+            as_list = f", or write '{key}=[{text}]' for a list" if key not in groups() else ""
             raise TrainError(f"{argument} gives several values: add -m to run each{as_list}")
     elif key in groups() and not override.is_delete():
         value = override.value()

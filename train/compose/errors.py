@@ -13,6 +13,16 @@ from train.compose.groups import CONFIG_FOLDER, groups, options, outside_files
 from train.compose.keys import config_keys, with_placeholder
 from train.compose.names import did_you_mean
 
+_TYPOGRAPHIC = {
+    "\u2013": "--",
+    "\u2014": "--",
+    "\u201c": '"',
+    "\u201d": '"',
+    "\u201e": '"',
+    "\u2018": "'",
+    "\u2019": "'",
+}
+"""What text editors and web pages put in place of dashes and quotes."""
 _KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "Path": "a path"}
 """OmegaConf's name of a type -> what people type."""
 
@@ -34,12 +44,35 @@ def explain(error: Exception) -> str:
 def malformed(override: str) -> str:
     """Returns what is wrong with an argument that Hydra cannot parse."""
     key, equals, value = override.partition("=")
+    if set(override) & set(_TYPOGRAPHIC):
+        plain = "".join(_TYPOGRAPHIC.get(letter, letter) for letter in override)
+        return f"{override!r} has dashes or quotes of a text editor: type them again, as in {plain}"
+    if value.startswith("~"):
+        return f"the shell does not replace ~ behind an '=': write {key}=$HOME{value[1:]}"
+    if equals and key != key.strip():
+        return f"{override!r} has a space before '=': write {key.strip()}={value}"
+    if equals and re.fullmatch(r",.*|.*,|.*,,.*", value):
+        return f"the value in {override!r} has a comma too much: write {key}=A,B"
+    if unknown := re.fullmatch(r"([a-z]\w*)\(.*\)", value):
+        return f"there is no function {unknown[1]!r} for values: list them, as in {key}=A,B, or use range(1,5)"
     if key and value.startswith(("{", "[", "'", '"')):
         return f"the value in {override!r} cannot be read: check its brackets and quotes"
     if key and equals:
         return f"""the value in {override!r} has characters that need quotes: '{key}="{value}"'"""
-    hint = f"; did you mean experiment={override}?" if override in options("experiment") else ""
+    if override in options("experiment"):
+        hint = f"; did you mean experiment={override}?"
+    elif is_known(override):
+        hint = f": write {override}=VALUE, without spaces"
+    elif ":" in override and is_known(override.partition(":")[0]):
+        hint = f": write {override.replace(':', '=', 1)}"
+    else:
+        hint = ""
     return f"{override!r} is not of the form key=value{hint}"
+
+
+def is_known(key: str) -> bool:
+    """Returns whether a key or a group is called so."""
+    return key in groups() or any(row.key == key for row in config_keys())
 
 
 def no_option(group: str, option: str) -> str:
@@ -84,7 +117,13 @@ def _reason(error: Exception, text: str) -> str:
     if full_key and "does not support deletion" in text:
         return f"{full_key} cannot be deleted: set it to another value"
     if full_key and (wrong := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text)):
-        return f"{full_key} takes {_KINDS.get(wrong[2], wrong[2])}, and {wrong[1]!r} is none"
+        whole = re.fullmatch(r"(-?\d+)\.0", wrong[1]) if wrong[2] == "Integer" else None
+        hint = f": write {full_key}={whole[1]}" if whole else ""
+        return f"{full_key} takes {_KINDS.get(wrong[2], wrong[2])}, and {wrong[1]!r} is none{hint}"
+    if full_key and (wrong := re.search(r"Value '(.*)' is not a valid bool", text)):
+        return f"{full_key} takes true or false, and {wrong[1]!r} is none"
+    if twice := re.search(r"^(\S+) appears more than once", text):
+        return f"{twice[1]} has an option already: write {twice[1]}=... without a plus"
     lines = [line.strip() for line in f"{error.__cause__ or error}".splitlines() if line.strip()] or [repr(error)]
     if re.search(r"raised while composing config:$", lines[0]) and len(lines) > 1:
         lines = lines[1:]

@@ -75,6 +75,7 @@ def outside_files() -> dict[str, Path]:
     return {}
 
 
+@functools.cache
 def default_options() -> dict[str, str]:
     """Returns the option of each group that a run has unless another is chosen; `???`: one has to be chosen."""
     root = OmegaConf.to_container(OmegaConf.load(CONFIG_FOLDER / "config.yaml"))

@@ -10,11 +10,12 @@ from data.fetch.roots import locate_tokenizer, open_root
 from model.accounting import num_parameters
 from model.huggingface.card import Training, model_card
 from model.huggingface.flavours import Flavour, default_flavour
-from model.huggingface.tokenizer import NAME, tokenizer_files
+from model.huggingface.tokenizer import NAME, tokenizer_files, tokens_by_id
 from report.metrics import CE_LOSS, EVAL_LOSS, OPEN_ALERTS, STEP, TOKENS
 from report.run_folder import RunFiles
 from train.config import RunConfig
 from train.errors import TrainError
+from train.huggingface.source import is_run_or_checkpoint, local_folder, open_saved
 
 _BACKBONES = {
     (2048, 16): "allenai/OLMo-2-0425-1B",
@@ -56,13 +57,51 @@ def find_tokenizer(run: RunConfig) -> Path:
 
     Raises DataError if it cannot be fetched, and TrainError if none is named.
     """
-    if run.data.tokenizer is not None:
-        return locate_tokenizer(run.data.tokenizer, open_root(run.data.root, run.data.cache_dir))
-    backbone = Path(run.init_from or ".").expanduser()
-    for path in (backbone / NAME, backbone / "hf" / NAME):
-        if run.init_from and path.is_file():
+    path = _tokenizer_of_data(run) or _tokenizer_of_backbone(run)
+    if path is None:
+        raise TrainError("neither data.tokenizer nor the folder of init_from names a tokenizer.json: give --tokenizer")
+    return path
+
+
+def other_tokenizer(run: RunConfig) -> str | None:
+    """Returns a warning if the data gets other ids than the weights of `init_from` were trained with, else None.
+
+    Says nothing where one of the two files is not known. Raises DataError if that of the data cannot be fetched.
+    """
+    ours, theirs = _tokenizer_of_data(run), _tokenizer_of_backbone(run)
+    if ours is None or theirs is None or ours.read_bytes() == theirs.read_bytes():
+        return None
+    try:
+        found, expected = tokens_by_id(ours), tokens_by_id(theirs)
+    except (OSError, ValueError) as error:
+        return f"the tokenizers {ours} and {theirs} cannot be compared ({error})"
+    num_others = sum(found.get(number) != token for number, token in expected.items())
+    if not num_others:
+        return None
+    return (
+        f"WARNING: data.tokenizer {ours} has other tokens than {theirs}, which the weights of init_from were trained "
+        f"with: {num_others} of {len(expected)} ids differ, and the loss will be far too high; set data.tokenizer to it"
+    )
+
+
+def _tokenizer_of_data(run: RunConfig) -> Path | None:
+    if run.data.tokenizer is None:
+        return None
+    return locate_tokenizer(run.data.tokenizer, open_root(run.data.root, run.data.cache_dir))
+
+
+def _tokenizer_of_backbone(run: RunConfig) -> Path | None:
+    """Returns the tokenizer.json beside the weights of `init_from`, or that of the data of the run that it is."""
+    if run.init_from is None:
+        return None
+    folder = local_folder(run.init_from)
+    for path in (folder / NAME, folder / "hf" / NAME):
+        if path.is_file():
             return path
-    raise TrainError("neither data.tokenizer nor the folder of init_from names a tokenizer.json: give --tokenizer")
+    try:
+        return find_tokenizer(open_saved(folder).config) if is_run_or_checkpoint(folder) else None
+    except UserError:
+        return None
 
 
 def _training(run: RunConfig, step: int) -> Training:

@@ -10,6 +10,8 @@ is the one first seen.
 """
 
 import re
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -83,22 +85,31 @@ def check_source(source: str) -> None:
         _kind(Path(source).expanduser(), source)
 
 
-def fetch_source(source: str) -> Path:
-    """Returns the folder of a source; what lies on the hub is fetched to it first.
-
-    Raises DataError if it cannot be fetched, and TrainError if `source` is nothing that holds weights.
-    """
+def local_folder(source: str) -> Path:
+    """Returns the folder of a source: for one on the hub, that which it is fetched to, there or not yet."""
     address = _hub_address(source)
     if address is None:
         return Path(source).expanduser()
-    folder = _HUB_FOLDER / re.sub(r"[^\w.@-]+", "--", address.removeprefix(HUB))
+    return _HUB_FOLDER / re.sub(r"[^\w.@-]+", "--", address.removeprefix(HUB))
+
+
+def fetch_source(source: str, report: Callable[[int], None] = lambda num_bytes: None) -> Path:
+    """Returns the folder of a source; what lies on the hub is fetched to it first.
+
+    `report` gets the number of bytes that are there, whenever some have arrived. Raises DataError if it cannot be
+    fetched, and TrainError if `source` is nothing that holds weights.
+    """
+    address, folder = _hub_address(source), local_folder(source)
+    if address is None:
+        return folder
     root = open_root(address, str(folder))
     files = root.find(_HUB_FILES, "init_from")
     if root.remote is not None:  # else offline, from the hub client's own cache
         missing = sum(map(missing_bytes, files))
         if missing:
             print(f"fetching {missing / 1e9:.2f} GB of {root.remote.root} to {folder}", flush=True)
-        download_all(files, download)
+        arrivals = _Arrivals(sum(file.num_bytes for file in files), missing, report)
+        download_all(files, lambda file: download(file, report=arrivals.add))
     return root.folder
 
 
@@ -130,6 +141,26 @@ def open_checkpoint(saved: Saved) -> Source:
         return masters[names[key]]()
 
     return Source(str(saved.checkpoint.folder), _described(run), shapes, read)
+
+
+class _Arrivals:
+    """How many bytes of several files are there; prints a line after each tenth of what was missing."""
+
+    def __init__(self, total: int, missing: int, report: Callable[[int], None]) -> None:
+        self._total, self._missing, self._report = total, missing, report
+        self._num_bytes, self._tenths = 0, 0
+        self._lock = threading.Lock()  # each file has a thread
+
+    def add(self, num_bytes: int) -> None:
+        """Notes that bytes have arrived, or with a negative number that some were dropped."""
+        with self._lock:
+            self._num_bytes += num_bytes
+            self._report(self._num_bytes)
+            rest = self._total - self._num_bytes
+            tenths = 10 * (self._missing - rest) // self._missing if self._missing else 0
+            if self._tenths < tenths < 10:
+                print(f"fetched {tenths}0 %, {rest / 1e9:.2f} GB to go", flush=True)
+            self._tenths = max(tenths, self._tenths)
 
 
 def _described(run: RunConfig) -> dict[str, Any]:

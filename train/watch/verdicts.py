@@ -33,6 +33,7 @@ ALL_FADED, NUM_ALL_FALLS = 0.88, 4  # of the norm of every row of a layer that i
 FADED, NUM_FALLS = 0.58, 7  # the same of a single row, which also falls, but not so long, when it only turns round
 FLAT = 0.95  # constant_share of a head whose neighbours share a position
 EXPLODED, CONTAINED = 2.0, 1.0  # range, in sequence lengths
+WIDE = 20.0  # range, in sequence lengths, of a head that has held no spread yet
 JUMPED, LARGE = 20.0, 0.25  # times the spread that a head has held, with a range of so many sequence lengths
 OUTGROWN = 3.0  # times the highest norm of a head's row so far, from one reading to the next
 REGROWN = 1.5  # times the highest norm that counts, from which a row is not well
@@ -114,6 +115,8 @@ def is_exploded(layer: int, head: int, reading: Reading, memory: Memory, length:
     if not max(-low, high) <= COARSE or outgrows(layer, head, reading, memory):
         return True
     is_rope = abs(order) > LIKE_INDEX and extent <= CONTAINED * length
+    if not held and extent > WIDE * length and not is_rope:
+        return True  # it has never been any narrower: there is no usual loss to wait for
     has_jumped = 0 < JUMPED * held < reading.spreads(layer)[head] and extent > LARGE * length
     if (has_jumped or extent > EXPLODED * length) and not is_rope and memory.is_worse(reading.loss):
         return True

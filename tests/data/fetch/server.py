@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 Fault = Callable[["Handler", bytes, int], None]
@@ -35,7 +36,14 @@ class FileServer(ThreadingHTTPServer):
         self.login: str | None = None  # USER:PASSWORD that it asks for
         self.seen: list[tuple[str, str, str | None]] = []
         self.conditions: list[str | None] = []
+        self.logins: list[str | None] = []
+        self.num_connections = 0
         self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Counts connections."""
+        self.num_connections += 1
+        super().process_request(request, client_address)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that disconnects is no error: some tests do so on purpose."""
@@ -43,12 +51,13 @@ class FileServer(ThreadingHTTPServer):
     def starts(self, name: str) -> list[int]:
         """The byte offsets from which a file was asked for, in order."""
         ranges = [extent for method, path, extent in self.seen if method == "GET" and path == name]
-        return [int((extent or "bytes=0-").removeprefix("bytes=").rstrip("-")) for extent in ranges]
+        return [int((extent or "bytes=0-").removeprefix("bytes=").split("-")[0]) for extent in ranges]
 
 
 class Handler(BaseHTTPRequestHandler):
     server: FileServer
     protocol_version = "HTTP/1.1"
+    stop = 0  # the byte after the last of the range that was asked for
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -69,6 +78,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         if self.command == "GET":
             self.server.conditions.append(self.headers.get("If-Range"))
+            self.server.logins.append(self.headers.get("Authorization"))
         elif name in self.server.lengths:
             self.send(200, b"", {"Content-Length": self.server.lengths[name]})
             return
@@ -77,7 +87,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send(404, b"no such file", {})
             return
         content = file.read_bytes()
-        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        first, _, last = (self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")
+        start, self.stop = int(first), min(int(last) + 1 if last else len(content), len(content))
         faults = (self.server.faults if self.command == "GET" else self.server.heads).get(name)
         if faults:
             replacement = self.server.after.pop(name, None)
@@ -105,8 +116,9 @@ class Handler(BaseHTTPRequestHandler):
         """The file from `start` on, as a range if one was asked for."""
         headers = {"Content-Type": "application/octet-stream", **self.marks_of(content)}
         if "Range" in self.headers:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        self.send(206 if "Range" in self.headers else 200, content[start:], headers, piece, pause)
+            headers["Content-Range"] = f"bytes {start}-{self.stop - 1}/{len(content)}"
+        body = content[start : self.stop]
+        self.send(206 if "Range" in self.headers else 200, body, headers, piece, pause)
 
     def marks_of(self, content: bytes) -> dict[str, str]:
         """The headers that tell this content from another."""
@@ -182,14 +194,14 @@ def reset_after(num_bytes: int) -> Fault:
     """Breaks the connection in the middle of the body."""
 
     def reset(handler: Handler, content: bytes, start: int) -> None:
-        extent = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        extent = f"bytes {start}-{handler.stop - 1}/{len(content)}"
         handler.send_response(206)
         handler.send_header("Content-Range", extent)
-        handler.send_header("Content-Length", str(len(content) - start))
+        handler.send_header("Content-Length", str(handler.stop - start))
         for name, mark in handler.marks_of(content).items():
             handler.send_header(name, mark)
         handler.end_headers()
-        handler.wfile.write(content[start : start + num_bytes])
+        handler.wfile.write(content[start : min(start + num_bytes, handler.stop)])
         handler.wfile.flush()
         time.sleep(0.05)
         handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

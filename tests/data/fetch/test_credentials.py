@@ -1,13 +1,24 @@
 """A password reaches the server that it is for, and no file, name or message."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as some
 
 from data.errors import DataError
-from data.fetch.credentials import VARIABLE, credentials_of, masked, take_credentials, with_credentials
+from data.fetch.credentials import (
+    VARIABLE,
+    credentials_of,
+    masked,
+    take_credentials,
+    with_credentials,
+    without_credentials,
+)
 from data.fetch.download import download
 from data.fetch.roots import open_root
 from tests.data.fetch.server import FileServer, serving
@@ -50,6 +61,7 @@ def kept(folder: Path) -> bytes:
 def test_a_password_in_an_address_is_used_and_not_kept(server: FileServer, tmp_path: Path) -> None:
     fetch(with_login(server.url))
     fetch(server.url)  # the environment of this process has it now
+    fetch(server.url.replace("http", "HTTP"))
     assert open_root(with_login(server.url)).address == server.url
     everything = kept(tmp_path / "corpora")
     assert b"a.npy" in everything and not any(secret in everything for secret in (b"s3cr", b"me:"))
@@ -93,6 +105,55 @@ def test_logins_of_other_places_are_not_used() -> None:
         assert credentials_of(other) is None and with_credentials(other) == other
     assert with_credentials("ftp://host/a") == "ftp://me:second@host/a"
     assert masked("cannot log in to ftp://me:second@host with second") == "cannot log in to ftp://***@host with ***"
+
+
+HOSTS = ("host", "h-1.example.org:8080", "127.0.0.1", "[::1]", "[fe80::1]:80")
+AROUND = (
+    "{}",
+    "{}/prefix",
+    "data.root={}/x",
+    "data.root='{}'",
+    "[{}/x, {}]",
+    "{} and {}/x",
+    "{}?a=1",
+    "{},https://other",
+)
+
+
+@given(
+    some.sampled_from(["http", "https", "HTTP", "Https", "ftp", "s3"]),
+    some.text("abc", min_size=1, max_size=3),
+    some.text(some.sampled_from("xyzXYZ019/'\" @#?%+&=!,;:()[]{}.-~"), min_size=1, max_size=8),
+    some.sampled_from(HOSTS),
+    some.sampled_from(AROUND),
+)
+def test_no_password_stays_in_a_text_however_it_is_written(
+    scheme: str, user: str, password: str, host: str, around: str
+) -> None:
+    assume("://" not in password)
+    # Such a one must be escaped: written as it is, the address has another host.
+    is_unclear = "@" in password or re.match(r"\d{1,5}([\s'\",\])}].*)?[/?#]", password) is not None
+    for written in [quote(password, safe="")] + [password.replace("%", "%25")] * (not is_unclear):
+        os.environ[VARIABLE] = ""
+        address, clean = f"{scheme}://{user}:{written}@{host}", f"{scheme.lower()}://{host}"
+        assert without_credentials(around.format(address, address)) == around.format(clean, clean)
+        assert take_credentials(address) == clean and os.environ[VARIABLE].count(" ") == 0
+        assert credentials_of(f"{clean}/file") == (user, password)
+        for spelled in (f"{user}:{password}@", quote(password, safe=""), with_credentials(clean)):
+            assert not {f"{user}:{password}", f"{user}:{quote(password, safe='')}"} & {masked(spelled)}
+
+
+def test_a_name_of_a_container_or_a_sentence_is_no_login() -> None:
+    for text in (
+        "https://host:8080/pkg@v1/x",
+        "[https://host/a, me@host]",
+        "see https://host and mail me@host",
+        "https://[::1]:80/a@b",
+        "http://host",
+        "https://",
+    ):
+        assert without_credentials(text) == text
+    assert without_credentials("https://me:p@ss w@rd@host/pkg@v1") == "https://host/pkg@v1"
 
 
 @pytest.mark.parametrize("address", ["hf://datasets/a/b@main", "abfs://container@account/x", "a@b", "/data/a:b@c", ""])

@@ -15,7 +15,7 @@ import orjson
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from data.config import DataConfig, DataKind
+from data.config import DataConfig, DataKind, Fetch
 from data.errors import DataError
 from data.fetch import quota, retry
 from data.fetch.download import download
@@ -236,7 +236,7 @@ def test_token_files_from_a_server_give_the_published_order(tmp_path: Path, num_
     expected, _ = read_global(config, 20)
     with serving(tmp_path / "remote") as server:
         server.faults["mix/source1/part-3.npy"] = [status(503), reset_after(1000)]
-        remote = at(config, server.url)
+        remote = at(config, server.url, fetch=Fetch.whole)
         assert_same(expected, read_global(remote, 20, num_workers=num_workers)[0])
         gets = [name for method, name, extent in server.seen if method == "GET" and extent == "bytes=0-"]
         assert len(set(gets)) == 5 and len(gets) == 6
@@ -247,7 +247,8 @@ def test_token_files_that_do_not_fit_are_refused_before_anything_is_fetched(tmp_
     config = token_config(tmp_path / "remote")
     with serving(tmp_path / "remote") as server:
         with pytest.raises(DataError, match=r"cannot hold the .* GiB of token files, and their order needs all"):
-            build_stream(at(config, server.url, max_cache_gib=1e-6), sequence_length=64, global_batch_size=16)
+            remote = at(config, server.url, max_cache_gib=1e-6, fetch=Fetch.whole)
+            build_stream(remote, sequence_length=64, global_batch_size=16)
         assert not [name for method, name, _ in server.seen if method == "GET"]
 
 

@@ -114,9 +114,19 @@ def test_a_cache_changes_no_token(loaded: dict[str, Any], name: str) -> None:
     assert torch.equal(*drawn)
 
 
+@pytest.mark.parametrize("name", ["grouped_queries", "yarn"])
+def test_generating_can_go_on_from_a_returned_cache(loaded: dict[str, Any], name: str) -> None:
+    model, prompt = loaded[name], TOKENS[:, :20]
+    first: Any = generate(model, prompt, max_new_tokens=5, return_dict_in_generate=True)
+    longer = torch.cat((first.sequences, TOKENS[:, 20:27]), dim=1)  # as in a conversation
+    continued = generate(model, longer, past_key_values=first.past_key_values)
+    assert torch.equal(continued, generate(model, longer, use_cache=False))
+
+
 @pytest.mark.parametrize("static", [False, True])
-def test_a_returned_cache_can_be_continued(loaded: dict[str, Any], static: bool) -> None:
-    model = loaded["grouped_queries"]
+@pytest.mark.parametrize("name", ["grouped_queries", "yarn"])
+def test_a_returned_cache_can_be_continued(loaded: dict[str, Any], name: str, static: bool) -> None:
+    model = loaded[name]
     cache = StaticCache(config=model.config, max_cache_len=40) if static else None
     with torch.no_grad():
         first = model(TOKENS[:, :15], past_key_values=cache, use_cache=True)

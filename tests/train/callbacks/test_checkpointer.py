@@ -11,6 +11,7 @@ from transformers import Olmo2ForCausalLM
 from model.weights import hf_weights, is_position_parameter, parameter_shapes, random_weights
 from tests.train.conftest import Runs
 from tests.train.tiny import tiny
+from train.callbacks import checkpointer as checkpointer_module
 from train.callbacks.checkpointer import Checkpointer
 from train.compose.app import load_run_config
 
@@ -66,3 +67,16 @@ def test_the_export_is_on_the_disk_before_it_counts_as_whole(tmp_path: Path, mon
     checkpointer._export(tmp_path / "hf", ((name, weights(name)) for name in names), 8)
     assert flushed[-3] == tmp_path.name and flushed[-2].startswith(".step.") and flushed[-1] == "hf"
     assert {"model.safetensors", "config.json"} < set(flushed)
+
+
+def test_the_export_of_a_large_model_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, folder = tiny(tmp_path), tmp_path / "hf"
+    weights = random_weights(config.model, config.positions, config.seed)
+    names = list(parameter_shapes(config.model, config.positions))
+    for large in (checkpointer_module.LARGE, 1000):
+        monkeypatch.setattr(checkpointer_module, "LARGE", large)
+        Checkpointer(config)._export(folder, ((name, weights(name)) for name in names), 8)
+    said = [line for line in capsys.readouterr().out.splitlines() if "tokenizer" not in line]
+    assert said == [f"{folder}: {-(-len(names) * part // 4)}/{len(names)} parameters written" for part in (1, 2, 3)]

@@ -12,7 +12,9 @@ from model.accounting import flops_per_token
 from tests.train.conftest import NUM_STEPS, Runs
 from tests.train.tiny import LENGTH, tiny
 from train.callbacks.callback import TrainerInterface
-from train.callbacks.throughput import Throughput, bf16_peak
+from train.callbacks.throughput import Throughput
+from train.devices import bf16_peak
+from train.engine.memory import memory
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,7 @@ from train.callbacks.throughput import Throughput, bf16_peak
         ("NVIDIA L40S", 362e12),
         ("NVIDIA A10G", 70e12),
         ("NVIDIA GeForce RTX 4090", 165.2e12),
+        ("h100-pcie", 756e12),
         ("NVIDIA RTX A4000", None),
         ("NVIDIA GeForce RTX 3060", None),
         ("cpu", None),
@@ -64,11 +67,12 @@ def test_an_unknown_gpu_is_reported_once_and_never_guessed(
     config = tiny(Path())
     for trainer in trainers:
         trainer.step_seconds, trainer.data_seconds = 0.5, 0.1
-        throughput = Throughput(config.model, config.positions, LENGTH, config.global_batch_size)
+        throughput = Throughput(config)
         throughput.on_start(cast(TrainerInterface, trainer))
         throughput.on_update(cast(TrainerInterface, trainer))
     assert len(caplog.records) == num_warnings
     assert recorded["memory/peak_gib"] == 3
+    assert recorded["memory/planned_gib"] == memory(config, 2, on_gpu=True).peak / 2**30
     rate = 8 * LENGTH / 0.5
     if num_warnings:
         assert "throughput/mfu" not in recorded

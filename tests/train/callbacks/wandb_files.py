@@ -1,23 +1,17 @@
 """Reads what W&B wrote offline, record by record, once it is complete.
 
-A .wandb file is a seven-byte header and a LevelDB log: blocks of 32 KiB that hold fragments (checksum, length, kind),
-kind 1 a whole record, 2, 3 and 4 its first, middle and last part. A record is a protobuf message. The last record of a
-run is `exit`: a process of W&B writes the file, and may go on after the run that it belongs to has ended.
+The last record of a run is `exit`: a process of W&B writes the file, and may go on after the run that it belongs to has
+ended.
 """
 
 import json
-import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wandb.proto import wandb_internal_pb2 as protocol
-
-BLOCK, FRAGMENT = 1 << 15, struct.Struct("<IHB")
-RECORD: Any = vars(protocol)["Record"]  # made when the module is imported
-WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+from train.wandb_rows import read_records
 
 
 @dataclass
@@ -52,8 +46,7 @@ def wait_for_end(part: Path) -> OfflineRun:
 def read_offline(part: Path) -> OfflineRun:
     """The run id, the config, the logged rows and the alerts, as far as they are written."""
     run = OfflineRun(media=part / "files")
-    for message in (message for path in part.glob("run-*.wandb") for message in _messages(path.read_bytes())):
-        record = RECORD.FromString(message)
+    for record in (record for path in part.glob("run-*.wandb") for record in read_records(path)):
         if record.HasField("run"):
             run.run_id = record.run.run_id
             run.config.update({item.key: json.loads(item.value_json) for item in record.run.config.update})
@@ -75,20 +68,3 @@ def _nested(items: Iterable[tuple[Sequence[str], str]]) -> dict[str, Any]:
             owner = owner.setdefault(key, {})
         owner[path[-1]] = json.loads(value)
     return row
-
-
-def _messages(content: bytes) -> Iterator[bytes]:
-    offset, parts = 7, b""
-    while offset + FRAGMENT.size <= len(content):
-        if BLOCK - offset % BLOCK < FRAGMENT.size:  # too little left of the block for another fragment
-            offset += BLOCK - offset % BLOCK
-            continue
-        _, length, kind = FRAGMENT.unpack_from(content, offset)
-        if kind not in (WHOLE, FIRST, MIDDLE, LAST) or offset + FRAGMENT.size + length > len(content):
-            return  # half written
-        offset += FRAGMENT.size
-        fragment = content[offset : offset + length]
-        offset += length
-        parts = fragment if kind in (WHOLE, FIRST) else parts + fragment
-        if kind in (WHOLE, LAST):
-            yield parts

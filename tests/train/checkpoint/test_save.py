@@ -132,6 +132,11 @@ def test_saving_in_the_background_writes_the_same_files(crashes: Runs, stages: R
     assert digests[0] == digests[1] and len(digests[0]) == 2
 
 
+def test_what_is_left_of_a_save_says_nothing_of_the_time_that_the_last_one_needs(crashes: Runs) -> None:
+    learned = crashes.outcomes["behind"][0].learned
+    assert [place for place in learned if "checkpoint" in place] == ["saving a checkpoint"]
+
+
 def test_saving_in_the_background_publishes_every_save_with_its_own_step(crashes: Runs) -> None:
     saved = [event for event in events(crashes.root, "behind") if event["event"] == "checkpoint"]
     assert [event["step"] for event in saved] == [2, 4, 6, 8]

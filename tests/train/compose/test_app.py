@@ -20,64 +20,6 @@ ROOT = Path(__file__).parents[3]
 DEMO = "experiment=demo"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        ([DEMO, "optimizer.lrr=1"], "there is no config key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
-        ([DEMO, "+optimizer.lrr=1"], "there is no config key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
-        ([DEMO, "optimiser.lr=1"], "there is no config key 'optimiser'; did you mean 'optimizer'?"),
-        ([DEMO, "modle=tiny"], "there is no config key 'modle'; did you mean 'model'?"),
-        ([DEMO, "xyzzy=1"], "there is no config key 'xyzzy': `python -m launch keys` prints all that there are"),
-        ([DEMO, "lr=1"], "there is no config key 'lr'; did you mean 'optimizer.lr'?"),
-        ([DEMO, "learning_rate=1"], "there is no config key 'learning_rate'; did you mean 'optimizer.lr'?"),
-        ([DEMO, "num_gpus=8"], "there is no config key 'num_gpus'; did you mean 'launch.processes'?"),
-        ([DEMO, "batch_size=8"], "there is no config key 'batch_size'; did you mean 'global_batch_size'?"),
-        ([DEMO, "resume=true"], "there is no config key 'resume': the same command, run again, continues the run"),
-        ([DEMO, "optimizer.name=x"], "there is no config key 'optimizer.name': `python -m launch keys optimizer.`"),
-        ([DEMO, "gc_interval=1"], "there is no config key 'gc_interval'; did you mean 'logging.gc_interval'?"),
-        ([DEMO, "data.sources.web.weigt=1"], "there is no config key 'data.sources.web.weigt'; did you mean "),
-        ([DEMO, "data.sources.web=a/*.zst"], "a/*.zst is given where keys belong: data.sources.NAME.files, data"),
-        ([DEMO, "optimizer.lr=fast"], "optimizer.lr takes a number, and 'fast' is none"),
-        ([DEMO, "max_steps=1.5"], "max_steps takes a whole number, and '1.5' is none"),
-        ([DEMO, "wandb=off"], "there is no wandb=off: set wandb.mode=offline, online or disabled"),
-        ([DEMO, "wandb=false"], "there is no wandb=false: set wandb.mode=offline, online or disabled"),
-        ([DEMO, "engine.precision=fp31"], "engine.precision: Invalid value 'fp31', expected one of [auto, bf16, fp32]"),
-        ([DEMO, "model=tinny"], "there is no model=tinny; choose one of olmo2-1b, olmo2-7b, small, tiny"),
-        ([DEMO, "optimizer=adam"], "there is no optimizer=adam; choose one of published"),
-        ([DEMO, "optimizer.betas=0.9"], "optimizer.betas takes a list, as in 'optimizer.betas=[...]'"),
-        ([DEMO, "hydra/launcher=joblib"], "there is no hydra/launcher=joblib here: "),
-        ([DEMO, "positions/yarn=default"], "positions/yarn is not among the groups of this run: add it with a plus, "),
-        ([DEMO, "~optimizer.lr"], "optimizer.lr cannot be deleted: set it to another value"),
-        ([DEMO, "max_steps"], "'max_steps' is not of the form key=value"),
-        (["demo"], "'demo' is not of the form key=value; did you mean experiment=demo?"),
-        ([DEMO, "data.eos_token=<eos>"], "the value in 'data.eos_token=<eos>' has characters that need quotes: "),
-        ([DEMO, "seed=1,2"], "seed=1,2 gives several values: add -m to run each, or write 'seed=[1,2]' for a list"),
-        ([DEMO, "-max_steps=5"], "there is no option -max_steps; keys are set without a dash, as in max_steps=5"),
-        ([DEMO, "--max_steps=5"], "there is no option --max_steps; keys are set without a dash, as in max_steps=5"),
-        ([DEMO, "--cfg"], "option --cfg needs one of job, hydra, all, as in --cfg job"),
-        ([DEMO, "--cfg", "job", "-m"], "--cfg prints one config: leave out -m, and give each key one value"),
-        (["experiment="], "experiment is not given; choose one of demo, demo-backbone, "),
-        (["experiment=dmeo"], "there is no experiment=dmeo; choose one of demo, demo-backbone, "),
-        (["name=x"], "experiment is not given; choose one of demo, demo-backbone, "),
-        ([DEMO, "engine.zero_stage=4"], "engine.zero_stage=4 does not exist: choose 0, 1, 2 or 3"),
-        ([DEMO, "optimizer.betas=[0.9]"], "optimizer.betas=[0.9] must be two numbers in [0, 1)"),
-        ([DEMO, "optimizer.lr=nan"], "optimizer.lr=nan is out of range: it must be a number of at least 0"),
-        ([DEMO, "logging.interval=3"], "position_watch.interval=10 must be a multiple of logging.interval=3"),
-        ([DEMO, "schedule.warmup_steps=999"], "schedule.decay_steps="),
-        ([DEMO, "model.hidden_size=130"], "model.num_heads is 4, which does not cut model.hidden_size 130"),
-        ([DEMO, "positions.start_layer=6"], "positions.start_layer is 6 and model.num_layers is 6; choose 0 to 5"),
-        ([DEMO, "data.root=''"], "data.root is not set"),
-    ],
-)
-def test_a_mistake_is_one_line_that_names_the_key(
-    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run_app(*arguments) == (EXIT_USER_ERROR, [])
-    output = capsys.readouterr()
-    assert output.err.startswith(f"error: {line}")
-    assert output.err.count("\n") == 1 and output.out == ""
-
-
 def test_any_key_can_be_set_and_the_rest_stays() -> None:
     plain, changed = compose(DEMO), compose(DEMO, "optimizer.lr=0.5", "model=small", "positions.start_layer=4")
     assert (changed.optimizer.lr, changed.model.hidden_size, changed.positions.start_layer) == (0.5, 768, 4)

@@ -10,10 +10,10 @@ from transformers import AutoTokenizer
 from model.__main__ import main
 from model.weights import hf_weights, parameter_shapes
 from report.run_folder import RunFiles
-from tests.train.conftest import RESUMED, ROUTES, Runs
+from tests.train.conftest import ONE_RANK, RESUMED, ROUTES, Runs
 from tests.train.tiny import VOCAB_SIZE, tiny, write_tokenizer
 from train.checkpoint.masters import read_masters
-from train.checkpoint.store import checkpoint_folders
+from train.checkpoint.store import Layout, checkpoint_folders
 from train.huggingface.export import export
 from train.huggingface.source import open_saved
 
@@ -26,19 +26,27 @@ def test_weights_of_two_ranks_come_back_bit_for_bit(
     check_round_trip(stages.folder(name).path, tmp_path / "out", dtype)
 
 
+@pytest.mark.parametrize("name", ["one-rank", *ONE_RANK])
+def test_weights_of_one_rank_come_back_bit_for_bit(splits: Runs, tmp_path: Path, name: str) -> None:
+    assert check_round_trip(splits.folder(name).path, tmp_path / "out", torch.float32).world_size == 1
+
+
 @pytest.mark.parametrize("route", ROUTES)
-def test_weights_of_one_rank_come_back_bit_for_bit(routes: Runs, tmp_path: Path, route: str) -> None:
+def test_weights_that_went_from_layout_to_layout_come_back_bit_for_bit(
+    routes: Runs, tmp_path: Path, route: str
+) -> None:
     for folder in checkpoint_folders(routes.folder(route).checkpoints):
         check_round_trip(folder, tmp_path / folder.name, torch.float32)
 
 
-def check_round_trip(source: Path, folder: Path, dtype: torch.dtype) -> None:
+def check_round_trip(source: Path, folder: Path, dtype: torch.dtype) -> Layout:
     saved = open_saved(source)
     export(saved, folder, dtype=dtype)
     masters, run = read_masters(saved.checkpoint), saved.config
     weights = hf_weights(folder, run.model, run.positions, seed=9)
     for name in parameter_shapes(run.model, run.positions):
         assert torch.equal(weights(name), masters[name]().to(dtype).float()), name
+    return saved.checkpoint.layout
 
 
 def test_a_run_exports_its_last_step_and_earlier_ones_with_a_tokenizer(exports: Runs, runs_root: Path) -> None:

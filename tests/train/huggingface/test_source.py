@@ -1,6 +1,7 @@
 """`init_from` and imports take weights from folders, runs, checkpoints and the hub, and check what is said of them."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,19 @@ from model.config import PositionsConfig
 from model.export import save_hf
 from model.huggingface.flavours import Flavour
 from model.weights import hf_weights
-from tests.data.fetch.server import reset_after, serving
+from tests.data.fetch.server import Handler, reset_after, serving, status
 from tests.model.small import REPO, built, small
 from tests.train.conftest import Runs
 from train.checkpoint.masters import read_masters
 from train.checkpoint.store import read_checkpoint
+from train.distributed import Ranks
 from train.errors import TrainError
+from train.huggingface.fetching import fetch_on_main
 from train.huggingface.imports import import_weights
 from train.huggingface.source import check_source, fetch_source, open_source
+from train.run_folder import RunFolder
+from train.watchdog import Watchdog
+from train.watchdog_config import WatchdogConfig
 
 
 def stored(folder: Path) -> dict[str, torch.Tensor]:
@@ -185,6 +191,44 @@ def test_a_model_of_the_hub_is_fetched_once_whatever_breaks(hub: Any, tmp_path: 
     assert all(torch.equal(weights(name), value) for name, value in built(small(), REPO).named_parameters())
     hub.seen.clear()
     assert fetch_source(source) == folder and hub.seen == []
+
+
+def test_a_long_download_is_no_hang_as_long_as_bytes_arrive(
+    hub: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now, limits = [0.0], WatchdogConfig(step_seconds=60, other_seconds=1500)
+    watchdog = Watchdog(limits, Ranks(), RunFolder(tmp_path / "run"), clock=lambda: now[0])
+    watchdog.enter("reading or converting weights")
+    waited: list[float] = []
+
+    def slowly(handler: Handler, content: bytes, start: int) -> None:
+        handler.send(200, b"", {"Content-Length": str(len(content))})
+        for at in range(0, len(content), 20_000):
+            handler.wfile.write(content[at : at + 20_000])
+            now[0] += 1000  # of 1500 seconds
+            waited.append(now[0] - watchdog.place.since)
+            until(lambda: watchdog.place.since == now[0])
+
+    name = max((tmp_path / "served").glob("*.safetensors"), key=lambda path: path.stat().st_size).name
+    hub.faults = {name: [slowly]}
+    fetch_on_main("hf://a/b@main", Ranks(), watchdog.go_on, seconds=0.01)
+    assert len(waited) >= 2 and now[0] > 1500 and max(waited) < 1500
+    assert "fetched 50 %, 0.00 GB to go\n" in capsys.readouterr().out
+    assert watchdog.place.what == "reading or converting weights" and watchdog.place.limit == 1500
+
+
+def until(is_true: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if is_true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("waited in vain")
+
+
+def test_a_failed_download_is_an_error_on_the_waiting_rank(hub: Any, tmp_path: Path) -> None:
+    hub.faults = {"config.json": [status(404)] * 9}
+    with pytest.raises(UserError, match=r"config\.json"):
+        fetch_on_main("hf://a/b@main", Ranks(), lambda: None)
 
 
 def test_a_model_that_the_hub_does_not_have_is_an_error(hub: Any, tmp_path: Path) -> None:

@@ -253,6 +253,15 @@ def test_one_high_reading_is_no_value_that_a_head_is_compared_with() -> None:
     assert alerts_of((3, (set_heads(**COLLAPSED),)), (1, shock), (8, (set_heads(**COLLAPSED),))) == []
 
 
+@pytest.mark.parametrize("num_before", [0, 1])
+def test_positions_that_exploded_before_the_first_readings_are_an_explosion_and_nothing_else(num_before: int) -> None:
+    far = (set_heads((5,), range=3e4, max=2e4, min=-1e4, q99=1.5e4, std=5e3), set_signal((5,), gradient_slope=0.5))
+    found = alerts_of((num_before, ()), (5, far))
+    assert [(n - num_before, alert.kind, alert.where) for n, alert in found] == [(CONFIRM, "explosion", "layer 5")]
+    wide = (set_heads(range=15.0 * LENGTH, max=1e4, min=-5e3),)
+    assert alerts_of((5, wide)) == []
+
+
 def test_a_head_is_not_compared_with_what_it_had_while_it_exploded() -> None:
     narrow = set_heads(**COLLAPSED)
     found = alerts_of((5, (narrow,)), (4, (set_heads(**EXPLODED), worse)), (6, (narrow,)))

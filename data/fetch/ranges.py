@@ -1,0 +1,230 @@
+"""Parts of remote files, read through local copies and fetched ahead of need: many at a time, neighbours as one.
+
+A process says which parts it will need, in order. Threads fetch what is missing of them, each over a connection of its
+own, into the copies (sparse.py), which all processes of a machine share. Parts that lie close are one request: what
+lies between them is kept, and is needed later. Threads are started where they are first needed, so a forked process has
+its own.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, NamedTuple
+
+from data.errors import DataError
+from data.fetch.answer import Piece
+from data.fetch.download import explained_disk_errors, is_present
+from data.fetch.files import DataFile
+from data.fetch.fill import WholeFilesError, ask, ask_strictly, bring, neighbours
+from data.fetch.quota import CopyQuota
+from data.fetch.retry import retried
+from data.fetch.sparse import BLOCK_BYTES, SparseCopy
+
+logger = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 32
+MAX_GAP = 4  # blocks between two parts that are one request: 64 KiB, less than what a request costs
+MAX_RUN = 64  # blocks of a request: 1 MiB
+
+
+class Part(NamedTuple):
+    """Bytes of a file that are read together."""
+
+    file: int
+    """Index of the file."""
+    start: int
+    """First byte."""
+    stop: int
+    """The byte after the last."""
+
+    @property
+    def blocks(self) -> range:
+        """The blocks that it lies in."""
+        return range(self.start // BLOCK_BYTES, -(-self.stop // BLOCK_BYTES))
+
+
+class Run(NamedTuple):
+    """Blocks of a file that are fetched together."""
+
+    file: int
+    blocks: range
+
+
+class RangeReader:
+    """Reads parts of remote files; one per process, whose copies in other processes start without threads."""
+
+    def __init__(self, files: Sequence[DataFile], quota: CopyQuota, num_connections: int = MAX_CONNECTIONS) -> None:
+        self.files = files
+        self.num_connections = num_connections
+        self.num_fetched = 0
+        """Bytes that this process has fetched."""
+        self._quota = quota
+        self._copies = [SparseCopy(file) for file in files]
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._num_threads = 0
+        self._runs: queue.SimpleQueue[tuple[Run, Future[None]] | None] = queue.SimpleQueue()
+        self._coming: dict[tuple[int, int], Future[None]] = {}
+        self._lock = threading.Lock()
+        self._ready: set[int] = set()
+        self._failing: set[int] = set()
+
+    def whole_files_reason(self) -> str | None:
+        """Returns why parts cannot be read from this place; None: they can. Asks for a block of the first file.
+
+        Raises DataError when the place cannot be reached.
+        """
+        missing = (index for index, file in enumerate(self.files) if file.num_bytes and not is_present(file))
+        index = next(missing, None)
+        if index is None:
+            return None
+        try:
+            with explained_disk_errors(self.files[index].path.parent):
+                self._copy(index)
+                bring(self._copies[index], range(1), ask_strictly)
+        except WholeFilesError as error:
+            return str(error)
+        return None
+
+    def expect(self, parts: Iterable[Part]) -> None:
+        """Begins to fetch what is missing of these parts, in the order in which they are needed; returns at once."""
+        if self._process != os.getpid():
+            self._begin()
+        while self._num_threads < self.num_connections:
+            threading.Thread(target=self._work, args=(self._runs,), daemon=True, name="rows ahead").start()
+            self._num_threads += 1
+        for run in merge(parts):
+            with self._lock:
+                new = [block for block in run.blocks if (run.file, block) not in self._coming]
+                for blocks in neighbours(new):
+                    future: Future[None] = Future()
+                    self._coming.update(((run.file, block), future) for block in blocks)
+                    self._runs.put((Run(run.file, blocks), future))
+
+    def read(self, parts: Sequence[Part]) -> list[bytes | bytearray | memoryview]:
+        """Returns the bytes of each part; waits for those that are not there yet. Raises DataError."""
+        found = [self._read_kept(part) for part in parts]
+        missing = [index for index, content in enumerate(found) if content is None]
+        if missing:
+            self.expect(parts[index] for index in missing)
+        for index in missing:
+            part = parts[index]
+            self._wait_for(part)
+            content = self._read_kept(part)  # fetched and emptied again, or not fetched: once more, here
+            found[index] = _cut(part, self._bring(Run(part.file, part.blocks))) if content is None else content
+        return [content for content in found if content is not None]
+
+    def close(self) -> None:
+        """Ends the threads, each after what it is doing; nothing that was expected is fetched any more."""
+        if self._process != os.getpid():
+            return
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._runs.get_nowait()
+        for _ in range(self._num_threads):
+            self._runs.put(None)
+        self._begin()
+
+    def _read_kept(self, part: Part) -> memoryview | None:
+        content, present = self._copies[part.file].read(part.blocks)
+        return _cut(part, content) if all(present) else None
+
+    def _wait_for(self, part: Part) -> None:
+        """Waits until work on this part has ended, well or not."""
+        with self._lock:
+            coming = {self._coming.get((part.file, block)) for block in part.blocks}
+        for future in coming:
+            if future is not None:
+                future.exception()
+
+    def _work(self, runs: "queue.SimpleQueue[tuple[Run, Future[None]] | None]") -> None:
+        while (work := runs.get()) is not None:
+            run, future = work
+            try:
+                self._bring(run)
+            except Exception as error:  # who needs the part tries once more, and raises
+                known = isinstance(error, DataError | OSError)
+                logger.log(logging.DEBUG if known else logging.WARNING, "ahead of need: %s", error, exc_info=not known)
+            with self._lock:
+                for block in run.blocks:
+                    if self._coming.get((run.file, block)) is future:
+                        del self._coming[run.file, block]
+            future.set_result(None)
+
+    def _bring(self, run: Run) -> bytearray:
+        """Returns the bytes of a run from the whole file, the copy, or the remote. Raises DataError."""
+        file = self.files[run.file]
+        if is_present(file):
+            return _read_whole(file, run.blocks)
+        with explained_disk_errors(file.path.parent):
+            self._copy(run.file)
+            with self._quota.growing(len(run.blocks) * BLOCK_BYTES):
+                content, num_fetched = bring(self._copies[run.file], run.blocks, self._ask)
+        with self._lock:
+            self.num_fetched += num_fetched
+        return content
+
+    def _copy(self, index: int) -> None:
+        if index not in self._ready:
+            self._copies[index].create()
+            self._ready.add(index)
+
+    def _ask(self, copy: SparseCopy, start: int, stop: int) -> Piece:
+        """Returns a range, tried again for a minute; of many that fail at a time, one says so."""
+        me = threading.get_ident()
+
+        def warn(message: str) -> None:
+            with self._lock:
+                is_first = not self._failing - {me}
+                self._failing.add(me)
+            logger.log(logging.WARNING if is_first else logging.DEBUG, "%s", message)
+
+        try:
+            return retried(partial(ask, copy, start, stop), warn=warn)
+        finally:
+            with self._lock:
+                self._failing.discard(me)
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("files", "num_connections", "num_fetched", "_quota", "_copies")
+        return {name: self.__dict__[name] for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+
+def merge(parts: Iterable[Part]) -> Iterator[Run]:
+    """Yields runs of blocks that hold all parts, in the order of need: parts of a file that lie close are one run."""
+    runs: list[tuple[int, Run]] = []
+    last: Run | None = None
+    for file, first, stop, need in sorted(
+        (part.file, part.blocks.start, part.blocks.stop, need) for need, part in enumerate(parts)
+    ):
+        joins = last is not None and file == last.file and first <= last.blocks.stop + MAX_GAP
+        if last is not None and joins and max(stop, last.blocks.stop) - last.blocks.start <= MAX_RUN:
+            last = Run(file, range(last.blocks.start, max(stop, last.blocks.stop)))
+            runs[-1] = min(runs[-1][0], need), last
+        else:
+            last = Run(file, range(first, stop))
+            runs.append((need, last))
+    yield from (run for _, run in sorted(runs, key=lambda item: item[0]))
+
+
+def _cut(part: Part, content: bytearray) -> memoryview:
+    offset = part.start - part.blocks.start * BLOCK_BYTES
+    return memoryview(content)[offset : offset + part.stop - part.start]
+
+
+def _read_whole(file: DataFile, blocks: range) -> bytearray:
+    start, stop = SparseCopy(file).extent(blocks)
+    with file.path.open("rb") as content:
+        content.seek(start)
+        return bytearray(content.read(stop - start))

@@ -1,0 +1,139 @@
+"""python -m launch plan: memory, speed, traffic and disk of a run before it starts. Needs no torch and no GPU.
+
+  python -m launch plan experiment=repo-1b-50b                            on the GPUs of this machine, or one H100
+  python -m launch plan experiment=repo-1b-50b --gpus 8 --gpu h200        on others
+  python -m launch plan experiment=repo-7b-50b --gpus 64 --network 40     nodes with one card of 400 Gbit/s
+  python -m launch plan experiment=repo-1b-50b --mfu 0.5 --json           another share of the peak; for scripts
+
+Any key=value of a launch can be given. What is calculated and what is measured is said. Exit code 1: it does not fit.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+
+from common.command_line import Parser, print_text
+from launch.gpus import installed_gpus
+from launch.plan import page
+from launch.plan.advice import advise, check_gpus
+from launch.plan.disk import disk
+from launch.plan.estimate import ASSUMED_MFU, GPUS_PER_NODE, NETWORK, Cluster, estimate
+from launch.plan.measured import closest
+from launch.ranks import count_gpus
+from model.accounting import num_parameters
+from train.compose.app import hydra_app
+from train.compose.command_line import is_sweep
+from train.config import RunConfig
+from train.devices import DEVICES, Device, find_device
+from train.engine.memory import element_bytes
+from train.errors import EXIT_OK, TrainError
+
+EXIT_DOES_NOT_FIT = 1
+DEFAULT_GPU = "H100"
+SMALL = 300_000_000  # parameters: kernels of smaller models are too short for a GPU
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Prints the plan of a command line; returns the exit code. Raises TrainError."""
+    parser = plan_parser()
+    given, overrides = parser.parse_known_args(arguments)
+    parser.refuse_others(overrides)
+    if is_sweep(overrides):
+        raise TrainError("a plan is of one run: leave out -m and sweep=, and give each key one value")
+    sys.argv = [sys.argv[0], *overrides]  # what Hydra reads
+    return hydra_app(lambda config: print_plan(config, given, overrides), __doc__ or "")
+
+
+def plan_parser() -> Parser:
+    """Returns the parser of the options; every other argument belongs to the config."""
+    parser = Parser(prog="python -m launch plan", add_help=False, allow_abbrev=False)
+    parser.add_argument("--gpus", type=int)
+    parser.add_argument("--gpu")
+    parser.add_argument("--gpus-per-node", type=int, default=GPUS_PER_NODE)
+    parser.add_argument("--network", type=float, default=NETWORK / 1e9)
+    parser.add_argument("--mfu", type=float)
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+def print_plan(config: RunConfig, given: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Prints the plan of a run; returns the exit code. Raises TrainError."""
+    if config.engine.zero_stage == 0 and element_bytes(config, on_gpu=True) == 2:
+        raise TrainError(
+            "engine.zero_stage=0 does not work with bf16: use engine.zero_stage=1, or engine.precision=fp32"
+        )
+    cluster, note = cluster_of(config, given)
+    measured = closest(config, cluster.device) if given.mfu is None else None
+    mfu, basis = ASSUMED_MFU, f"calculated, at an assumed MFU of {ASSUMED_MFU:.0%}; not measured"
+    if given.mfu is not None:
+        mfu, basis = given.mfu, f"calculated, at the given MFU of {given.mfu:.0%}"
+    elif measured is not None:
+        mfu, basis = measured.mfu, measured.text
+    elif num_parameters(config.model, config.positions) < SMALL:
+        basis += ", and far too high for so small a model"
+    needs, files = estimate(config, cluster, mfu), disk(config)
+    advice = None if needs.fits else advise(config, cluster, mfu)
+    changes = [] if advice is None else advice.arguments
+    command = launch_command(overrides, changes, cluster if advice is None else advice.estimate.cluster)
+    if given.json:
+        print_text(json.dumps(page.as_data(needs, files, basis, advice, command), indent=1))
+        return EXIT_OK if needs.fits else EXIT_DOES_NOT_FIT
+    others = [number for number in SIZES if config.global_batch_size % number == 0 and _splits(config, number)]
+    table = [estimate(config, Cluster(cluster.device, n, cluster.gpus_per_node, cluster.network), mfu) for n in others]
+    lines = [page.heading(config, needs) + note, ""]
+    for part in (
+        page.memory_lines(config, needs),
+        page.advice_lines(needs, advice),
+        page.speed_lines(needs, basis),
+        page.disk_lines(config, files),
+        page.other_sizes(table),
+    ):
+        lines += [*part, ""] if part else []
+    print_text("\n".join([*lines, command]))
+    return EXIT_OK if needs.fits else EXIT_DOES_NOT_FIT
+
+
+def cluster_of(config: RunConfig, given: argparse.Namespace) -> tuple[Cluster, str]:
+    """Returns the GPUs to plan for, and a note where they were chosen for want of any here. Raises TrainError."""
+    for option in ("gpus", "gpus_per_node", "network", "mfu"):
+        value = getattr(given, option)
+        if value is not None and value <= 0:
+            raise TrainError(f"--{option.replace('_', '-')} {value:g} has to be above 0")
+    if given.mfu is not None and given.mfu > 1:
+        raise TrainError(f"--mfu {given.mfu:g} is a share of the peak: give 0.45 for 45 %")
+    here = installed_gpus()
+    note = ""
+    if given.gpu is None and not here:
+        note = f" (no GPU here: planned for {DEFAULT_GPU}; --gpu names another)"
+    gpus = given.gpus or config.launch.processes or count_gpus() or 1
+    check_gpus(config, gpus)
+    device = device_called(given.gpu or (here[0].name if here else DEFAULT_GPU))
+    return Cluster(device, gpus, given.gpus_per_node, given.network * 1e9), note
+
+
+def device_called(name: str) -> Device:
+    """Returns the device of a name. Raises TrainError with all that there are."""
+    device = find_device(name)
+    if device is None:
+        known = ", ".join(one.name for one in DEVICES)
+        raise TrainError(f"--gpu {name} is not in train/devices.py; choose one of {known}")
+    return device
+
+
+def launch_command(overrides: Sequence[str], changes: Sequence[str], cluster: Cluster) -> str:
+    """Returns the command that starts the run as it was planned."""
+    changed = {argument.partition("=")[0] for argument in changes}
+    kept = [argument for argument in overrides if argument.partition("=")[0] not in {*changed, "launch.processes"}]
+    words = [*kept, *changes]
+    if cluster.nodes > 1:
+        shape = [f"launch.nodes={cluster.nodes}", f"launch.gpus_per_node={cluster.gpus_per_node}"]
+        return shlex.join(["python", "-m", "launch", *words, "launch=slurm", *shape])
+    return shlex.join(["python", "-m", "launch", *words, f"launch.processes={cluster.gpus}"])
+
+
+def _splits(config: RunConfig, gpus: int) -> bool:
+    share = config.global_batch_size // gpus
+    return share % (config.micro_batch_size or share) == 0

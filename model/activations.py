@@ -1,0 +1,86 @@
+"""How many bytes a forward pass keeps for the backward pass, and what both take beside that; without torch.
+
+The counts are those of autograd for model/transformer.py, tensor by tensor (tests/model/test_activations.py holds them
+against its saved tensors). On a GPU, RMSNorm is one kernel that keeps its input and a scale per token; on a CPU it
+keeps two float32 tensors of its width.
+"""
+
+from dataclasses import dataclass
+
+from model.config import AttentionBackend, ModelConfig, NormPrecision, PositionsConfig
+from model.positions import build_schemes
+
+FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes of one micro-batch on one rank."""
+
+    kept: int
+    """From the forward pass to the backward pass."""
+    loss: int
+    """Beside `kept`, at the largest, while the loss is computed: logits of a chunk, gradients of the head."""
+    backward: int
+    """Beside `kept`, at the largest, in the backward pass: of one block, which checkpointing computes once more."""
+
+
+def activations(
+    config: ModelConfig,
+    positions: PositionsConfig,
+    *,
+    rows: int,
+    length: int,
+    element: int,
+    on_gpu: bool,
+    mask_documents: bool = False,
+) -> Activations:
+    """Returns the bytes of a micro-batch of `rows` x `length` tokens; `element`: bytes of an activation, 2 for bf16.
+
+    Raises ModelError if the positions do not fit the model.
+    """
+    tokens, width = rows * length, config.hidden_size
+    maps = [scheme.kept_bytes(element) for scheme in build_schemes(config, positions)]
+    block = _block_bytes_per_token(config, element, on_gpu) + _score_bytes_per_token(config, length)
+    if config.activation_checkpointing:
+        kept_by_blocks, again = config.num_layers * element * width, block + max(maps)
+    else:
+        kept_by_blocks, again = config.num_layers * block + sum(maps), 0
+    masks = 0
+    if mask_documents and config.attention is not AttentionBackend.flash_attn:  # booleans; each layer makes numbers
+        masks = rows * length * length * (1 + element * (1 if config.activation_checkpointing else config.num_layers))
+    token_ids = 8
+    kept = tokens * (token_ids + kept_by_blocks + _norm_bytes_per_token(config, width, element, on_gpu)) + masks
+    transient = tokens * element * (3 * config.intermediate_size + 2 * width)  # gradients within an MLP
+    head_gradient = element * config.vocab_size * width
+    return Activations(kept, _loss_bytes(config, tokens, element), tokens * again + transient + head_gradient)
+
+
+def _block_bytes_per_token(config: ModelConfig, element: int, on_gpu: bool) -> int:
+    width, kv_width = config.hidden_size, config.key_value_heads * config.head_dim
+    tensors = 4 * width + 2 * kv_width + 4 * config.intermediate_size  # h, q, attention, h between; k, v; the SwiGLU's
+    norms = sum(_norm_bytes_per_token(config, of, element, on_gpu) for of in (width, kv_width, width, width))
+    return element * tensors + norms
+
+
+def _norm_bytes_per_token(config: ModelConfig, width: int, element: int, on_gpu: bool) -> int:
+    scale = FLOAT32
+    if config.norm_precision is NormPrecision.reference:  # the float32 input, and the unit vector as it is rounded
+        return (FLOAT32 + element) * width + scale
+    return (element if on_gpu else 2 * FLOAT32) * width + scale
+
+
+def _score_bytes_per_token(config: ModelConfig, length: int) -> int:
+    """Returns what attention keeps beside q, k, v and its output: a sum per head; `plain` keeps all weights."""
+    if config.attention is AttentionBackend.plain:
+        wide_copies = 3 * FLOAT32 * config.hidden_size
+        return config.num_heads * FLOAT32 * length + wide_copies
+    return config.num_heads * FLOAT32
+
+
+def _loss_bytes(config: ModelConfig, tokens: int, element: int) -> int:
+    """Returns the gradients of hidden states and head in float32, a product of the latter, and a chunk of logits."""
+    chunk = min(config.loss_chunk_rows, tokens)
+    rounded = element if element != FLOAT32 else 0  # the chunk's gradient, for the products with it
+    gradients = FLOAT32 * config.hidden_size * (tokens + 2 * config.vocab_size)
+    return gradients + chunk * config.vocab_size * (FLOAT32 + rounded)

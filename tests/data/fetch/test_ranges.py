@@ -1,0 +1,206 @@
+"""Ranges of files: what is asked for together, over how many connections, and what a server may do to a request."""
+
+import dataclasses
+import resource
+import threading
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.errors import DataError
+from data.fetch import retry, web
+from data.fetch.bucket import Bucket
+from data.fetch.connections import KnownRequests, session
+from data.fetch.credentials import VARIABLE
+from data.fetch.files import DataFile
+from data.fetch.quota import CopyQuota
+from data.fetch.ranges import MAX_GAP, MAX_RUN, Part, RangeReader, merge
+from data.fetch.remote import Remote
+from data.fetch.sparse import BLOCK_BYTES
+from data.fetch.web import WebFolder
+from tests.data.fetch.server import FileServer, Handler, serving, status
+
+CONTENT = np.random.default_rng(0).bytes(200 * BLOCK_BYTES + 5)
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[FileServer]:
+    (tmp_path / "remote").mkdir()
+    (tmp_path / "remote/a.npy").write_bytes(CONTENT)
+    with serving(tmp_path / "remote") as server:
+        yield server
+
+
+def reader_of(remote: Remote, folder: Path, num_connections: int = 4) -> RangeReader:
+    etag = remote.listing(["a.npy"])["a.npy"]["etag"]
+    file = DataFile("a.npy", folder / "cache/a.npy", len(CONTENT), None, etag, remote)
+    return RangeReader([file], CopyQuota([file], folder / "cache", None), num_connections)
+
+
+def part(block: int, num_blocks: int = 1) -> Part:
+    return Part(0, block * BLOCK_BYTES, (block + num_blocks) * BLOCK_BYTES)
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda file, start, size: Part(file, start, start + size),
+            st.integers(0, 2),
+            st.integers(0, 1 << 24),
+            st.integers(1, 1 << 17),
+        )
+    )
+)
+def test_runs_hold_all_parts_in_the_order_of_need_and_little_else(parts: list[Part]) -> None:
+    runs = list(merge(parts))
+    need = []
+    for run in runs:
+        inside = [
+            number
+            for number, part in enumerate(parts)
+            if part.file == run.file and part.blocks.start >= run.blocks.start and part.blocks.stop <= run.blocks.stop
+        ]
+        need.append(min(inside))
+        wanted = {block for number in inside for block in parts[number].blocks}
+        assert {run.blocks[0], run.blocks[-1]} <= wanted
+        assert len(run.blocks) <= MAX_RUN or len(inside) == 1
+        assert np.diff(sorted(wanted)).max(initial=1) <= MAX_GAP + 1
+    assert need == sorted(need)
+    found = {(run.file, block) for run in runs for block in run.blocks}
+    assert found >= {(part.file, block) for part in parts for block in part.blocks}
+
+
+def test_many_parts_go_over_few_connections_and_neighbours_are_one_request(server: FileServer, tmp_path: Path) -> None:
+    reader = reader_of(WebFolder(server.url), tmp_path)
+    parts = [part(block) for block in (199, 3, 0, 120, 4, 60, 90, 30, 150, 100)]
+    reader.expect(parts)
+    assert [bytes(content) for content in reader.read(parts)] == [CONTENT[part.start : part.stop] for part in parts]
+    reader.close()
+    gets = [extent for method, _, extent in server.seen if method == "GET"]
+    assert len(gets) == 8 and "bytes=0-81919" in gets
+    assert server.num_connections <= 4 + 1  # and that of the listing
+
+
+def test_a_stalled_answer_is_asked_for_again(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(web, "RANGE_TIMEOUTS", (5.0, 1.0))
+
+    def stall(handler: Handler, content: bytes, start: int) -> None:
+        released.wait(60)
+
+    server.faults["a.npy"] = [stall]
+    reader = reader_of(WebFolder(server.url), tmp_path)
+    try:
+        assert bytes(reader.read([part(7)])[0]) == CONTENT[7 * BLOCK_BYTES : 8 * BLOCK_BYTES]
+    finally:
+        released.set()
+        reader.close()
+
+
+def test_a_redirection_is_followed_once_until_it_ends_and_gets_no_login(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front = FileServer(server.folder)
+    monkeypatch.setenv(VARIABLE, f"http://user:secret@127.0.0.1:{front.server_port}")
+    valid = "signed-1"
+
+    def redirect(handler: Handler, content: bytes, start: int) -> None:
+        handler.send(302, b"", {"Location": f"http://localhost:{server.server_port}/a.npy?{valid}"})
+
+    front.login = "user:secret"
+    front.faults["a.npy"] = [redirect] * 2
+    thread = threading.Thread(target=front.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        remote = WebFolder(front.url)
+        for block in range(5):
+            if block == 3:
+                server.faults["a.npy"] = [status(403)]  # a signed address has a time limit
+            start = block * BLOCK_BYTES
+            piece = remote.read_range("a.npy", start, start + BLOCK_BYTES, len(CONTENT))
+            assert piece.content == CONTENT[start : start + BLOCK_BYTES]
+        assert len([name for method, name, _ in front.seen if method == "GET"]) == 2
+        assert f"Basic {b64encode(b'user:secret').decode()}" not in server.logins
+    finally:
+        front.shutdown()
+        thread.join()
+        front.server_close()
+
+
+def test_headers_for_one_host_do_not_go_to_another(server: FileServer) -> None:
+    known = KnownRequests()
+    for _ in range(2):
+        url = f"{server.url}/a.npy"
+        own = {"Authorization": "Bearer x"}
+        with known.send("GET", url, own, {"Range": "bytes=0-9"}, (5.0, 5.0)) as response:
+            assert response.raw.read() == CONTENT[:10]
+    assert server.logins == ["Bearer x"] * 2
+    assert not session().cookies
+
+
+@pytest.mark.parametrize("change", ["size", "content"])
+def test_a_bucket_sends_ranges_of_the_listed_version_only(tmp_path: Path, change: str) -> None:
+    (tmp_path / "bucket").mkdir()
+    path = tmp_path / "bucket/a.npy"
+    path.write_bytes(CONTENT)
+    reader = reader_of(Bucket(f"file://{tmp_path}/bucket"), tmp_path)
+    assert bytes(reader.read([part(1)])[0]) == CONTENT[BLOCK_BYTES : 2 * BLOCK_BYTES]
+    path.write_bytes(CONTENT[:-1] if change == "size" else CONTENT[::-1])
+    with pytest.raises(DataError, match="has changed on the server since it was listed"):
+        reader.read([part(50)])
+    reader.close()
+
+
+def test_what_becomes_a_whole_file_is_read_from_it(server: FileServer, tmp_path: Path) -> None:
+    reader = reader_of(WebFolder(server.url), tmp_path)
+    reader.read([part(0)])
+    (tmp_path / "cache/a.npy").write_bytes(CONTENT)
+    (tmp_path / "cache/.a.npy.rows").unlink()
+    server.folder = tmp_path / "nowhere"
+    assert bytes(reader.read([part(199, 2)])[0][:BLOCK_BYTES]) == CONTENT[199 * BLOCK_BYTES : 200 * BLOCK_BYTES]
+    reader.close()
+
+
+def test_a_disk_that_cannot_be_written_to_is_one_line(server: FileServer, tmp_path: Path) -> None:
+    reader = reader_of(WebFolder(server.url), tmp_path)
+    reader.read([part(0)])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50 * BLOCK_BYTES, limits[1]))
+    try:
+        with pytest.raises(
+            DataError, match=r"cannot write in .*cache .*; free disk space, or set data.cache_dir"
+        ) as error:
+            reader.read([part(100)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        reader.close()
+    assert "\n" not in str(error.value)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/cache").write_text("a file where the folder belongs")
+    reader = reader_of(WebFolder(server.url), tmp_path / "other")
+    with pytest.raises(DataError, match=r"cannot write in .*cache .*; set data.cache_dir to a folder to write in"):
+        reader.read([part(0)])
+    reader.close()
+
+
+def test_a_file_without_a_listed_mark_is_held_to_the_first_answer(server: FileServer, tmp_path: Path) -> None:
+    reader = reader_of(WebFolder(server.url), tmp_path)
+    reader.files = [dataclasses.replace(reader.files[0], etag=None)]
+    reader = RangeReader(reader.files, CopyQuota(reader.files, tmp_path, None), 2)
+    reader.read([part(0)])
+    (server.folder / "a.npy").write_bytes(CONTENT[::-1])
+    with pytest.raises(DataError, match="has changed on the server"):
+        reader.read([part(1)])
+    reader.close()

@@ -1,0 +1,150 @@
+"""Every mistake at the keyboard is one line that says what to type, and exit code 2, before any process starts."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from launch.__main__ import main
+from train.errors import EXIT_USER_ERROR
+
+DEMO = "experiment=demo"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        # Keys, groups, types and ranges.
+        ([DEMO, "optimizer.lrr=1"], "there is no config key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
+        ([DEMO, "+optimizer.lrr=1"], "there is no config key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
+        ([DEMO, "optimiser.lr=1"], "there is no config key 'optimiser'; did you mean 'optimizer'?"),
+        ([DEMO, "modle=tiny"], "there is no config key 'modle'; did you mean 'model'?"),
+        ([DEMO, "xyzzy=1"], "there is no config key 'xyzzy': `python -m launch keys` prints all that there are"),
+        ([DEMO, "lr=1"], "there is no config key 'lr'; did you mean 'optimizer.lr'?"),
+        ([DEMO, "learning_rate=1"], "there is no config key 'learning_rate'; did you mean 'optimizer.lr'?"),
+        ([DEMO, "num_gpus=8"], "there is no config key 'num_gpus'; did you mean 'launch.processes'?"),
+        ([DEMO, "batch_size=8"], "there is no config key 'batch_size'; did you mean 'global_batch_size'?"),
+        ([DEMO, "resume=true"], "there is no config key 'resume': the same command, run again, continues the run"),
+        ([DEMO, "optimizer.name=x"], "there is no config key 'optimizer.name': `python -m launch keys optimizer.`"),
+        ([DEMO, "gc_interval=1"], "there is no config key 'gc_interval'; did you mean 'logging.gc_interval'?"),
+        ([DEMO, "data.sources.web.weigt=1"], "there is no config key 'data.sources.web.weigt'; did you mean "),
+        ([DEMO, "data.sources.web=a/*.zst"], "a/*.zst is given where keys belong: data.sources.NAME.files, data"),
+        ([DEMO, "optimizer.lr=fast"], "optimizer.lr takes a number, and 'fast' is none"),
+        ([DEMO, "max_steps=1.5"], "max_steps takes a whole number, and '1.5' is none"),
+        ([DEMO, "wandb=off"], "there is no wandb=off: set wandb.mode=offline, online or disabled"),
+        ([DEMO, "wandb=false"], "there is no wandb=false: set wandb.mode=offline, online or disabled"),
+        ([DEMO, "engine.precision=fp31"], "engine.precision: Invalid value 'fp31', expected one of [auto, bf16, fp32]"),
+        ([DEMO, "model=tinny"], "there is no model=tinny; choose one of olmo2-1b, olmo2-7b, small, tiny"),
+        ([DEMO, "optimizer=adam"], "there is no optimizer=adam; choose one of published"),
+        ([DEMO, "optimizer.betas=0.9"], "optimizer.betas takes a list, as in 'optimizer.betas=[...]'"),
+        ([DEMO, "hydra/launcher=joblib"], "there is no hydra/launcher=joblib here: "),
+        ([DEMO, "positions/yarn=default"], "positions/yarn is not among the groups of this run: add it with a plus, "),
+        ([DEMO, "~optimizer.lr"], "optimizer.lr cannot be deleted: set it to another value"),
+        ([DEMO, "max_steps"], "'max_steps' is not of the form key=value"),
+        (["demo"], "'demo' is not of the form key=value; did you mean experiment=demo?"),
+        ([DEMO, "data.eos_token=<eos>"], "the value in 'data.eos_token=<eos>' has characters that need quotes: "),
+        ([DEMO, "seed=1,2"], "seed=1,2 gives several values: add -m to run each, or write 'seed=[1,2]' for a list"),
+        ([DEMO, "-max_steps=5"], "there is no option -max_steps; keys are set without a dash, as in max_steps=5"),
+        ([DEMO, "--max_steps=5"], "there is no option --max_steps; keys are set without a dash, as in max_steps=5"),
+        ([DEMO, "--cfg"], "option --cfg needs one of job, hydra, all, as in --cfg job"),
+        ([DEMO, "--cfg", "job", "-m"], "--cfg prints one config: leave out -m, and give each key one value"),
+        (["experiment="], "experiment is not given; choose one of demo, demo-backbone, "),
+        (["experiment=dmeo"], "there is no experiment=dmeo; choose one of demo, demo-backbone, "),
+        (["name=x"], "experiment is not given; choose one of demo, demo-backbone, "),
+        ([DEMO, "engine.zero_stage=4"], "engine.zero_stage=4 does not exist: choose 0, 1, 2 or 3"),
+        ([DEMO, "optimizer.betas=[0.9]"], "optimizer.betas=[0.9] must be two numbers in [0, 1)"),
+        ([DEMO, "optimizer.lr=nan"], "optimizer.lr=nan is out of range: it must be a number of at least 0"),
+        ([DEMO, "logging.interval=3"], "position_watch.interval=10 must be a multiple of logging.interval=3"),
+        ([DEMO, "schedule.warmup_steps=999"], "schedule.decay_steps="),
+        ([DEMO, "model.hidden_size=130"], "model.num_heads is 4, which does not cut model.hidden_size 130"),
+        ([DEMO, "positions.start_layer=6"], "positions.start_layer is 6 and model.num_layers is 6; choose 0 to 5"),
+        ([DEMO, "data.root=''"], "data.root is not set"),
+        # Verbs, options and what stands in the wrong place.
+        (["statsu"], "there is no verb 'statsu'; did you mean `python -m launch status`?"),
+        (["--status"], "there is no verb '--status'; did you mean `python -m launch status`?"),
+        (["run", DEMO], "'run' is no verb (keys, plan, doctor, status, compare, stop), and no key=value, as in exper"),
+        (["--dryrun", DEMO], "there is no option --dryrun; did you mean --dry-run?"),
+        ([DEMO, "--dry_run"], "there is no option --dry_run; did you mean --dry-run?"),
+        (["--dry-run", "demo"], "'demo' is not of the form key=value; did you mean experiment=demo?"),
+        (["keys", "xyzzy"], "no key matches 'xyzzy': `python -m launch keys` prints all that there are"),
+        (["keys", "a", "b"], "one pattern at a time: python -m launch keys PATTERN"),
+        # What is left out, or too much.
+        ([DEMO, "max_steps="], "max_steps takes a whole number, and '' is none"),
+        ([DEMO, "=5"], "'=5' is not of the form key=value"),
+        ([DEMO, "optimizer.lr", "=", "1e-3"], "'optimizer.lr' is not of the form key=value: write optimizer.lr=VALUE"),
+        ([DEMO, "optimizer.lr =1e-3"], "'optimizer.lr =1e-3' has a space before '=': write optimizer.lr=1e-3"),
+        ([DEMO, "optimizer.lr:1e-3"], "'optimizer.lr:1e-3' is not of the form key=value: write optimizer.lr=1e-3"),
+        ([DEMO, "experiment=repo-1b-50b"], f"{DEMO} and experiment=repo-1b-50b: a run has one experiment, leave one "),
+        ([DEMO, "+optimizer=published"], "optimizer has an option already: write optimizer=... without a plus"),
+        # Values.
+        ([DEMO, "max_steps=-5"], "max_steps=-5 is out of range: it must be a number of at least 1"),
+        ([DEMO, "max_steps=1e3"], "max_steps takes a whole number, and '1000.0' is none: write max_steps=1000"),
+        ([DEMO, "max_steps=1,000"], "max_steps=1,000 has commas in a number: write max_steps=1000"),
+        ([DEMO, "model.activation_checkpointing=yess"], "model.activation_checkpointing takes true or false, and 'yes"),
+        ([DEMO, "optimizer.betas=[0.9"], "the value in 'optimizer.betas=[0.9' cannot be read: check its brackets and"),
+        ([DEMO, 'data.eos_token="<eos>'], "the value in 'data.eos_token=\"<eos>' cannot be read: check its brackets"),
+        ([DEMO, "\u201cname=x\u201d"], "'\u201cname=x\u201d' has dashes or quotes of a text editor: type them again"),
+        (
+            [DEMO, "\u2013dry-run"],
+            "'\u2013dry-run' has dashes or quotes of a text editor: type them again, as in --dry",
+        ),
+        ([DEMO, "name=a b"], "name='a b' cannot name a folder: use letters, digits, '.', '+', '-' and '_'"),
+        ([DEMO, "run_root=~/runs"], "the shell does not replace ~ behind an '=': write run_root=$HOME/runs"),
+        ([DEMO, 'run_root="~/runs"'], "run_root=~/runs begins with ~, which only a shell replaces: write it out"),
+        # Machine and batch.
+        ([DEMO, "launch.processes=3", "--dry-run"], "launch.processes=3, but 2 GPUs are visible: use launch.proces"),
+        ([DEMO, "launch.processes=0"], "launch.processes=0 is out of range: it must be a number of at least 1"),
+        ([DEMO, "global_batch_size=7", "--dry-run"], "global_batch_size=7 cannot be split over 2 ranks: use launch."),
+        ([DEMO, "micro_batch_size=5", "--dry-run"], "micro_batch_size=5 does not divide a rank's 12 rows"),
+        # Data and weights that are not there.
+        ([DEMO, "data.root=/absent"], "data.root: there is no folder /absent; "),
+        ([DEMO, "init_from=runs/absent", "data.root=http://127.0.0.1:9"], "init_from=runs/absent is absent: give a H"),
+        # Sweeps.
+        (["sweep=nope", DEMO], "there is no sweep=nope; choose one of paper, repo-lr, schemes, start-layers"),
+        (["sweep=", DEMO], "there is no sweep=; choose one of paper, repo-lr, schemes, start-layers"),
+        (["sweep=schemes"], "experiment is not given; choose one of demo, demo-backbone, "),
+        (["-m", "seed=1,2"], "experiment is not given; choose one of demo, demo-backbone, "),
+        (["-m", DEMO, "seed=1,"], "the value in 'seed=1,' has a comma too much: write seed=A,B"),
+        (["-m", DEMO, "seed=chioce(1,2)"], "there is no function 'chioce' for values: list them, as in seed=A,B, or"),
+        (["-m", DEMO, "optimizer.lr=interval(1,2)"], "optimizer.lr=interval(1,2) has no end of values: list them"),
+        (["-m", DEMO, "seed=1,x"], "seed takes a whole number, and 'x' is none (in the member seed=x)"),
+        (["-m", DEMO, "seed=1,1"], "two members of this sweep would be called demo-seed_1: give each value once"),
+        # Runs.
+        (["status", "/absent"], "there is no run in /absent: name the folder of runs, such as runs"),
+        (["status", "--wach"], "unrecognized arguments: --wach; `python -m launch status --help` shows examples"),
+        (["status", "--seconds", "x"], "argument --seconds: invalid float value: 'x'; `python -m launch status --h"),
+        (["stop"], "the following arguments are required: RUN; `python -m launch stop --help` shows examples"),
+        (["stop", "/absent"], "nothing trains /absent: `python -m launch status` lists what runs"),
+        (["compare", "/absent"], "a comparison needs two runs or more: name their folders, such as runs/a runs/b"),
+        # Plans and checks.
+        (["plan", "demo"], "'demo' is not of the form key=value; did you mean experiment=demo?"),
+        (["plan", DEMO, "--gpus"], "argument --gpus: expected one argument; `python -m launch plan --help` shows"),
+        (["plan", DEMO, "--gpus", "x"], "argument --gpus: invalid int value: 'x'; `python -m launch plan --help` sho"),
+        (["plan", DEMO, "--gpus", "-1"], "--gpus -1 has to be above 0"),
+        (["plan", DEMO, "--gpsu", "8"], "there is no option --gpsu; did you mean --gpu?"),
+        (["plan", DEMO, "--gpu", "tpu"], "--gpu tpu is not in train/devices.py; choose one of H200, H100"),
+        (["plan", DEMO, "engine.zero_stage=0"], "engine.zero_stage=0 does not work with bf16: use engine.zero_stage=1"),
+        (["plan", DEMO, "--mfu", "45"], "--mfu 45 is a share of the peak: give 0.45 for 45 %"),
+        (["plan", DEMO, "-m", "seed=1,2"], "a plan is of one run: leave out -m and sweep=, and give each key one val"),
+        (["doctor", DEMO, "--all-node"], "there is no option --all-node; did you mean --all-nodes?"),
+        (["doctor", DEMO, "--seconds", "0"], "--seconds 0 has to be above 0"),
+        (["doctor", DEMO, "sweep=schemes"], "the doctor examines one run: leave out -m and sweep=, and give each key"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*command: Any, **options: Any) -> None:
+        raise OSError(f"a process was started: {command}")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # what a machine with two GPUs would have
+    monkeypatch.setattr(sys, "argv", ["launch", *arguments])
+    try:
+        code = main()
+    except SystemExit as stopped:  # argparse
+        code = int(stopped.code or 0)
+    output = capsys.readouterr()
+    assert output.err.startswith(f"error: {line}")
+    assert code == EXIT_USER_ERROR and output.err.count("\n") == 1 and output.out == ""
