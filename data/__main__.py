@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.command_line import add_verb, parser_with, reported
+from data.config import EncoderKind
 from data.tokenizer import EOS_TOKEN, TOKENIZER_NAME
 from data.tools import commands, inspect
 
@@ -75,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     tokenize.add_argument("--text-key", default="text", help="field or column that holds the text (default: text)")
     tokenize.add_argument("--max-bad-share", type=float, default=0.001, help="of a file's records (default: 0.001)")
+    tokenize.add_argument(
+        "--encoder",
+        choices=[kind.value for kind in EncoderKind],
+        default=EncoderKind.auto.value,
+        help="what encodes, without effect on any id (default: auto, fastokens where it agrees with tokenizers)",
+    )
     _add_tokenizer(tokenize)
 
     _add_inspect(add("inspect", inspect.inspect, "count what each source holds, and show rows of it"))

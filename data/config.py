@@ -16,6 +16,17 @@ class DataKind(Enum):
     """Token files (.npy), read in the published order."""
 
 
+class EncoderKind(Enum):
+    """What turns text into ids; the ids are those of `tokenizers` in every case."""
+
+    auto = "auto"
+    """fastokens where it gives the same ids on a hostile corpus and on the first documents of every source."""
+    tokenizers = "tokenizers"
+    """The library that defines the ids."""
+    fastokens = "fastokens"
+    """As `auto`, but an error where `auto` would take `tokenizers`."""
+
+
 class TokenDtype(Enum):
     """How a token file without a header stores ids: little-endian."""
 
@@ -145,6 +156,8 @@ class DataConfig:
     """Path of a tokenizer.json, relative to `root` unless absolute, or an address of its own."""
     eos_token: str = "<|endoftext|>"
     """The special token that ends every document."""
+    encoder: EncoderKind = EncoderKind.auto
+    """What encodes text, without effect on any id: `auto` is fastokens where it agrees with `tokenizers`."""
     eos_token_id: int | None = None
     """Its id (tokens); null: that of the tokenizer."""
     seed: int = 42

@@ -24,6 +24,8 @@ from data.workers import WorkerPool
 
 logger = logging.getLogger(__name__)
 
+ENCODER = "data.encoder"  # of the fingerprint
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -206,10 +208,11 @@ def merge_states(parts: list[dict[str, Any]]) -> dict[str, Any]:
 def changed_data(saved: Mapping[str, str], current: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
     """Returns key -> (value then, value now) for all keys in which two fingerprints differ.
 
-    If there are none, a loaded state goes on with the very next row. If there are some and they are accepted, each
+    Without `data.encoder`, which is there to be read: encoders are used where they give the same ids. If no others
+    differ, a loaded state goes on with the very next row. If there are some and they are accepted, each
     source goes on from its old cursor in its new order: documents may come twice, or not at all.
     """
-    names = {**saved, **current}
+    names = [name for name in {**saved, **current} if name != ENCODER]
     return {name: (saved.get(name), current.get(name)) for name in names if saved.get(name) != current.get(name)}
 
 

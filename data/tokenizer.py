@@ -1,20 +1,33 @@
-"""The tokenizer of a run: text in, token ids out; the text of a document never becomes a special token."""
+"""The tokenizer of a run: text in, token ids out; the text of a document never becomes a special token.
+
+`tokenizers` defines the ids. A faster encoder (fast_encoder.py) takes its place where both give the same.
+"""
 
 import hashlib
+import itertools
+import logging
 import re
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import tokenizers
 from tokenizers import Tokenizer
 
+from data.config import EncoderKind
 from data.errors import DataError
+from data.fast_encoder import FastEncoder, Known, fast_name, hostile_corpus, key_of, load_fast, read_known
+
+logger = logging.getLogger(__name__)
 
 EOS_TOKEN = "<|endoftext|>"
 TOKENIZER_NAME = "tokenizer.json"
 PIECE_CHARACTERS = 1 << 18  # a tenth of a second to encode
+CHECKED_CHARACTERS = 1 << 14  # of a source's first documents: 10 ms of `tokenizers`
+SHOWN_CHARACTERS = 40  # of a text that the encoders disagree on
 LINE_END = re.compile(r"\n(?=\S)")  # no pre-tokenizer makes one token of the text on both sides of it
 
 
@@ -34,6 +47,8 @@ def cut_document(text: str) -> list[Piece]:
 
     Encoding tens of megabytes at once takes gigabytes and minutes, each time that a run resumes within them.
     """
+    if len(text) <= PIECE_CHARACTERS:
+        return [Piece(text, True)]
     pieces, start = [], 0
     while len(text) - start > PIECE_CHARACTERS:
         stop = start + PIECE_CHARACTERS
@@ -59,67 +74,184 @@ class DocumentEncoder:
     plain text. The library's own default is the opposite, and makes false document boundaries.
     """
 
-    def __init__(self, path: Path, eos_token: str) -> None:
-        """Reads the file; raises DataError when it is absent or no tokenizer, or has no special token `eos_token`."""
+    def __init__(
+        self,
+        path: Path,
+        eos_token: str,
+        kind: EncoderKind = EncoderKind.tokenizers,
+        kept_in: Path | None = None,
+    ) -> None:
+        """Reads the file; raises DataError when it is absent or no tokenizer, or has no special token `eos_token`.
+
+        The fast encoder, if `kind` allows it, is held against `tokenizers` on a hostile corpus. What comes out is kept
+        in the folder `kept_in`.
+        """
         if not path.is_file():
             raise DataError(f"data.tokenizer: there is no file {path}; give the path of a tokenizer.json")
-        self._path = path
+        self._path = path.absolute()
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        eos_token_id = self._tokenizer.token_to_id(eos_token)
-        if eos_token_id is None or eos_token_id in self._encode([eos_token])[0]:
-            raise DataError(f"data.eos_token: {eos_token!r} is not a special token of {path}; name one that is")
-        self.eos_token_id: int = eos_token_id
-        self.max_token_id = max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        self._kind = kind
+        self._kept_in = kept_in
+        self._key = key_of(self.sha256, eos_token)
+        self.problem = ""
+        """Why `tokenizers` encodes though the fast encoder may; empty if it does not."""
+        self._known = (read_known(kept_in, self._key) if kept_in else None) or self._look_up(eos_token)
+        self.eos_token_id: int = self._known.eos_token_id
+        self.max_token_id: int = self._known.max_token_id
+        self.hold_against("the hostile corpus", lambda: hostile_corpus(self._tokenizer))
+
+    @property
+    def encoder(self) -> str:
+        """The library that encodes, with its version, and why it is not the fast one."""
+        if self._is_fast:
+            return str(fast_name())
+        return f"tokenizers {tokenizers.__version__}{self.problem and f': {self.problem}'}"
+
+    def load(self) -> None:
+        """Loads the library that encodes, so that processes forked from this one share its tables."""
+        self._encode([""])
+
+    def hold_against(self, name: str, texts: Callable[[], Iterable[str]]) -> None:
+        """Compares the encoders on these texts, unless that has been done; after one difference `tokenizers` encodes.
+
+        Raises DataError if they differ and the fast one was asked for by name.
+        """
+        if not self._is_fast or name in self._known.agreed or not (compared := list(texts())):
+            return
+        self.problem = self._find_problem(name, compared)
+        if self.problem and self._kind is EncoderKind.fastokens:
+            raise DataError(f"data.encoder=fastokens: {self.problem}; set data.encoder to auto or tokenizers")
+        if self.problem:
+            logger.warning("data.encoder: `tokenizers` encodes, some forty times slower: %s", self.problem)
+            return
+        self._known.agreed.append(name)
+        if self._kept_in:
+            self._known.keep(self._kept_in, self._key)
 
     def encode(self, documents: Sequence[str], cut: Callable[[str], list[Piece]] = cut_document) -> np.ndarray:
         """Returns the documents' tokens with EOS after each, one after the other: uint32 `[num_tokens]`."""
-        return np.concatenate([np.empty(0, np.uint32), *self.encode_each(documents, cut)])
+        return self.encode_documents(documents, cut)[0]
 
     def encode_each(
         self, documents: Sequence[str], cut: Callable[[str], list[Piece]] = cut_document
     ) -> list[np.ndarray]:
         """Returns the tokens and EOS of each document: uint32 `[num_tokens]` each."""
-        tokens: list[list[np.ndarray]] = [[]]
-        pieces = [piece for document in documents for piece in cut(document)]
-        for piece, ids in zip(pieces, self.encode_pieces(pieces), strict=True):
-            tokens[-1].append(ids)
-            if piece.is_last:
-                tokens.append([])
-        return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in tokens[:-1]]
+        tokens, ends = self.encode_documents(documents, cut)
+        return np.split(tokens, ends[:-1]) if documents else []
 
-    def encode_pieces(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
-        """Returns the tokens of each piece, and EOS where a document ends: uint32 `[num_tokens]` each."""
-        plain = iter(self._encode([piece.text for piece in pieces if not piece.is_special]))
-        encoded = [[self._special_id(piece.text)] if piece.is_special else next(plain) for piece in pieces]
-        end = [self.eos_token_id]
-        return [
-            np.array(ids + end if piece.is_last else ids, np.uint32) for ids, piece in zip(encoded, pieces, strict=True)
-        ]
+    def encode_documents(
+        self, documents: Sequence[str], cut: Callable[[str], list[Piece]] = cut_document
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what `encode` does, and where each document ends in it: int64 `[num_documents]`."""
+        pieces = [piece for document in documents for piece in cut(document)]
+        tokens, ends = self.encode_pieces(pieces)
+        return tokens, ends[np.array([piece.is_last for piece in pieces], bool)]
+
+    def encode_pieces(self, pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the tokens of all pieces, and where each ends.
+
+        Tokens are uint32 `[num_tokens]`, one piece after the other, with EOS where a document ends; ends are int64
+        `[num_pieces]`, and count EOS.
+        """
+        ids, ends = self._encode([piece.text for piece in pieces if not piece.is_special])
+        if len(ends) < len(pieces):
+            ids, ends = self._with_special(pieces, ids, ends)
+        is_last = np.array([piece.is_last for piece in pieces], bool)
+        return np.insert(ids, ends[is_last], self.eos_token_id), ends + np.cumsum(is_last)
 
     def decode(self, tokens: np.ndarray) -> str:
         """Returns the text of these tokens, special ones by name."""
         return str(self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False))
 
-    def _special_id(self, token: str) -> int:
-        found = self._tokenizer.token_to_id(token)
-        assert found is not None, "a chat template is rendered with the tokens of this tokenizer"
-        return int(found)
+    def _look_up(self, eos_token: str) -> Known:
+        added = self._tokenizer.get_added_tokens_decoder()
+        special_ids = {token.content: number for number, token in added.items() if token.special}
+        eos_token_id = self._tokenizer.token_to_id(eos_token)
+        if eos_token_id is None or eos_token_id in _encode_slowly(self._tokenizer, [eos_token])[0]:
+            raise DataError(f"data.eos_token: {eos_token!r} is not a special token of {self._path}; name one that is")
+        return Known(eos_token_id, max(self._tokenizer.get_vocab(with_added_tokens=True).values()), special_ids)
 
-    def _encode(self, documents: Sequence[str]) -> list[list[int]]:
-        encodings = self._tokenizer.encode_batch_fast(list(documents), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+    def _with_special(
+        self, pieces: Sequence[Piece], ids: np.ndarray, ends: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns ids and ends of all pieces, from those of the pieces that are text."""
+        is_special = np.array([piece.is_special for piece in pieces], bool)
+        lengths = np.ones(len(pieces), np.int64)
+        lengths[~is_special] = np.diff(ends, prepend=0)
+        from_special = np.repeat(is_special, lengths)
+        tokens = np.empty(len(from_special), np.uint32)
+        tokens[~from_special] = ids
+        # A chat template is rendered with the tokens of this tokenizer: none is unknown.
+        tokens[from_special] = [self._known.special_ids[piece.text] for piece in pieces if piece.is_special]
+        return tokens, np.cumsum(lengths)
 
-    @cached_property
-    def _tokenizer(self) -> Tokenizer:
+    def _find_problem(self, name: str, texts: Sequence[str]) -> str:
+        """Returns why the fast encoder cannot be used; empty if it gives the same ids for all of these texts."""
+        fast = fast_name()
+        if fast is None:
+            return "fastokens is not installed"
         try:
-            tokenizer = Tokenizer.from_file(str(self._path))
-        except Exception as error:  # the library raises bare Exception
-            raise DataError(f"{self._path} is not a tokenizer.json ({error}); give the path of one") from error
-        tokenizer.encode_special_tokens = True
-        tokenizer.no_truncation()  # many published files ask for truncation and padding, for other uses
-        tokenizer.no_padding()
-        return tokenizer
+            different = _first_difference(self._fast, self._tokenizer, texts)
+        except DataError as error:
+            return f"{fast} {error}"
+        return "" if different is None else f"{fast} gives other ids for {different!r} of {name}"
 
-    def __getstate__(self) -> dict[str, Any]:
-        # A pickled tokenizer forgets encode_special_tokens, so a worker process opens the file itself.
-        return {name: value for name, value in self.__dict__.items() if name != "_tokenizer"}
+    def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        if self._is_fast:
+            with suppress(DataError):  # then these texts are left to the library that defines their ids
+                return self._fast.encode(texts)
+        return _encode_slowly(self._tokenizer, texts)
+
+    @property
+    def _is_fast(self) -> bool:
+        return self._kind is not EncoderKind.tokenizers and not self.problem
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self._path, self.sha256)
+
+    @property
+    def _fast(self) -> FastEncoder:
+        return load_fast(self._path, self.sha256)
+
+
+def first_characters(texts: Iterable[str]) -> list[str]:
+    """Returns the first texts, CHECKED_CHARACTERS in all: what of a source the encoders are compared on."""
+    taken, left = [], CHECKED_CHARACTERS
+    for text in texts:
+        taken.append(text[:left])
+        left -= len(taken[-1])
+        if not left:
+            break
+    return taken
+
+
+@lru_cache(maxsize=2)
+def load_tokenizer(path: Path, sha256: str) -> Tokenizer:
+    """Returns the tokenizer of a file with this content, loaded once in a process; raises DataError."""
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(f"{path} is not a tokenizer.json ({error}); give the path of one") from error
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()  # many published files ask for truncation and padding, for other uses
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _encode_slowly(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what FastEncoder.encode does."""
+    ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+    ends = np.cumsum([len(own) for own in ids], dtype=np.int64)
+    return np.fromiter(itertools.chain.from_iterable(ids), np.uint32, ends[-1] if len(ends) else 0), ends
+
+
+def _first_difference(fast: FastEncoder, tokenizer: Tokenizer, texts: Sequence[str]) -> str | None:
+    """Returns the beginning of the first text that the two encode differently; None if there is none."""
+    (ours, our_ends), (theirs, their_ends) = fast.encode(texts), _encode_slowly(tokenizer, texts)
+    if np.array_equal(ours, theirs) and np.array_equal(our_ends, their_ends):
+        return None
+    for text, own, other in zip(texts, np.split(ours, our_ends), np.split(theirs, their_ends), strict=False):
+        if not np.array_equal(own, other):
+            return text[:SHOWN_CHARACTERS]
+    raise AssertionError("ids of all texts together differ where those of each do not")

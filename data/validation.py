@@ -309,7 +309,7 @@ def _first_tokens(pieces: Sequence[Piece], encoder: DocumentEncoder, length: int
     """Returns the tokens and EOS of a document of these pieces, at most `length` of them."""
     tokens = np.empty(0, np.uint32)
     for piece in pieces:
-        tokens = np.concatenate([tokens, *encoder.encode_pieces([piece])])
+        tokens = np.concatenate([tokens, encoder.encode_pieces([piece])[0]])
         if len(tokens) >= length:
             break
     return tokens[:length]

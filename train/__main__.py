@@ -196,8 +196,9 @@ def work(config: RunConfig) -> int:
     logging.basicConfig(format="%(message)s")
     for name in ("data", "model"):
         logging.getLogger(name).setLevel(logging.INFO if ranks.is_main else logging.WARNING)
-    if not ranks.is_main:  # every rank reads the same validation rows: one warning of a source without any is enough
-        logging.getLogger("data.validation").setLevel(logging.ERROR)
+    if not ranks.is_main:  # every rank finds the same about validation rows and encoders: one warning is enough
+        for name in ("data.validation", "data.tokenizer"):
+            logging.getLogger(name).setLevel(logging.ERROR)
     try:
         ranks.join()
         check_agreement(config, ranks)

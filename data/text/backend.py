@@ -9,7 +9,9 @@ read whole streams: any number of ranks and workers that divides them up produce
 cursor (a row number, and a cursor in each source) means the same wherever it is loaded.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,9 @@ from data.text.ingest import FrameCache
 from data.text.mixing import Mixer
 from data.text.order import Source
 from data.text.packing import Cursor, RowPacker
-from data.tokenizer import DocumentEncoder
+from data.tokenizer import DocumentEncoder, first_characters
+
+logger = logging.getLogger(__name__)
 
 
 class LogicalStream:
@@ -64,7 +68,8 @@ class TextBackend:
                 f"{global_batch_size} rows; set it to one of {divisors(global_batch_size)}"
             )
         root = open_root(config.root, config.cache_dir)
-        self.encoder = DocumentEncoder(locate_tokenizer(str(config.tokenizer), root), config.eos_token)
+        tokenizer = locate_tokenizer(str(config.tokenizer), root)
+        self.encoder = DocumentEncoder(tokenizer, config.eos_token, config.encoder, root.cache)
         quota = CacheQuota(root.cache, config.max_cache_gib)
         self.cache = FrameCache(root.frames, config.frame_bytes, config.max_bad_share, quota)
         self.sources = _open_sources(config, root, self.cache)
@@ -82,6 +87,21 @@ class TextBackend:
         if root.remote is None:  # else the first files may have been evicted, and resuming does not need them
             for source in self.sources:
                 source.check()
+        self._check_encoder(config)
+
+    def _check_encoder(self, config: DataConfig) -> None:
+        """Compares the encoders on the first documents of every source; loads what encodes, for workers to share."""
+        for source in self.sources:
+            form = form_of(source.files[0]).identity  # the same files have other documents in another form
+            parts = [self.fingerprint[f"data.sources.{source.name}.files"], *map(" ".join, form.items())]
+            self.encoder.hold_against(
+                f"{source.name} ({', '.join(parts)})", partial(first_characters, source.first_texts())
+            )
+        self.fingerprint["data.encoder"] = self.encoder.encoder
+        if not self.encoder.problem:
+            logger.info("data.encoder: %s", self.encoder.encoder)
+        if config.num_workers:
+            self.encoder.load()
 
     def start(self, slots: range) -> dict[str, Any]:
         """Returns cursors at the beginning of all sources."""

@@ -19,7 +19,7 @@ def estimate_tokens(source: Source, encoder: DocumentEncoder) -> float | None:
         return None
     pieces = _sample(source, list(known.values()))
     num_bytes = sum(len(piece.text.encode()) + (MARKS_BYTES if piece.is_special else 0) for piece in pieces)
-    per_byte = sum(map(len, encoder.encode_pieces(pieces))) / num_bytes
+    per_byte = len(encoder.encode_pieces(pieces)[0]) / num_bytes
     tokens = per_byte * sum(count.text_bytes for count in counts) + sum(count.documents for count in counts)
     num_file_bytes = sum(file.num_bytes for file in source.files if file.name in known)
     return tokens * sum(file.num_bytes for file in source.files) / num_file_bytes * (1.0 - source.held_out_share)

@@ -10,7 +10,8 @@ without them.
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,9 +20,10 @@ from data.errors import DataError
 from data.fetch.background import Background
 from data.fetch.files import DataFile
 from data.text.form import form_of
-from data.text.frames import FrameFile
+from data.text.frames import FrameFile, RecordCounts
 from data.text.holdout import is_held_out
 from data.text.ingest import FrameCache
+from data.text.records import is_table, read_first_records
 from data.tokenizer import Piece
 
 UNITS_PER_STREAM = 2  # that a group is cut into, as far as there are documents
@@ -121,6 +123,15 @@ class Source:
         order = permutation(len(self.files), self.seed, self.name, "files", epoch)
         return [self.files[index] for index in order[number * self.files_per_group :][: self.files_per_group]]
 
+    def first_texts(self) -> Iterator[str]:
+        """Yields what is encoded of the first group's documents, in order: the texts between special tokens.
+
+        As far as they can be read without storing or ingesting any: there are none of a remote table that has not been
+        ingested, and of a server that does not answer.
+        """
+        for document in self._first_documents():
+            yield from (piece.text for piece in self.cut(document) if not piece.is_special)
+
     def look_ahead(self, epoch: int, number: int) -> None:
         """Starts to fetch and ingest, in the background, the group that comes after this one."""
         following = (epoch, number + 1) if number + 1 < self.num_groups else (epoch + 1, 0)
@@ -150,6 +161,16 @@ class Source:
         texts = self._read_unit(epoch, number, place)
         self._has_documents = self._has_documents or bool(texts)
         return texts
+
+    def _first_documents(self) -> Iterator[str]:
+        with suppress(DataError, FileNotFoundError):  # said where the files are needed; evicted by another process
+            for file in self.group_files(0, 0):
+                if self.cache.path_of(file).exists():
+                    (frames,) = self.cache.open([file], self.name)
+                    for number in range(len(frames.num_documents)):
+                        yield from frames.read_frame(number)
+                elif not is_table(file):
+                    yield from (record.text for record in read_first_records(file, RecordCounts()))
 
     def _read_unit(self, epoch: int, number: int, place: int) -> list[str]:
         while True:

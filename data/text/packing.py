@@ -3,7 +3,6 @@
 Rows have one source and no padding; a document that does not fit goes on in the next row of the same stream and source.
 """
 
-from collections import deque
 from typing import NamedTuple
 
 import numpy as np
@@ -41,30 +40,31 @@ class RowPacker:
         self._encoder = encoder
         self._stream = stream
         self._row_length = row_length
-        self._pieces: list[Piece] = []  # of the unit at the cursor, from its piece on; not encoded yet
-        self._encoded: deque[np.ndarray] = deque()  # those before them, the first of which is at the cursor
+        self._pieces: list[Piece] = []  # of the unit at the cursor, not encoded yet
+        self._tokens = np.empty(0, np.uint32)  # of the pieces before them, which are encoded
+        self._ends = np.empty(0, np.int64)  # of each of those pieces, in the tokens
+        self._first_piece = 0  # the number in the unit of the first of them
+        self._at = 0  # the place of the cursor in the tokens
 
     def next_row(self) -> np.ndarray:
         """Returns the next `row_length` tokens, uint32; raises DataError."""
         row = np.empty(self._row_length, np.uint32)
         filled = 0
         while filled < len(row):
-            if not self._encoded:
+            if self._at == len(self._tokens):
                 self._encode_some()
-            piece = self._encoded[0][self.cursor.token :][: len(row) - filled]
-            row[filled : filled + len(piece)] = piece
-            filled += len(piece)
-            self._advance(len(piece))
+            part = self._tokens[self._at : self._at + len(row) - filled]
+            row[filled : filled + len(part)] = part
+            filled += len(part)
+            self._advance(len(part))
         return row
 
     def _advance(self, num_tokens: int) -> None:
-        token = self.cursor.token + num_tokens
-        if token < len(self._encoded[0]):
-            self.cursor = self.cursor._replace(token=token)
-            return
-        self._encoded.popleft()
-        if self._encoded or self._pieces:
-            self.cursor = self.cursor._replace(piece=self.cursor.piece + 1, token=0)
+        self._at += num_tokens
+        num_passed = int(np.searchsorted(self._ends, self._at, "right"))
+        if num_passed < len(self._ends) or self._pieces:
+            start = int(self._ends[num_passed - 1]) if num_passed else 0
+            self.cursor = self.cursor._replace(piece=self._first_piece + num_passed, token=self._at - start)
         else:
             self.cursor = self.cursor._replace(unit=self.cursor.unit + 1, piece=0, token=0)
 
@@ -76,7 +76,9 @@ class RowPacker:
                 self.cursor = self.cursor._replace(unit=self.cursor.unit + 1, piece=0, token=0)
         num_characters = np.cumsum([len(piece.text) for piece in self._pieces])
         some = int(np.searchsorted(num_characters, CHARACTERS_AT_ONCE)) + 1
-        self._encoded.extend(self._encoder.encode_pieces(self._pieces[:some]))
+        self._tokens, self._ends = self._encoder.encode_pieces(self._pieces[:some])
+        self._first_piece = self.cursor.piece
+        self._at = min(self.cursor.token, int(self._ends[0]))  # fewer, after an accepted change of tokenizer
         del self._pieces[:some]
 
     def _load_unit(self) -> list[str]:

@@ -15,6 +15,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from data.config import EncoderKind
 from data.errors import DataError
 from data.fetch.files import DataFile, open_folder
 from data.fetch.mirror import mirror
@@ -83,7 +84,7 @@ def tokenize(options: argparse.Namespace) -> None:
     """Converts text to token files."""
     root = open_folder(str(options.source))
     tokenizer = options.tokenizer or root / TOKENIZER_NAME
-    encoder = DocumentEncoder(tokenizer, options.eos_token)
+    encoder = DocumentEncoder(tokenizer, options.eos_token, EncoderKind(options.encoder))
     form = TextForm(options.text_key, key="--text-key")
     conversions = plan(root, options.target, encoder, options.max_bad_share, form)
     # One process per file is the parallelism; the tokenizer's own threads would only compete with it.
@@ -94,7 +95,7 @@ def tokenize(options: argparse.Namespace) -> None:
         for done in convert(conversions, options.target, tokenizer, options.processes):
             progress.update(task, advance=1, description=done.source.name)
     eos_token = f'data.eos_token="{options.eos_token}"'  # quoted for Hydra, and then for the shell
-    print(f"{options.target}: {len(conversions):,} token files; train on them with")
+    print(f"{options.target}: {len(conversions):,} token files, encoded by {encoder.encoder}; train on them with")
     print(
         f"  data.kind=tokens data.root={options.target} data.file_list={options.target}/files.txt "
         f"data.tokenizer={TOKENIZER_NAME} {quote(eos_token)} data.eos_token_id=null"

@@ -4,7 +4,7 @@
     DIR/NAME.csv.gz      start,end,id,src,line of each document; start and end count tokens
     DIR/tokenizer.json   what the text was encoded with
     DIR/files.txt        the .npy paths in order, for data.file_list
-    DIR/manifest.json    bytes, sha256, tokens and documents of each .npy; written last
+    DIR/manifest.json    bytes, sha256, tokens, documents and encoder of each .npy; written last
 
 Each source file becomes one of each, in a process of its own. A .npy exists when it is complete, and `.NAME.source`
 says what it was made from: a conversion that was interrupted goes on with the missing files, and repeats those whose
@@ -19,6 +19,7 @@ import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from data.text.form import PLAIN, TextForm, form_of, with_form
 from data.text.frames import RecordCounts
 from data.text.names import DATA_SUFFIX, find_text_names
 from data.text.records import Record, read_records
-from data.tokenizer import TOKENIZER_NAME, DocumentEncoder
+from data.tokenizer import TOKENIZER_NAME, DocumentEncoder, first_characters
 from data.tokens.files import TOKEN_DTYPE
 
 DOCUMENTS_AT_ONCE = 256
@@ -73,11 +74,13 @@ class Conversion:
             file_lock(self.target.with_name(f".{self.target.name}.lock")),
         ):
             made_of = self.target.with_name(f".{self.target.stem}.source")
-            done = made_of.exists() and self.target.exists() and self.sidecar.exists()
-            if not (done and made_of.read_text() == self.identity):
+            made = made_of.read_text() if made_of.exists() else ""
+            done = made.startswith(self.identity) and self.target.exists() and self.sidecar.exists()
+            if not done or made[len(self.identity) :][:1] not in ("", "\n"):
                 self.target.unlink(missing_ok=True)
                 self.sidecar.unlink(missing_ok=True)
-                made_of.write_text(self.identity)
+                made = f"{self.identity}\n{self.encoder.encoder}"
+                made_of.write_text(made)
                 self._write()
         with gzip.open(self.sidecar, "rt", newline="") as file:
             num_documents = sum(1 for _ in csv.reader(file))  # ids may hold line ends
@@ -87,6 +90,7 @@ class Conversion:
             "sha256": hash_file(self.target),
             "tokens": num_bytes // TOKEN_DTYPE.itemsize,
             "documents": num_documents,
+            "encoder": made[len(self.identity) + 1 :] or "tokenizers",  # without a word: before there was another one
         }
 
     def _write(self) -> None:
@@ -97,10 +101,14 @@ class Conversion:
                 rows = csv.writer(io.TextIOWrapper(compressed, "utf-8", newline="", write_through=True))
                 for records in _batches(read_records(self.source, counts)):
                     counts.documents += len(records)
-                    for record, ids in zip(records, self.encoder.encode_each([r.text for r in records]), strict=True):
-                        tokens.write(ids.astype(TOKEN_DTYPE).tobytes())
-                        rows.writerow((num_tokens, num_tokens + len(ids), record.id, self.source.name, record.line))
-                        num_tokens += len(ids)
+                    ids, ends = self.encoder.encode_documents([record.text for record in records])
+                    tokens.write(ids.astype(TOKEN_DTYPE).data)
+                    bounds = [num_tokens, *(num_tokens + ends).tolist()]
+                    rows.writerows(
+                        (start, end, record.id, self.source.name, record.line)
+                        for start, end, record in zip(bounds, bounds[1:], records, strict=False)
+                    )
+                    num_tokens = bounds[-1]
             if counts.bad_share > self.max_bad_share:
                 raise DataError(
                     f"{self.source.path}: {counts.describe_bad()} are unreadable, more than --max-bad-share = "
@@ -111,11 +119,12 @@ class Conversion:
 def plan(
     root: Path, target: Path, encoder: DocumentEncoder, max_bad_share: float, form: TextForm = PLAIN
 ) -> list[Conversion]:
-    """Returns a conversion for each text file below `root`, in order.
+    """Returns a conversion for each text file below `root`, in order; compares encoders on the first of each folder.
 
     Raises DataError if there is none, or if two would have the same target.
     """
     manifest = read_manifest(root)
+    folders: set[Path] = set()
     names = find_text_names(root)
     if not names:
         raise DataError(f"{root} holds no .json, .jsonl, .parquet, .arrow or .txt files; give a folder that does")
@@ -126,6 +135,9 @@ def plan(
         if path in conversions:
             raise DataError(f"{file.name} and {conversions[path].source.name} would both become {path}; rename one")
         conversions[path] = Conversion(file, path, encoder, max_bad_share)
+        if path.parent not in folders:
+            folders.add(path.parent)
+            encoder.hold_against(name, partial(_first_texts, file))
     return list(conversions.values())
 
 
@@ -148,6 +160,10 @@ def convert(conversions: list[Conversion], target: Path, tokenizer: Path, num_pr
     write_text_whole(target / FILES_NAME, "".join(f"{name}\n" for name in files), durable=True)
     with write_whole(target / MANIFEST_NAME, durable=True) as output:
         output.write(orjson.dumps({"files": files}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def _first_texts(file: DataFile) -> list[str]:
+    return first_characters(record.text for record in read_records(file, RecordCounts()))
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from yaml import YAMLError
 
-from data.config import DataConfig, DataKind, Fetch
+from data.config import DataConfig, DataKind, EncoderKind, Fetch
 from data.errors import DataError
 from data.fetch.download import is_present
 from data.fetch.files import DataFile, open_folder
@@ -52,7 +52,7 @@ def inspect(options: argparse.Namespace) -> None:
         _inspect_list(options, names)
     elif options.root:
         folder = open_folder(options.root)
-        encoder = DocumentEncoder(options.tokenizer or folder / TOKENIZER_NAME, options.eos_token)
+        encoder = DocumentEncoder(options.tokenizer or folder / TOKENIZER_NAME, options.eos_token, EncoderKind.auto)
         _print_text(options, find_sources(folder), encoder)
     else:
         raise DataError("inspect needs a folder, a data config (.yaml), or --file-list for token files; see --help")
@@ -80,7 +80,8 @@ def _inspect_config(options: argparse.Namespace) -> None:
     config = load_data_config(Path(options.root).expanduser())
     root = open_root(config.root, config.cache_dir)
     tokenizer = locate_tokenizer(config.tokenizer, root) if config.tokenizer else None
-    encoder = DocumentEncoder(tokenizer, config.eos_token) if tokenizer else None
+    kind = config.encoder if config.kind is DataKind.text else EncoderKind.tokenizers
+    encoder = DocumentEncoder(tokenizer, config.eos_token, kind) if tokenizer else None
     if config.kind is DataKind.text:
         assert encoder is not None, "DataConfig.validate asks for a tokenizer"
         sources = training_files(config, root)

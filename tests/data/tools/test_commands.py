@@ -17,15 +17,18 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+import tokenizers
 from tokenizers import Tokenizer
 
 from data.__main__ import main
-from data.config import DataConfig, DataKind
+from data.config import DataConfig, DataKind, EncoderKind
+from data.fast_encoder import fast_name
 from data.fetch.files import read_manifest
 from data.stream import build_stream
 from data.text.records import Record
 from data.tokenizer import DocumentEncoder
 from data.tokens.files import TOKEN_DTYPE
+from data.tools.convert import plan
 from tests.data.fetch.server import FileServer, serving, slowly
 
 FILE_LIST = Path(__file__).parents[3] / "configs/data/olmo2-stage2-files.txt"
@@ -153,6 +156,27 @@ def test_a_conversion_goes_on_only_with_what_was_made_of_the_same(sample: Path, 
     assert main([*arguments, "--eos-token", "<|pad|>"]) == 0
     for path in target.glob("a/*.npy"):
         assert path.read_bytes()[-4:] != after[path.name][0][-4:]
+
+
+def test_a_conversion_records_what_encoded_each_file_and_no_encoder_changes_any(sample: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "text", tmp_path / "tokens"
+    source.mkdir()
+    target.mkdir()
+    (source / "a.jsonl").write_bytes((sample / "math/shard-00.jsonl").read_bytes())
+
+    def convert_with(kind: EncoderKind) -> dict[str, Any]:
+        encoder = DocumentEncoder(sample / "tokenizer.json", "<|endoftext|>", kind)
+        (conversion,) = plan(source, target, encoder, 0.0)
+        return conversion.run()
+
+    first = convert_with(EncoderKind.tokenizers)
+    assert first["encoder"] == f"tokenizers {tokenizers.__version__}"
+    assert convert_with(EncoderKind.auto) == first  # it was there already
+    made_of = target / ".a.source"
+    made_of.write_text(made_of.read_text().split("\n")[0])  # as before there was a choice
+    assert convert_with(EncoderKind.auto) == {**first, "encoder": "tokenizers"}
+    made_of.unlink()
+    assert convert_with(EncoderKind.auto) == {**first, "encoder": fast_name()}
 
 
 def test_the_command_that_a_conversion_prints_trains_on_it(

@@ -1,0 +1,334 @@
+"""The promises of data/tokenizer.py: the ids are those of `tokenizers`, whatever encodes."""
+
+import dataclasses
+import logging
+import pickle
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import orjson
+import psutil
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+import data.tokenizer
+from data.config import DataConfig, EncoderKind, SourceConfig
+from data.errors import DataError
+from data.fast_encoder import FastEncoder, fast_name
+from data.stream import build_stream, changed_data
+from data.text.backend import TextBackend
+from data.text.chat import MARK, ChatTemplate, cut_rendered
+from data.tokenizer import DocumentEncoder
+from tests.data.reading import assert_same, read_global
+
+EOS = "<|endoftext|>"
+
+
+def as_defined(path: Path, texts: Sequence[str]) -> list[list[int]]:
+    """What `tokenizers` gives, by its plainest call."""
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.encode_special_tokens = True
+    end = tokenizer.get_vocab()[EOS]
+    return [[*tokenizer.encode(text, add_special_tokens=False).ids, end] for text in texts]
+
+
+def with_other_parts(path: Path) -> Tokenizer:
+    """Returns the tokenizer with a normalizer, digits one by one, a prefix space, and tokens that take white space."""
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=True)]
+    )
+    tokenizer.add_tokens([AddedToken("|||PHONE|||", normalized=False), AddedToken("<mask>", lstrip=True, rstrip=True)])
+    tokenizer.add_special_tokens(["<|pad|>", "<|im_start|>"])
+    return tokenizer
+
+
+def of_whole_words() -> Tokenizer:
+    """Returns a tokenizer of another kind, without merges."""
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "the": 1, "a": 2, EOS: 3}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens([EOS])
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def paths(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Three kinds of tokenizer.json."""
+    folder = tmp_path_factory.mktemp("tokenizers")
+    with_other_parts(sample / "tokenizer.json").save(str(folder / "parts.json"))
+    of_whole_words().save(str(folder / "words.json"))
+    return {"sample": sample / "tokenizer.json", "parts": folder / "parts.json", "words": folder / "words.json"}
+
+
+@pytest.fixture
+def different(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes the fast encoder give one wrong id for texts that contain a word, from the next load on."""
+    data.tokenizer.load_fast.cache_clear()
+    encode = FastEncoder.encode
+
+    def break_at(word: str) -> None:
+        def encode_wrongly(self: FastEncoder, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+            ids, ends = encode(self, texts)
+            hit = next((n for n, text in enumerate(texts) if word in text), None)
+            if hit is None:
+                return ids, ends
+            wrong = ids.copy()
+            wrong[ends[hit] - 1] += 1
+            return wrong, ends
+
+        monkeypatch.setattr(FastEncoder, "encode", encode_wrongly)
+
+    return break_at
+
+
+@pytest.fixture
+def own(config: DataConfig, tmp_path: Path) -> DataConfig:
+    """The sample with a cache of its own, in which no verdict is kept."""
+    return dataclasses.replace(config, cache_dir=str(tmp_path / "frames"))
+
+
+FRAGMENTS = st.one_of(
+    st.text(max_size=12),
+    st.text(st.characters(codec="utf-8", categories=["Z", "C", "M", "S"]), max_size=8),
+    st.sampled_from(
+        [EOS, "<|pad|>", "<|im_start|>", "|||PHONE|||", "<mask>", " <mask> ", EOS[:-1], "'s", "'LL", "\r\n"]
+    ),
+    st.builds(str.__mul__, st.sampled_from([" ", "\n", "a", "=", "7", "\u3000", "\u00e9"]), st.integers(1, 300)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(st.lists(FRAGMENTS, max_size=6).map("".join), max_size=5), kind=st.sampled_from(EncoderKind))
+@pytest.mark.parametrize("name", ["sample", "parts", "words"])
+def test_any_encoder_gives_the_ids_of_tokenizers(
+    name: str, kind: EncoderKind, texts: list[str], paths: dict[str, Path]
+) -> None:
+    if (name, kind) == ("words", EncoderKind.fastokens):
+        kind = EncoderKind.auto  # that it cannot be had is another test
+    encoder = DocumentEncoder(paths[name], EOS, kind, paths["words"].parent)
+    assert [tokens.tolist() for tokens in encoder.encode_each(texts)] == as_defined(paths[name], texts)
+
+
+TALKS = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "tool "]), "content": st.lists(FRAGMENTS, max_size=4).map("".join)}
+    ),
+    min_size=1,
+    max_size=4,
+)
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|pad|>"
+    "{{ '<|endoftext|>' if loop.first else '<|pad|> ' }}\n{% endfor %}"
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(talks=st.lists(TALKS, max_size=3), kind=st.sampled_from(EncoderKind))
+@pytest.mark.parametrize("name", ["sample", "parts", "words"])
+def test_any_encoder_gives_the_same_ids_for_chats(
+    name: str, kind: EncoderKind, talks: list[list[dict[str, str]]], paths: dict[str, Path]
+) -> None:
+    if (name, kind) == ("words", EncoderKind.fastokens):
+        kind = EncoderKind.auto
+    tokenizer = Tokenizer.from_file(str(paths[name]))
+    tokenizer.encode_special_tokens = True
+    special = tuple(token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special)
+    documents = [ChatTemplate(CHAT, special, EOS).render(talk) for talk in talks]
+
+    def ids_of(number: int, part: str) -> list[int]:
+        if number % 2:
+            return [tokenizer.get_vocab()[part]]
+        return list(tokenizer.encode(part, add_special_tokens=False).ids)
+
+    expected = [
+        [token for number, part in enumerate(document.split(MARK)) for token in ids_of(number, part)]
+        for document in documents
+    ]
+    encoder = DocumentEncoder(paths[name], EOS, kind, paths["words"].parent)
+    encoded = encoder.encode_each(documents, cut_rendered)
+    assert [tokens.tolist() for tokens in encoded] == [[*ids, encoder.eos_token_id] for ids in expected]
+    if name == "parts":
+        assert all("<|im_start|>" in document.split(MARK)[1::2] for document in documents)
+
+
+@pytest.mark.parametrize("name", ["sample", "parts"])
+def test_the_fast_encoder_passes_the_hostile_corpus(name: str, paths: dict[str, Path]) -> None:
+    encoder = DocumentEncoder(paths[name], EOS, EncoderKind.auto)
+    assert encoder.encoder == fast_name()
+    long = ["no_space" * 40_000, "\r\n" * 50_000, " " * 100_000, "\u4e2d\u6587" * 50_000]
+    plain = DocumentEncoder(paths[name], EOS)
+    assert plain.encoder == f"tokenizers {tokenizers.__version__}"
+    np.testing.assert_array_equal(encoder.encode(long), plain.encode(long))
+
+
+def test_it_encodes_in_one_thread_which_survives_a_fork(own: DataConfig) -> None:
+    plain = dataclasses.replace(own, encoder=EncoderKind.tokenizers)
+    expected, end = read_global(plain, 4)
+    threads = psutil.Process().num_threads()
+    backend = TextBackend(own, 64, 16)
+    backend.encoder.encode(["many words, each of them short " * 20_000] * 4)
+    assert backend.fingerprint["data.encoder"] == fast_name() and psutil.Process().num_threads() == threads
+    batches, state = read_global(own, 4, num_workers=3)
+    assert_same(expected, batches)
+    assert state == end
+    copy = pickle.loads(pickle.dumps(backend.encoder))
+    assert copy.encoder == fast_name()
+
+
+def test_a_tokenizer_that_the_fast_one_cannot_load_is_encoded_all_the_same(
+    paths: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = DocumentEncoder(paths["words"], EOS, EncoderKind.auto)
+    assert f"tokenizers {tokenizers.__version__}: {fast_name()} cannot load this tokenizer" in encoder.encoder
+    (line,) = caplog.messages
+    assert line.startswith("data.encoder: `tokenizers` encodes") and "\n" not in line
+    with pytest.raises(DataError, match=r"data.encoder=fastokens: .* set data.encoder to auto or tokenizers"):
+        DocumentEncoder(paths["words"], EOS, EncoderKind.fastokens)
+
+
+def test_without_the_library_tokenizers_encodes(sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data.tokenizer, "fast_name", lambda: None)
+    encoder = DocumentEncoder(sample / "tokenizer.json", EOS, EncoderKind.auto)
+    assert encoder.encoder.endswith(": fastokens is not installed") and len(encoder.encode(["text"])) > 1
+
+
+def test_one_difference_on_the_hostile_corpus_and_tokenizers_encodes(
+    sample: Path, tmp_path: Path, different: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    different(EOS)
+    path = sample / "tokenizer.json"
+    for _ in range(2):  # what differs is compared again at every start
+        caplog.clear()
+        encoder = DocumentEncoder(path, EOS, EncoderKind.auto, tmp_path)
+        assert f"gives other ids for 'a{EOS}b" in encoder.encoder and len(caplog.messages) == 1
+        assert [tokens.tolist() for tokens in encoder.encode_each([EOS])] == as_defined(path, [EOS])
+
+
+def test_one_difference_in_the_first_documents_and_tokenizers_encodes_the_same_rows(
+    own: DataConfig, different: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = dataclasses.replace(own, encoder=EncoderKind.tokenizers)
+    expected, _ = read_global(plain, 3)
+    first = next(TextBackend(plain, 64, 16).sources[1].first_texts())
+    different(first[:60])
+    with closing(build_stream(own, sequence_length=64, global_batch_size=16)) as stream:
+        said = stream.fingerprint["data.encoder"]
+    assert said.startswith("tokenizers") and "other ids for" in said and "encyclopedia (2 files" in said
+    assert [said.partition(": ")[2] in message for message in caplog.messages if "encodes" in message] == [True]
+    assert_same(expected, read_global(own, 3)[0])
+    with pytest.raises(DataError, match=r"data.encoder=fastokens: fastokens .* gives other ids"):
+        build_stream(dataclasses.replace(own, encoder=EncoderKind.fastokens), sequence_length=64, global_batch_size=16)
+
+
+def test_what_is_compared_is_what_is_encoded_in_every_form_of_a_source(
+    paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[list[str]] = []
+    encoded: set[str] = set()
+    encode = FastEncoder.encode
+
+    def find_none(fast: FastEncoder, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+        compared.append(list(texts))
+
+    def note(self: FastEncoder, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        encoded.update(texts)
+        return encode(self, texts)
+
+    monkeypatch.setattr(data.tokenizer, "_first_difference", find_none)
+    monkeypatch.setattr(FastEncoder, "encode", note)
+    talk = [{"role": "user", "content": "hello"}, {"role": "tool", "content": "<|pad|>"}]
+    record = {"text": "plain", "meta": {"body": "nested", "talk": talk}}
+    (tmp_path / "a.jsonl").write_bytes(orjson.dumps(record))
+    (tmp_path / "a.txt").write_text("one\n--\ntwo\n")
+    (tmp_path / "chat.jinja").write_text(CHAT)
+    lines = SourceConfig(["a.jsonl"], 1.0)
+    forms = [
+        (lines, ["plain"]),
+        (dataclasses.replace(lines, text_key="meta.body"), ["nested"]),
+        (
+            dataclasses.replace(lines, messages_key="meta.talk", chat_template="chat.jinja"),
+            ["user\nhello", "\n", "tool\n<|pad|>", " \n"],
+        ),
+        (SourceConfig(["a.txt"], 1.0), ["one\n--\ntwo"]),
+        (SourceConfig(["a.txt"], 1.0, separator="\n--\n"), ["one", "two"]),
+    ]
+    for source, texts in forms * 2:  # in one cache folder: verdicts are kept, and not taken for another form's
+        config = DataConfig(root=str(tmp_path), sources={"own": source}, tokenizer=str(paths["parts"]), num_streams=1)
+        encoded.clear()
+        with closing(build_stream(config, sequence_length=64, global_batch_size=1)) as stream:
+            stream.next_batch()
+        assert encoded == set(texts)
+    assert compared[1:] == [texts for _, texts in forms]  # after the hostile corpus
+
+
+def test_texts_that_the_fast_encoder_gives_up_on_are_encoded_by_tokenizers(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = DocumentEncoder(paths["sample"], EOS, EncoderKind.auto)
+    encode = FastEncoder.encode
+
+    def give_up(self: FastEncoder, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        return encode(self, [f"\ud800{text}" if "hard" in text else text for text in texts])
+
+    monkeypatch.setattr(FastEncoder, "encode", give_up)
+    texts = ["easy", "hard"]
+    assert [tokens.tolist() for tokens in encoder.encode_each(texts)] == as_defined(paths["sample"], texts)
+
+
+def test_what_was_compared_is_kept_and_the_next_start_needs_the_fast_one_alone(
+    own: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = TextBackend(own, 64, 16)
+    (kept,) = Path(str(own.cache_dir)).glob(".encoder-*.json")
+    assert len(orjson.loads(kept.read_bytes())["agreed"]) == 1 + len(own.sources)
+    monkeypatch.setattr(data.tokenizer, "load_tokenizer", lambda path, sha256: pytest.fail("was loaded"))
+    again = TextBackend(own, 64, 16)
+    assert again.fingerprint == expected.fingerprint and again.max_token_id == expected.max_token_id
+    next(again.read(range(2), again.start(range(2))))
+    kept.write_text("{")
+    with pytest.raises(pytest.fail.Exception, match="was loaded"):
+        TextBackend(own, 64, 16)
+
+
+def test_a_run_goes_on_with_another_encoder(own: DataConfig) -> None:
+    plain = dataclasses.replace(own, encoder=EncoderKind.tokenizers)
+    expected, end = read_global(plain, 6)
+    _, state = read_global(plain, 2)
+    batches, state = read_global(own, 4, state=state, num_workers=2)
+    assert_same(expected[2:], batches)
+    assert state == end
+    saved, current = (
+        build_stream(config, sequence_length=64, global_batch_size=16).fingerprint for config in (plain, own)
+    )
+    assert saved["data.encoder"] != current["data.encoder"] and changed_data(saved, current) == {}
+    del saved["data.encoder"]  # a checkpoint of before there was a choice
+    assert changed_data(saved, current) == {}
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_however_many_new_words_come(sample: Path) -> None:
+    encoder = DocumentEncoder(sample / "tokenizer.json", EOS, EncoderKind.fastokens)
+    rng = np.random.default_rng(0)
+
+    def encode(num_megabytes: int) -> int:
+        for _ in range(num_megabytes):
+            letters = rng.integers(97, 123, (200_000, 5)).astype(np.uint8)
+            letters[:, 4] = 32
+            encoder.encode([letters.tobytes().decode()])
+        return psutil.Process().memory_info().rss
+
+    before = encode(400)
+    assert encode(1200) - before < 32 << 20
+
+
+def test_logging_says_which_encoder(own: DataConfig, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        TextBackend(own, 64, 16)
+    assert f"data.encoder: {fast_name()}" in caplog.messages
