@@ -8,6 +8,7 @@ import pytest
 
 from data.config import DataConfig, SourceConfig, ValidationConfig
 from data.fetch.background import Background
+from tests.data.reading import end_threads
 from tests.data.validating import NUMBERS, SHARE, write_texts
 
 
@@ -29,6 +30,7 @@ def background_ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         idle = threading.Event()
         submit(background, idle.set)
         assert idle.wait(60)
+    end_threads()
 
 
 @pytest.fixture

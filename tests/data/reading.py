@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -61,3 +62,11 @@ def assert_same(left: list[Batch], right: list[Batch]) -> None:
         np.testing.assert_array_equal(one.sources, other.sources)
         for row, other_row in zip(one.boundaries, other.boundaries, strict=True):
             np.testing.assert_array_equal(row, other_row)
+
+
+def end_threads() -> None:
+    """Waits for requests that were on their way when a stream ended."""
+    for thread in threading.enumerate():
+        if thread.name == "rows ahead":
+            thread.join(60)
+            assert not thread.is_alive()

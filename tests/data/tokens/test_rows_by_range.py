@@ -5,7 +5,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -37,7 +36,7 @@ from tests.data.fetch.server import (
     whole_file,
     wrong_range,
 )
-from tests.data.reading import assert_same, read_global
+from tests.data.reading import assert_same, end_threads, read_global
 
 NAMES = [f"mix/source{number % 2}/part-{number}.npy" for number in range(4)]
 ROW = 1024  # tokens: four rows are a block
@@ -57,21 +56,6 @@ FAULTS: list[Fault] = [
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
-
-
-@pytest.fixture(autouse=True)
-def threads_end() -> Iterator[None]:
-    """Ends the work ahead of need with its test."""
-    yield
-    end_threads()
-
-
-def end_threads() -> None:
-    """Waits for requests that were on their way when a stream ended."""
-    for thread in threading.enumerate():
-        if thread.name == "rows ahead":
-            thread.join(60)
-            assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
