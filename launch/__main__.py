@@ -86,6 +86,8 @@ def run_here(config: RunConfig) -> int:
     if code == EXIT_OK and event.get("reason") == StopReason.finished.word:
         print(f"\n{config.name} is finished after {event.get('step')} steps{loss_change(folder)}: {folder.path}")
         print(next_steps(config, folder))
+    elif code == EXIT_OK and event.get("reason") == StopReason.stop_step.word:
+        print(f"\n{config.name} is at its stop_step, {event.get('step')} of {config.max_steps}: {folder.path}")
     elif code == EXIT_STOPPED:
         where = f"after step {event.get('step')}" if event.get("event") == "stop" else "before its first step"
         print(f"\n{config.name} is stopped {where}; the same command continues it: {folder.path}")
