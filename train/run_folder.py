@@ -52,6 +52,17 @@ class RunFolder(RunFiles):
         self._remove_old_launches()
         return file
 
+    def is_in_use(self) -> bool:
+        """Returns whether another process has locked the run. Creates nothing; not to be called by one that has."""
+        try:
+            with self.lock_file.open("r+") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return True
+        except OSError:  # no folder, or a file system without locks
+            return False
+        return False
+
     def remove_if_unused(self) -> None:
         """Deletes the folder if no run began in it: all it has is a lock file, if any, which no process has locked."""
         with contextlib.suppress(OSError, TrainError):

@@ -98,7 +98,7 @@ class Trainer:
         return self.step % self.config.logging.interval == 0 or self.step in (self.until, self.max_steps)
 
     def fit(self, checkpoint: Checkpoint | None) -> Stop:
-        """Trains from `checkpoint`, or from the engine's weights, to the last step, stop_step or a stop; returns why it ended.
+        """Trains from `checkpoint`, or from the engine's weights, until the end, stop_step or a stop; returns why.
 
         Raises a CollectiveError after the callbacks have heard of it, and LostPeersError.
         """

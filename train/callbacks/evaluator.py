@@ -1,4 +1,4 @@
-"""Runs the evaluation tasks every N steps, after the last step and at stop_step, and logs what they measure with the step's metrics.
+"""Runs the evaluation tasks every N steps, after the last one and at stop_step; logs what they measure with the step.
 
 A stop request ends an evaluation early. Its step is then evaluated when the run resumes, and logged as an addition to
 the row of that step.
