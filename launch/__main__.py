@@ -185,7 +185,7 @@ def launch_search(search: Search, *, is_dry: bool) -> int:
     try:
         from launch.search.driver import run_search  # Optuna, which no other launch needs
     except ModuleNotFoundError as error:
-        if error.name != "optuna":
+        if (error.name or "").partition(".")[0] != "optuna":
             raise
         raise TrainError(
             "a search needs Optuna, which is not installed: pip install -c constraints.txt -e '.[search]'"

@@ -59,12 +59,12 @@ def decide(
     for rung in rungs:
         if rung not in left[number].losses:
             return Run(rung)
-        reached = sorted((trial for trial in left.values() if rung in trial.losses), key=lambda t: t.losses[rung])
+        reached = sorted((t.losses[rung], t.number) for t in left.values() if rung in t.losses)
         lacking = [trial for trial in left.values() if rung not in trial.losses and trial.state is not State.failed]
         if lacking or len(cohort) < size:
             return Pause.wait
         num_kept = max(1, len(left) // reduction)
-        left = {trial.number: trial for trial in reached[:num_kept]}
+        left = {kept: left[kept] for _, kept in reached[:num_kept]}
         if number not in left:
             return Pause.prune
     return Pause.complete if last_step in left[number].losses else Run(last_step)

@@ -10,8 +10,8 @@ from optuna.trial import FrozenTrial
 
 from common.files import write_text_whole
 from launch.search.study import REASON, STATES
-from report.comparison_table import aligned, figure
-from train.compose.search import Search, written
+from report.comparison_table import aligned
+from train.compose.search import Search
 
 
 def write_table(search: Search, trials: Sequence[FrozenTrial], path: Path) -> str:
@@ -27,7 +27,7 @@ def write_table(search: Search, trials: Sequence[FrozenTrial], path: Path) -> st
             STATES[trial.state].value,
             _step(trial),
             trial.intermediate_values.get(_step(trial), ""),
-            *(written(trial.params[key]) for key in keys),
+            *(trial.params[key] for key in keys),
             trial.user_attrs.get(REASON, ""),
         ]
         for trial in ordered
@@ -37,8 +37,12 @@ def write_table(search: Search, trials: Sequence[FrozenTrial], path: Path) -> st
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(with_header)
     write_text_whole(path, out.getvalue(), durable=False)
-    shown = [[str(figure(cell, 4) if isinstance(cell, float) else cell) for cell in row] for row in with_header]
+    shown = [[_shown(cell) for cell in row] for row in with_header]
     return "\n".join(aligned(shown))
+
+
+def _shown(cell: object) -> str:
+    return f"{cell:.5g}" if isinstance(cell, float) else str(cell)
 
 
 def _step(trial: FrozenTrial) -> int:

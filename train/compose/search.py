@@ -4,6 +4,7 @@ All that the space can give is composed and checked before the first trial start
 and each choice. What chooses the points is launch/search's.
 """
 
+import copy
 import dataclasses
 import math
 import re
@@ -103,8 +104,6 @@ class Search:
     """What each key may be."""
     first: list[Point]
     """Points that are tried before all others."""
-    lines: list[str]
-    """What the config is composed from, without the point."""
     given: list[str]
     """The arguments of a trial, as they were typed, without the point."""
 
@@ -119,15 +118,20 @@ class Search:
         return f"{self.study}-trial-{number:03d}"
 
     def trial(self, number: int, point: Mapping[str, Value], stop_step: int | None) -> Member:
-        """Returns a trial, up to a step; None: to its end. Raises TrainError."""
-        own = [*overrides(point), f"name={self.name_of(number)}"]
-        own += [] if stop_step is None else [f"stop_step={stop_step}"]
-        group = [] if any(line.startswith("wandb.group=") for line in self.given) else [f"wandb.group={self.study}"]
-        config = composed([*self.lines, *own, *group], f" (in trial {number})")
-        swept = {key: written(value) for key, value in point.items()}
-        return Member(
-            config, swept, [*as_given([*self.given, *own[: len(point)]]), *own[len(point) :], *group], self.study
-        )
+        """Returns a trial, up to a step; None: to its end.
+
+        Its config has no value of the point: the run composes these itself, and a point that it refuses is a trial that
+        fails.
+        """
+        config = copy.deepcopy(self.config)
+        config.name, config.stop_step = self.name_of(number), stop_step
+        arguments = [*as_given(self.given), *overrides(point), f"name={config.name}"]
+        if stop_step is not None:
+            arguments.append(f"stop_step={stop_step}")
+        if not any(argument.startswith("wandb.group=") for argument in self.given):
+            config.wandb.group = self.study
+            arguments.append(f"wandb.group={self.study}")
+        return Member(config, {key: written(value) for key, value in point.items()}, arguments, self.study)
 
     def definition(self) -> dict[str, Any]:
         """Returns all that makes it this search and no other, as flat plain data; the number of trials is not part."""
@@ -196,10 +200,10 @@ def compose_search(argv: Sequence[str]) -> Search:
     for key, parameter in space.items():
         for value in parameter.ends[1:]:
             composed([*lines, *overrides({**start, key: value})], where)
-    trials = [argument for argument in given if not argument.startswith(SETTINGS)]
+    trials = [argument for argument in given if not argument.startswith((SETTINGS, "name="))]
     study = f"{config.name}-{Path(preset).stem}"
     config.name = study
-    search = Search(study, config, space, first, lines, trials)
+    search = Search(study, config, space, first, trials)
     _check(search)
     return search
 
