@@ -5,6 +5,8 @@
   python -m launch experiment=demo wandb.mode=online name=mine     any key can be set
   python -m launch -m experiment=demo optimizer.lr=1e-3,3e-3       a sweep: one run folder per combination
   python -m launch sweep=schemes experiment=demo                   a sweep of configs/sweep/; the same again: the rest
+  python -m launch sweep=optuna experiment=repo-1b-50b             a search with Optuna; several launchers share it
+  python -m launch sweep=optuna experiment=... --wandb-sweep FILE  the same space for `wandb sweep` and `wandb agent`
   python -m launch experiment=repo-1b-50b data=~/mine.yaml         a config file of your own, wherever it lies
   python -m launch experiment=repo-1b-50b --cfg job                print the whole recipe and start nothing
   python -m launch experiment=repo-1b-50b --dry-run                print what would run, also of a sweep
@@ -36,6 +38,7 @@ from launch.hostfile import over_ssh
 from launch.keys import print_keys
 from launch.local import Foreground, check_meeting, run_in_foreground, torchrun
 from launch.runs import print_sweep
+from launch.search.wandb_sweep import write_wandb_sweep
 from launch.slurm.submit import print_submission, submit
 from launch.sweep import is_finished, run_sweep
 from report.metrics import CE_LOSS
@@ -45,6 +48,7 @@ from train.compose.command_line import is_sweep
 from train.compose.errors import is_known
 from train.compose.groups import options
 from train.compose.outside import as_given
+from train.compose.search import Search, is_search, search_app
 from train.compose.sweep import Member, sweep_app
 from train.config import RunConfig
 from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, StopReason, TrainError
@@ -54,6 +58,7 @@ from train.run_folder import RunFolder
 
 DRY_RUN = "--dry-run"
 VERBS = ("keys", "plan", "doctor", *runs.VERBS)
+WANDB_SWEEP = "--wandb-sweep"
 
 
 def launch(config: RunConfig) -> int:
@@ -97,6 +102,8 @@ def run_here(config: RunConfig) -> int:
     if code == EXIT_OK and event.get("reason") == StopReason.finished.word:
         print(f"\n{config.name} is finished after {event.get('step')} steps{loss_change(folder)}: {folder.path}")
         print(next_steps(config, folder))
+    elif code == EXIT_OK and event.get("reason") == StopReason.stop_step.word:
+        print(f"\n{config.name} is at its stop_step, {event.get('step')} of {config.max_steps}: {folder.path}")
     elif code == EXIT_STOPPED:
         where = f"after step {event.get('step')}" if event.get("event") == "stop" else "before its first step"
         print(f"\n{config.name} is stopped {where}; the same command continues it: {folder.path}")
@@ -153,7 +160,7 @@ def main() -> int:
     if wrong := no_verb(sys.argv[1:]):
         print(f"error: {wrong}", file=sys.stderr)
         return EXIT_USER_ERROR
-    if DRY_RUN in sys.argv[1:] or is_sweep(sys.argv[1:]):
+    if is_sweep(sys.argv[1:]) or any(argument.startswith((DRY_RUN, WANDB_SWEEP)) for argument in sys.argv[1:]):
         return _planned()
     if PARENT in os.environ:  # a member of a sweep
         stop_with_parent()
@@ -179,9 +186,42 @@ def _planned() -> int:
     """Runs a sweep, or prints what would run."""
     is_dry = DRY_RUN in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != DRY_RUN]
+    if WANDB_SWEEP in {argument.partition("=")[0] for argument in sys.argv[1:]}:
+        return _print_wandb_sweep()
+    if is_search(sys.argv[1:]):
+        return search_app(lambda search: launch_search(search, is_dry=is_dry))
     if is_sweep(sys.argv[1:]):
         return sweep_app(lambda members: launch_sweep(members, is_dry=is_dry))
     return hydra_app(print_command, __doc__ or "")
+
+
+def _print_wandb_sweep() -> int:
+    given, option = [], ""
+    rest = iter(sys.argv[1:])
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name == WANDB_SWEEP:
+            option = value if equals else next(rest, "")
+        else:
+            given.append(argument)
+    sys.argv[1:] = given
+    if not option or not is_search(given):
+        print(f"error: {WANDB_SWEEP} FILE writes the search of a sweep=NAME, such as sweep=optuna", file=sys.stderr)
+        return EXIT_USER_ERROR
+    return search_app(lambda search: write_wandb_sweep(search, Path(option)))
+
+
+def launch_search(search: Search, *, is_dry: bool) -> int:
+    """Runs a search, or prints what it would run; returns the exit code. Raises TrainError if it cannot be run."""
+    try:
+        from launch.search.driver import run_search  # Optuna, which no other launch needs
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "optuna":
+            raise
+        raise TrainError(
+            "a search needs Optuna, which is not installed: pip install -c constraints.txt -e '.[search]'"
+        ) from None
+    return run_search(search, is_dry=is_dry)
 
 
 def launch_sweep(members: Sequence[Member], *, is_dry: bool) -> int:

@@ -138,16 +138,23 @@ def print_sweep(name: str, members: Sequence[RunFiles]) -> None:
 
     A member that has no step, because it failed or was not reached, is named and left out.
     """
-    trained = [files for files in members if files.read_metrics()]
     for files in members:
-        if files not in trained:
+        if not files.read_metrics():
             print(f"{files.path.name} has no step, and is not compared")
+    if (written := write_comparison(name, members)) is not None:
+        comparison, page = written
+        print(f"\n{text_table(comparison)}\npage: {page}")
+
+
+def write_comparison(name: str, members: Sequence[RunFiles]) -> tuple[Comparison, Path] | None:
+    """Writes the page that compares the members of a sweep; returns both, or None for fewer than two with a step."""
+    trained = [files for files in members if files.read_metrics()]
     if len(trained) < 2:
-        return
+        return None
     comparison = compare(trained)
     page = trained[0].path.parent / f"{name}-compared.html"
     _write_page(comparison, name, page)
-    print(f"\n{text_table(comparison)}\npage: {page}")
+    return comparison, page
 
 
 def _write_page(comparison: Comparison, name: str, page: Path) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Protocol
 
 from launch.ranks import count_gpus, shape_of
 from launch.runs import print_sweep
@@ -45,7 +45,7 @@ def run_sweep(members: Sequence[Member], *, is_dry: bool = False) -> int:
     starts, if a member cannot be started on these GPUs, or if a finished one was trained with another config.
     """
     at_once = members[0].config.launch.parallel
-    places = _gpu_shares(at_once)
+    places = gpu_shares(at_once)
     for member in members:
         shape_of(member.config, None if places[0] is None else len(places[0].split(",")))
     waiting = [member for member in members if not is_finished(member.config)]
@@ -54,8 +54,9 @@ def run_sweep(members: Sequence[Member], *, is_dry: bool = False) -> int:
             print(shlex.join(command(member)))
         return EXIT_OK
     print(f"{members[0].sweep}: {len(members)} runs, {len(members) - len(waiting)} of them finished", flush=True)
-    sweep = _Sweep(waiting, at_once, places)
-    codes = sweep.run()
+    codes: dict[str, int] = {}
+    sweep = Pool(_InTurn(waiting, codes), places)
+    sweep.run()
     failed = {name: code for name, code in codes.items() if code not in (EXIT_OK, EXIT_STOPPED)}
     print_sweep(members[0].sweep, [RunFolder.of(member.config) for member in members])
     if sweep.stopped:
@@ -85,7 +86,7 @@ def is_finished(config: RunConfig) -> bool:
     return True
 
 
-def _gpu_shares(at_once: int) -> list[str | None]:
+def gpu_shares(at_once: int) -> list[str | None]:
     """Returns the CUDA_VISIBLE_DEVICES of each place; None for all that are visible."""
     num_gpus = count_gpus()
     if at_once == 1 or num_gpus == 0:
@@ -108,33 +109,78 @@ class _Job:
     log: IO[bytes] | None
 
 
-class _Sweep:
+class Queue(Protocol):
+    """What a pool asks for the members to start."""
+
+    def take(self) -> Member | None:
+        """Returns a member to start now, or None if there is none at the moment."""
+
+    def is_over(self) -> bool:
+        """Returns whether there will be none any more, unless one ends that runs; asked after `take` gave none."""
+
+    def inherited(self, member: Member) -> tuple[int, ...]:
+        """Returns the open files that the process of a member keeps open."""
+
+    def ended(self, member: Member, code: int) -> None:
+        """Takes note of the exit code of a member."""
+
+
+@dataclass
+class _InTurn:
+    """Members in a given order."""
+
+    members: Sequence[Member]
+    codes: dict[str, int]
+    """Filled with the exit code of every member that was started, by name."""
+
+    def __post_init__(self) -> None:
+        self._waiting = deque(self.members)
+
+    def take(self) -> Member | None:
+        """Returns the next."""
+        return self._waiting.popleft() if self._waiting else None
+
+    def is_over(self) -> bool:
+        """Returns whether all were started."""
+        return not self._waiting
+
+    def inherited(self, member: Member) -> tuple[int, ...]:
+        """Returns none."""
+        return ()
+
+    def ended(self, member: Member, code: int) -> None:
+        """Takes note of the code."""
+        self.codes[member.config.name] = code
+
+
+class Pool:
     """Starts members as places become free, and passes signals on to those that run."""
 
-    def __init__(self, members: Sequence[Member], at_once: int, places: Sequence[str | None]) -> None:
-        self._waiting = deque(members)
-        self._has_logs = at_once > 1
+    def __init__(self, queue: Queue, places: Sequence[str | None]) -> None:
+        self._queue = queue
+        self._has_logs = len(places) > 1
         self._free = list(places)
         self._running: list[_Job] = []
         self.stopped = False
         self._signals: list[int] = []
 
-    def run(self) -> dict[str, int]:
-        """Returns the exit code of every member that was started, by name."""
-        codes: dict[str, int] = {}
+    def run(self) -> None:
+        """Runs members until the queue is over, or a signal asks to stop."""
         for number in stop_signals():
             signal.signal(number, self._on_signal)
-        while self._running or (self._waiting and not self.stopped):
-            while self._free and self._waiting and not self.stopped:
-                self._start(self._waiting.popleft(), self._free.pop(0))
+        while True:
+            while self._free and not self.stopped and (member := self._queue.take()) is not None:
+                self._start(member, self._free.pop(0))
+            if not self._running and (self.stopped or self._queue.is_over()):
+                return
             for taken in self._take_signals():
                 for job in self._running:
                     job.process.send_signal(taken)
-            for job in [job for job in self._running if job.process.poll() is not None]:
-                codes[job.member.config.name] = self._end(job)
-            if self._running:
+            ended = [job for job in self._running if job.process.poll() is not None]
+            for job in ended:
+                self._queue.ended(job.member, self._end(job))
+            if not ended:
                 self._wait()
-        return codes
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.stopped = True
@@ -159,7 +205,13 @@ class _Sweep:
         )
         # A session of its own: Ctrl-C reaches only this process, which passes it on.
         process = subprocess.Popen(
-            command(member), env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            command(member),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=self._queue.inherited(member),
         )
         self._running.append(_Job(member, process, place, log))
 
@@ -179,7 +231,7 @@ class _Sweep:
         return code
 
     def _wait(self) -> None:
-        if len(self._running) > 1:
+        if len(self._running) != 1:
             time.sleep(POLL_SECONDS)
             return
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -18,7 +18,7 @@ from report.overview import WINDOW, Overview, overview
 from report.run_folder import Row, RunFiles, is_number
 
 SEEDS = ("seed", "data.seed")
-IGNORED = ("name", "run_root", "checkpoint", "evaluation", "wandb", "logging", "launch", "watchdog")
+IGNORED = ("name", "run_root", "stop_step", "checkpoint", "evaluation", "wandb", "logging", "launch", "watchdog")
 """Keys, or groups of keys, that do not change what a run learns."""
 ABSENT = "-"
 

@@ -79,6 +79,9 @@ def train_once(
     if checkpoints.is_finished(start):
         say(ranks, checkpoints.describe_finished(start))
         return StopReason.finished
+    if checkpoints.is_at_stop_step(start):
+        say(ranks, f"{config.name} is at its stop_step={config.stop_step}; without it, the same command continues")
+        return StopReason.stop_step
     watchdog.enter("preparing the data")
     stream = build_data(config, ranks)
     checkpoints.check_data(start, stream.fingerprint)

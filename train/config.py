@@ -55,6 +55,8 @@ class RunConfig:
     """Whether a token attends only to its own document within the row; false: to the whole row, as published."""
     max_steps: int = 23852
     """Step at which the run ends; as published, 50.02B tokens, of which the last 11 steps have a rate of zero."""
+    stop_step: int | None = None
+    """Step after which the run is evaluated, saves and stops before its end, to be continued; null: none."""
     model: ModelConfig = field(default_factory=ModelConfig)
     positions: PositionsConfig = field(default_factory=PositionsConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -74,8 +76,11 @@ class RunConfig:
     def validate(self) -> None:
         """Raises TrainError, ModelError or DataError with the key, the value and the remedy."""
         check_at_least("", self, seed=0, sequence_length=2, global_batch_size=1, micro_batch_size=1, max_steps=1)
+        check_at_least("", self, stop_step=1)
         if self.seed >= 2**63:
             raise TrainError(f"seed={self.seed} is too large: it must be below 2^63")
+        if self.stop_step is not None and self.stop_step > self.max_steps:
+            raise TrainError(f"stop_step={self.stop_step} is after the end of the run, max_steps={self.max_steps}")
         if not re.fullmatch(r"\w[\w.+-]*", self.name):
             raise TrainError(f"name={self.name!r} cannot name a folder: use letters, digits, '.', '+', '-' and '_'")
         if self.run_root.startswith("~"):

@@ -18,6 +18,7 @@ class StopReason(Enum):
     """Why the training loop of a run ended, with the exit code that says so."""
 
     finished = (FINISHED, EXIT_OK)
+    stop_step = ("stop_step", EXIT_OK)
     signal = ("signal", EXIT_STOPPED)
     alert = ("alert", EXIT_ALERTED)
     rollback = ("rollback", EXIT_STOPPED)

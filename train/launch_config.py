@@ -105,6 +105,35 @@ class KubernetesConfig:
             raise TrainError(f"launch.kubernetes.node_labels has {wrong!r}: write labels as LABEL=VALUE")
 
 
+class Sampler(Enum):
+    """How a search chooses the next point."""
+
+    tpe = "tpe"
+    random = "random"
+
+
+@dataclass
+class SearchConfig:
+    """A search over a space of configs/sweep/, as in sweep=optuna."""
+
+    trials: int = 20
+    """Points that are tried; a larger number extends a search."""
+    seed: int = 0
+    """Seed of the points, not of the runs."""
+    sampler: Sampler = Sampler.tpe
+    """tpe proposes points near the best so far, after ten at random (a tree of Parzen estimators); random: all so."""
+    rungs: list[int] = field(default_factory=list)
+    """Steps at which all trials are compared and only the best go on to the next; none: all train to the end."""
+    reduction: int = 3
+    """Of so many trials one goes on from each rung, and at least one of all."""
+
+    def validate(self) -> None:
+        """Raises TrainError with the key, the value and the remedy."""
+        check_at_least("launch.search", self, trials=1, seed=0, reduction=2)
+        if self.rungs != sorted(set(self.rungs)) or any(rung < 1 for rung in self.rungs):
+            raise TrainError(f"launch.search.rungs={self.rungs} must be steps in rising order, each once")
+
+
 @dataclass
 class LaunchConfig:
     """What starts the processes of a run, how many there are, and on how many machines."""
@@ -129,12 +158,15 @@ class LaunchConfig:
     """The job of launch=slurm."""
     kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
     """The manifest of launch=kubernetes."""
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """A search over a space of configs/sweep/."""
 
     def validate(self) -> None:
         """Raises TrainError with the key, the value and the remedy."""
         check_at_least("launch", self, processes=1, cpu_processes=1, parallel=1, nodes=1, gpus_per_node=0)
         self.slurm.validate()
         self.kubernetes.validate()
+        self.search.validate()
         if self.way is LaunchWay.local and self.nodes > 1:
             raise TrainError(
                 f"launch.nodes={self.nodes} is for several machines: add launch=nodes, slurm or kubernetes"

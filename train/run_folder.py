@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from common.files import STALE_SECONDS, has_ended, remove_partials
 from common.json_lines import JsonLines
-from report.run_folder import FINISHED, Holder, RunFiles, step_of_row
+from report.run_folder import Holder, RunFiles, step_of_row
 from train.config import RunConfig
 from train.errors import TrainError
 
@@ -51,6 +51,17 @@ class RunFolder(RunFiles):
             os.write(file.fileno(), Holder(os.getpid(), socket.gethostname()).text.encode())
         self._remove_old_launches()
         return file
+
+    def is_in_use(self) -> bool:
+        """Returns whether another process has locked the run. Creates nothing; not to be called by one that has."""
+        try:
+            with self.lock_file.open("r+") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return True
+        except OSError:  # no folder, or a file system without locks
+            return False
+        return False
 
     def remove_if_unused(self) -> None:
         """Deletes the folder if no run began in it: all it has is a lock file, if any, which no process has locked."""
@@ -145,16 +156,18 @@ class RunFolder(RunFiles):
         except (OSError, ValueError):
             return None
 
-    def has_finished(self, step: int) -> bool:
-        """Returns whether the events say that the run finished after `step`, and has not done that step again since."""
-        finished = False
+    def has_ended(self, step: int, reason: str) -> bool:
+        """Returns whether the events say that the run ended after `step` for this reason, and has not done that step
+        again since.
+        """
+        ended = False
         for event in self.read_events():
             of = step_of_row(event)
             if event.get("event") in ("start", "resume") and of is not None and of < step:
-                finished = False
-            elif event.get("event") == "stop" and event.get("reason") == FINISHED and of == step:
-                finished = True
-        return finished
+                ended = False
+            elif event.get("event") == "stop" and event.get("reason") == reason and of == step:
+                ended = True
+        return ended
 
     def last_event(self) -> dict[str, Any] | None:
         """Returns the newest event, or None."""

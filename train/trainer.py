@@ -89,12 +89,17 @@ class Trainer:
         return self.config.max_steps
 
     @property
+    def until(self) -> int:
+        """Number of the step that this start ends with: the last one, or the config's stop_step."""
+        return self.config.stop_step or self.max_steps
+
+    @property
     def is_logged(self) -> bool:
         """Whether the metrics of this step are logged."""
-        return self.step % self.config.logging.interval == 0 or self.step == self.max_steps
+        return self.step % self.config.logging.interval == 0 or self.step in (self.until, self.max_steps)
 
     def fit(self, checkpoint: Checkpoint | None) -> Stop:
-        """Trains from `checkpoint`, or from the engine's weights, to the last step or a stop; returns why it ended.
+        """Trains from `checkpoint`, or from the engine's weights, until the end, stop_step or a stop; returns why.
 
         Raises a CollectiveError after the callbacks have heard of it, and LostPeersError.
         """
@@ -126,7 +131,7 @@ class Trainer:
 
     def _train(self) -> Stop:
         self.callbacks.on_start(self)
-        while self.step < self.max_steps and not self.is_cut_short:
+        while self.step < self.until and not self.is_cut_short:
             self.step += 1
             self.watchdog.step = self.step
             self._train_step()
@@ -141,8 +146,10 @@ class Trainer:
             is_stopped = self.ranks.sum([self._signals.received is not None])[0] > 0
             return self._signalled() if is_stopped else Stop(StopReason.rollback)
         self.save(required=True)
-        if self.step < self.max_steps or self.is_cut_short:
+        if self.step < self.until or self.is_cut_short:
             return self._stop or self._signalled()
+        if self.step < self.max_steps:
+            return Stop(StopReason.stop_step)
         self.callbacks.on_finish(self)
         return Stop(StopReason.finished)
 

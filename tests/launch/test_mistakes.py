@@ -101,8 +101,8 @@ DEMO = "experiment=demo"
         ([DEMO, "data.root=/absent"], "data.root: there is no folder /absent; "),
         ([DEMO, "init_from=runs/absent", "data.root=http://127.0.0.1:9"], "init_from=runs/absent is absent: give a H"),
         # Sweeps.
-        (["sweep=nope", DEMO], "there is no sweep=nope; choose one of paper, repo-lr, schemes, start-layers"),
-        (["sweep=", DEMO], "there is no sweep=; choose one of paper, repo-lr, schemes, start-layers"),
+        (["sweep=nope", DEMO], "there is no sweep=nope; choose one of optuna, paper, repo-lr, schemes, start-layers"),
+        (["sweep=", DEMO], "there is no sweep=; choose one of optuna, paper, repo-lr, schemes, start-layers"),
         (["sweep=schemes"], "experiment is not given; choose one of demo, demo-backbone, "),
         (["-m", "seed=1,2"], "experiment is not given; choose one of demo, demo-backbone, "),
         (["-m", DEMO, "seed=1,"], "the value in 'seed=1,' has a comma too much: write seed=A,B"),

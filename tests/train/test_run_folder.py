@@ -57,12 +57,14 @@ def test_the_folder_of_a_killed_owner_is_free_at_once_whatever_it_forked(tmp_pat
         assert holder.stdout is not None
         pid, child = map(int, holder.stdout.readline().split())
         try:
+            assert folder.is_in_use()
             with pytest.raises(TrainError, match=f"is in use by process {pid} on ") as caught:
                 folder.lock()
             assert "\n" not in str(caught.value)
             holder.kill()
             holder.wait()
             os.kill(child, 0)  # a data worker, say, that has not noticed yet
+            assert not folder.is_in_use()
             folder.lock().close()
         finally:
             os.kill(child, signal.SIGKILL)

@@ -47,6 +47,11 @@ class TrainerInterface(Protocol):
         ...
 
     @property
+    def until(self) -> int:
+        """Number of the step that this start ends with: the last one, or the config's stop_step."""
+        ...
+
+    @property
     def is_logged(self) -> bool:
         """Whether the metrics of this step are logged."""
         ...

@@ -36,7 +36,7 @@ class Checkpointer(Callback):
         if trainer.step == trainer.max_steps:
             return
         trainer.checkpoints.finish(wait=False)
-        if trainer.step % self._config.interval == 0:
+        if trainer.step % self._config.interval == 0 and trainer.step != trainer.until:
             trainer.save()
         every = self._config.export_every
         if every is not None and trainer.step % every == 0 and self._run.export_problem() is None:

@@ -1,4 +1,4 @@
-"""Runs the evaluation tasks every N steps and after the last step, and logs what they measure with the step's metrics.
+"""Runs the evaluation tasks every N steps, after the last one and at stop_step; logs what they measure with the step.
 
 A stop request ends an evaluation early. Its step is then evaluated when the run resumes, and logged as an addition to
 the row of that step.
@@ -42,7 +42,7 @@ class Evaluator(StatefulCallback):
 
     def _is_due(self, trainer: TrainerInterface) -> bool:
         at_interval = self._interval is not None and trainer.step % self._interval == 0
-        is_step = at_interval or trainer.step == trainer.max_steps
+        is_step = at_interval or trainer.step in (trainer.until, trainer.max_steps)
         return bool(self._tasks) and is_step and self._evaluated_step != trainer.step
 
     def _evaluate(self, trainer: TrainerInterface) -> dict[str, float] | None:

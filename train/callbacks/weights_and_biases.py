@@ -15,6 +15,7 @@ A failure of W&B never ends a run, and a server that is down or slow never delay
 """
 
 import logging
+import os
 import queue
 import sys
 import threading
@@ -56,11 +57,15 @@ def panels_of(config: RunConfig) -> Panels:
 
 
 def run_id(folder: RunFolder) -> str:
-    """Returns the W&B id of a run, before any rollback: made once, kept in its folder."""
+    """Returns the W&B id of a run, before any rollback: made once, kept in its folder.
+
+    It is the id that `wandb agent` gives if one starts the run: only so the run belongs to the agent's sweep.
+    """
     path = folder.wandb / "run_id"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text_whole(path, uuid.uuid4().hex[:8], durable=False)
+        of_agent = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+        write_text_whole(path, of_agent or uuid.uuid4().hex[:8], durable=False)
     return path.read_text().strip()
 
 

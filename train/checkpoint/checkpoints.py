@@ -9,6 +9,7 @@ from typing import Any
 
 from data.stream import changed_data
 from model.weights import Weights, checked_weights, random_weights
+from report.run_folder import FINISHED
 from train.changes import Changes, changed_keys, check_changes, refuse_changes
 from train.checkpoint.resume import Start, choose_start, find_checkpoint, load_checkpoint, other_layout_weights
 from train.checkpoint.rollback import (
@@ -23,7 +24,7 @@ from train.checkpoint.store import Checkpoint, Layout, folder_name, good_step, w
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.engine import Engine
-from train.errors import BadNumbersError, SaveError, TrainError
+from train.errors import BadNumbersError, SaveError, StopReason, TrainError
 from train.huggingface.companions import other_tokenizer
 from train.huggingface.fetching import fetch_on_main
 from train.huggingface.source import check_source, open_source
@@ -90,7 +91,15 @@ class Checkpoints:
         step, last = start.resume.step, self._config.max_steps
         is_wanted = self._config.checkpoint.export_hf and self._config.export_problem() is None
         exported = self._folder.exported_step() == step or not is_wanted
-        return step > last or (step == last and exported and self._folder.has_finished(step))
+        return step > last or (step == last and exported and self._folder.has_ended(step, FINISHED))
+
+    def is_at_stop_step(self, start: Start) -> bool:
+        """Returns whether the run is where stop_step asks it to stop, and has done what belongs to that step."""
+        stop_step = self._config.stop_step
+        if start.resume is None or stop_step is None or stop_step == self._config.max_steps:
+            return False
+        step = start.resume.step
+        return step > stop_step or (step == stop_step and self._folder.has_ended(step, StopReason.stop_step.word))
 
     def describe_finished(self, start: Start) -> str:
         """Returns what to print for a finished run: that it is done, and which given settings it did not use."""

@@ -10,11 +10,15 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError
 from data.fetch.credentials import take_credentials
@@ -22,7 +26,7 @@ from train.compose.app import reported, to_run_config
 from train.compose.command_line import MULTIRUN, SWEEP, for_hydra, overrides_of
 from train.compose.errors import explain
 from train.compose.groups import CONFIG_FOLDER, options
-from train.compose.outside import as_given, with_registered_files
+from train.compose.outside import SUFFIXES, as_given, with_registered_files
 from train.compose.renamed import with_new_names
 from train.config import RunConfig
 from train.errors import TrainError
@@ -72,7 +76,7 @@ def compose_members(argv: Sequence[str]) -> list[Member]:
     fixed = [argument for argument in given if not argument.startswith("-") and not _is_varied(argument, varied)]
     points = itertools.product(*(_values(override) for override in varied))
     plain = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
-    title = "-".join(presets) or "-".join(_plain_key(override) for override in varied)
+    title = "-".join(Path(preset).stem for preset in presets) or "-".join(_plain_key(override) for override in varied)
     members = [_member(plain, fixed, point, title) for point in points]
     names = [member.config.name for member in members]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -82,13 +86,7 @@ def compose_members(argv: Sequence[str]) -> list[Member]:
 
 def _member(plain: list[str], fixed: list[str], point: Sequence[str], title: str) -> Member:
     words = " ".join(point)
-    try:
-        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            config = to_run_config(compose("config", [*plain, *point]))
-    except UserError as error:
-        raise TrainError(f"{error} (in the member {words})" if words else str(error)) from error
-    except Exception as error:  # Hydra's and OmegaConf's
-        raise TrainError(explain(error) + (f" (in the member {words})" if words else "")) from error
+    config = composed([*plain, *point], f" (in the member {words})" if words else "")
     swept = dict(line.lstrip("+~").split("=", 1) for line in point)
     sweep = f"{config.name}-{title}" if title else config.name
     config.name = _name(config.name, swept)
@@ -97,6 +95,17 @@ def _member(plain: list[str], fixed: list[str], point: Sequence[str], title: str
         config.wandb.group = sweep
         arguments.append(f"wandb.group={sweep}")
     return Member(config, swept, arguments, sweep)
+
+
+def composed(lines: Sequence[str], where: str) -> RunConfig:
+    """Returns the config of a run of a sweep. Raises TrainError, whose message ends with `where`."""
+    try:
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            return to_run_config(compose("config", [*lines]))
+    except UserError as error:
+        raise TrainError(f"{error}{where}") from error
+    except Exception as error:  # Hydra's and OmegaConf's
+        raise TrainError(f"{explain(error)}{where}") from error
 
 
 def _name(base: str, swept: dict[str, str]) -> str:
@@ -109,14 +118,27 @@ def _name(base: str, swept: dict[str, str]) -> str:
     return f"{name[: MAX_NAME - 9]}-{digest}"
 
 
-def _preset(name: str) -> list[str]:
-    """Returns the `key=values` of a file of configs/sweep/. Raises TrainError."""
-    if name not in options("sweep"):
+def read_preset(name: str) -> dict[str, Any]:
+    """Returns what a file of configs/sweep/ holds, or one with a path. Raises TrainError."""
+    path = Path(name).expanduser() if name.endswith(SUFFIXES) else FOLDER / f"{name}.yaml"
+    if not path.is_file():
         choices = ", ".join(options("sweep"))
         raise TrainError(f"there is no {SWEEP}{name}; choose one of {choices}, or use -m key=value,value")
-    values = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
-    assert isinstance(values, dict)
-    return [f"{key!s}={','.join(str(value) for value in listed)}" for key, listed in values.items()]
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TrainError(f"{path}: {str(error).strip().partition(chr(10))[0]}") from error
+    if not isinstance(values, dict) or not values:
+        raise TrainError(f"{path} has no keys: write `key: [value, value]` lines, as in configs/sweep/")
+    return {str(key): value for key, value in values.items()}
+
+
+def _preset(name: str) -> list[str]:
+    """Returns the `key=values` of a file of configs/sweep/. Raises TrainError."""
+    values = read_preset(name)
+    if wrong := next((key for key, listed in values.items() if not isinstance(listed, list)), None):
+        raise TrainError(f"{SWEEP}{name}: {wrong} is no list: write `{wrong}: [value, value]`")
+    return [f"{key}={','.join(str(value) for value in listed)}" for key, listed in values.items()]
 
 
 def _values(override: Override) -> list[str]:

@@ -34,6 +34,13 @@ def test_the_id_is_made_once_and_kept_in_the_run_folder(tmp_path: Path) -> None:
     assert identity != run_id(RunFolder(tmp_path / "other"))
 
 
+def test_the_id_of_a_wandb_agents_run_is_the_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "agent1")
+    assert run_id(RunFolder(tmp_path / "other")) != "agent1"
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    assert run_id(RunFolder(tmp_path / "run")) == "agent1"
+
+
 def numbers(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
     """The scalars of rows, without W&B's own."""
     own = {"_runtime", "_timestamp", "_wandb", "_step"}

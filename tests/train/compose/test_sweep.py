@@ -68,7 +68,7 @@ def test_a_named_sweep_is_what_its_file_lists_and_given_values_replace_its_own(
 
 
 def test_every_named_sweep_is_tried_above_and_multiplies_with_further_values() -> None:
-    assert options("sweep") == ["paper", "repo-lr", "schemes", "start-layers"]
+    assert options("sweep") == ["optuna", "paper", "repo-lr", "schemes", "start-layers"]
     swept = compose_members(["sweep=repo-lr", DEMO, "optimizer.repo_lr_multiplier=1,2", "seed=1,2"])
     assert [tuple(member.swept.values()) for member in swept] == [("1", "1"), ("1", "2"), ("2", "1"), ("2", "2")]
 
@@ -76,7 +76,10 @@ def test_every_named_sweep_is_tried_above_and_multiplies_with_further_values() -
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["sweep=absent", DEMO], "there is no sweep=absent; choose one of paper, repo-lr, schemes, start-layers"),
+        (
+            ["sweep=absent", DEMO],
+            "there is no sweep=absent; choose one of optuna, paper, repo-lr, schemes, start-layers",
+        ),
         (["-m", DEMO, "seed=1,1"], "two members of this sweep would be called demo-seed_1"),
         (["-m", DEMO, "seed=interval(1,2)"], "seed=interval(1,2) has no end of values"),
         (["-m", DEMO, "optimiser.lr=1,2"], "there is no config key 'optimiser'"),

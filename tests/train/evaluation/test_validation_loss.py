@@ -28,6 +28,7 @@ from train.evaluation.validation_loss import ValidationLoss, buckets, metrics_of
 
 NUM_ROWS = {"alpha": 5, "beta": 3}  # split over two ranks and micro-batches of two, neither of which they fill
 INTERVAL, STOP_STEP, LAST_STEP = 3, 6, 8
+RUNG = 4  # a stop_step between two evaluations
 NOISE = 1e-6  # relative: fp32 sums in another order
 
 
@@ -100,6 +101,8 @@ def run_on_two(ranks: Ranks, root: Path) -> dict[str, Outcome]:
         seen[name] = start(config, ranks, callbacks=[StopInEvaluation(step)])
         seen[f"{name}/again"] = start(config, ranks)
         seen[f"{name}/finished"] = start(config, ranks)
+    for name, stop_step in (("", RUNG), ("/repeated", RUNG), ("/again", None)):
+        seen[f"rung{name}"] = start(configured(root, "rung", stop_step=stop_step), ranks)
     config = configured(root, "stopped-twice")
     seen["stopped-twice"] = start(config, ranks, callbacks=[StopInEvaluation(STOP_STEP)])
     with mock.patch.object(Engine, "evaluate", stopping(Engine.evaluate, ranks)):  # within the repeated evaluation
@@ -206,6 +209,16 @@ def test_a_stop_within_an_evaluation_saves_that_step_and_the_next_start_evaluate
     assert saved[0] == step
     assert evaluated(root, name) == evaluated(root, "undisturbed")
     assert [rank[f"{name}/finished"].rows for rank in two] == [[], []]  # nothing was left to do
+
+
+def test_a_run_stops_at_its_stop_step_evaluated_and_then_goes_on_to_the_bit(two: Any, root: Path) -> None:
+    stops = [(event["reason"], event["step"]) for event in events(root, "rung") if event["event"] == "stop"]
+    assert stops == [("stop_step", RUNG), ("finished", LAST_STEP)]
+    assert [len(two[0][f"rung{name}"].rows) for name in ("", "/repeated", "/again")] == [RUNG, 0, LAST_STEP - RUNG]
+    losses = evaluated(root, "rung")
+    assert {step: losses[step] for step in losses if step != RUNG} == evaluated(root, "undisturbed")
+    trained = [{key: row[key] for key in row if not key.startswith("eval/")} for row in metrics(root, "rung")]
+    assert trained == metrics(root, "without") and list(losses) == [3, RUNG, 6, 8]
 
 
 def test_a_second_stop_within_the_repeated_evaluation_loses_nothing(two: Any, root: Path) -> None:
