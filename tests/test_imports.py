@@ -7,8 +7,15 @@ from graphlib import TopologicalSorter
 import grimp
 import pytest
 
-PACKAGES = ("benchmarks", "common", "configs", "data", "launch", "model", "report", "train")
-WITHOUT_TORCH = ("launch.__main__", "train.config", "train.compose.app", "report.__main__", "model.accounting")
+PACKAGES = ("benchmarks", "common", "configs", "data", "evaluate", "launch", "model", "report", "train")
+WITHOUT_TORCH = (
+    "launch.__main__",
+    "train.config",
+    "train.compose.app",
+    "report.__main__",
+    "evaluate.__main__",
+    "model.accounting",
+)
 
 
 def test_there_are_no_import_cycles() -> None:

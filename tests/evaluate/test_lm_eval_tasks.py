@@ -7,13 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
 
 from evaluate.lm_eval_tasks.make import TASKS, write
-from model.config import PositionsConfig
-from model.export import save_hf
-from model.huggingface.tokenizer import tokenizer_files
-from tests.model.small import built, small
 
 ROOT = Path(__file__).parents[2]
 LM_EVAL = ROOT / ".venv-lm-eval" / "bin" / "lm_eval"
@@ -28,20 +23,6 @@ def test_the_data_is_what_the_code_beside_it_writes(tmp_path: Path) -> None:
         items = [json.loads(line) for line in (OWN / f"{name}.jsonl").read_text().splitlines()]
         answers = [item["choices"][item["answer"]] if "choices" in item else item["answer"] for item in items]
         assert all(item["text"].count(answer) == 1 for item, answer in zip(items, answers, strict=True))
-
-
-@pytest.fixture(scope="module")
-def folder(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export with a tokenizer of 512 tokens, too small to answer anything."""
-    path, folder = sample / "tokenizer.json", tmp_path_factory.mktemp("export") / "out"
-    eos = Tokenizer.from_file(str(path)).token_to_id("<|endoftext|>")
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_heads": 2}
-    config = small(vocab_size=512, eos_token_id=eos, pad_token_id=eos, **sizes)
-    positions = PositionsConfig("list", layers=["rope", "repo", "nope"])
-    files = tokenizer_files(path, config, 4096)
-    parameters = built(config, positions).named_parameters()
-    save_hf(folder, config, positions, parameters, max_position_embeddings=4096, other_files=files)
-    return folder
 
 
 def lm_eval(folder: Path, out: Path, *arguments: str) -> dict[str, Any]:
@@ -81,3 +62,11 @@ def test_rulers_needles_that_fetch_nothing_run_offline(folder: Path, tmp_path: P
     lengths = ["--metadata", '{"max_seq_lengths": [1024]}']
     found = lm_eval(folder, tmp_path, "--tasks", ",".join(RULER), *lengths, "--limit", "1")
     assert found.keys() == set(RULER) and all(0 <= found[name]["1024,none"] <= 1 for name in RULER)
+
+
+@pytest.mark.slow
+def test_lm_eval_finds_hugging_faces_package_and_not_our_folder() -> None:
+    code = "import evaluate; print(evaluate.EvaluationModule.__module__)"
+    python = str(LM_EVAL.with_name("python"))
+    found = subprocess.run([python, "-P", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.stdout.startswith("evaluate."), found.stderr

@@ -30,6 +30,10 @@ class Writer:
     tokenizer: Tokenizer
     device: torch.device
     eos_token_id: int
+    place: str
+    """Where the weights lie."""
+    max_length: int | None
+    """The length that the model was trained at, in tokens, if that is known."""
 
     def stream(self, prompt: str, max_tokens: int, temperature: float, seed: int) -> Iterator[str]:
         """Yields the text after `prompt`, piece by piece, up to EOS or `max_tokens`."""
@@ -72,7 +76,8 @@ def open_writer(source: str, tokenizer: Path | None) -> Writer:
     path = tokenizer or _tokenizer_of(folder, Path(opened.place))
     initialise(model, checked_weights(opened, config, positions, seed=0), device)
     model.to(torch.bfloat16 if device.type == "cuda" else torch.float32).eval()
-    return Writer(model, _open_tokenizer(path), device, config.eos_token_id)
+    max_length = opened.config.get("max_position_embeddings")
+    return Writer(model, _open_tokenizer(path), device, config.eos_token_id, opened.place, max_length)
 
 
 def show_positions(tokens: list[str], positions: dict[int, Tensor], layer: int | None, console: Console) -> None:

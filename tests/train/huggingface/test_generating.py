@@ -6,6 +6,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from evaluate.__main__ import main as evaluate
 from model.__main__ import main
 from tests.train.conftest import Runs
 from train.huggingface.generating import open_writer, show_positions
@@ -21,6 +22,20 @@ def test_a_run_and_its_export_write_the_same_text(
         assert main(["generate", str(source), "the table", *arguments]) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] == said[2] and said[0].startswith("the table") and len(said[0]) > len("the table\n")
+
+
+def test_a_run_and_its_export_are_probed_alike(
+    exports: Runs, runs_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, found = exports.folder("exported"), []
+    settings = ["task=copy", "length=64", "num_samples=2", "--tokenizer", str(runs_root / "tokenizer.json")]
+    for source in (run.hf, run.checkpoints / "step-0000002"):
+        assert evaluate(["probe", str(source), *settings, "--out", str(tmp_path / source.name)]) == 0
+        found.append((tmp_path / source.name / "copy-64.jsonl").read_text())
+    assert found[0] == found[1] and found[0].count("\n") == 2
+    settings[1] = "length=8"
+    assert evaluate(["probe", str(run.path), *settings]) == 2
+    assert "length=8: copy takes" in capsys.readouterr().err
 
 
 def test_positions_are_printed_for_every_head(

@@ -1,0 +1,108 @@
+"""The settings of probes, as `python -m evaluate probe SOURCE key=value ...` takes them."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from enum import Enum
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from evaluate.errors import EvaluateError
+
+MIN_WORDS = 20  # more than the common words of cwe
+MAX_NEEDLES = 40  # RULER has 40 depths in prose
+
+
+class Items(Enum):
+    """What lists to copy or to reverse are made of."""
+
+    letters = "letters"
+    numbers = "numbers"
+    words = "words"
+
+
+@dataclass
+class ProbeConfig:
+    """Which tasks, at which lengths, how large, and how many samples."""
+
+    task: list[str] = field(default_factory=list)
+    """Names of tasks; none stands for all that fit the length."""
+    length: list[int] = field(default_factory=list)
+    """Tokens of a prompt together with its answer; none stands for the length that the model was trained at."""
+    num_samples: int = 500
+    """Samples of each task at each length."""
+    seed: int = 42
+    """Of the samples: the same for models that are to be compared."""
+    generate: bool = True
+    """Whether answers are generated, which takes most of the time; log-likelihoods are measured in any case."""
+    max_new_tokens: int | None = None
+    """Tokens that are generated, instead of the task's own number."""
+    haystack: str | None = None
+    """A text file to hide needles in; Python's language reference if there is none."""
+    num_words: int | None = None
+    """How many words of each word list are drawn from; all if not set."""
+    value_digits: int = 7
+    """Digits of the values in needle and key_value tasks, and of items=numbers."""
+    num_needles: int = 4
+    """Keys of multikey_1 and multiquery, values of multivalue."""
+    num_hops: int = 4
+    """Assignments from variable to variable in vt."""
+    name_letters: int = 5
+    """Letters of a variable's name in vt."""
+    num_common: int = 10
+    """Common words that cwe asks for."""
+    coded_letters: int = 6
+    """Letters of a word in fwe."""
+    items: Items = Items.letters
+    """What copy and reverse list."""
+    save_prompts: bool = False
+    """Whether the prompt of each sample is kept with its result."""
+    max_items: int = 100
+    """Most items of copy and reverse, whose answers are as long as their lists."""
+
+    def validate(self) -> None:
+        """Raises EvaluateError for a value out of range."""
+        numbers = {name: value for name, value in vars(self).items() if isinstance(value, int) and name != "seed"}
+        small = [name for name, value in numbers.items() if not isinstance(value, bool) and value < 1]
+        small += ["length"] if any(length < 1 for length in self.length) else []
+        if small:
+            raise EvaluateError(f"{small[0]}={getattr(self, small[0])} must be 1 or more")
+        if self.num_words is not None and self.num_words < MIN_WORDS + self.num_common:
+            raise EvaluateError(f"num_words={self.num_words} must be {MIN_WORDS + self.num_common} or more")
+        if self.num_needles > MAX_NEEDLES:
+            raise EvaluateError(f"num_needles={self.num_needles} must be {MAX_NEEDLES} or less")
+        for name in ("task", "length"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise EvaluateError(f"{name}={values} names one twice")
+
+
+def parse_config(assignments: Sequence[str]) -> ProbeConfig:
+    """Returns the config with `key=value` changes; a list is `a,b` or `[a,b]`. Raises EvaluateError."""
+    known = [each.name for each in fields(ProbeConfig)]
+    lines = []
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise EvaluateError(f"{assignment} is no setting: write key=value")
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"keys are: {', '.join(known)}"
+            raise EvaluateError(f"there is no key {key}; {hint}")
+        is_list = key in ("task", "length") and not value.startswith("[")
+        try:
+            yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise EvaluateError(f"{assignment} cannot be read: give {key} a plain value") from error
+        lines.append(f"{key}=[{value}]" if is_list else assignment)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(ProbeConfig), OmegaConf.from_dotlist(lines))
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        message = str(error).splitlines()[0]
+        raise EvaluateError(f"{getattr(error, 'full_key', None) or 'a setting'}: {message}") from error
+    assert isinstance(config, ProbeConfig)
+    config.validate()
+    return config

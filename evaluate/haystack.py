@@ -1,0 +1,52 @@
+"""Prose to hide needles in: Python's language reference, which every installation has, or a text file.
+
+RULER takes Paul Graham's essays, which have no licence to be shipped: results with another text are another test. A
+text file of them can be given.
+"""
+
+import functools
+import hashlib
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from pydoc_data.topics import topics
+
+from evaluate.errors import EvaluateError
+
+_MIN_WORDS = 1000
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_PROSE = re.compile(r"[A-Z][\w\s,.;:()'\"-]+[.!?]")  # a paragraph without markup or code
+
+
+@dataclass(frozen=True)
+class Haystack:
+    """The words of a text, in order."""
+
+    words: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """What tells one text from another."""
+        return hashlib.sha256(" ".join(self.words).encode()).hexdigest()[:16]
+
+    def sentences(self, draw: random.Random, num_words: int) -> list[str]:
+        """Returns the sentences of so many words in a row from a random one on; the text begins again at its end."""
+        start = draw.randrange(len(self.words))
+        repeats = 1 + (start + num_words) // len(self.words)
+        return _SENTENCE_END.split(" ".join((self.words * repeats)[start : start + num_words]))
+
+
+@functools.cache
+def open_haystack(path: str | None) -> Haystack:
+    """Returns the text of a file, or of the language reference. Raises EvaluateError and OSError."""
+    if path is None:
+        paragraphs = [part.strip() for _, text in sorted(topics.items()) for part in text.split("\n\n")]
+        return Haystack(tuple(" ".join(part for part in paragraphs if _PROSE.fullmatch(part)).split()))
+    try:
+        words = Path(path).read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        raise EvaluateError(f"haystack={path} is no text in UTF-8 ({error.reason}): give a text file") from error
+    if len(words) < _MIN_WORDS:
+        raise EvaluateError(f"haystack={path} has {len(words)} words: give a text of {_MIN_WORDS} or more")
+    return Haystack(tuple(words))

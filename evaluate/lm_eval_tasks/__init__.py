@@ -1,0 +1,1 @@
+"""Two tasks for lm-eval, and the code that writes their data."""

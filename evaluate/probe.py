@@ -1,0 +1,91 @@
+"""Runs probes on a model: each sample by generation and by the log-likelihood of its right answer."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from evaluate.config import ProbeConfig
+from evaluate.errors import EvaluateError
+from evaluate.haystack import open_haystack
+from evaluate.results import Results, Row, Summary, summary
+from evaluate.samples import Fitted, Samples
+from evaluate.subject import Subject
+from evaluate.tasks import build_tasks
+from evaluate.tasks.task import Task
+
+EXTENDABLE = ("task", "length", "num_samples", "save_prompts")  # may differ between starts with one folder
+Report = Callable[[str, int, int, int], None]  # task, length, samples done, of
+
+
+def settings_of(config: ProbeConfig) -> dict[str, Any]:
+    """Returns what a sample and its result depend on, the model left out. Raises EvaluateError and OSError."""
+    settings = {key: value for key, value in asdict(config).items() if key not in EXTENDABLE}
+    settings["haystack"] = open_haystack(config.haystack).digest
+    return {key: value.value if isinstance(value, Enum) else value for key, value in settings.items()}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A task at a length."""
+
+    name: str
+    length: int
+    task: Task
+    samples: Samples
+
+
+def plan(subject: Subject, config: ProbeConfig) -> tuple[list[Planned], list[str]]:
+    """Returns what there is to run, and why the rest is left out.
+
+    Left out is what does not fit a length, if the config names no tasks. Raises EvaluateError for an unknown task, for
+    one that is named and does not fit, and if none fits.
+    """
+    planned, left_out = [], []
+    for name, task in build_tasks(config).items():
+        for length in config.length:
+            samples = Samples(name, task, length, config, subject.encode)
+            try:
+                samples.check()
+            except EvaluateError as error:
+                if config.task:
+                    raise
+                left_out.append(str(error))
+            else:
+                planned.append(Planned(name, length, task, samples))
+    if not planned:
+        raise EvaluateError(f"no task fits: {left_out[0]}")
+    return planned, left_out
+
+
+def run(subject: Subject, config: ProbeConfig, planned: Planned, results: Results, report: Report) -> Summary:
+    """Runs the samples that the results lack, and returns the means over all. `report` gets the progress.
+
+    Raises EvaluateError if a sample does not fit the length.
+    """
+    name, length = planned.name, planned.length
+    rows, writer = results.rows(name, length), results.writer(name, length)
+    for index in range(config.num_samples):
+        if index not in rows:
+            rows[index] = _row(subject, config, planned.task, index, planned.samples[index])
+            writer.append(rows[index])
+        report(name, length, index + 1, config.num_samples)
+    return summary(name, length, [rows[index] for index in range(config.num_samples)])
+
+
+def _row(subject: Subject, config: ProbeConfig, task: Task, index: int, fitted: Fitted) -> Row:
+    output = score = None
+    if config.generate:
+        output = subject.decode(subject.continued(fitted.prompt, fitted.max_new_tokens))
+        score = task.score(output, fitted.sample.gold)
+    return {
+        "index": index,
+        "size": fitted.size,
+        "tokens": fitted.num_tokens,
+        "gold": list(fitted.sample.gold),
+        "output": output,
+        "score": score,
+        "nll": subject.nll(fitted.prompt, fitted.answer),
+        "answer_tokens": len(fitted.answer),
+        **({"prompt": fitted.sample.prompt} if config.save_prompts else {}),
+    }

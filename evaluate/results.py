@@ -1,0 +1,137 @@
+"""Results on disk: a folder with one JSON-lines file for each task and length, a row for each sample.
+
+    settings.json              what the rows depend on: sizes, seed, digests of weights, tokenizer and haystack
+    niah_single_1-4096.jsonl   index, size, tokens, gold, output, score, nll, answer_tokens
+    table.md, table.csv        means with their standard errors, over all rows
+
+A folder is gone on with: samples that it has are not run again. Other settings need another folder.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.files import write_text_whole
+from common.json_lines import JsonLines, read_json_lines
+from evaluate.errors import EvaluateError
+
+Row = dict[str, Any]
+HEADER = ("task", "length", "samples", "score", "score_se", "nll", "nll_se", "tokens")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over samples."""
+
+    value: float
+    error: float
+    """The standard error: standard deviation (n - 1) / sqrt(n); not a number for one sample."""
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Mean":
+        """Returns the mean of at least one value."""
+        count = len(values)
+        mean = math.fsum(values) / count
+        if count == 1:
+            return cls(mean, math.nan)
+        return cls(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The samples of a task at a length, in numbers."""
+
+    task: str
+    length: int
+    num_samples: int
+    score: Mean | None
+    """In percent; None if nothing was generated."""
+    nll: Mean
+    """Of the right answer, per token, in nats."""
+    num_tokens: float
+    """Of the prompts and what is generated, on average."""
+
+
+class Results:
+    """The folder of one model's results."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        """Creates the folder, or opens one with the same settings. Raises EvaluateError if it has others."""
+        self.folder = folder
+        path = folder / "settings.json"
+        if path.is_file():
+            found = json.loads(path.read_text())
+            other = [key for key in sorted({*found, *settings}) if found.get(key) != settings.get(key)]
+            if other:
+                there, here = found.get(other[0]), settings.get(other[0])
+                raise EvaluateError(
+                    f"{folder} has results of other settings ({other[0]}: {there} there, {here} here): "
+                    "give another --out"
+                )
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text_whole(path, json.dumps(settings, indent=2) + "\n", durable=False)
+
+    def rows(self, task: str, length: int) -> dict[int, Row]:
+        """Returns the rows that there are, by the index of their samples."""
+        return {row["index"]: row for row in read_json_lines(self._path(task, length))}
+
+    def writer(self, task: str, length: int) -> JsonLines:
+        """Returns the file to which rows are appended."""
+        return JsonLines(self._path(task, length))
+
+    def write_tables(self) -> None:
+        """Writes both tables, of all rows that the folder has."""
+        summaries = []
+        for path in sorted(self.folder.glob("*-*.jsonl")):
+            task, _, length = path.stem.rpartition("-")
+            summaries.append(summary(task, int(length), read_json_lines(path)))
+        write_text_whole(self.folder / "table.md", markdown(summaries), durable=False)
+        write_text_whole(self.folder / "table.csv", csv_table(summaries), durable=False)
+
+    def _path(self, task: str, length: int) -> Path:
+        return self.folder / f"{task}-{length}.jsonl"
+
+
+def summary(task: str, length: int, rows: Sequence[Row]) -> Summary:
+    """Returns the means over rows, at least one."""
+    scores = [100 * row["score"] for row in rows if row["score"] is not None]
+    return Summary(
+        task,
+        length,
+        len(rows),
+        Mean.of(scores) if scores else None,
+        Mean.of([row["nll"] / row["answer_tokens"] for row in rows]),
+        math.fsum(row["tokens"] for row in rows) / len(rows),
+    )
+
+
+def markdown(summaries: Sequence[Summary]) -> str:
+    """Returns a Markdown table: scores in percent and nats per token of the right answer, each with its SE."""
+    lines = ["| task | length | samples | score, % | NLL, nats per token |", "|---|---|---|---|---|"]
+    for each in summaries:
+        score = "" if each.score is None else _figure(each.score, 1)
+        lines.append(f"| {each.task} | {each.length} | {each.num_samples} | {score} | {_figure(each.nll, 3)} |")
+    return "\n".join(lines) + "\n"
+
+
+def csv_table(summaries: Sequence[Summary]) -> str:
+    """Returns the same numbers, unrounded, as CSV with a header."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(HEADER)
+    for each in summaries:
+        score = (None, None) if each.score is None else (each.score.value, each.score.error)
+        nll = (each.nll.value, each.nll.error)
+        writer.writerow([each.task, each.length, each.num_samples, *score, *nll, each.num_tokens])
+    return out.getvalue()
+
+
+def _figure(mean: Mean, digits: int) -> str:
+    error = "" if math.isnan(mean.error) else f" ± {mean.error:.{digits}f}"
+    return f"{mean.value:.{digits}f}{error}"

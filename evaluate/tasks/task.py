@@ -1,0 +1,41 @@
+"""What a task is: samples of any size from a seeded generator, and a score of what a model answers."""
+
+import random
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from evaluate.scoring import Score
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question."""
+
+    prompt: str
+    """What the model continues."""
+    gold: tuple[str, ...]
+    """The strings that a right answer holds, in order."""
+    answer: str
+    """The right continuation of the prompt, for the log-likelihood."""
+
+
+class Task(ABC):
+    """A kind of question. Its *size* is a number, such as of sentences, with which prompts grow."""
+
+    score: Score
+    """Returns the score of an output, 0 to 1."""
+    max_new_tokens: int
+    """Tokens to generate; the answer's own number of tokens where that is larger."""
+    smallest: int = 1
+    """The smallest size."""
+    largest: int | None = None
+    """The largest size, or None for any."""
+
+    @abstractmethod
+    def sample(self, draw: random.Random, size: int) -> Sample:
+        """Returns a sample of this size; all that is random in it comes from `draw`. Raises EvaluateError."""
+
+    def at_length(self, length: int) -> "Task":
+        """Returns the task for samples of at most `length` tokens: some are made differently then."""
+        del length
+        return self

@@ -1,0 +1,51 @@
+"""`python -m evaluate probe` on an export: a table, results on disk, and mistakes in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evaluate.__main__ import main
+
+SETTINGS = ["num_samples=2", "max_new_tokens=8", "value_digits=2"]
+
+
+def test_an_export_is_probed_at_two_lengths(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    tasks = ["task=niah_single_1,reverse", "length=400,600", "max_items=5"]
+    assert (
+        main(["probe", str(folder), *tasks, "--out", str(out), *SETTINGS]) == 0
+    )  # settings on both sides of an option
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0:3] for line in said[2:6]] == [
+        ["| niah_single_1", "400", "2"],
+        ["| niah_single_1", "600", "2"],
+        ["| reverse", "400", "2"],
+        ["| reverse", "600", "2"],
+    ]
+    assert (out / "table.md").read_text().splitlines() == said[:6]
+    rows = [json.loads(line) for line in (out / "niah_single_1-600.jsonl").read_text().splitlines()]
+    assert all(400 < row["tokens"] <= 600 and row["nll"] > 0 and row["answer_tokens"] <= 4 for row in rows)
+    assert main(["probe", str(folder), "task=copy", "--out", str(out), *SETTINGS]) == 2
+    assert "has results of other settings (max_items: 5 there, 100 here)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["task=cpoy"], "there is no such task; did you mean copy?"),
+        (["tasks=copy"], "there is no key tasks; did you mean task?"),
+        (["--lenght", "5"], "unrecognized arguments: --lenght"),
+        (["haystack=absent.txt"], "absent.txt: No such file"),
+        ([], "absent is absent: give a Hugging Face folder"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    try:
+        code: object = main(["probe", str(tmp_path / "absent"), *arguments])
+    except SystemExit as stopped:
+        code = stopped.code
+    error = capsys.readouterr().err
+    assert code == 2 and said in error and error.count("\n") == 1

@@ -1,0 +1,103 @@
+"""Means with their errors, and folders that are gone on with."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from evaluate.config import parse_config
+from evaluate.errors import EvaluateError
+from evaluate.probe import plan, run, settings_of
+from evaluate.results import Mean, Results, Summary, csv_table, markdown
+from tests.evaluate.models import Answering
+
+SETTINGS = ["task=key_value", "length=200", "value_digits=3"]
+
+
+def silent(task: str, length: int, done: int, total: int) -> None:
+    """Reports nothing."""
+
+
+def probed(model: Answering, folder: Path, *settings: str) -> list[Summary]:
+    """Returns the summaries of one start."""
+    config = parse_config([*SETTINGS, *settings])
+    results = Results(folder, settings_of(config))
+    summaries = [run(model, config, each, results, silent) for each in plan(model, config)[0]]
+    results.write_tables()
+    return summaries
+
+
+def looks_up(prompt: str) -> str:
+    """Returns the value of the key that the prompt ends with."""
+    *lines, _, asked = prompt.split("\n")
+    return " " + dict(line.split(": ") for line in lines)[asked.removesuffix(":")]
+
+
+def test_standard_errors() -> None:
+    spread = Mean.of([0.0, 0.0, 1.0, 1.0])
+    assert spread.value == 0.5 and spread.error == pytest.approx(math.sqrt(1 / 3 / 4))
+    assert Mean.of([3.0, 3.0]) == Mean(3.0, 0.0)
+    assert math.isnan(Mean.of([3.0]).error)
+
+
+def test_tables() -> None:
+    summaries = [
+        Summary("copy", 64, 4, Mean(50.0, 28.86751), Mean(1.23456, 0.1), 60.5),
+        Summary("vt", 64, 1, None, Mean(2.0, math.nan), 64.0),
+    ]
+    assert markdown(summaries).splitlines()[2:] == [
+        "| copy | 64 | 4 | 50.0 ± 28.9 | 1.235 ± 0.100 |",
+        "| vt | 64 | 1 |  | 2.000 |",
+    ]
+    assert csv_table(summaries).splitlines() == [
+        "task,length,samples,score,score_se,nll,nll_se,tokens",
+        "copy,64,4,50.0,28.86751,1.23456,0.1,60.5",
+        "vt,64,1,,,2.0,nan,64.0",
+    ]
+
+
+def test_what_is_there_is_not_run_again(sample: Path, tmp_path: Path) -> None:
+    model = Answering(sample / "tokenizer.json", looks_up)
+    [first] = probed(model, tmp_path / "a", "num_samples=3")
+    assert first.score == Mean(100.0, 0.0) and first.nll == Mean(1.0, 0.0) and model.num_asked == 3
+    path = tmp_path / "a" / "key_value-200.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])  # killed within the last line
+    probed(model, tmp_path / "a", "num_samples=5")
+    assert model.num_asked == 3 + 3
+    probed(Answering(sample / "tokenizer.json", looks_up), tmp_path / "b", "num_samples=5")
+    again, at_once = ((tmp_path / name / "table.csv").read_text() for name in "ab")
+    assert again == at_once and "key_value,200,5,100.0" in again
+
+
+def test_every_sample_is_on_disk(sample: Path, tmp_path: Path) -> None:
+    model = Answering(sample / "tokenizer.json", lambda prompt: "" if "a" in prompt[:20] else " 000")
+    [found] = probed(model, tmp_path, "num_samples=2", "save_prompts=true")
+    rows = [json.loads(line) for line in (tmp_path / "key_value-200.jsonl").read_text().splitlines()]
+    assert [row["index"] for row in rows] == [0, 1] and all(row["score"] == 0 for row in rows)
+    assert all(looks_up(row["prompt"]).strip() == row["gold"][0] for row in rows)
+    assert found.score == Mean(0.0, 0.0) and found.num_tokens == sum(row["tokens"] for row in rows) / 2
+
+
+def test_nothing_is_generated_on_request(sample: Path, tmp_path: Path) -> None:
+    model = Answering(sample / "tokenizer.json", looks_up)
+    [found] = probed(model, tmp_path, "num_samples=2", "generate=false")
+    assert found.score is None and model.num_asked == 0 and found.nll.value == 1.0
+
+
+def test_other_settings_need_another_folder(sample: Path, tmp_path: Path) -> None:
+    model = Answering(sample / "tokenizer.json", looks_up)
+    probed(model, tmp_path, "num_samples=1")
+    with pytest.raises(EvaluateError, match=r"seed: 42 there, 7 here\): give another --out"):
+        probed(model, tmp_path, "num_samples=1", "seed=7")
+
+
+def test_tasks_that_do_not_fit_are_left_out_unless_they_are_named(sample: Path) -> None:
+    model = Answering(sample / "tokenizer.json", looks_up)
+    planned, left_out = plan(model, parse_config(["length=200"]))
+    assert {"copy", "key_value"} <= {each.name for each in planned}
+    assert any("niah_single_1 takes" in why for why in left_out)
+    with pytest.raises(EvaluateError, match="niah_single_1 takes"):
+        plan(model, parse_config(["length=200", "task=niah_single_1"]))
+    with pytest.raises(EvaluateError, match="no task fits"):
+        plan(model, parse_config(["length=3"]))
