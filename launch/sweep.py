@@ -70,7 +70,9 @@ def run_sweep(members: Sequence[Member], *, is_dry: bool = False) -> int:
         print(f"{name} was started by another launch")
         del failed[name]
     for name, code in failed.items():
-        print(f"error: {name} ended with code {code}; alone: {shlex.join(command(by_name[name]))}", file=sys.stderr)
+        reason = _last_error(by_name[name].config) if at_once > 1 else ""
+        alone = shlex.join(command(by_name[name]))
+        print(f"error: {name} ended with code {code}{reason}; alone: {alone}", file=sys.stderr)
     return max(failed.values(), default=EXIT_OK)
 
 
@@ -78,6 +80,15 @@ def _is_of_another_launch(config: RunConfig, code: int) -> bool:
     """Returns whether a member was refused because another process trains it, or has finished it meanwhile."""
     holder = RunFolder.of(config).holder()
     return code == EXIT_USER_ERROR and (is_finished(config) or (holder is not None and holder.is_alive() is True))
+
+
+def _last_error(config: RunConfig) -> str:
+    """Returns the message of a member that printed to a file, in brackets; nothing if that holds none."""
+    try:
+        lines = (RunFolder.of(config).path / LOG).read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((f" ({line})" for line in reversed(lines) if line.startswith("error: ")), "")
 
 
 def command(member: Member) -> list[str]:

@@ -132,3 +132,13 @@ def test_a_member_that_another_launch_trains_is_no_failure(
     output = capsys.readouterr()
     assert f"{taken.path.name} was started by another launch" in output.out
     assert output.err.startswith(f"error: {failed.path.name} ended with code 2") and output.err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_what_a_member_says_in_its_log_is_said_at_the_end(
+    tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = compose_members(["-m", *arguments(tmp_path, sample, "name=log", "seed=1,2", "launch.parallel=2")])
+    monkeypatch.setattr(sweep, "command", lambda member: ["/bin/sh", "-c", "echo error: no room >&2; exit 74"])
+    assert sweep.run_sweep(members) == 74
+    assert "error: log-seed_1 ended with code 74 (error: no room); alone: " in capsys.readouterr().err
