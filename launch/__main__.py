@@ -33,6 +33,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.console import keep_on_without_reader
 from launch import runs
 from launch.hostfile import over_ssh
 from launch.keys import print_keys
@@ -257,4 +258,5 @@ def print_command(config: RunConfig) -> int:
 
 
 if __name__ == "__main__":
+    keep_on_without_reader()
     sys.exit(main())

@@ -28,7 +28,7 @@ from report.run_folder import FINISHED
 from train.compose.app import load_run_config
 from train.compose.sweep import Member
 from train.config import RunConfig
-from train.errors import EXIT_OK, EXIT_STOPPED, TrainError
+from train.errors import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, TrainError
 from train.processes import PARENT
 from train.run_folder import RunFolder
 from train.signals import stop_signals
@@ -53,6 +53,10 @@ def run_sweep(members: Sequence[Member], *, is_dry: bool = False) -> int:
         for member in waiting:
             print(shlex.join(command(member)))
         return EXIT_OK
+    from launch.inputs import check_inputs  # here, as it imports numpy and all that reads data
+
+    for member in waiting:
+        check_inputs(member.config)
     print(f"{members[0].sweep}: {len(members)} runs, {len(members) - len(waiting)} of them finished", flush=True)
     codes: dict[str, int] = {}
     sweep = Pool(_InTurn(waiting, codes), places)
@@ -63,9 +67,29 @@ def run_sweep(members: Sequence[Member], *, is_dry: bool = False) -> int:
         print("\nstopped: the same command does what is left")
         return EXIT_STOPPED
     by_name = {member.config.name: member for member in members}
+    for name in [name for name in failed if _is_of_another_launch(by_name[name].config, failed[name])]:
+        print(f"{name} was started by another launch")
+        del failed[name]
     for name, code in failed.items():
-        print(f"error: {name} ended with code {code}; alone: {shlex.join(command(by_name[name]))}", file=sys.stderr)
+        reason = _last_error(by_name[name].config) if at_once > 1 else ""
+        alone = shlex.join(command(by_name[name]))
+        print(f"error: {name} ended with code {code}{reason}; alone: {alone}", file=sys.stderr)
     return max(failed.values(), default=EXIT_OK)
+
+
+def _is_of_another_launch(config: RunConfig, code: int) -> bool:
+    """Returns whether a member was refused because another process trains it, or has finished it meanwhile."""
+    holder = RunFolder.of(config).holder()
+    return code == EXIT_USER_ERROR and (is_finished(config) or (holder is not None and holder.is_alive() is True))
+
+
+def _last_error(config: RunConfig) -> str:
+    """Returns the message of a member that printed to a file, in brackets; nothing if that holds none."""
+    try:
+        lines = (RunFolder.of(config).path / LOG).read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((f" ({line})" for line in reversed(lines) if line.startswith("error: ")), "")
 
 
 def command(member: Member) -> list[str]:

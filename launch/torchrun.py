@@ -13,6 +13,7 @@ from types import FrameType
 
 import psutil
 
+from common.console import keep_on_without_reader
 from train.errors import EXIT_USER_ERROR
 from train.processes import PARENT, stop_with_parent
 from train.signals import stop_signals
@@ -67,4 +68,5 @@ def _pass_on(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
+    keep_on_without_reader()
     sys.exit(run())

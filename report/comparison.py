@@ -1,8 +1,8 @@
 """Several runs side by side: what differs in their configs, how well they do at equal tokens, and what they cost.
 
-Runs may be of unequal length, so losses are compared at the most tokens that all of them have read. Runs that differ in
-nothing but the seed are repetitions of one setting: the spread of their losses is the noise that a difference between
-settings has to be held against.
+Runs may be of unequal length, so losses are compared at equal tokens: at the last validation that all of them have, or
+else at the most tokens that all of them have read. Runs that differ in nothing but the seed are repetitions of one
+setting: the spread of their losses is the noise that a difference between settings has to be held against.
 """
 
 import json
@@ -77,7 +77,7 @@ class Comparison:
     keys: list[str]
     """Keys of the configs in which they differ."""
     tokens: int
-    """The most tokens that every run has read."""
+    """Tokens at which they are compared: of the last validation that all have, or else the most that all have read."""
     is_evaluated: bool
     """Whether every run has a validation loss by then; otherwise the training loss ranks them."""
 
@@ -96,7 +96,7 @@ def compare(folders: Sequence[RunFiles]) -> Comparison:
     if len(folders) < 2:
         raise ReportError("a comparison needs two runs or more: name their folders, such as runs/a runs/b")
     rows = [_rows(files) for files in folders]
-    tokens = min(last[-1][TOKENS] for last in rows)
+    tokens = _common_tokens(rows)
     configs = [flat(files.read_config()) for files in folders]
     keys = differing(configs)
     names = _names(folders)
@@ -119,6 +119,16 @@ def compare(folders: Sequence[RunFiles]) -> Comparison:
     ]
     runs.sort(key=lambda run: (math.inf if run.score is None else run.score, run.name))
     return Comparison(runs, keys, tokens, all(losses))
+
+
+def _common_tokens(rows: Sequence[Sequence[Row]]) -> int:
+    """Returns the tokens of the last validation that all runs have in common; without one, the most that all have read.
+
+    A run that was cut off just before a validation has an older one, which would be held against newer ones of others.
+    """
+    validated = [{row[TOKENS] for row in each if is_number(row.get(EVAL_LOSS))} for each in rows]
+    shortest = int(min(each[-1][TOKENS] for each in rows))
+    return int(max(set.intersection(*validated), default=0)) or shortest
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from common.console import keep_on_without_reader
 from common.errors import UserError
 from data.errors import DataError
 from data.mix import describe_mix, too_many_epochs
@@ -244,4 +245,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    keep_on_without_reader()
     leave(main())

@@ -83,6 +83,8 @@ class RunConfig:
             raise TrainError(f"stop_step={self.stop_step} is after the end of the run, max_steps={self.max_steps}")
         if not re.fullmatch(r"\w[\w.+-]*", self.name):
             raise TrainError(f"name={self.name!r} cannot name a folder: use letters, digits, '.', '+', '-' and '_'")
+        if not self.run_root:
+            raise TrainError("run_root is empty: name the folder of runs, or leave it out for runs")
         if self.run_root.startswith("~"):
             raise TrainError(f"run_root={self.run_root} begins with ~, which only a shell replaces: write it out")
         for component in (

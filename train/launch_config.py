@@ -176,6 +176,10 @@ class LaunchConfig:
             raise TrainError(f"launch.parallel={self.parallel} is for launch=local{instead}")
         if self.way is LaunchWay.nodes:
             self._check_nodes()
+        elif named := next((key for key in ("rendezvous", "hostfile") if getattr(self, key) is not None), None):
+            raise TrainError(
+                f"launch.{named} is for several machines without a scheduler: add launch=nodes, or leave it out"
+            )
         if self.way is LaunchWay.kubernetes:
             for key in ("image", "volume_claim"):
                 if not getattr(self.kubernetes, key):
@@ -193,6 +197,8 @@ class LaunchConfig:
             )
         elif not re.fullmatch(r"[^\s:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", self.rendezvous):
             raise TrainError(f"launch.rendezvous={self.rendezvous} is not HOST:PORT, as in node0:29400")
+        elif not 0 < int(self.rendezvous.rpartition(":")[2]) < 65536:
+            raise TrainError(f"launch.rendezvous={self.rendezvous} has no port: choose one from 1024 to 65535")
         elif self.nodes == 1:
             raise TrainError("launch=nodes needs launch.nodes=N, the number of machines")
 

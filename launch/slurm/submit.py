@@ -14,7 +14,7 @@ from pathlib import Path
 from common.files import write_text_whole
 from launch.ranks import shape_of
 from launch.slurm.jobs import live_jobs, submit_command, submit_script
-from launch.slurm.script import log_of, script_of
+from launch.slurm.script import BY_HAND, log_of, script_of
 from train.compose.app import save_run_config
 from train.config import RunConfig
 from train.errors import EXIT_OK, TrainError
@@ -30,6 +30,7 @@ def submit(configs: Sequence[RunConfig], sweep: str = "") -> int:
     """
     waiting = _without_job(configs)
     path, text = _script(waiting, sweep)
+    _check_inputs(waiting)
     folders = [RunFolder.of(config) for config in waiting]
     with explained_write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +49,18 @@ def submit(configs: Sequence[RunConfig], sweep: str = "") -> int:
         print(f"{config.name} is job {own}; its nodes print to {log_of(config, own)}")
     print(f"script: {path}; python -m launch status lists where runs are, python -m launch stop RUN saves and ends one")
     return EXIT_OK
+
+
+def _check_inputs(configs: Sequence[RunConfig]) -> None:
+    """Raises TrainError if what a run would read is absent here, unless a container sees other folders."""
+    from launch.inputs import check_inputs  # here, as it imports numpy and all that reads data
+
+    for config in configs:
+        if config.launch.slurm.container is None:
+            try:
+                check_inputs(config)
+            except TrainError as error:
+                raise TrainError(f"{error}; if only the nodes see it, submit {BY_HAND.name} by hand") from None
 
 
 def print_submission(configs: Sequence[RunConfig], sweep: str = "") -> int:

@@ -97,8 +97,17 @@ DEMO = "experiment=demo"
         ([DEMO, "launch.processes=0"], "launch.processes=0 is out of range: it must be a number of at least 1"),
         ([DEMO, "global_batch_size=7", "--dry-run"], "global_batch_size=7 cannot be split over 2 ranks: use launch."),
         ([DEMO, "micro_batch_size=5", "--dry-run"], "micro_batch_size=5 does not divide a rank's 12 rows"),
+        ([DEMO, "launch.rendezvous=node0:29400"], "launch.rendezvous is for several machines without a scheduler: add"),
+        ([DEMO, "launch.hostfile=hosts"], "launch.hostfile is for several machines without a scheduler: add launch="),
+        (
+            [DEMO, "launch=nodes", "launch.nodes=2", "launch.rendezvous=a:99999"],
+            "launch.rendezvous=a:99999 has no port",
+        ),
+        ([DEMO, "run_root="], "run_root is empty: name the folder of runs, or leave it out for runs"),
         # Data and weights that are not there.
         ([DEMO, "data.root=/absent"], "data.root: there is no folder /absent; "),
+        (["-m", DEMO, "data.root=/absent", "seed=1,2"], "data.root: there is no folder /absent; "),
+        ([DEMO, "data.root=/absent", "launch=slurm", "launch.processes=1"], "data.root: there is no folder /absent; "),
         ([DEMO, "init_from=runs/absent", "data.root=http://127.0.0.1:9"], "init_from=runs/absent is absent: give a H"),
         # Sweeps.
         (["sweep=nope", DEMO], "there is no sweep=nope; choose one of optuna, paper, repo-lr, schemes, start-layers"),

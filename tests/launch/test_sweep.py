@@ -1,12 +1,16 @@
 """A sweep that is cut off, started again, extended and run in parallel: nothing is trained twice, nothing is lost."""
 
 import signal
+import socket
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from launch import sweep
+from report.run_folder import Holder
 from tests.launch.launching import ENDLESS, SMALL, end, last_step, launch, ranks_of, read, start, wait_for
 from train.compose.sweep import compose_members
 from train.errors import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
@@ -18,6 +22,15 @@ BRIEF = ("launch.processes=1", "max_steps=2", "checkpoint.export_hf=false", "eva
 
 def arguments(root: Path, sample: Path, *extra: str) -> list[str]:
     return [*SMALL, *BRIEF, f"run_root={root}", f"data.root={sample}", "name=rates", *extra]
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """Puts back the handlers of signals that a sweep in this process replaces."""
+    before = {number: signal.getsignal(number) for number in stop_signals()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def events(folder: RunFolder) -> list[str]:
@@ -92,13 +105,41 @@ def test_a_killed_sweep_stops_its_members(root: Path, sample: Path) -> None:
     assert not (root / "killed-seed_2").exists()
 
 
-def test_a_signal_while_a_member_ends_stops_the_sweep_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    members = compose_members(["-m", *SMALL, f"run_root={tmp_path}", "name=ends", "seed=1,2"])
+@pytest.mark.usefixtures("own_signals")
+def test_a_signal_while_a_member_ends_stops_the_sweep_too(
+    tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = compose_members(["-m", *arguments(tmp_path, sample, "name=ends", "seed=1,2")])
     asks = "import os, signal; os.kill(os.getppid(), signal.SIGTERM)"
     monkeypatch.setattr(sweep, "command", lambda member: [sys.executable, "-c", asks])
-    before = {number: signal.getsignal(number) for number in stop_signals()}
-    try:
-        assert sweep.run_sweep(members) == EXIT_STOPPED
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    assert sweep.run_sweep(members) == EXIT_STOPPED
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_member_that_another_launch_trains_is_no_failure(
+    tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = compose_members(["-m", *arguments(tmp_path, sample, "name=taken", "seed=1,2")])
+    taken, failed = (RunFolder.of(member.config) for member in members)
+    taken.path.mkdir()
+    waits = "import time; time.sleep(900)"
+    monkeypatch.setattr(sweep, "command", lambda member: [sys.executable, "-c", "raise SystemExit(2)"])
+    with subprocess.Popen([sys.executable, "-c", waits, "-m", "train"]) as other:
+        try:
+            taken.lock_file.write_text(Holder(other.pid, socket.gethostname()).text)
+            assert sweep.run_sweep(members) == EXIT_USER_ERROR
+        finally:
+            other.kill()
+    output = capsys.readouterr()
+    assert f"{taken.path.name} was started by another launch" in output.out
+    assert output.err.startswith(f"error: {failed.path.name} ended with code 2") and output.err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_what_a_member_says_in_its_log_is_said_at_the_end(
+    tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = compose_members(["-m", *arguments(tmp_path, sample, "name=log", "seed=1,2", "launch.parallel=2")])
+    monkeypatch.setattr(sweep, "command", lambda member: ["/bin/sh", "-c", "echo error: no room >&2; exit 74"])
+    assert sweep.run_sweep(members) == 74
+    assert "error: log-seed_1 ended with code 74 (error: no room); alone: " in capsys.readouterr().err

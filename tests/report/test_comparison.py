@@ -34,16 +34,25 @@ def made(root: Path, name: str, num_steps: int, shift: float, **config: object) 
     return folder
 
 
-def test_runs_are_compared_at_the_tokens_that_all_have_read(tmp_path: Path) -> None:
+def test_runs_are_compared_at_the_last_validation_that_all_have(tmp_path: Path) -> None:
     short = made(tmp_path, "short", 25, 0.5)
     long = made(tmp_path, "long", 200, 0.0, optimizer={"lr": 3e-3, "eps": 1e-8})
     found = compare([short, long])
-    assert found.tokens == 1024 * 25 and found.is_evaluated and found.keys == ["optimizer.lr"]
+    assert found.tokens == 1024 * 20 and found.is_evaluated and found.keys == ["optimizer.lr"]
     best, other = found.runs
     assert (best.name, best.differs) == ("long", {"optimizer.lr": 3e-3}) and other.differs == {"optimizer.lr": 1e-3}
     assert best.eval_loss == pytest.approx(2.05) and other.eval_loss == pytest.approx(2.55)  # of step 20
-    assert best.loss == pytest.approx(3 + sum(1 / step for step in range(16, 26)) / 10)
+    assert best.loss == pytest.approx(3 + sum(1 / step for step in range(11, 21)) / 10)
     assert best.process_hours == pytest.approx(2 * 200 * 1.8 / 3600) and best.overview.step == 200
+
+
+def test_a_run_cut_off_before_its_validation_is_not_held_against_newer_ones_of_others(tmp_path: Path) -> None:
+    cut, whole = made(tmp_path, "cut", 30, 0.0), made(tmp_path, "whole", 30, 0.0, optimizer={"lr": 3e-3, "eps": 1e-8})
+    rows = cut.read_metrics()
+    del rows[-1]["eval/loss"]
+    cut.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compare([cut, whole])
+    assert found.tokens == 1024 * 20 and found.runs[0].eval_loss == found.runs[1].eval_loss
 
 
 def test_without_an_evaluation_by_then_of_every_run_the_training_loss_ranks(tmp_path: Path) -> None:
