@@ -90,7 +90,25 @@ def size_problems(saved: Mapping[str, Any], config: ModelConfig) -> list[str]:
         for key, value in _sizes(config).items()
         if found.get(key) != value and (key, found.get(key)) != ("model_type", REMOTE_MODEL_TYPE)
     ]
+    different += _other_arithmetic(saved, config)
     return [f"config.json has {listed(different)}"] if different else []
+
+
+def _other_arithmetic(saved: Mapping[str, Any], config: ModelConfig) -> list[str]:
+    """Returns what a config.json says about a model that none is here, and that its tensors need not show."""
+    rope = saved.get("rope_parameters")
+    rotated = (rope if isinstance(rope, dict) else saved).get("partial_rotary_factor")
+    meant = {
+        "attention_bias": (saved.get("attention_bias"), False),
+        "head_dim": (saved.get("head_dim"), config.head_dim),
+        "partial_rotary_factor": (rotated, 1.0),
+        "quantization_config": (saved.get("quantization_config"), None),
+    }
+    return [
+        f"{key} {json.dumps(found)} and not {json.dumps(wanted)}"
+        for key, (found, wanted) in meant.items()
+        if found is not None and found != wanted
+    ]
 
 
 def precision_differences(saved: Mapping[str, Any], config: ModelConfig, positions: PositionsConfig) -> list[str]:
@@ -139,6 +157,12 @@ def check_positions(
     except ModelError as error:
         return PositionCheck([str(error)], [], False)
     problems, changes = _compare_yarn(yarn, positions.yarn, is_conversion)
+    width, has_maps = config.hidden_size // positions.hidden_divisor, any(SCHEMES[name].is_learned for name in names)
+    if names == wanted and has_maps and saved.get("repo_width") not in (None, width):
+        problems.append(
+            f"config.json has repo_width {saved['repo_width']!r}, but model.hidden_size and positions.hidden_divisor "
+            f"give {width}"
+        )
     if names != wanted and is_conversion and set(names) == {BACKBONE}:
         replaced = [layer for layer, name in enumerate(wanted) if name != BACKBONE]
         fresh = ", with fresh maps" if any(SCHEMES[name].is_learned for name in wanted) else ""

@@ -126,7 +126,7 @@ def checked_weights(
     `seed`, and what changes is logged at level INFO.
 
     Raises ModelError, before any tensor is read, that lists every missing and unexpected key, every other shape and
-    every disagreement with the configuration.
+    every disagreement with the configuration; later, where a tensor is read, as `finite`.
     """
     shapes, keys = parameter_shapes(config, positions), hf_keys(config, positions)
     problems = size_problems(source.config, config)
@@ -147,9 +147,19 @@ def checked_weights(
     fresh = random_weights(config, positions, seed)
 
     def weights(name: str) -> Tensor:
-        return source.read(keys[name]).float() if keys[name] in source.shapes else fresh(name)
+        return finite(source, keys[name]).float() if keys[name] in source.shapes else fresh(name)
 
     return weights
+
+
+def finite(source: Source, key: str) -> Tensor:
+    """Returns a tensor as it is stored. Raises ModelError if it holds no numbers of a model: NaN, infinite or whole."""
+    value = source.read(key)
+    if not value.is_floating_point():
+        raise ModelError(f"{source.place}: {key} is {str(value.dtype).removeprefix('torch.')}; floats were expected")
+    if not value.float().isfinite().all():
+        raise ModelError(f"{source.place}: {key} has values that are not finite; take weights from before that")
+    return value
 
 
 def initialise(model: nn.Module, weights: Weights, device: torch.device | str) -> None:
@@ -167,9 +177,10 @@ def _files_by_key(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     """Returns (file, shape) of every tensor by its key. Raises ModelError."""
     if not folder.is_dir():
         raise ModelError(f"{folder} is not a folder; give one with config.json and safetensors")
-    index = folder / "model.safetensors.index.json"
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    weight_map = _weight_map(index) if index.exists() else {}
     if index.exists():
-        files = sorted({folder / name for name in _weight_map(index).values()})
+        files = sorted({folder / name for name in weight_map.values()})
     else:
         files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -178,7 +189,11 @@ def _files_by_key(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     for file in files:
         with _opened(file) as tensors:
             for key in tensors.keys():  # noqa: SIM118 - a handle, not a dict: it cannot be iterated
+                if key in found:
+                    raise ModelError(f"{key} is in {found[key][0].name} and in {file}: remove the file that is wrong")
                 found[key] = (file, tuple(tensors.get_slice(key).get_shape()))
+    if weight_map and single.exists() and single not in files:
+        raise ModelError(f"{index} does not name {single.name} beside it, which other readers take: remove one of them")
     return found
 
 
@@ -186,6 +201,9 @@ def _weight_map(index: Path) -> dict[str, str]:
     weight_map = _read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ModelError(f"{index} has no weight_map; download or write it again")
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ModelError(f"{index} names {name!r}, which is no file of its folder; download or write it again")
     return weight_map
 
 
@@ -203,7 +221,7 @@ def _read_json(file: Path) -> dict:
         return dict(json.loads(file.read_text()))
     except FileNotFoundError:
         raise ModelError(f"{file} is absent; give a whole Hugging Face checkpoint folder") from None
-    except (ValueError, TypeError) as error:  # TypeError: JSON, but no object
+    except (ValueError, TypeError, RecursionError) as error:  # TypeError: JSON, but no object
         raise ModelError(f"{file} is not valid JSON ({error}); download or write it again") from None
 
 

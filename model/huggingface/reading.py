@@ -25,12 +25,18 @@ def read_configs(source: Source) -> tuple[ModelConfig, PositionsConfig]:
     if something is absent or unknown.
     """
     saved = source.config
-    missing = [key for key in _SIZES.values() if not isinstance(saved.get(key), int | float)]
+    missing = [key for field, key in _SIZES.items() if not _is_number(saved.get(key), field != "rms_norm_eps")]
     require(not missing, f"{source.place}: config.json has no number {', '.join(missing)}; give a folder of OLMo-2")
     rope = saved.get("rope_parameters")
     theta = saved.get("rope_theta") or (rope.get("rope_theta") if isinstance(rope, dict) else None)
     eos = _first(saved.get("eos_token_id"))
     pad = _first(saved.get("pad_token_id"))
+    for key, number in {
+        "num_key_value_heads": saved.get("num_key_value_heads"),
+        "eos_token_id": eos,
+        "pad_token_id": pad,
+    }.items():
+        require(number is None or _is_number(number), f"{source.place}: config.json's {key} is {number!r}, no number")
     if theta is None or eos is None:
         key = "rope_theta" if theta is None else "eos_token_id"
         raise ModelError(f"{source.place}: config.json has no {key}; give a folder of OLMo-2")
@@ -46,7 +52,7 @@ def read_configs(source: Source) -> tuple[ModelConfig, PositionsConfig]:
         )
         config.validate()
         return config, _read_positions(source, config)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ModelError(f"{source.place}: {error}") from error
 
 
@@ -63,6 +69,7 @@ def _read_positions(source: Source, config: ModelConfig) -> PositionsConfig:
             beta_fast=yarn["beta_fast"],
             beta_slow=yarn["beta_slow"],
         )
+    positions.validate()
     positions.hidden_divisor = _divisor(source, config, positions)
     return positions
 
@@ -88,6 +95,11 @@ def _fits(source: Source, config: ModelConfig, positions: PositionsConfig) -> bo
         if keys:
             return True
     return True
+
+
+def _is_number(value: Any, is_whole: bool = True) -> bool:
+    """Returns whether a value of a config.json is a number, or a whole one; true and false are none."""
+    return isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
 
 
 def _first(token: Any) -> int | None:

@@ -23,7 +23,7 @@ def tokenizer_files(path: Path, config: ModelConfig, max_length: int) -> dict[st
         content = path.read_bytes()
         saved: dict[str, Any] = json.loads(content)
         tokens = tokens_by_id(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not a tokenizer.json ({error}); give the tokenizer of the data") from None
     largest, eos = max(tokens, default=-1), tokens.get(config.eos_token_id)
     require(

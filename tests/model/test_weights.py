@@ -1,11 +1,13 @@
 """Weights come from their files and seeds alone, and wrong files are refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
@@ -142,6 +144,17 @@ def cut_in_half(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1000])
 
 
+def with_index(weight_map: dict[str, object]) -> Callable[[Path], object]:
+    text = json.dumps({"weight_map": weight_map})
+    return lambda folder: (folder / "model.safetensors.index.json").write_text(text)
+
+
+def beside_shards(folder: Path) -> None:
+    shutil.copyfile(folder / "model.safetensors", folder / "model-00001-of-00001.safetensors")
+    with safe_open(folder / "model.safetensors", framework="pt") as tensors:
+        with_index(dict.fromkeys(tensors.keys(), "model-00001-of-00001.safetensors"))(folder)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -154,6 +167,14 @@ def cut_in_half(folder: Path) -> None:
             lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": {"x": "lost"}}'),
             "lost is named by the index but absent",
         ),
+        (with_index({"x": 5}), "names 5, which is no file of its folder"),
+        (with_index({"x": "../model/model.safetensors"}), "which is no file of its folder"),
+        (beside_shards, "does not name model.safetensors beside it"),
+        (
+            lambda folder: shutil.copyfile(folder / "model.safetensors", folder / "more.safetensors"),
+            "is in model.safetensors and in .*more.safetensors",
+        ),
+        (lambda folder: (folder / "config.json").write_text("[" * 100_000), "config.json is not valid JSON"),
     ],
 )
 def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path: Path, damage: Callable[[Path], object], said: str) -> None:

@@ -44,6 +44,7 @@ def test_the_batch_divides_or_the_error_says_what_would(
         ("schedule__final_fraction", float("nan"), "schedule.final_fraction=nan is out of range"),
         ("engine__max_skipped_updates", 0, "engine.max_skipped_updates=0 is out of range"),
         ("guard__window", 7, "guard.window=7 is out of range: it must be a number of at least 8"),
+        ("position_watch__rollback_factor", 2.0, "position_watch.rollback_factor=2.0 would raise the learning rate"),
         ("watchdog__step_seconds", 0.0, "watchdog.step_seconds=0.0 is out of range"),
         ("checkpoint__keep", 0, "checkpoint.keep=0 is out of range"),
         ("evaluation__interval", 0, "evaluation.interval=0 is out of range"),

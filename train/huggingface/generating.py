@@ -74,10 +74,13 @@ def open_writer(source: str, tokenizer: Path | None) -> Writer:
     with torch.device("meta"):
         model = Olmo2(config, positions)
     path = tokenizer or _tokenizer_of(folder, Path(opened.place))
+    words = _open_tokenizer(path)
+    if (largest := max(words.get_vocab().values(), default=-1)) >= config.vocab_size:
+        raise TrainError(f"{path} has ids up to {largest}, but the model has {config.vocab_size}: give --tokenizer")
     initialise(model, checked_weights(opened, config, positions, seed=0), device)
     model.to(torch.bfloat16 if device.type == "cuda" else torch.float32).eval()
     max_length = opened.config.get("max_position_embeddings")
-    return Writer(model, _open_tokenizer(path), device, config.eos_token_id, opened.place, max_length)
+    return Writer(model, words, device, config.eos_token_id, opened.place, max_length)
 
 
 def show_positions(tokens: list[str], positions: dict[int, Tensor], layer: int | None, console: Console) -> None:

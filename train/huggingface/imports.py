@@ -11,7 +11,7 @@ from model.huggingface.flavours import Flavour, default_flavour
 from model.huggingface.reading import read_configs
 from model.huggingface.tokenizer import NAME, tokenizer_files
 from model.positions import layer_schemes, overrides_for
-from model.weights import checked_weights, hf_keys
+from model.weights import Source, checked_weights, finite, hf_keys
 from train.errors import TrainError
 from train.huggingface.source import fetch_source, open_source
 
@@ -35,6 +35,13 @@ class Imported:
         return overrides_for(names, PositionsConfig())
 
 
+def _longest_context(source: Source) -> int:
+    length = source.config.get("max_position_embeddings", 4096)
+    if not isinstance(length, int) or length < 1:
+        raise TrainError(f"{source.place}: config.json's max_position_embeddings is {length!r}; it must be 1 or more")
+    return length
+
+
 def import_weights(source: str, folder: Path) -> Imported:
     """Writes the weights of a source to a new folder, each in the dtype that it has, and returns what they are.
 
@@ -49,13 +56,13 @@ def import_weights(source: str, folder: Path) -> Imported:
     checked_weights(opened, config, positions, seed=0)
     flavour, keys = default_flavour(config, positions), hf_keys(config, positions)
     dtype = opened.read(next(iter(keys.values()))).dtype
-    length = int(opened.config.get("max_position_embeddings") or 4096)
+    length = _longest_context(opened)
     tokenizer = next((path for path in (Path(opened.place) / NAME, origin / NAME) if path.is_file()), None)
     save_hf(
         folder,
         config,
         positions,
-        ((name, opened.read(key)) for name, key in keys.items()),
+        ((name, finite(opened, key)) for name, key in keys.items()),
         max_position_embeddings=length,
         flavour=flavour,
         other_files=tokenizer_files(tokenizer, config, length) if tokenizer else {},

@@ -30,6 +30,9 @@ MODELS: dict[str, tuple[ModelConfig, PositionsConfig]] = {
 }
 
 
+YARN = {"rope_type": "yarn", "rope_theta": 5e5, "factor": 2.0, "original_max_position_embeddings": 64}
+
+
 @pytest.mark.parametrize("flavour", [None, *Flavour])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_folder_describes_the_model_that_was_written(tmp_path: Path, name: str, flavour: Flavour | None) -> None:
@@ -46,6 +49,15 @@ def test_a_folder_describes_the_model_that_was_written(tmp_path: Path, name: str
     ("changes", "said"),
     [
         ({"hidden_size": None}, "config.json has no number hidden_size"),
+        ({"vocab_size": 96.5}, "config.json has no number vocab_size"),
+        ({"num_hidden_layers": True}, "config.json has no number num_hidden_layers"),
+        ({"num_key_value_heads": "4"}, "config.json's num_key_value_heads is '4', no number"),
+        ({"eos_token_id": []}, "config.json's eos_token_id is [], no number"),
+        ({"rope_scaling": YARN | {"factor": -2.0}, "rope_parameters": None}, "positions.yarn.factor is -2.0; it must"),
+        (
+            {"rope_scaling": YARN | {"original_max_position_embeddings": float("inf")}, "rope_parameters": None},
+            "cannot convert float infinity",
+        ),
         ({"rope_theta": None, "rope_parameters": None}, "config.json has no rope_theta"),
         ({"eos_token_id": None}, "config.json has no eos_token_id"),
         ({"num_attention_heads": 7}, "which does not cut model.hidden_size 64"),

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from tokenizers import Tokenizer
 
 from evaluate.__main__ import main as evaluate
 from model.__main__ import main
@@ -64,6 +65,18 @@ def test_a_terminal_gets_colours_from_the_smallest_position_to_the_largest() -> 
     show_positions(["a", "b", "c"], {3: torch.tensor([[0.0], [1.0], [0.5]])}, None, console)
     coloured = console.export_text(styles=True)
     assert "\x1b[38;2;60;110;255ma" in coloured and "\x1b[38;2;255;80;60mb" in coloured
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_one_line(
+    exports: Runs, runs_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = Tokenizer.from_file(str(runs_root / "tokenizer.json"))
+    tokenizer.add_tokens([f"word{number}" for number in range(5000)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    source = str(exports.folder("exported").hf)
+    assert main(["generate", source, "word4999", "--tokenizer", str(tmp_path / "tokenizer.json")]) == 2
+    error = capsys.readouterr().err
+    assert "tokenizer.json has ids up to" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -111,9 +111,22 @@ def without_a_tensor(folder: Path) -> None:
     save_file(tensors, file)
 
 
+def with_a_number(value: torch.Tensor) -> Callable[[Path], object]:
+    def replace(folder: Path) -> None:
+        for file in folder.glob("*.safetensors"):
+            tensors = load_file(file)
+            if "model.norm.weight" in tensors:
+                save_file(tensors | {"model.norm.weight": value}, file)
+
+    return replace
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
+        (with_a_number(torch.full((64,), torch.nan)), "model.norm.weight has values that are not finite"),
+        (with_a_number(torch.ones(64, dtype=torch.int64)), "model.norm.weight is int64; floats were expected"),
+        (rewritten(max_position_embeddings="long"), "max_position_embeddings is 'long'; it must be 1 or more"),
         (cut, "-00002-of-"),
         (lambda folder: next(folder.glob("*-00002-*")).unlink(), "is named by the index but absent"),
         (without_a_tensor, "1 unexpected keys (model.surplus)"),
