@@ -43,7 +43,7 @@ def run_all(function: Callable[[Item], Result], items: Sequence[Item], num_threa
                 future.set_exception(error)
 
     for _ in range(min(num_threads, len(items))):
-        threading.Thread(target=work, daemon=True).start()
+        threading.Thread(target=work, daemon=True, name="one of many").start()
     try:
         wait(futures, return_when=FIRST_EXCEPTION)
     finally:

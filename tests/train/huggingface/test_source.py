@@ -1,6 +1,7 @@
 """`init_from` and imports take weights from folders, runs, checkpoints and the hub, and check what is said of them."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -191,7 +192,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
         yield server
+        for thread in threading.enumerate():  # downloads beside one that has failed
+            if thread.name == "one of many":
+                thread.join(60)
 
 
 @pytest.mark.parametrize("source", ["hf://a/b@main", "a/b@main"])
