@@ -107,9 +107,9 @@ class TokenBackend:
         while True:
             order = kept_order(self._order_folder, len(self.rows), self.seed, epoch)
             self._fetch_ahead(order[start:])
-            for numbers in self._expected(_steps(order, start, self.num_slots, slots), len(slots)):
+            for numbers, tokens in self._tokens_of(_steps(order, start, self.num_slots, slots), len(slots)):
                 start += self.num_slots
-                yield self._read(numbers, [epoch, start])
+                yield self._as_rows(numbers, tokens, [epoch, start])
             epoch, start = epoch + 1, 0
 
     def _find(self, config: DataConfig, root: Root) -> tuple[list[DataFile], list[str], list[TokenDtype]]:
@@ -129,23 +129,27 @@ class TokenBackend:
             values["data.token_dtype"] = config.token_dtype.value
         return values
 
-    def _expected(self, steps: Iterator[np.ndarray], rows_per_step: int) -> Iterator[np.ndarray]:
-        """Yields the rows of each step; where rows are fetched one by one, those of later steps are meanwhile."""
+    def _tokens_of(self, steps: Iterator[np.ndarray], rows_per_step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields the rows of each step and their tokens; where rows are fetched one by one, later ones are meanwhile.
+
+        Nothing is fetched ahead before the first step is there: it would take from that step's connections and core.
+        """
         ranges = self.rows.ranges
         if ranges is None:
-            yield from steps
+            for numbers in steps:
+                yield numbers, self.rows.read(numbers)
             return
         ranges.num_connections = connections_for(rows_per_step)
-        coming = deque(islice(steps, 1))
         at_once = min(STEPS_AT_ONCE, self.num_ahead)
+        coming = deque(islice(steps, 1))
         try:
-            for numbers in coming:
-                self.rows.expect(numbers)
             while coming:
-                if len(coming) <= max(1, self.num_ahead - at_once) and (more := list(islice(steps, at_once))):
+                numbers = coming.popleft()
+                tokens = self.rows.read(numbers)
+                if len(coming) < max(1, self.num_ahead - at_once) and (more := list(islice(steps, at_once))):
                     self.rows.expect(np.concatenate(more))
                     coming.extend(more)
-                yield coming.popleft()
+                yield numbers, tokens
         finally:
             ranges.close()
 
@@ -157,8 +161,7 @@ class TokenBackend:
         for index in wanted[np.argsort(first)]:
             self._background.submit(partial(download, self.rows.files[index], wait=False))
 
-    def _read(self, numbers: np.ndarray, cursor: list[int] | dict[str, Any]) -> Rows:
-        tokens = self.rows.read(numbers)
+    def _as_rows(self, numbers: np.ndarray, tokens: np.ndarray, cursor: list[int] | dict[str, Any]) -> Rows:
         self._check_ids(tokens, numbers)
         loss_mask = np.array([not is_repetitive(row, self.rule) for row in tokens], bool)
         return Rows(tokens, loss_mask, self.source_of_file[self.rows.locate(numbers)], {STREAM: cursor})

@@ -24,7 +24,7 @@ from data.fetch.mirror import mirror
 from data.fetch.roots import open_root
 from data.fetch.sparse import BLOCK_BYTES, VERSION_BYTES, SparseCopy
 from data.stream import build_stream
-from data.tokens.files import list_token_files
+from data.tokens.files import TokenRows, list_token_files
 from tests.data.fetch.server import (
     Fault,
     FileServer,
@@ -131,6 +131,22 @@ def test_batches_are_those_of_local_files_on_any_topology_and_with_any_faults(
             assert_same(expected[step : step + num_steps], batches)
             step += num_steps
         assert state == end
+
+
+def test_nothing_is_fetched_ahead_before_the_first_step_is_there(
+    local: DataConfig, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, expect = read_global(local, 1, length=4096, batch_size=8)[0][0].tokens, TokenRows.expect
+    num_asked = []
+
+    def spy(rows: TokenRows, numbers: np.ndarray) -> None:
+        num_asked.append(len(asked_for(server)))
+        expect(rows, numbers)
+
+    monkeypatch.setattr(TokenRows, "expect", spy)
+    with closing(build_stream(at(local, server, tmp_path), sequence_length=4096, global_batch_size=8)) as stream:
+        np.testing.assert_array_equal(stream.next_batch().tokens, first)
+    assert num_asked and min(num_asked) >= len(first), "rows of the first step, each a block"
 
 
 def test_what_has_been_read_is_never_read_again(local: DataConfig, server: FileServer, tmp_path: Path) -> None:
