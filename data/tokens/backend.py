@@ -23,13 +23,14 @@ from data.fetch.background import Background
 from data.fetch.download import download, is_present
 from data.fetch.files import DataFile, digest_files
 from data.fetch.quota import GIB, CopyQuota
-from data.fetch.ranges import MAX_CONNECTIONS, RangeReader
+from data.fetch.ranges import MAX_CONNECTIONS, Part, RangeReader
 from data.fetch.roots import Root, locate_tokenizer, open_root
 from data.filters import is_repetitive
 from data.mix import SourceMix
 from data.rows import Rows
 from data.tokenizer import DocumentEncoder
 from data.tokens.files import MAX_TOKEN_ID, TOKEN_DTYPE, TokenRows, check_token_ids, list_token_files, name_sources
+from data.tokens.layout import HEADER_MAGIC, header_error
 from data.tokens.published import kept_order
 
 logger = logging.getLogger(__name__)
@@ -186,7 +187,8 @@ def open_ranges(
 ) -> RangeReader | None:
     """Returns what reads rows of remote files one by one; None: files are on the disk, or have to be fetched whole.
 
-    Raises DataError when the place cannot be reached, and when the bound on the cache cannot hold a few steps.
+    Raises DataError when the place cannot be reached, when files have a numpy header, and when the bound on the cache
+    cannot hold a few steps.
     """
     if root.remote is None or all(is_present(file) for file in files):
         return None
@@ -203,6 +205,11 @@ def open_ranges(
     if reason is not None:
         logger.info("data.fetch=whole is used: %s", reason)
         return None
+    index = next((index for index, file in enumerate(files) if file.num_bytes and not is_present(file)), None)
+    if index is not None:  # its first block is here now; one file stands for all, which were written alike
+        size = min(len(HEADER_MAGIC), files[index].num_bytes)
+        if ranges.read([Part(index, 0, size)])[0] == HEADER_MAGIC:
+            raise header_error(f"{root.address}: {files[index].name}")
     return ranges
 
 
