@@ -161,7 +161,7 @@ def _open_pinned(address: str, folder: Path) -> Root:
     if any(pinned[key] != value for key, value in clean.items()):  # an earlier version wrote it
         pinned |= clean
         _pin(folder, pinned)
-    if pinned["address"] != address:
+    if pinned["address"].rstrip("/") != address.rstrip("/"):
         raise DataError(
             f"data.cache_dir: {folder} is the cache of {pinned['address']}, not {address}; give each its own folder"
         )

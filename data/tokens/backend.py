@@ -23,13 +23,14 @@ from data.fetch.background import Background
 from data.fetch.download import download, is_present
 from data.fetch.files import DataFile, digest_files
 from data.fetch.quota import GIB, CopyQuota
-from data.fetch.ranges import MAX_CONNECTIONS, RangeReader
+from data.fetch.ranges import MAX_CONNECTIONS, Part, RangeReader
 from data.fetch.roots import Root, locate_tokenizer, open_root
 from data.filters import is_repetitive
 from data.mix import SourceMix
 from data.rows import Rows
 from data.tokenizer import DocumentEncoder
 from data.tokens.files import MAX_TOKEN_ID, TOKEN_DTYPE, TokenRows, check_token_ids, list_token_files, name_sources
+from data.tokens.layout import HEADER_MAGIC, header_error
 from data.tokens.published import kept_order
 
 logger = logging.getLogger(__name__)
@@ -107,9 +108,9 @@ class TokenBackend:
         while True:
             order = kept_order(self._order_folder, len(self.rows), self.seed, epoch)
             self._fetch_ahead(order[start:])
-            for numbers in self._expected(_steps(order, start, self.num_slots, slots), len(slots)):
+            for numbers, tokens in self._tokens_of(_steps(order, start, self.num_slots, slots), len(slots)):
                 start += self.num_slots
-                yield self._read(numbers, [epoch, start])
+                yield self._as_rows(numbers, tokens, [epoch, start])
             epoch, start = epoch + 1, 0
 
     def _find(self, config: DataConfig, root: Root) -> tuple[list[DataFile], list[str], list[TokenDtype]]:
@@ -129,23 +130,27 @@ class TokenBackend:
             values["data.token_dtype"] = config.token_dtype.value
         return values
 
-    def _expected(self, steps: Iterator[np.ndarray], rows_per_step: int) -> Iterator[np.ndarray]:
-        """Yields the rows of each step; where rows are fetched one by one, those of later steps are meanwhile."""
+    def _tokens_of(self, steps: Iterator[np.ndarray], rows_per_step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields the rows of each step and their tokens; where rows are fetched one by one, later ones are meanwhile.
+
+        Nothing is fetched ahead before the first step is there: it would take from that step's connections and core.
+        """
         ranges = self.rows.ranges
         if ranges is None:
-            yield from steps
+            for numbers in steps:
+                yield numbers, self.rows.read(numbers)
             return
         ranges.num_connections = connections_for(rows_per_step)
-        coming = deque(islice(steps, 1))
         at_once = min(STEPS_AT_ONCE, self.num_ahead)
+        coming = deque(islice(steps, 1))
         try:
-            for numbers in coming:
-                self.rows.expect(numbers)
             while coming:
-                if len(coming) <= max(1, self.num_ahead - at_once) and (more := list(islice(steps, at_once))):
+                numbers = coming.popleft()
+                tokens = self.rows.read(numbers)
+                if len(coming) < max(1, self.num_ahead - at_once) and (more := list(islice(steps, at_once))):
                     self.rows.expect(np.concatenate(more))
                     coming.extend(more)
-                yield coming.popleft()
+                yield numbers, tokens
         finally:
             ranges.close()
 
@@ -157,8 +162,7 @@ class TokenBackend:
         for index in wanted[np.argsort(first)]:
             self._background.submit(partial(download, self.rows.files[index], wait=False))
 
-    def _read(self, numbers: np.ndarray, cursor: list[int] | dict[str, Any]) -> Rows:
-        tokens = self.rows.read(numbers)
+    def _as_rows(self, numbers: np.ndarray, tokens: np.ndarray, cursor: list[int] | dict[str, Any]) -> Rows:
         self._check_ids(tokens, numbers)
         loss_mask = np.array([not is_repetitive(row, self.rule) for row in tokens], bool)
         return Rows(tokens, loss_mask, self.source_of_file[self.rows.locate(numbers)], {STREAM: cursor})
@@ -183,7 +187,8 @@ def open_ranges(
 ) -> RangeReader | None:
     """Returns what reads rows of remote files one by one; None: files are on the disk, or have to be fetched whole.
 
-    Raises DataError when the place cannot be reached, and when the bound on the cache cannot hold a few steps.
+    Raises DataError when the place cannot be reached, when files have a numpy header, and when the bound on the cache
+    cannot hold a few steps.
     """
     if root.remote is None or all(is_present(file) for file in files):
         return None
@@ -200,6 +205,11 @@ def open_ranges(
     if reason is not None:
         logger.info("data.fetch=whole is used: %s", reason)
         return None
+    index = next((index for index, file in enumerate(files) if file.num_bytes and not is_present(file)), None)
+    if index is not None:  # its first block is here now; one file stands for all, which were written alike
+        size = min(len(HEADER_MAGIC), files[index].num_bytes)
+        if ranges.read([Part(index, 0, size)])[0] == HEADER_MAGIC:
+            raise header_error(f"{root.address}: {files[index].name}")
     return ranges
 
 

@@ -152,6 +152,8 @@ def check_token_ids(tokens: np.ndarray, file: DataFile, largest: int) -> None:
     """Raises DataError, naming the file, for ids above the largest, such as those of an error page in its place."""
     if tokens.size and tokens.max() > largest:
         remedy = "delete it, and the next start fetches it again" if file.origin else "fetch it again"
+        if tokens.max() > np.iinfo(np.uint16).max:  # two ids of two bytes, or no ids
+            remedy = f"if its ids have two bytes, set token_dtype to uint16, else {remedy}"
         raise DataError(f"{file.path} holds token id {tokens.max()}, and {largest} is the largest; {remedy}")
 
 

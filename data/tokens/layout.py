@@ -36,18 +36,25 @@ def layout_of(file: DataFile, token_dtype: TokenDtype = TokenDtype.uint32) -> To
     """
     if is_present(file) and _has_header(file.path):
         if file.origin is not None:
-            raise DataError(
-                f"{file.path} has a numpy header, which a file on a server cannot have; fetch the files with "
-                "`python -m data fetch` and give that folder as data.root"
-            )
+            raise header_error(str(file.path))
         return _with_header(file.path)
     dtype = DTYPES[token_dtype]
     if file.num_bytes % dtype.itemsize:
+        two_bytes = token_dtype is TokenDtype.uint32 and file.num_bytes % DTYPES[TokenDtype.uint16].itemsize == 0
+        remedy = ", or set token_dtype to uint16 if its ids have two bytes" if two_bytes else ""
         raise DataError(
             f"{file.path} is truncated: {file.num_bytes:,} bytes are no whole number of {token_dtype.value} tokens; "
-            "fetch it again"
+            f"fetch it again{remedy}"
         )
     return TokenLayout(dtype, 0, file.num_bytes // dtype.itemsize)
+
+
+def header_error(place: str) -> DataError:
+    """Returns the error for a file with a header where none can be."""
+    return DataError(
+        f"{place} has a numpy header, which a file on a server cannot have; fetch the files with `python -m data "
+        "fetch` and give that folder as data.root"
+    )
 
 
 def _has_header(path: Path) -> bool:

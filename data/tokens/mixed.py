@@ -82,8 +82,8 @@ class MixedTokenBackend(TokenBackend):
         row, given = cursors[STREAM]["row"], list(cursors[STREAM]["given"])
         self._fetch_files(given)
         after: deque[dict[str, Any]] = deque()
-        for numbers in self._expected(self._steps(slots, row, given, after), len(slots)):
-            yield self._read(numbers, after.popleft())
+        for numbers, tokens in self._tokens_of(self._steps(slots, row, given, after), len(slots)):
+            yield self._as_rows(numbers, tokens, after.popleft())
 
     def _steps(self, slots: range, row: int, given: list[int], after: deque[dict[str, Any]]) -> Iterator[np.ndarray]:
         """Yields the rows of these slots in each step, and appends the cursor after it to `after`."""

@@ -35,6 +35,7 @@ def kept_order(folder: Path, num_rows: int, seed: int, epoch: int) -> np.ndarray
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         with write_whole(path, durable=False) as output:
-            content = order.astype("<u4").tobytes()
-            output.write(content + zlib.crc32(content).to_bytes(4, "little"))
+            content = order.astype("<u4", copy=False).data
+            output.write(content)
+            output.write(zlib.crc32(content).to_bytes(4, "little"))
     return order

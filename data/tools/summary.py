@@ -19,7 +19,7 @@ from data.text.frames import RecordCounts
 from data.text.names import find_text_names
 from data.text.records import read_first_records, read_records
 from data.tokenizer import DocumentEncoder
-from data.tokens.files import TOKEN_DTYPE, TokenRows, name_sources
+from data.tokens.files import TOKEN_DTYPE, TokenRows, check_token_ids, name_sources
 from data.tokens.published import published_order
 
 DOCUMENTS_AT_ONCE = 1000
@@ -132,6 +132,8 @@ def text_rows(files: Sequence[DataFile], encoder: DocumentEncoder, length: int, 
 
 
 def token_rows(rows: TokenRows, encoder: DocumentEncoder, seed: int, num_rows: int) -> Iterator[str]:
-    """Yields the first rows of the published order, decoded; raises DataError."""
-    for row in rows.read(published_order(len(rows), seed, 0)[:num_rows]):
+    """Yields the first rows of the published order, decoded; raises DataError, for ids that the tokenizer lacks too."""
+    numbers = published_order(len(rows), seed, 0)[:num_rows]
+    for row, file in zip(rows.read(numbers), rows.locate(numbers), strict=True):
+        check_token_ids(row, rows.files[file], encoder.max_token_id)
         yield encoder.decode(row)

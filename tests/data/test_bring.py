@@ -224,6 +224,19 @@ def test_token_files_that_are_trained_on_are_no_validation_files(in_place: Path)
     np.testing.assert_array_equal(rows.tokens.reshape(-1), np.fromfile(in_place / "tokens/raw-uint32.npy", "<u4")[:128])
 
 
+@pytest.mark.parametrize(("num_tokens", "problem"), [(64, r"holds token id \d{6,}"), (65, "is truncated: 130 bytes")])
+def test_ids_of_two_bytes_without_a_header_are_recognised(
+    in_place: Path, tmp_path: Path, num_tokens: int, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.arange(1, num_tokens + 1, dtype="<u2").tofile(tmp_path / "raw.npy")
+    tokenizer = str(in_place.absolute() / "tokenizer.json")
+    sources = {"a": {"files": ["raw.npy"], "weight": 1}}
+    values = {"kind": "tokens", "root": str(tmp_path), "tokenizer": tokenizer, "sources": sources}
+    (tmp_path / "mine.yaml").write_bytes(orjson.dumps(values))
+    assert main(["inspect", str(tmp_path / "mine.yaml"), "--rows", "1", "--sequence-length", "16"]) == 2
+    assert re.search(f"{problem}.* set token_dtype to uint16", capsys.readouterr().err)
+
+
 def test_tools_take_folders_of_any_kind(
     in_place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,6 +167,7 @@ def test_a_scheme_without_its_package_names_the_package() -> None:
 
 def test_a_cache_belongs_to_one_root(server: FileServer, bucket: str, tmp_path: Path) -> None:
     open_root(server.url, str(tmp_path / "cache"))
+    open_root(f"{server.url}/", str(tmp_path / "cache"))
     with pytest.raises(DataError, match=r"is the cache of http://.*, not memory://bucket"):
         open_root(bucket, str(tmp_path / "cache"))
 

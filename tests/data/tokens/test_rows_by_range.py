@@ -23,7 +23,7 @@ from data.fetch.mirror import mirror
 from data.fetch.roots import open_root
 from data.fetch.sparse import BLOCK_BYTES, VERSION_BYTES, SparseCopy
 from data.stream import build_stream
-from data.tokens.files import list_token_files
+from data.tokens.files import TokenRows, list_token_files
 from tests.data.fetch.server import (
     Fault,
     FileServer,
@@ -115,6 +115,32 @@ def test_batches_are_those_of_local_files_on_any_topology_and_with_any_faults(
             assert_same(expected[step : step + num_steps], batches)
             step += num_steps
         assert state == end
+
+
+def test_nothing_is_fetched_ahead_before_the_first_step_is_there(
+    local: DataConfig, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, expect = read_global(local, 1, length=4096, batch_size=8)[0][0].tokens, TokenRows.expect
+    num_asked = []
+
+    def spy(rows: TokenRows, numbers: np.ndarray) -> None:
+        num_asked.append(len(asked_for(server)))
+        expect(rows, numbers)
+
+    monkeypatch.setattr(TokenRows, "expect", spy)
+    with closing(build_stream(at(local, server, tmp_path), sequence_length=4096, global_batch_size=8)) as stream:
+        np.testing.assert_array_equal(stream.next_batch().tokens, first)
+    assert num_asked and min(num_asked) >= len(first), "rows of the first step, each a block"
+
+
+def test_a_numpy_header_is_refused_before_any_row_is_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "saved.npy", np.zeros(10_000, "<i8"))
+    (tmp_path / "files.txt").write_text("saved.npy")
+    with serving(tmp_path) as server:
+        config = DataConfig(DataKind.tokens, root=server.url, file_list=str(tmp_path / "files.txt"), eos_token_id=0)
+        config.cache_dir = str(tmp_path / "cache")
+        with pytest.raises(DataError, match=r"saved\.npy has a numpy header, which a file on a server cannot have"):
+            build_stream(config, sequence_length=32, global_batch_size=8)
 
 
 def test_what_has_been_read_is_never_read_again(local: DataConfig, server: FileServer, tmp_path: Path) -> None:
