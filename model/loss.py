@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from model import exact
+
 IGNORED = -100  # the label of a token that does not count
 
 
@@ -143,7 +145,7 @@ def _chunk_gradient(chunk: _ChunkLoss, z_weight: float) -> Tensor:
 
 def _product(a_mk: Tensor, b_kn: Tensor) -> Tensor:
     """Returns `a @ b` in float32 or wider, without a float32 copy of half-precision operands where the device can."""
-    if a_mk.is_cuda and a_mk.dtype in (torch.bfloat16, torch.float16):
+    if exact.has_wide_products(a_mk):
         return torch.mm(a_mk, b_kn, out_dtype=torch.float32)
     wide = torch.promote_types(a_mk.dtype, torch.float32)
     return a_mk.to(wide) @ b_kn.to(wide)
