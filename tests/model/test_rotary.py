@@ -137,9 +137,12 @@ def test_the_compiled_rotation_is_one_graph_and_agrees() -> None:
     torch.compiler.reset()
     q, k, z = (x.requires_grad_() for x in random_qkz(torch.bfloat16))
     frequencies = table()
-    compiled = torch.compile(lambda *qkz: rotate(*qkz, frequencies), fullgraph=True, backend="aot_eager")
+
+    def turn(q: torch.Tensor, k: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return rotate(q, k, z, frequencies)
+
     results = []
-    for run in (lambda *qkz: rotate(*qkz, frequencies), compiled):
+    for run in (turn, torch.compile(turn, fullgraph=True, backend="aot_eager")):
         turned = run(q, k, z)
         results.append((*turned, *torch.autograd.grad(turned, (q, k, z), (q.detach(), k.detach()))))
     for found, expected in zip(*results, strict=True):
