@@ -15,12 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_HALF = (torch.bfloat16, torch.float16)
+HALF = (torch.bfloat16, torch.float16)
+
+
+def has_wide_products(operand: Tensor) -> bool:
+    """Returns whether products of operands of this dtype are exact, and summed and returned in float32, there."""
+    return operand.is_cuda and operand.dtype in HALF
 
 
 def exact_product(a_mk: Tensor, b_kn: Tensor) -> Tensor:
     """Returns `a @ b` in float32, in float64 where an operand is float64."""
-    if a_mk.is_cuda and a_mk.dtype == b_kn.dtype and a_mk.dtype in _HALF:
+    if a_mk.dtype == b_kn.dtype and has_wide_products(a_mk):
         return torch.mm(a_mk, b_kn, out_dtype=torch.float32)
     wide = torch.promote_types(torch.promote_types(a_mk.dtype, b_kn.dtype), torch.float32)
     return (a_mk.double() @ b_kn.double()).to(wide)

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from model import exact
+
 IGNORED = -100  # the label of a token that does not count
 
 
@@ -70,7 +72,7 @@ class _ChunkedLoss(torch.autograd.Function):
         wide = torch.promote_types(hidden_nd.dtype, torch.float32)
         needs_hidden, needs_weight = (grad_enabled and needed for needed in ctx.needs_input_grad[:2])
         grad_hidden = torch.empty_like(hidden_nd, dtype=wide) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight_vd, dtype=wide) if needs_weight else None
+        grad_weight: Tensor | None = None
         ce_n = None if grad_enabled else torch.empty_like(labels_n, dtype=wide)
         ce, z = hidden_nd.new_zeros(2, dtype=wide).unbind()
         for start in range(0, len(labels_n), chunk_rows):
@@ -79,13 +81,14 @@ class _ChunkedLoss(torch.autograd.Function):
             ce, z = ce + chunk.ce_r.sum(), z + chunk.z
             if ce_n is not None:
                 ce_n[rows] = chunk.ce_r
-            if grad_hidden is None and grad_weight is None:
+            if not (needs_hidden or needs_weight):
                 continue
-            grad_rv = _chunk_gradient(chunk, z_weight).to(weight_vd.dtype)
+            grad_rv = _chunk_gradient(chunk, z_weight, weight_vd.dtype)
             if grad_hidden is not None:
                 grad_hidden[rows] = _product(grad_rv, weight_vd)
-            if grad_weight is not None:
-                grad_weight += _product(grad_rv.t(), hidden_nd[rows])
+            if needs_weight:
+                product_vd = _product(grad_rv.t(), hidden_nd[rows])
+                grad_weight = product_vd if grad_weight is None else grad_weight.add_(product_vd)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.dtypes = hidden_nd.dtype, weight_vd.dtype
         ctx.mark_non_differentiable(ce, z)
@@ -95,7 +98,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         scaled = (
-            None if grad is None else (grad * grad_total).to(dtype)
+            None if grad is None else torch.mul(grad, grad_total, out=torch.empty_like(grad, dtype=dtype))
             for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
         return *scaled, None, None, None, None
@@ -130,20 +133,23 @@ def _chunk_loss(logits_rv: Tensor, labels_r: Tensor, z_weight: float) -> _ChunkL
     return _ChunkLoss(ce_r, z, lse, powers_rv, mass, target, ignored)
 
 
-def _chunk_gradient(chunk: _ChunkLoss, z_weight: float) -> Tensor:
-    """Returns d total / d logits [R, V] in the powers' memory.
+def _chunk_gradient(chunk: _ChunkLoss, z_weight: float, dtype: torch.dtype) -> Tensor:
+    """Returns d total / d logits [R, V] in `dtype`, computed in the powers' and rounded once; overwrites the powers.
 
     It is softmax * (1 + 2 z_weight lse) - one_hot(label), and 0 where the label is ignored.
     """
-    softmax_scale = ((1 + 2 * z_weight * chunk.lse_r) / chunk.mass_r).masked_fill(chunk.ignored_r, 0)
-    grad_rv = chunk.powers_rv.mul_(softmax_scale.unsqueeze(1))
-    grad_rv.scatter_add_(1, chunk.target_r1, chunk.ignored_r.to(grad_rv.dtype).sub(1).unsqueeze(1))
-    return grad_rv
+    softmax_scale = ((1 + 2 * z_weight * chunk.lse_r) / chunk.mass_r).masked_fill(chunk.ignored_r, 0).unsqueeze(1)
+    target_r1 = chunk.powers_rv.gather(1, chunk.target_r1) * softmax_scale
+    target_r1 += chunk.ignored_r.to(target_r1.dtype).sub(1).unsqueeze(1)
+    powers_rv = chunk.powers_rv
+    grad_rv = powers_rv if powers_rv.dtype == dtype else torch.empty_like(powers_rv, dtype=dtype)
+    torch.mul(powers_rv, softmax_scale, out=grad_rv)
+    return grad_rv.scatter_(1, chunk.target_r1, target_r1.to(dtype))
 
 
 def _product(a_mk: Tensor, b_kn: Tensor) -> Tensor:
     """Returns `a @ b` in float32 or wider, without a float32 copy of half-precision operands where the device can."""
-    if a_mk.is_cuda and a_mk.dtype in (torch.bfloat16, torch.float16):
+    if exact.has_wide_products(a_mk):
         return torch.mm(a_mk, b_kn, out_dtype=torch.float32)
     wide = torch.promote_types(a_mk.dtype, torch.float32)
     return a_mk.to(wide) @ b_kn.to(wide)

@@ -98,9 +98,16 @@ class _Rotate(torch.autograd.Function):
         grad_z = None
         if ctx.needs_input_grad[2]:
             num_kv_heads = k_turned.shape[2]
-            slope = _slope(grad_q, q_turned).unflatten(2, (num_kv_heads, -1)).sum(3) + _slope(grad_k, k_turned)
-            grad_z = (slope * (turns * 2 * math.pi).to(slope.dtype)).sum(-1).to(positions.dtype)
-        return _turn(grad_q, cos, -sin), _turn(grad_k, cos, -sin), grad_z, None, None, None
+            slope = _slope(grad_q, q_turned)
+            if slope.shape[2] != num_kv_heads:
+                slope = slope.unflatten(2, (num_kv_heads, -1)).sum(3)
+            slope += _slope(grad_k, k_turned)
+            grad_z = slope.mul_((turns * 2 * math.pi).to(slope.dtype)).sum(-1).to(positions.dtype)
+        return _turn(grad_q, cos, sin, back=True), _turn(grad_k, cos, sin, back=True), grad_z, None, None, None
+
+
+# Passes over memory are the cost of what follows: eager operators write into their last tensor, in its dtype.
+# Every value is rounded as the exported code rounds it (model/huggingface/): the two agree to the bit.
 
 
 def _cos_sin(
@@ -109,26 +116,37 @@ def _cos_sin(
     """Returns cosine and sine of every angle, [1, T, 1, D/2] or [B, T, H_kv, D/2], float32 or wider."""
     wide = torch.promote_types(dtype, torch.float32)
     angle = positions.double().unsqueeze(-1) * turns
-    angle -= angle.round()
-    angle = angle.to(wide) * (2 * math.pi)
+    angle = torch.sub(angle, angle.round(), out=torch.empty_like(angle, dtype=wide)).mul_(2 * math.pi)
     if positions.ndim == 1:
         angle = angle[None, :, None]
-    cos, sin = angle.cos() * factor, angle.sin() * factor
+    cos, sin = angle.cos(), angle.sin_()
+    if factor != 1:
+        cos, sin = cos.mul_(factor), sin.mul_(factor)
     if round_to_input:
         cos, sin = cos.to(dtype).to(wide), sin.to(dtype).to(wide)
     return cos, sin
 
 
-def _turn(x_bthd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Returns x with each pair rotated; where x has more heads than the angles, consecutive heads share an angle."""
+def _turn(x_bthd: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> Tensor:
+    """Returns x with each pair rotated, or rotated back.
+
+    Where x has more heads than the angles, consecutive heads share an angle.
+    """
     x1, x2 = x_bthd.unflatten(2, (cos.shape[2], -1)).chunk(2, dim=-1)
     cos, sin = cos.unsqueeze(3), sin.unsqueeze(3)
-    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1).flatten(2, 3).to(x_bthd.dtype)
+    first, second = (torch.add, torch.sub) if back else (torch.sub, torch.add)
+    if torch.compiler.is_compiling():  # the compiler refuses parts of a tensor as outputs, and needs no such help
+        return torch.cat((first(x1 * cos, x2 * sin), second(x2 * cos, x1 * sin)), dim=-1).flatten(2, 3).to(x_bthd.dtype)
+    out_bthd = torch.empty_like(x_bthd, memory_format=torch.contiguous_format)
+    out1, out2 = out_bthd.unflatten(2, (cos.shape[2], -1)).chunk(2, dim=-1)
+    first(x1 * cos, x2 * sin, out=out1)
+    second(x2 * cos, x1 * sin, out=out2)
+    return out_bthd
 
 
 def _slope(grad_bthd: Tensor, turned_bthd: Tensor) -> Tensor:
     """Returns dL/dangle of each pair, [B, T, H, D/2], float32 or wider."""
     wide = torch.promote_types(grad_bthd.dtype, torch.float32)
     g1, g2 = grad_bthd.to(wide).chunk(2, dim=-1)
-    y1, y2 = turned_bthd.to(wide).chunk(2, dim=-1)
-    return g2 * y1 - g1 * y2
+    y1, y2 = turned_bthd.chunk(2, dim=-1)
+    return (g2 * y1).addcmul_(g1, y2, value=-1)

@@ -115,7 +115,7 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         self.num_products += func is torch.ops.aten.mm.default
-        self.num_scatters += func is torch.ops.aten.scatter_add_.default
+        self.num_scatters += func is torch.ops.aten.scatter_.src
         for tensor in out if isinstance(out, tuple) else (out,):
             if isinstance(tensor, Tensor):
                 self.largest = max(self.largest, tensor.numel())

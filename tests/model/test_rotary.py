@@ -131,3 +131,19 @@ def test_yarn_scales_what_it_rotates() -> None:
     turned = rotate(q, k, z, table(yarn=yarn))[1]
     exact = formulas.rotated(k, z, THETA, yarn_table(small(), yarn)) * (0.1 * math.log(4) + 1)
     torch.testing.assert_close(turned.double(), exact, atol=2e-6, rtol=0)
+
+
+def test_the_compiled_rotation_is_one_graph_and_agrees() -> None:
+    torch.compiler.reset()
+    q, k, z = (x.requires_grad_() for x in random_qkz(torch.bfloat16))
+    frequencies = table()
+
+    def turn(q: torch.Tensor, k: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return rotate(q, k, z, frequencies)
+
+    results = []
+    for run in (turn, torch.compile(turn, fullgraph=True, backend="aot_eager")):
+        turned = run(q, k, z)
+        results.append((*turned, *torch.autograd.grad(turned, (q, k, z), (q.detach(), k.detach()))))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)

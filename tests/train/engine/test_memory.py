@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.counters import committed, counted_waits, of_engine
 from model.accounting import num_parameters, parameter_sizes
 from model.config import ModelConfig
 from tests.composing import compose
@@ -53,22 +54,30 @@ def held(engine: Engine, before: dict[int, int]) -> dict[str, int]:
 
 
 def measure(ranks: Ranks, case: Case) -> dict[str, Any]:
-    """An update, so that there are moments, and a second one that is looked at."""
+    """An update, so that there are moments, one whose waits are counted, and one whose tensors are looked at.
+
+    Apart, as DeepSpeed waits for the device around each collective that it logs.
+    """
     import deepspeed.comm.comm as collectives
 
     before = num_bytes(all_tensors())
     engine = built(ranks, configured(*case))
-    seen: dict[str, Any] = {"held": []}
-    for step in range(2):
-        collectives.configure(enabled=True, prof_all=True, verbose=False)
+    seen: dict[str, Any] = {"held": [], "waits": []}
+    for step in range(3):
+        collectives.configure(enabled=step == 2, prof_all=True, verbose=False)
         collectives.comms_logger.comms_dict.clear()
+        denominator = num_valid(step)
         for micro in micro_batches(step, ranks.rank):
-            engine.accumulate(micro, num_valid(step))
+            with counted_waits() as waits:
+                engine.accumulate(micro, denominator)
             if step == 1:
+                seen["waits"].append(list(waits))
+            if step == 2:
                 seen["held"].append(held(engine, before))
         engine.update(*RATES[step])
     sizes = {name: dict(calls) for name, calls in collectives.comms_logger.comms_dict.items()}
     seen["sent"] = {name: sum(size * calls[0] for size, calls in rows.items()) for name, rows in sizes.items()}
+    seen["num_collectives"] = sum(calls[0] for rows in sizes.values() for calls in rows.values())
     collectives.comms_logger.enabled = False
     engine.close()
     return seen
@@ -112,6 +121,16 @@ def test_what_an_update_sends_is_what_collectives_are_given(measured: dict[Case,
     assert sent.pop("reduce_scatter_tensor", 0) == pytest.approx(planned.reduce_scattered, abs=NOISE)
     assert gathered == pytest.approx(planned.all_gathered, abs=NOISE)
     assert sent == {}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_waits_and_collectives_are_not_more_than_the_committed_ones(
+    measured: dict[Case, dict[str, Any]], case: Case
+) -> None:
+    assert measured[case]["waits"] == [[], []]  # in each micro-batch
+    limits = committed()
+    for name, value in of_engine(case, measured[case]).items():
+        assert value <= limits[name][1], f"{name}: see benchmarks/counters.py"
 
 
 @pytest.fixture(scope="module")
