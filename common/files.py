@@ -8,6 +8,7 @@ it, a crash of the process loses nothing, but a power failure may.
 import contextlib
 import os
 import re
+import shutil
 import socket
 import threading
 import time
@@ -24,8 +25,7 @@ def write_whole(path: Path, *, durable: bool) -> Iterator[BinaryIO]:
 
     Removes what killed writers of the same path left behind. Raises OSError.
     """
-    remove_partials(path)
-    partial = path.with_name(f".{path.name}{_suffix()}")
+    partial = partial_of(path)
     try:
         with partial.open("wb") as file:
             yield file
@@ -54,15 +54,21 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def partial_of(path: Path) -> Path:
+    """Returns the temporary name under which this thread writes `path`, once what killed writers left is removed."""
+    remove_partials(path)
+    return path.with_name(f".{path.name}{_suffix()}")
+
+
 def remove_partials(path: Path) -> None:
-    """Deletes temporary files of `path`, whose name may be a pattern, left by processes that ended.
+    """Deletes temporary files and folders of `path`, whose name may be a pattern, left by processes that ended.
 
     A writer is dead if this host has no such process, or if nothing was written for an hour.
     """
     for partial in path.parent.glob(f".{path.name}.*.partial"):
         with contextlib.suppress(OSError):
             if _is_orphan(partial) or time.time() - partial.stat().st_mtime > STALE_SECONDS:
-                partial.unlink()
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
 
 
 def is_own_partial(path: Path) -> bool:

@@ -5,7 +5,6 @@ gives (model/huggingface/tokenizer.py, card.py).
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from common.files import flush_to_disk
+from common.files import flush_to_disk, partial_of
 from model.config import ModelConfig, PositionsConfig
 from model.errors import ModelError
 from model.huggingface.flavours import Flavour, check_flavour, default_flavour, describe, write_code
@@ -52,7 +51,7 @@ def save_hf(
         raise ModelError(f"{folder} exists; remove it or choose another folder to export to")
     flavour = flavour or default_flavour(config, positions)
     check_flavour(flavour, config, positions)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    partial = partial_of(folder)
     partial.mkdir(parents=True)
     try:
         writer = _ShardWriter(partial, parameter_shapes(config, positions), hf_keys(config, positions), max_shard_bytes)

@@ -2,7 +2,9 @@
 
 import json
 import os
+import socket
 import stat
+import subprocess
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +113,16 @@ def test_the_weights_can_be_cast_on_the_way(tmp_path: Path) -> None:
     weights = hf_weights(tmp_path / "out", small(), REPO, seed=9)
     assert all(torch.equal(weights(name), value.bfloat16().float()) for name, value in model.named_parameters())
     assert seen == [(number, len(seen)) for number in range(1, len(list(model.parameters())) + 1)]
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    left = tmp_path / f".out.{socket.gethostname().replace('.', '_')}-{killed.pid}-{killed.pid}.partial"
+    left.mkdir()
+    (left / "config.json").write_text("{}")
+    save_hf(tmp_path / "out", small(), REPO, built(small(), REPO).named_parameters())
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_files_have_the_mode_of_other_new_files(tmp_path: Path) -> None:

@@ -68,8 +68,7 @@ class Checkpointer(Callback):
 
     def _export(self, folder: Path, parameters: Iterable[tuple[str, Tensor]], step: int) -> None:
         old = folder.with_name(f".{folder.name}-old")  # of a shorter run that has since been extended, or repeated
-        for leftover in [old, *folder.parent.glob(f".{folder.name}.partial-*")]:
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
         run = self._run
         files, no_tokenizer = companion_files(run, step)
         if no_tokenizer is not None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from train.checkpoint.manifest import DamageError, find_damage
-from train.checkpoint.store import Checkpoint
+from train.checkpoint.store import Checkpoint, checkpoint_folders
 from train.errors import TrainError
 
 _STATES = "_states.pt"  # how the names of the files of weights and optimizer state end
@@ -34,7 +34,13 @@ def read_masters(checkpoint: Checkpoint) -> dict[str, Callable[[], Tensor]]:
     """
     files = [item for item in checkpoint.files.items() if item[0].endswith(_STATES)]
     if damage := find_damage(checkpoint.folder, files):
-        raise TrainError(f"{checkpoint.folder} is damaged ({damage}): take another checkpoint, or restore its file")
+        steps = ", ".join(
+            path.name for path in checkpoint_folders(checkpoint.folder.parent) if path != checkpoint.folder
+        )
+        raise TrainError(
+            f"{checkpoint.folder} is damaged ({damage}): take another checkpoint (there are: {steps or 'none'}), or "
+            "restore its file"
+        )
     try:
         return _READERS[checkpoint.layout.zero_stage](checkpoint.folder, checkpoint.layout.world_size)
     except (KeyError, StopIteration, DamageError) as error:

@@ -97,12 +97,12 @@ def show_positions(tokens: list[str], positions: dict[int, Tensor], layer: int |
         raise TrainError(f"--layer {chosen} learns no positions; layers that do: {listed}")
     for head, z_t in enumerate(positions[chosen].float().T):
         low, high = float(z_t.min()), float(z_t.max())
-        console.print(f"layer {chosen} head {head}: {low:.2f} to {high:.2f}", style="bold", highlight=False)
+        console.print(f"layer {chosen} head {head}: {low:.4g} to {high:.4g}", style="bold", highlight=False)
         text = Text()
         for token, z in zip(tokens, z_t.tolist(), strict=True):
             share = (z - low) / (high - low) if high > low else 0.5
             red, green, blue = (round(a + (b - a) * share) for a, b in zip(_LOW, _HIGH, strict=True))
-            shown = token if console.is_terminal else f"{token.strip() or '_'}({z:.2f}) "
+            shown = token if console.is_terminal else f"{token.strip() or '_'}({z:.4g}) "
             text.append(shown, style=f"rgb({red},{green},{blue})")
         console.print(text, soft_wrap=True)
 
