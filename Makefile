@@ -27,7 +27,7 @@ demo: setup ## the main job, small: a RoPE backbone, then RePo, on real text (ab
 	$(BIN)/python -m launch experiment=demo-backbone
 	$(BIN)/python -m launch experiment=demo
 
-test: setup ## the tests (about six minutes on two cores)
+test: setup ## the tests (eight minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 test-slow: setup lm-eval ## the tests that take minutes

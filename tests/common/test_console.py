@@ -1,4 +1,4 @@
-"""A process whose output nobody reads any more."""
+"""A process whose output is not read any more."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ keep_on_without_reader()
 print("first")
 input()
 for _ in range(10000):
-    print("nobody reads this")
+    print("not read")
 raise SystemExit(7)
 """
 

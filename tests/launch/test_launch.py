@@ -147,7 +147,8 @@ def test_what_every_rank_finds_wrong_is_said_once(root: Path, unattended: Launch
 def test_a_job_runs_to_its_end_and_says_what_there_is(undisturbed: Job) -> None:
     first, folder, num_steps = undisturbed.launches[0], undisturbed.folder, undisturbed.num_steps
     assert first.returncode == EXIT_OK
-    notices = ("ingested ", "read ", "data: ", "data.validation: ")  # of the first start of some text, and of repeats
+    # Of the first start of some text, of repeats, and of the encoder.
+    notices = ("ingested ", "read ", "data: ", "data.validation: ", "data.encoder: ")
     assert all(line.startswith(notices) for line in first.stderr.splitlines()), first.stderr
     assert f"undisturbed is finished after {num_steps} steps, loss " in first.stdout
     assert f"max_steps={2 * num_steps}" in first.stdout and str(folder.hf) in first.stdout
