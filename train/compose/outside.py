@@ -1,4 +1,4 @@
-"""Config files outside configs/: one by its path, as in `data=/home/me/mine.yaml`, or a folder of them.
+"""Config files outside configs/: one by its path, as in `data=../mine.yaml`, or a folder of them.
 
     --config-dir DIR      DIR/data/mine.yaml can be chosen as data=mine, and so on for every group
 
