@@ -132,13 +132,6 @@ class DocumentEncoder:
         """Returns the documents' tokens with EOS after each, one after the other: uint32 `[num_tokens]`."""
         return self.encode_documents(documents, cut)[0]
 
-    def encode_each(
-        self, documents: Sequence[str], cut: Callable[[str], list[Piece]] = cut_document
-    ) -> list[np.ndarray]:
-        """Returns the tokens and EOS of each document: uint32 `[num_tokens]` each."""
-        tokens, ends = self.encode_documents(documents, cut)
-        return np.split(tokens, ends[:-1]) if documents else []
-
     def encode_documents(
         self, documents: Sequence[str], cut: Callable[[str], list[Piece]] = cut_document
     ) -> tuple[np.ndarray, np.ndarray]:

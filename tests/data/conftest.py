@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.config import DataConfig, SourceConfig, ValidationConfig
+from data.fetch import retry
 from data.fetch.background import Background
 from tests.data.reading import end_threads
 from tests.data.validating import NUMBERS, SHARE, write_texts
@@ -31,6 +32,12 @@ def background_ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         submit(background, idle.set)
         assert idle.wait(60)
     end_threads()
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries again at once what a server failed at."""
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import threading
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from data.config import DataConfig
 from data.stream import Batch, build_stream, merge_states
+from data.tokenizer import DocumentEncoder, Piece, cut_document
 
 
 def read_global(
@@ -62,6 +64,14 @@ def assert_same(left: list[Batch], right: list[Batch]) -> None:
         np.testing.assert_array_equal(one.sources, other.sources)
         for row, other_row in zip(one.boundaries, other.boundaries, strict=True):
             np.testing.assert_array_equal(row, other_row)
+
+
+def encode_each(
+    encoder: DocumentEncoder, documents: Sequence[str], cut: Callable[[str], list[Piece]] = cut_document
+) -> list[np.ndarray]:
+    """Returns the tokens and EOS of each document: uint32 `[num_tokens]` each."""
+    tokens, ends = encoder.encode_documents(documents, cut)
+    return np.split(tokens, ends[:-1]) if documents else []
 
 
 def end_threads() -> None:

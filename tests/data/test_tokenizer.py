@@ -24,7 +24,7 @@ from data.stream import build_stream, changed_data
 from data.text.backend import TextBackend
 from data.text.chat import MARK, ChatTemplate, cut_rendered
 from data.tokenizer import DocumentEncoder
-from tests.data.reading import assert_same, read_global
+from tests.data.reading import assert_same, encode_each, read_global
 
 EOS = "<|endoftext|>"
 
@@ -113,7 +113,7 @@ def test_any_encoder_gives_the_ids_of_tokenizers(
     if (name, kind) == ("words", EncoderKind.fastokens):
         kind = EncoderKind.auto  # that it cannot be had is another test
     encoder = DocumentEncoder(paths[name], EOS, kind, paths["words"].parent)
-    assert [tokens.tolist() for tokens in encoder.encode_each(texts)] == as_defined(paths[name], texts)
+    assert [tokens.tolist() for tokens in encode_each(encoder, texts)] == as_defined(paths[name], texts)
 
 
 TALKS = st.lists(
@@ -152,7 +152,7 @@ def test_any_encoder_gives_the_same_ids_for_chats(
         for document in documents
     ]
     encoder = DocumentEncoder(paths[name], EOS, kind, paths["words"].parent)
-    encoded = encoder.encode_each(documents, cut_rendered)
+    encoded = encode_each(encoder, documents, cut_rendered)
     assert [tokens.tolist() for tokens in encoded] == [[*ids, encoder.eos_token_id] for ids in expected]
     if name == "parts":
         assert all("<|im_start|>" in document.split(MARK)[1::2] for document in documents)
@@ -208,7 +208,7 @@ def test_one_difference_on_the_hostile_corpus_and_tokenizers_encodes(
         caplog.clear()
         encoder = DocumentEncoder(path, EOS, EncoderKind.auto, tmp_path)
         assert f"gives other ids for 'a{EOS}b" in encoder.encoder and len(caplog.messages) == 1
-        assert [tokens.tolist() for tokens in encoder.encode_each([EOS])] == as_defined(path, [EOS])
+        assert [tokens.tolist() for tokens in encode_each(encoder, [EOS])] == as_defined(path, [EOS])
 
 
 def test_one_difference_in_the_first_documents_and_tokenizers_encodes_the_same_rows(
@@ -279,7 +279,7 @@ def test_texts_that_the_fast_encoder_gives_up_on_are_encoded_by_tokenizers(
 
     monkeypatch.setattr(FastEncoder, "encode", give_up)
     texts = ["easy", "hard"]
-    assert [tokens.tolist() for tokens in encoder.encode_each(texts)] == as_defined(paths["sample"], texts)
+    assert [tokens.tolist() for tokens in encode_each(encoder, texts)] == as_defined(paths["sample"], texts)
 
 
 def test_what_was_compared_is_kept_and_the_next_start_needs_the_fast_one_alone(

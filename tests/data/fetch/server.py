@@ -153,6 +153,15 @@ def serving(folder: Path) -> Iterator[FileServer]:
         server.server_close()
 
 
+@contextmanager
+def serving_one(folder: Path, content: bytes) -> Iterator[FileServer]:
+    """A server of a new folder with one file, a.npy."""
+    folder.mkdir()
+    (folder / "a.npy").write_bytes(content)
+    with serving(folder) as server:
+        yield server
+
+
 def etag_of(content: bytes) -> str:
     """A strong validator: another for other content."""
     return f'"{hashlib.sha256(content).hexdigest()[:16]}"'

@@ -17,7 +17,6 @@ import orjson
 import pytest
 
 from data.errors import DataError
-from data.fetch import retry
 from data.fetch.download import download, download_all, stream_bytes
 from data.fetch.files import DataFile
 from data.fetch.web import WebFolder
@@ -39,11 +38,6 @@ from tests.data.fetch.server import (
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 NAME = "folder/a file.zst"
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
 
 
 @pytest.fixture

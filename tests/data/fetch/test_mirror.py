@@ -15,29 +15,21 @@ import numpy as np
 import pytest
 
 from data.errors import DataError
-from data.fetch import retry
 from data.fetch.download import hash_file
 from data.fetch.files import DataFile, read_manifest
 from data.fetch.mirror import mirror
 from data.fetch.record import FetchRecord
 from data.fetch.roots import Root
 from data.fetch.web import WebFolder
-from tests.data.fetch.server import FileServer, etag_of, serving, slowly, whole_file
+from tests.data.fetch.server import FileServer, etag_of, serving_one, slowly, whole_file
 
 CONTENT = np.random.default_rng(0).bytes(1_000_000)
 Usage = namedtuple("Usage", ["total", "used", "free"])
 
 
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[FileServer]:
-    (tmp_path / "remote").mkdir()
-    (tmp_path / "remote/a.npy").write_bytes(CONTENT)
-    with serving(tmp_path / "remote") as server:
+    with serving_one(tmp_path / "remote", CONTENT) as server:
         yield server
 
 

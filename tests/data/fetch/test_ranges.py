@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import DataError
-from data.fetch import retry, web
+from data.fetch import web
 from data.fetch.bucket import Bucket
 from data.fetch.connections import KnownRequests, session
 from data.fetch.credentials import VARIABLE
@@ -23,21 +23,14 @@ from data.fetch.ranges import MAX_GAP, MAX_RUN, Part, RangeReader, merge
 from data.fetch.remote import Remote
 from data.fetch.sparse import BLOCK_BYTES
 from data.fetch.web import WebFolder
-from tests.data.fetch.server import FileServer, Handler, serving, status
+from tests.data.fetch.server import FileServer, Handler, serving_one, status
 
 CONTENT = np.random.default_rng(0).bytes(200 * BLOCK_BYTES + 5)
 
 
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[FileServer]:
-    (tmp_path / "remote").mkdir()
-    (tmp_path / "remote/a.npy").write_bytes(CONTENT)
-    with serving(tmp_path / "remote") as server:
+    with serving_one(tmp_path / "remote", CONTENT) as server:
         yield server
 
 

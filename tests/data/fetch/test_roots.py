@@ -17,7 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from data.config import DataConfig, DataKind, Fetch
 from data.errors import DataError
-from data.fetch import quota, retry
+from data.fetch import quota
 from data.fetch.download import download
 from data.fetch.roots import matches_pattern, open_root
 from data.stream import build_stream
@@ -27,8 +27,7 @@ from tests.data.reading import assert_same, read_global
 
 
 @pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
+def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 

@@ -13,6 +13,7 @@ from data.config import DataConfig, SourceConfig
 from data.errors import DataError
 from data.stream import build_stream, changed_data
 from data.tokenizer import PIECE_CHARACTERS, DocumentEncoder, cut_document
+from tests.data.reading import encode_each
 
 
 def make_config(folder: Path, sample: Path, documents: list[str], num_streams: int = 1) -> DataConfig:
@@ -97,7 +98,7 @@ def test_a_very_long_document_is_read_in_pieces_with_one_end(tmp_path: Path, sam
     tokenizer = Tokenizer.from_file(str(sample / "tokenizer.json"))
     whole = tokenizer.encode(text, add_special_tokens=False).ids
     np.testing.assert_array_equal(encoder.encode([text]), [*whole, encoder.eos_token_id])
-    long, short = encoder.encode_each([text, "short"])
+    long, short = encode_each(encoder, [text, "short"])
     assert len(long) == len(whole) + 1 and short[-1] == encoder.eos_token_id
     config = make_config(tmp_path, sample, [text])
     with closing(build_stream(config, sequence_length=len(whole) // 8, global_batch_size=1)) as stream:
@@ -124,7 +125,7 @@ def test_truncation_and_padding_of_a_tokenizer_file_are_ignored(tmp_path: Path, 
     tokenizer.enable_padding(length=64)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     encoder = DocumentEncoder(tmp_path / "tokenizer.json", "<|endoftext|>")
-    assert [tokens[:-1].tolist() for tokens in encoder.encode_each(texts)] == expected
+    assert [tokens[:-1].tolist() for tokens in encode_each(encoder, texts)] == expected
 
 
 def test_other_content_in_a_file_of_the_same_size_is_another_fingerprint(tmp_path: Path, sample: Path) -> None:

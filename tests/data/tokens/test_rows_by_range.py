@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from data.config import DataConfig, DataKind, Fetch, SourceConfig
 from data.errors import DataError
-from data.fetch import quota, retry, sparse
+from data.fetch import quota, sparse
 from data.fetch.mirror import mirror
 from data.fetch.roots import open_root
 from data.fetch.sparse import BLOCK_BYTES, VERSION_BYTES, SparseCopy
@@ -51,11 +51,6 @@ FAULTS: list[Fault] = [
     reset_after(1000),
     whole_file,
 ]
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
 
 
 @pytest.fixture(scope="module")
