@@ -61,7 +61,7 @@ def _probe(options: argparse.Namespace) -> None:
         if writer.max_length is None:
             raise EvaluateError(f"{writer.place} does not say at which length it was trained: give length=N")
         config.length = [writer.max_length]
-    subject = ModelSubject(writer.model, writer.tokenizer, writer.device, writer.eos_token_id)
+    subject = ModelSubject(writer.model, writer.tokenizer, writer.device, writer.eos_token_ids)
     planned, left_out = plan(subject, config)
     for why in left_out:
         print(f"left out: {why}", file=sys.stderr)
