@@ -128,8 +128,8 @@ def json_object(line: bytes) -> dict[str, Any] | None:
 
 
 def split_lines(content: bytes) -> list[bytes]:
-    """Returns the lines of a file without their ends, and without empty ones."""
-    return [line for line in content.split(b"\n") if line]
+    """Returns the lines of a file without their ends, those of an editor of Windows too, and without empty ones."""
+    return [line for line in content.replace(b"\r\n", b"\n").split(b"\n") if line]
 
 
 def replace_lines(path: Path, lines: Iterable[bytes]) -> None:

@@ -109,6 +109,16 @@ def test_a_lost_line_does_not_make_a_later_event_of_the_same_length_an_altered_o
     assert not (folder.path / "events-unreadable.txt").exists()
 
 
+def test_records_that_an_editor_gave_other_line_ends_are_whole(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = lines(folder.metrics)[:STEP]
+    folder.metrics.write_bytes("".join(whole).replace("\n", "\r\n").encode())
+    mend_records(folder, checkpoint(folder))
+    assert folder.metrics.read_bytes() == "".join(whole).encode()
+    assert capsys.readouterr().out == "" and not (folder.path / "metrics-unreadable.txt").exists()
+
+
 def test_without_a_checkpoint_what_cannot_be_read_is_moved_and_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
