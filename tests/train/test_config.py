@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data.errors import DataError
 from tests.train.tiny import tiny
 from train.config import RunConfig, rows_per_rank
 from train.errors import TrainError
@@ -64,6 +65,15 @@ def test_a_value_out_of_range_is_refused_by_the_dataclass_that_has_it(
     with pytest.raises(TrainError) as error:
         tiny(tmp_path, **{key: value}).validate()
     assert str(error.value).startswith(message)
+
+
+def test_an_address_that_is_a_secret_is_refused_and_not_printed(tmp_path: Path) -> None:
+    for scheme in ("http", "HTTPS"):
+        with pytest.raises(DataError) as error:
+            tiny(tmp_path, data__root=f"{scheme}://me:pass@host/box?sig=s3cret").validate()
+        assert str(error.value).startswith(f"data.root must end before its ?, as {scheme.lower()}://host/box: a signed")
+        assert "s3cret" not in str(error.value)
+    tiny(tmp_path, data__root="folder?").validate()
 
 
 def test_what_may_be_null_may(tmp_path: Path) -> None:
