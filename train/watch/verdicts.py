@@ -29,7 +29,7 @@ Verdicts = dict[Place, bool | None]
 UNCHANGED_READINGS, UNCHANGED_STEPS = 20, 1000  # after which a layer whose spread has not doubled does not learn
 COLLAPSED, RESTORED = 0.1, 0.2  # of the spread that a head has held
 VANISHED = 1e-4  # of the same: a collapse, whatever the loss does
-ALL_FADED, NUM_ALL_FALLS = 0.88, 4  # of the norm of every row of a layer that is left after so many falls in a row
+ALL_FADED = ((4, 0.7), (7, 0.8))  # falls in a row, and what is left then of the norm of every row of a layer at most
 FADED, NUM_FALLS = 0.58, 7  # the same of a single row, which also falls, but not so long, when it only turns round
 FLAT = 0.95  # constant_share of a head whose neighbours share a position
 EXPLODED, CONTAINED = 2.0, 1.0  # range, in sequence lengths
@@ -83,11 +83,10 @@ def is_collapsed(layer: int, head: int, reading: Reading, memory: Memory) -> boo
 def _is_fading(layer: int, head: int, reading: Reading, memory: Memory) -> bool:
     if memory.num_readings < NUM_EARLY:
         return False
-    num_heads = len(reading.heads[layer]["std"])
-    if num_heads > 1 and all(
-        _left(layer, each, reading, memory, NUM_ALL_FALLS) < ALL_FADED for each in range(num_heads)
-    ):
-        return True
+    heads = range(len(reading.heads[layer]["std"]))
+    for num_falls, left in ALL_FADED:  # all rows fall together for a while when a layer changes its scale
+        if len(heads) > 1 and all(_left(layer, each, reading, memory, num_falls) < left for each in heads):
+            return True
     if not reading.heads[layer][HEAD_NORM][head] < memory.first_norm(layer, head):
         return False  # it is still larger than when it was fresh
     return _left(layer, head, reading, memory, NUM_FALLS) < FADED
@@ -203,9 +202,14 @@ def is_wrong_gradient(layer: int, reading: Reading) -> bool | None:
     """Judges whether the gradient at a layer's positions is not that of the loss."""
     slope, residual = reading.signals[layer][GRADIENT_SLOPE], reading.signals[layer][GRADIENT_RESIDUAL]
     low, high = SLOPES
-    if slope < low or slope > high or residual > WRONG_RESIDUAL:
+    if slope < low or slope > high or is_unbalanced(layer, reading):
         return True
     return False if residual < RIGHT_RESIDUAL else None
+
+
+def is_unbalanced(layer: int, reading: Reading) -> bool:
+    """Returns whether a layer's gradients do not add up to zero over a row, whatever comes from the layers above."""
+    return reading.signals[layer][GRADIENT_RESIDUAL] > WRONG_RESIDUAL
 
 
 def is_wrong_row(layer: int, head: int, reading: Reading) -> bool | None:
