@@ -75,7 +75,7 @@ def query_problem(address: str) -> str | None:
     if not mark or not re.match("https?://", place, re.IGNORECASE):
         return None
     return (
-        f"must end before its ?, as {without_credentials(place)}: a signed link leads to one file, and would be kept in "
+        f"must end before its ?, as {without_credentials(place)}: a signed link leads to one file, and would stay in "
         f"the run; a login belongs in {VARIABLE} or ~/.netrc"
     )
 
