@@ -253,6 +253,16 @@ def last() -> list[Case]:
         layer, head, steps = SIZES[size].layers - 1, number % 2, INJURED_READINGS * INTERVAL
         seed = LAST + 1000 + number % 4
         injured.append(Case(f"last {name}", seed, size, lr, steps, "decay", name, layer, head))
+    fades = [
+        (name, size)
+        for name in ("W_z 0.5 % less a step", "W_z 1 % less a step", "W_z 2 % less a step")
+        for size in ("small", "medium", "long")
+    ]
+    for number, (name, size) in enumerate(fades):  # after the rule of fading layers had changed once more
+        lr, steps = (2e-3, 1e-3, 3e-3)[number // 3], INJURED_READINGS * INTERVAL
+        injured.append(
+            Case(f"last {name} {size}", LAST + 2000 + number, size, lr, steps, "decay", name, 1 + number % 2)
+        )
     return [*injured, *healthy]
 
 

@@ -29,7 +29,8 @@ Verdicts = dict[Place, bool | None]
 UNCHANGED_READINGS, UNCHANGED_STEPS = 20, 1000  # after which a layer whose spread has not doubled does not learn
 COLLAPSED, RESTORED = 0.1, 0.2  # of the spread that a head has held
 VANISHED = 1e-4  # of the same: a collapse, whatever the loss does
-ALL_FADED = ((4, 0.7), (7, 0.8))  # falls in a row, and what is left then of the norm of every row of a layer at most
+ALL_FADED, NUM_ALL_FALLS = 0.7, 4  # of the norm of every row of a layer that is left after so many falls in a row
+SLOW_FADE, NUM_SLOW_FALLS = 0.97, 16  # left by each of so many falls, those of all rows of a layer together
 FADED, NUM_FALLS = 0.58, 7  # the same of a single row, which also falls, but not so long, when it only turns round
 FLAT = 0.95  # constant_share of a head whose neighbours share a position
 EXPLODED, CONTAINED = 2.0, 1.0  # range, in sequence lengths
@@ -84,12 +85,21 @@ def _is_fading(layer: int, head: int, reading: Reading, memory: Memory) -> bool:
     if memory.num_readings < NUM_EARLY:
         return False
     heads = range(len(reading.heads[layer]["std"]))
-    for num_falls, left in ALL_FADED:  # all rows fall together for a while when a layer changes its scale
+    for num_falls, left in all_fades(len(heads)):
         if len(heads) > 1 and all(_left(layer, each, reading, memory, num_falls) < left for each in heads):
             return True
     if not reading.heads[layer][HEAD_NORM][head] < memory.first_norm(layer, head):
         return False  # it is still larger than when it was fresh
     return _left(layer, head, reading, memory, NUM_FALLS) < FADED
+
+
+def all_fades(num_heads: int) -> list[tuple[int, float]]:
+    """Returns after how many falls in a row of all rows of a layer their norms are too low, and what is left then.
+
+    All rows fall together for a while when a layer changes its scale, and the fewer they are, the more often.
+    """
+    num_slow = max(NUM_ALL_FALLS, math.ceil(NUM_SLOW_FALLS / num_heads))
+    return [(NUM_ALL_FALLS, ALL_FADED), (num_slow, SLOW_FADE**num_slow)]
 
 
 def _left(layer: int, head: int, reading: Reading, memory: Memory, num_falls: int) -> float:

@@ -14,12 +14,12 @@ from train.watch.alert import Alert
 from train.watch.detectors import CONFIRM, Detectors
 from train.watch.reading import Reading
 from train.watch.verdicts import (
-    ALL_FADED,
     FADED,
     NUM_EARLY,
     NUM_FALLS,
     OUTGROWN,
     UNCHANGED_READINGS,
+    all_fades,
 )
 
 LENGTH, LAYERS, NUM_HEADS = 1000, (5, 6, 7), 4
@@ -346,8 +346,9 @@ FADING: dict[str, tuple[str, str, int, Change]] = {
             falls + 1,
             scaled_rows(6, (0, 1, 2, 3), 0.99 * left ** (1 / falls)),
         )
-        for falls, left in ALL_FADED
+        for falls, left in all_fades(NUM_HEADS)[1:]
     },
+    "rows of a layer fade fast": ("collapse", "layer 6", 5, scaled_rows(6, (0, 1, 2, 3), 0.9)),
     "a row fades": (
         "collapse",
         "layer 6 head 2",
@@ -393,10 +394,23 @@ def test_rows_of_fresh_maps_may_grow_and_a_row_may_turn_round() -> None:
             reading.heads[6]["head_norm"][2] *= 0.4
 
     assert alerts_of((20, (fresh,))) == []
-    scaled_down = scaled_rows(6, (0, 1, 2, 3), 1.01 * ALL_FADED[0][1] ** (1 / ALL_FADED[0][0]))
-    assert alerts_of((10 + ALL_FADED[1][0], (scaled_down,))) == []  # for a while: nothing is lost yet
     large = set_heads((6,), (2,), head_norm=0.05)  # three times as large as when it was fresh
     assert alerts_of((5, ()), (5, (large,)), (10, (large, turning))) == []
+
+
+def test_the_fewer_the_rows_of_a_layer_the_longer_they_may_fall_together() -> None:
+    for num_rows, num_readings in ((2, 8), (3, 6), (4, 4), (16, 4)):
+        num_falls, left = all_fades(num_rows)[1]
+        assert num_falls == num_readings and left == pytest.approx(0.97**num_readings)
+        detectors = Detectors(LENGTH)
+        said = []
+        for number in range(30):
+            made = reading(100 * number)
+            for name in made.heads[6]:
+                made.heads[6][name] = [made.heads[6][name][0]] * num_rows
+            made.heads[6]["head_norm"] = [0.01 * 0.965 ** max(0, number - 10)] * num_rows
+            said += [number for alert in detectors.observe(made) if alert.kind == "collapse"]
+        assert said[:1] == [10 + num_readings + 1]
 
 
 def test_an_older_state_goes_on() -> None:

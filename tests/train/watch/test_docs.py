@@ -68,11 +68,11 @@ def test_every_alert_is_explained() -> None:
 
 
 def test_when_a_row_fades_or_grows_is_explained() -> None:
-    percent = [f"{left:.0%}".replace("%", " %") for left in (*dict(verdicts.ALL_FADED).values(), verdicts.FADED)]
+    percent = [f"{left:.0%}".replace("%", " %") for left in (verdicts.ALL_FADED, 1 - verdicts.SLOW_FADE, verdicts.FADED)]
     text = " ".join(TEXT.split())
     for phrase in (
-        f"fallen in each of {verdicts.ALL_FADED[0][0]} readings to below {percent[0]}",
-        f"or in each of {verdicts.ALL_FADED[1][0]} to below {percent[1]}",
+        f"fallen in each of {verdicts.NUM_ALL_FALLS} readings to below {percent[0]}",
+        f"in each of {verdicts.NUM_SLOW_FALLS} / H readings, by {percent[1]} a reading",
         f"fallen in each of {verdicts.NUM_FALLS} readings to below {percent[2]}",
         f"if in {verdicts.NUM_RISES} readings in a row its norm grows by {verdicts.RISE - 1:.0%}".replace("%", " %"),
         f"in the first {verdicts.NUM_EARLY} readings",
