@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from train.errors import TrainError
+from train.processes import end_stopped_children
 from train.temporary import remove_own_folder
 
 T = TypeVar("T")
@@ -136,6 +137,7 @@ def seed_generators(seed: int) -> None:
 
 def leave(code: int) -> None:
     """Ends the process at once: gloo's worker threads can abort an interpreter that shuts down the ordinary way."""
+    end_stopped_children()
     remove_own_folder()
     sys.stdout.flush()
     sys.stderr.flush()

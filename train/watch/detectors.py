@@ -32,6 +32,10 @@ rate passes through both, and its loss falls. So a range alone raises an alert o
 An earlier line explains a later one: where positions are not finite, nothing else is known; where the heads of a layer
 have collapsed or exploded, or are the same, or the model has become RoPE, the gradients change as a consequence, so no
 alert about them is raised; nor is the wide range of a head that follows the token index an explosion.
+
+So does a higher layer explain a lower one. What is lost on the way back from the loss to a layer is lost to all below:
+where the gradient at the positions of a layer is wrong, or its positions have exploded, the loss does not change as the
+gradients of the layers below say, whatever they are. Only the highest such layer is a `wrong_gradient` for its slope.
 """
 
 from collections.abc import Mapping
@@ -195,7 +199,25 @@ class Detectors:
             self._judge_gradients(found, layer, own, reading, is_explained)
         if is_disordered:  # the loss of the row is another each time
             found["wrong_gradient"] = dict.fromkeys(found["wrong_gradient"])
+        else:
+            self._excuse_layers_below(found, reading)
         return found
+
+    def _excuse_layers_below(self, found: dict[str, Verdicts], reading: Reading) -> None:
+        """Takes back verdicts about the slope of layers below one where the gradient goes wrong."""
+        is_below = False
+        for layer in sorted(reading.heads, reverse=True):
+            if is_below and found["wrong_gradient"][layer,] and not judge.is_unbalanced(layer, reading):
+                found["wrong_gradient"][layer,] = None
+            is_below = is_below or any(
+                place[:1] == (layer,) and (is_bad or self._is_open(kind, place))
+                for kind in ("wrong_gradient", "explosion")
+                for place, is_bad in found[kind].items()
+            )
+
+    def _is_open(self, kind: str, place: Place) -> bool:
+        episode = self._episodes.get((kind, place))
+        return episode is not None and episode.is_open
 
     def _judge_gradients(
         self, found: dict[str, Verdicts], layer: int, heads: list[tuple[int, int]], reading: Reading, is_explained: bool

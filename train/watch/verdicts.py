@@ -29,7 +29,8 @@ Verdicts = dict[Place, bool | None]
 UNCHANGED_READINGS, UNCHANGED_STEPS = 20, 1000  # after which a layer whose spread has not doubled does not learn
 COLLAPSED, RESTORED = 0.1, 0.2  # of the spread that a head has held
 VANISHED = 1e-4  # of the same: a collapse, whatever the loss does
-ALL_FADED, NUM_ALL_FALLS = 0.88, 4  # of the norm of every row of a layer that is left after so many falls in a row
+ALL_FADED, NUM_ALL_FALLS = 0.7, 4  # of the norm of every row of a layer that is left after so many falls in a row
+SLOW_FADE, NUM_SLOW_FALLS = 0.97, 16  # left by each of so many falls, those of all rows of a layer together
 FADED, NUM_FALLS = 0.58, 7  # the same of a single row, which also falls, but not so long, when it only turns round
 FLAT = 0.95  # constant_share of a head whose neighbours share a position
 EXPLODED, CONTAINED = 2.0, 1.0  # range, in sequence lengths
@@ -83,14 +84,22 @@ def is_collapsed(layer: int, head: int, reading: Reading, memory: Memory) -> boo
 def _is_fading(layer: int, head: int, reading: Reading, memory: Memory) -> bool:
     if memory.num_readings < NUM_EARLY:
         return False
-    num_heads = len(reading.heads[layer]["std"])
-    if num_heads > 1 and all(
-        _left(layer, each, reading, memory, NUM_ALL_FALLS) < ALL_FADED for each in range(num_heads)
-    ):
-        return True
+    heads = range(len(reading.heads[layer]["std"]))
+    for num_falls, left in all_fades(len(heads)):
+        if len(heads) > 1 and all(_left(layer, each, reading, memory, num_falls) < left for each in heads):
+            return True
     if not reading.heads[layer][HEAD_NORM][head] < memory.first_norm(layer, head):
         return False  # it is still larger than when it was fresh
     return _left(layer, head, reading, memory, NUM_FALLS) < FADED
+
+
+def all_fades(num_heads: int) -> list[tuple[int, float]]:
+    """Returns after how many falls in a row of all rows of a layer their norms are too low, and what is left then.
+
+    All rows fall together for a while when a layer changes its scale, and the fewer they are, the more often.
+    """
+    num_slow = max(NUM_ALL_FALLS, math.ceil(NUM_SLOW_FALLS / num_heads))
+    return [(NUM_ALL_FALLS, ALL_FADED), (num_slow, SLOW_FADE**num_slow)]
 
 
 def _left(layer: int, head: int, reading: Reading, memory: Memory, num_falls: int) -> float:
@@ -203,9 +212,14 @@ def is_wrong_gradient(layer: int, reading: Reading) -> bool | None:
     """Judges whether the gradient at a layer's positions is not that of the loss."""
     slope, residual = reading.signals[layer][GRADIENT_SLOPE], reading.signals[layer][GRADIENT_RESIDUAL]
     low, high = SLOPES
-    if slope < low or slope > high or residual > WRONG_RESIDUAL:
+    if slope < low or slope > high or is_unbalanced(layer, reading):
         return True
     return False if residual < RIGHT_RESIDUAL else None
+
+
+def is_unbalanced(layer: int, reading: Reading) -> bool:
+    """Returns whether a layer's gradients do not add up to zero over a row, whatever comes from the layers above."""
+    return reading.signals[layer][GRADIENT_RESIDUAL] > WRONG_RESIDUAL
 
 
 def is_wrong_row(layer: int, head: int, reading: Reading) -> bool | None:
