@@ -119,6 +119,13 @@ DEMO = "experiment=demo"
         (["-m", DEMO, "optimizer.lr=interval(1,2)"], "optimizer.lr=interval(1,2) has no end of values: list them"),
         (["-m", DEMO, "seed=1,x"], "seed takes a whole number, and 'x' is none (in the member seed=x)"),
         (["-m", DEMO, "seed=1,1"], "two members of this sweep would be called demo-seed_1: give each value once"),
+        (["sweep=schemes", DEMO, "positions=repo"], "positions: one value is given by hand, and sweep=schemes varies "),
+        (["sweep=paper", DEMO, "positions=repo", "seed=7"], "positions and seed: one value is given by hand, an"),
+        (
+            ["-m", DEMO, "launch.parallel=1,2"],
+            "launch.parallel=1,2: launch keys say how runs are started, and cannot b",
+        ),
+        (["-m", DEMO, "launch=local,slurm"], "launch=local,slurm: launch keys say how runs are started, and cannot be"),
         # Runs.
         (["status", "/absent"], "there is no run in /absent: name the folder of runs, such as runs"),
         (["status", "--wach"], "unrecognized arguments: --wach; `python -m launch status --help` shows examples"),

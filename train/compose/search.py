@@ -20,9 +20,10 @@ from data.fetch.credentials import take_credentials
 from report.comparison import IGNORED, flat
 from train.compose.app import reported
 from train.compose.command_line import MULTIRUN, SWEEP, for_hydra, overrides_of
+from train.compose.many import Composer
 from train.compose.outside import as_given, with_registered_files
 from train.compose.renamed import with_new_names
-from train.compose.sweep import Member, composed, read_preset
+from train.compose.sweep import Member, read_preset
 from train.config import RunConfig
 from train.errors import TrainError
 from train.launch_config import LaunchWay
@@ -196,10 +197,11 @@ def compose_search(argv: Sequence[str]) -> Search:
     if option := next((line for line in lines if line.startswith("-")), None):
         raise TrainError(f"a search takes no option {option}")
     start: Point = {key: parameter.ends[0] for key, parameter in space.items()}
-    config = composed([*lines, *overrides(start)], where)
+    composer = Composer(lines)
+    config = composer.config(overrides(start), where)
     for key, parameter in space.items():
         for value in parameter.ends[1:]:
-            composed([*lines, *overrides({**start, key: value})], where)
+            composer.config(overrides({**start, key: value}), where)
     trials = [argument for argument in given if not argument.startswith((SETTINGS, "name="))]
     study = f"{config.name}-{Path(preset).stem}"
     config.name = study
@@ -249,6 +251,8 @@ def _space(file: Mapping[str, Any], given: set[str], where: str) -> tuple[dict[s
 
 
 def _parameter(key: str, value: Any, where: str) -> Range | Choices:
+    if f"{key}.".startswith("launch."):
+        raise TrainError(f"{key} cannot be searched{where}: launch keys say how runs are started")
     if key in NOT_SEARCHED:
         raise TrainError(f"{key} cannot be searched{where}: {NOT_SEARCHED[key]}")
     if isinstance(value, list):

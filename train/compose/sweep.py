@@ -14,18 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from common.errors import UserError
 from data.fetch.credentials import take_credentials
-from train.compose.app import reported, to_run_config
+from train.compose.app import reported
 from train.compose.command_line import MULTIRUN, SWEEP, for_hydra, overrides_of
-from train.compose.errors import explain
 from train.compose.groups import CONFIG_FOLDER, options
+from train.compose.many import Composer
 from train.compose.outside import SUFFIXES, as_given, with_registered_files
 from train.compose.renamed import with_new_names
 from train.config import RunConfig
@@ -61,32 +59,53 @@ def compose_members(argv: Sequence[str]) -> list[Member]:
     """Returns all members, the first key varying slowest.
 
     Raises UserError that names the member if one cannot be composed, if its config is wrong, or if two would share a
-    folder.
+    folder; and for a sweep that varies what cannot be, or nothing.
     """
     argv = with_new_names(with_registered_files(argv))
     given = [argument for argument in argv if not argument.startswith(SWEEP)]
     presets = [argument.removeprefix(SWEEP) for argument in argv if argument.startswith(SWEEP)]
     keys = {argument.partition("=")[0].lstrip("+~") for argument in overrides_of(given)}
-    from_file = [line for preset in presets for line in _preset(preset) if line.partition("=")[0] not in keys]
+    listed = [(preset, line) for preset in presets for line in _preset(preset)]
+    from_file = [line for _, line in listed if line.partition("=")[0] not in keys]
     lines = for_hydra([*given, "-m", *from_file])
     if extra := [line for line in lines if line.startswith("-") and line not in MULTIRUN]:
         raise TrainError(f"a sweep takes no option {extra[0]}: leave it out, or leave out what makes it a sweep")
     overrides = OverridesParser.create().parse_overrides([line for line in lines if not line.startswith("-")])
     varied = [override for override in overrides if override.is_sweep_override()]
+    _check_varied(varied, listed, keys)
     fixed = [argument for argument in given if not argument.startswith("-") and not _is_varied(argument, varied)]
     points = itertools.product(*(_values(override) for override in varied))
-    plain = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
+    composer = Composer([override.input_line or "" for override in overrides if not override.is_sweep_override()])
     title = "-".join(Path(preset).stem for preset in presets) or "-".join(_plain_key(override) for override in varied)
-    members = [_member(plain, fixed, point, title) for point in points]
+    members = [_member(composer, fixed, point, title) for point in points]
     names = [member.config.name for member in members]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise TrainError(f"two members of this sweep would be called {twice}: give each value once")
     return members
 
 
-def _member(plain: list[str], fixed: list[str], point: Sequence[str], title: str) -> Member:
+def _check_varied(varied: Sequence[Override], listed: Sequence[tuple[str, str]], by_hand: set[str]) -> None:
+    """Raises TrainError for a key that no sweep can vary, and for a named sweep whose keys all have a value by hand.
+
+    `listed` has the name and each `key=values` of the named sweeps, `by_hand` the keys of the command line.
+    """
+    if launch := next((override for override in varied if f"{override.key_or_group}.".startswith("launch.")), None):
+        raise TrainError(
+            f"{launch.input_line}: launch keys say how runs are started, and cannot be swept; start a sweep for each"
+        )
+    several = {override.key_or_group for override in varied}
+    for preset in dict.fromkeys(preset for preset, _ in listed):
+        own = [line.partition("=")[0] for name, line in listed if name == preset]
+        if set(own) <= by_hand and not set(own) & several:
+            raise TrainError(
+                f"{' and '.join(own)}: one value is given by hand, and {SWEEP}{preset} varies nothing else: leave one "
+                "out, or list several values"
+            )
+
+
+def _member(composer: Composer, fixed: list[str], point: Sequence[str], title: str) -> Member:
     words = " ".join(point)
-    config = composed([*plain, *point], f" (in the member {words})" if words else "")
+    config = composer.config(point, f" (in the member {words})" if words else "")
     swept = dict(line.lstrip("+~").split("=", 1) for line in point)
     sweep = f"{config.name}-{title}" if title else config.name
     config.name = _name(config.name, swept)
@@ -95,17 +114,6 @@ def _member(plain: list[str], fixed: list[str], point: Sequence[str], title: str
         config.wandb.group = sweep
         arguments.append(f"wandb.group={sweep}")
     return Member(config, swept, arguments, sweep)
-
-
-def composed(lines: Sequence[str], where: str) -> RunConfig:
-    """Returns the config of a run of a sweep. Raises TrainError, whose message ends with `where`."""
-    try:
-        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            return to_run_config(compose("config", [*lines]))
-    except UserError as error:
-        raise TrainError(f"{error}{where}") from error
-    except Exception as error:  # Hydra's and OmegaConf's
-        raise TrainError(f"{explain(error)}{where}") from error
 
 
 def _name(base: str, swept: dict[str, str]) -> str:
@@ -138,7 +146,8 @@ def _preset(name: str) -> list[str]:
     values = read_preset(name)
     if wrong := next((key for key, listed in values.items() if not isinstance(listed, list)), None):
         raise TrainError(f"{SWEEP}{name}: {wrong} is no list: write `{wrong}: [value, value]`")
-    return [f"{key}={','.join(str(value) for value in listed)}" for key, listed in values.items()]
+    lines = [f"{key}={','.join(str(value) for value in listed)}" for key, listed in values.items()]
+    return [take_credentials(line) for line in lines]
 
 
 def _values(override: Override) -> list[str]:

@@ -70,6 +70,7 @@ def test_every_kind_of_parameter_is_written_as_the_command_line_takes_it(tmp_pat
         ({"space": {"optimizer.lr": {"low": "a", "high": 1}}}, [], "low, high and step of optimizer.lr have to be"),
         ({"space": {"optimizer.lr": [[1]]}}, [], "optimizer.lr takes a list of numbers, texts"),
         ({"space": {"max_steps": [1, 2]}}, [], "max_steps cannot be searched"),
+        ({"space": {"launch.nodes": [1, 2]}}, [], "launch.nodes cannot be searched"),
         ({"space": {"optimizer.lr": [-1.0, 1.0]}}, [], "optimizer.lr=-1.0 is out of range"),
         ({"space": {"optimizer.lr": RATE}, "first": [{}]}, [], "a point of `first` has to give each key of the space"),
         ({"space": {"optimizer.lr": RATE}, "first": [{"optimizer.lr": 1}]}, [], "optimizer.lr=1 of `first` is not in"),

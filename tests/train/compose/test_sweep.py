@@ -55,7 +55,7 @@ def test_long_names_end_in_a_hash_of_all_values() -> None:
 
 @pytest.mark.parametrize(
     ("name", "given", "number"),
-    [("paper", ["seed=7"], 5), ("schemes", ["positions=nope"], 1), ("start-layers", [], 5), ("repo-lr", [], 4)],
+    [("paper", ["seed=7"], 5), ("schemes", ["positions=nope,repo"], 2), ("start-layers", [], 5), ("repo-lr", [], 4)],
 )
 def test_a_named_sweep_is_what_its_file_lists_and_given_values_replace_its_own(
     name: str, given: list[str], number: int
