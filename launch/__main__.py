@@ -36,6 +36,7 @@ from pathlib import Path
 from common.console import keep_on_without_reader
 from launch import runs
 from launch.hostfile import over_ssh
+from launch.kept_names import with_kept_names
 from launch.keys import print_keys
 from launch.local import Foreground, check_meeting, run_in_foreground, torchrun
 from launch.runs import print_sweep
@@ -230,6 +231,7 @@ def launch_sweep(members: Sequence[Member], *, is_dry: bool) -> int:
 
     Raises TrainError, before anything starts, if one cannot be started like this.
     """
+    members = with_kept_names(members)
     ways = {member.config.launch.way for member in members}
     if len(ways) > 1:
         raise TrainError("launch cannot be swept: start a sweep for each way")

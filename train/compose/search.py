@@ -132,7 +132,7 @@ class Search:
         if not any(argument.startswith("wandb.group=") for argument in self.given):
             config.wandb.group = self.study
             arguments.append(f"wandb.group={self.study}")
-        return Member(config, {key: written(value) for key, value in point.items()}, arguments, self.study)
+        return Member(config, {key: written(value) for key, value in point.items()}, arguments, self.study, self.study)
 
     def definition(self) -> dict[str, Any]:
         """Returns all that makes it this search and no other, as flat plain data; the number of trials is not part."""

@@ -44,6 +44,8 @@ class Member:
     """What to give to `python -m launch` to start this run alone."""
     sweep: str
     """Name of the sweep: what its members are called together."""
+    base: str
+    """What the names of all members begin with."""
 
 
 def sweep_app(task: Callable[[list[Member]], int]) -> int:
@@ -107,13 +109,14 @@ def _member(composer: Composer, fixed: list[str], point: Sequence[str], title: s
     words = " ".join(point)
     config = composer.config(point, f" (in the member {words})" if words else "")
     swept = dict(line.lstrip("+~").split("=", 1) for line in point)
-    sweep = f"{config.name}-{title}" if title else config.name
-    config.name = _name(config.name, swept)
+    base = config.name
+    sweep = f"{base}-{title}" if title else base
+    config.name = _name(base, swept)
     arguments = [*as_given([*fixed, *point]), f"name={config.name}"]
     if title and not any(argument.startswith("wandb.group=") for argument in fixed):
         config.wandb.group = sweep
         arguments.append(f"wandb.group={sweep}")
-    return Member(config, swept, arguments, sweep)
+    return Member(config, swept, arguments, sweep, base)
 
 
 def _name(base: str, swept: dict[str, str]) -> str:
