@@ -1,7 +1,6 @@
 """What a run reads, looked for before any process starts: it takes a moment here, and half a minute in the ranks."""
 
 import functools
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from data.tokenizer import DocumentEncoder
 from data.tokens.files import list_token_files
 from data.tokens.layout import TokenLayout, layout_of
 from data.tokens.mixed import token_sources
+from launch.hub import is_hub_id
 from model.config import ModelConfig
 from train.config import RunConfig
 from train.errors import TrainError
@@ -25,7 +25,6 @@ from train.vocabulary import vocabulary_problem
 
 FIRST_IDS = 1 << 14  # of a token file, which are looked at: a moment's reading
 NUM_FILES = 32  # of all, evenly spread, of which these are
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@[\w./-]+")
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -46,7 +45,7 @@ def weights_problem(config: RunConfig) -> str | None:
     source = config.init_from
     if source is None or source.startswith("hf://") or Path(source).expanduser().is_dir():
         return None
-    if HUB_ID.fullmatch(source):
+    if is_hub_id(source):
         return None
     return (
         f"init_from={source} is absent: give a Hugging Face folder, a run, a checkpoint, or a model of the hub as "

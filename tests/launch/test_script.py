@@ -68,9 +68,9 @@ def test_a_dry_run_prints_script_and_command_and_writes_nothing(
     config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert print_submission([replace(config, run_root=str(tmp_path))]) == 0
-    printed = capsys.readouterr().out
+    printed, path = capsys.readouterr().out, tmp_path / "demo" / "slurm" / "job.sbatch"
     assert printed.startswith("#!/bin/bash") and printed.endswith(
-        f"# sbatch --parsable {tmp_path}/demo/slurm/job.sbatch\n"
+        f"# would write {path} and submit it: sbatch --parsable {path}\n"
     )
     assert list(tmp_path.iterdir()) == []
 
