@@ -24,6 +24,7 @@ from common.json_lines import read_json_lines
 from report.metrics import STEP
 
 FINISHED = "finished"  # the reason in the stop event of a run that reached its last step
+PRUNED = "pruned"  # the event of a trial whose search goes on without it
 REPEATED = ("checkpoint", "skip", "alert", "recovery")  # events of a step that come again when it is done again
 DAMAGE = "damage"  # the field of an alert of a damaged checkpoint, which does not come again
 LARGEST = 1e300  # number that is shown; JSON also has integers that no float can hold

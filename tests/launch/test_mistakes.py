@@ -126,6 +126,11 @@ DEMO = "experiment=demo"
             "launch.parallel=1,2: launch keys say how runs are started, and cannot b",
         ),
         (["-m", DEMO, "launch=local,slurm"], "launch=local,slurm: launch keys say how runs are started, and cannot be"),
+        (
+            ["sweep=optuna", DEMO, "launch.search.storage=mysql://db/x"],
+            "launch.search.storage=mysql://db/x is no file: ",
+        ),
+        (["sweep=optuna", DEMO, "launch.search.storage=sqlite:///"], "launch.search.storage=sqlite:/// is no file: gi"),
         # Runs.
         (["status", "/absent"], "there is no run in /absent: name the folder of runs, such as runs"),
         (["status", "--wach"], "unrecognized arguments: --wach; `python -m launch status --help` shows examples"),

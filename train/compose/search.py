@@ -135,10 +135,10 @@ class Search:
         return Member(config, {key: written(value) for key, value in point.items()}, arguments, self.study, self.study)
 
     def definition(self) -> dict[str, Any]:
-        """Returns all that makes it this search and no other, as flat plain data; the number of trials is not part."""
+        """Returns all that makes it this search and no other, as flat plain data, without the number of trials."""
         config = {key: value for key, value in flat(self.config.as_plain()).items() if key.split(".")[0] not in IGNORED}
         settings = dataclasses.asdict(self.config.launch.search)
-        del settings["trials"]
+        del settings["trials"], settings["storage"]
         settings["sampler"] = self.config.launch.search.sampler.value
         space = {f"space.{key}": repr(parameter) for key, parameter in self.space.items()}
         for key in self.space:
