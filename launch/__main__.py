@@ -56,7 +56,7 @@ from train.config import RunConfig
 from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, StopReason, TrainError
 from train.launch_config import LaunchWay
 from train.processes import PARENT, stop_with_parent
-from train.run_folder import RunFolder
+from train.run_folder import RunFolder, explained_write_errors
 
 DRY_RUN = "--dry-run"
 VERBS = ("keys", "plan", "doctor", *runs.VERBS)
@@ -93,7 +93,8 @@ def run_here(config: RunConfig) -> int:
     folder = RunFolder.of(config)
     job = foreground_of(config)
     check_meeting(config)
-    save_run_config(config, folder.launch)
+    with explained_write_errors(folder.path):
+        save_run_config(config, folder.launch)
     try:
         code = run_in_foreground(job)
     finally:

@@ -7,6 +7,7 @@ as a whole, so that a mistake has the message that it has everywhere.
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError
+from report.comparison import flat
 from train.compose.app import run_config_from, to_run_config, typed
 from train.compose.errors import explain
 from train.compose.groups import CONFIG_FOLDER, groups
@@ -54,18 +56,27 @@ class Composer:
         return override.key_or_group in self._groups
 
     def _base(self, chosen: Sequence[str]) -> DictConfig | None:
-        """Returns a config without the values of a point; None if these may change more of it than their own keys."""
+        """Returns a config without the values of a point; None if there is none without them."""
         try:
             composed = self._compose(chosen)
-            if OmegaConf.to_container(composed) != OmegaConf.to_container(composed, resolve=True):
-                return None  # another key follows from one of them
-            return typed(composed)
+            base = typed(composed)
+            for key, value in flat(_as_dict(composed)).items():
+                if "${" in str(value):  # it follows from another key, which a point may set
+                    OmegaConf.update(base, key, value, merge=False)
+            return base
         except Exception:  # a point may give what is missing or mend what is wrong
             return None
 
     def _compose(self, point: Sequence[str]) -> DictConfig:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
             return compose("config", [*self._lines, *point])
+
+
+def _as_dict(composed: DictConfig) -> dict[str, Any]:
+    """Returns a composed config as plain data, with its interpolations."""
+    plain = OmegaConf.to_container(composed)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def _with_values(base: DictConfig, overrides: Sequence[Override]) -> RunConfig | None:

@@ -234,6 +234,10 @@ def _space(file: Mapping[str, Any], given: set[str], where: str) -> tuple[dict[s
     if not isinstance(declared, dict) or not isinstance(file.get("search", {}), dict) or not isinstance(first, list):
         raise TrainError(f"`search` and `space` take keys, and `first` a list of points{where}")
     space = {str(key): _parameter(str(key), value, where) for key, value in declared.items() if str(key) not in given}
+    if declared and not space:
+        raise TrainError(
+            f"every key of the space has one value by hand{where}: leave out {' or '.join(map(str, declared))}"
+        )
     if not space:
         raise TrainError(
             f"the space is empty{where}: write `space: {{optimizer.lr: {{low: 1e-5, high: 1e-3, log: true}}}}`"

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,15 +67,17 @@ def compose_members(argv: Sequence[str]) -> list[Member]:
     given = [argument for argument in argv if not argument.startswith(SWEEP)]
     presets = [argument.removeprefix(SWEEP) for argument in argv if argument.startswith(SWEEP)]
     keys = {argument.partition("=")[0].lstrip("+~") for argument in overrides_of(given)}
-    listed = [(preset, line) for preset in presets for line in _preset(preset)]
-    from_file = [line for _, line in listed if line.partition("=")[0] not in keys]
-    lines = for_hydra([*given, "-m", *from_file])
+    files = {preset: _preset(preset) for preset in presets}
+    from_files = [line for file in files.values() for line in (*file.varied, *file.fixed)]
+    from_files = [line for line in from_files if line.partition("=")[0] not in keys]
+    lines = for_hydra([*given, "-m", *from_files])
     if extra := [line for line in lines if line.startswith("-") and line not in MULTIRUN]:
         raise TrainError(f"a sweep takes no option {extra[0]}: leave it out, or leave out what makes it a sweep")
     overrides = OverridesParser.create().parse_overrides([line for line in lines if not line.startswith("-")])
     varied = [override for override in overrides if override.is_sweep_override()]
-    _check_varied(varied, listed, keys)
+    _check_varied(varied, files, keys)
     fixed = [argument for argument in given if not argument.startswith("-") and not _is_varied(argument, varied)]
+    fixed += [line for line in from_files if not _is_varied(line, varied)]
     points = itertools.product(*(_values(override) for override in varied))
     composer = Composer([override.input_line or "" for override in overrides if not override.is_sweep_override()])
     title = "-".join(Path(preset).stem for preset in presets) or "-".join(_plain_key(override) for override in varied)
@@ -86,18 +88,18 @@ def compose_members(argv: Sequence[str]) -> list[Member]:
     return members
 
 
-def _check_varied(varied: Sequence[Override], listed: Sequence[tuple[str, str]], by_hand: set[str]) -> None:
+def _check_varied(varied: Sequence[Override], files: Mapping[str, "_Preset"], by_hand: set[str]) -> None:
     """Raises TrainError for a key that no sweep can vary, and for a named sweep whose keys all have a value by hand.
 
-    `listed` has the name and each `key=values` of the named sweeps, `by_hand` the keys of the command line.
+    `files` has the named sweeps, `by_hand` the keys of the command line.
     """
     if launch := next((override for override in varied if f"{override.key_or_group}.".startswith("launch.")), None):
         raise TrainError(
             f"{launch.input_line}: launch keys say how runs are started, and cannot be swept; start a sweep for each"
         )
     several = {override.key_or_group for override in varied}
-    for preset in dict.fromkeys(preset for preset, _ in listed):
-        own = [line.partition("=")[0] for name, line in listed if name == preset]
+    for preset, file in files.items():
+        own = [line.partition("=")[0] for line in file.varied]
         if set(own) <= by_hand and not set(own) & several:
             raise TrainError(
                 f"{' and '.join(own)}: one value is given by hand, and {SWEEP}{preset} varies nothing else: leave one "
@@ -144,13 +146,27 @@ def read_preset(name: str) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def _preset(name: str) -> list[str]:
-    """Returns the `key=values` of a file of configs/sweep/. Raises TrainError."""
+@dataclass(frozen=True)
+class _Preset:
+    """A file of configs/sweep/, as on the command line."""
+
+    varied: list[str]
+    """`key=value,value` of each key that it varies."""
+    fixed: list[str]
+    """`key=value` of the others."""
+
+
+def _preset(name: str) -> _Preset:
+    """Returns what a file of configs/sweep/ says. Raises TrainError."""
     values = read_preset(name)
-    if wrong := next((key for key, listed in values.items() if not isinstance(listed, list)), None):
+    if wrong := next((key for key, value in values.items() if isinstance(value, dict)), None):
         raise TrainError(f"{SWEEP}{name}: {wrong} is no list: write `{wrong}: [value, value]`")
-    lines = [f"{key}={','.join(str(value) for value in listed)}" for key, listed in values.items()]
-    return [take_credentials(line) for line in lines]
+    lists = {key: value for key, value in values.items() if isinstance(value, list)}
+    if not lists:
+        raise TrainError(f"{SWEEP}{name} varies nothing: write lists, as in `{next(iter(values))}: [value, value]`")
+    varied = [f"{key}={','.join(str(value) for value in listed)}" for key, listed in lists.items()]
+    fixed = [f"{key}={'null' if value is None else value}" for key, value in values.items() if key not in lists]
+    return _Preset([take_credentials(line) for line in varied], [take_credentials(line) for line in fixed])
 
 
 def _values(override: Override) -> list[str]:
