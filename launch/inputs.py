@@ -65,7 +65,7 @@ def data_problem(config: RunConfig) -> str | None:
         else:
             problem = None
             training_files(data, root)
-        return problem or _tokenizer_problem(config, root)
+        return problem or _tokenizer_problem(config, root) or _probe_problem(config, root)
     except UserError as error:
         return str(error)
 
@@ -81,6 +81,16 @@ def _tokenizer_problem(config: RunConfig, root: Root) -> str | None:
     if data.kind is DataKind.tokens and data.eos_token_id is not None:
         eos_token_id = data.eos_token_id
     return None if eos_token_id is None else vocabulary_problem(largest, eos_token_id, config.model)
+
+
+def _probe_problem(config: RunConfig, root: Root) -> str | None:
+    named = config.position_watch.probe_tokenizer
+    if named is None or is_remote(named) or (root.folder / named).is_file():
+        return None
+    return (
+        f"position_watch.probe_tokenizer: there is no file {root.folder / named}; name a tokenizer.json, or leave it "
+        "out for that of the data"
+    )
 
 
 @functools.cache  # the members of a sweep share it

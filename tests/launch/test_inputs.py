@@ -30,6 +30,10 @@ def test_a_tokenizer_that_is_not_the_models_is_found_before_a_start(tmp_path: Pa
             r"documents of the data end with id \d+, but model.eos_token_id=500: set",
         ),
         ({"data": replace(config.data, eos_token="<eos>")}, "data.eos_token: '<eos>' is not a special token of "),
+        (
+            {"position_watch": replace(config.position_watch, probe_tokenizer="absent.json")},
+            r"position_watch.probe_tokenizer: there is no file .*absent.json; name a tokenizer.json",
+        ),
         ({"data": replace(config.data, tokenizer=str(other))}, "is not a tokenizer.json"),
     ):
         with pytest.raises(TrainError, match=problem):
