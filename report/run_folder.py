@@ -24,10 +24,13 @@ from common.json_lines import read_json_lines
 from report.metrics import STEP
 
 FINISHED = "finished"  # the reason in the stop event of a run that reached its last step
+PRUNED = "pruned"  # the event of a trial whose search goes on without it
 REPEATED = ("checkpoint", "skip", "alert", "recovery")  # events of a step that come again when it is done again
 DAMAGE = "damage"  # the field of an alert of a damaged checkpoint, which does not come again
 LARGEST = 1e300  # number that is shown; JSON also has integers that no float can hold
 MAX_STEP = 2**53  # JavaScript's largest exact integer
+
+YAML_LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster than that in Python
 
 Row = dict[str, Any]
 
@@ -128,17 +131,25 @@ class RunFiles:
 
     def read_config(self) -> dict[str, Any]:
         """Returns config.yaml as plain data; empty if there is none, or if it is no mapping."""
-        try:
-            config = yaml.safe_load(self.config.read_text())
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
-            return {}
-        return config if isinstance(config, dict) else {}
+        return _read_yaml(self.config)
+
+    def read_submitted_config(self) -> dict[str, Any]:
+        """Returns the config of the job that was submitted last, as `read_config` does."""
+        return _read_yaml(self.slurm_config)
 
 
 def step_of_row(row: Row) -> int | None:
     """Returns the step of a row or an event; None if it has none that can be one."""
     step = row.get(STEP)
     return step if isinstance(step, int) and is_number(step) and 0 <= step < MAX_STEP else None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.load(path.read_text(), Loader=YAML_LOADER)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _is_repeated(event: Row, step: int) -> bool:

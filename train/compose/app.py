@@ -3,6 +3,7 @@
 command_line.py checks the arguments before Hydra sees them; errors.py turns what Hydra raises into a sentence.
 """
 
+import functools
 import os
 import sys
 import traceback
@@ -31,12 +32,31 @@ register_dataclasses()
 
 def to_run_config(composed: DictConfig) -> RunConfig:
     """Returns the dataclass instance of a composed config, validated. Raises TrainError, ModelError or DataError."""
-    schema = OmegaConf.structured(RunConfig)
+    return run_config_from(typed(composed))
+
+
+def typed(composed: DictConfig) -> DictConfig:
+    """Returns a composed config, without interpolations and passwords, in which each key has the type of RunConfig."""
     values = _without_secrets(OmegaConf.to_container(composed, resolve=True))
-    config = OmegaConf.to_object(OmegaConf.merge(schema, values))  # `+key` is checked too
-    assert isinstance(config, RunConfig)
-    config.validate()
+    config = OmegaConf.merge(_schema(), values)  # `+key` is checked too
+    assert isinstance(config, DictConfig)
     return config
+
+
+def run_config_from(config: DictConfig) -> RunConfig:
+    """Returns the dataclass instance of what `typed` returns, validated. Raises as `to_run_config` does."""
+    instance = OmegaConf.to_object(config)
+    assert isinstance(instance, RunConfig)
+    instance.validate()
+    return instance
+
+
+@functools.cache
+def _schema() -> DictConfig:
+    """Returns RunConfig with its defaults; `merge` copies it."""
+    schema = OmegaConf.structured(RunConfig)
+    assert isinstance(schema, DictConfig)
+    return schema
 
 
 def load_run_config(path: Path) -> RunConfig:
@@ -53,7 +73,7 @@ def load_run_config(path: Path) -> RunConfig:
 def run_config_of(saved: Any, place: str) -> RunConfig:
     """Returns the config that was saved as plain data in `place`; unknown keys and wrong types raise TrainError."""
     try:
-        composed = OmegaConf.merge(OmegaConf.structured(RunConfig), with_new_keys(saved))
+        composed = OmegaConf.merge(_schema(), with_new_keys(saved))
         return to_run_config(composed)  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
         raise TrainError(f"{place}: {explain(error)}") from error

@@ -5,6 +5,7 @@ dataclass of a component is registered as an option, by default the one that a r
 the others, and state what differs from the dataclass. Only this module registers: components do not depend on Hydra.
 """
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -48,11 +49,16 @@ DATACLASS_OPTIONS = {
 
 
 def register_dataclasses() -> None:
-    """Registers RunConfig as `schema`, and each dataclass as an option of its group."""
+    """Registers RunConfig as `schema`, and each dataclass as an option of its group.
+
+    The schema has a dataclass of each group, with its values: such an option adds nothing. Merging them again would
+    take a fifth of the time that Hydra needs.
+    """
     store = ConfigStore.instance()
     store.store(name="schema", node=RunConfig)
+    in_schema = {field.name for field in dataclasses.fields(RunConfig)}
     for group, (option, dataclass) in DATACLASS_OPTIONS.items():
-        store.store(group=group, name=option, node=dataclass)
+        store.store(group=group, name=option, node={} if group in in_schema else dataclass)
 
 
 def groups() -> list[str]:
