@@ -19,6 +19,7 @@ from torch import Tensor
 
 from model.config import AttentionBackend
 from model.errors import ModelError
+from model.transfers import to_device
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class Documents:
         segments = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths).reshape(len(rows), length)
         starts = np.concatenate(([0], lengths.cumsum())).astype(np.int32)
         return cls(
-            cu_seqlens=torch.from_numpy(starts).to(device),
+            cu_seqlens=to_device(starts, device),
             max_seqlen=int(lengths.max()),
-            segments_bt=torch.from_numpy(segments).to(device),
+            segments_bt=to_device(segments, device),
             lengths=lengths,
         )
 
