@@ -79,3 +79,32 @@ def deterministic(ranks: Ranks) -> dict[str, Any]:
 def test_the_deterministic_mode_takes_operators_of_a_fixed_order() -> None:
     seen = run_ranks(deterministic, 1)[0]
     assert seen == {"algorithms": True, "cudnn": False, "workspace": WORKSPACE[1]}
+
+
+def both_ways(ranks: Ranks) -> list[tuple[float, list[torch.Tensor]]]:
+    """Three updates at ZeRO 1 in bf16: gradients are summed as they come, and at the end of the backward pass."""
+    seen, own = [], engines.deepspeed_config
+
+    def at_the_end(*arguments: Any) -> dict[str, Any]:
+        return {**own(*arguments), "bf16": {"enabled": True}}
+
+    for settings in (own, at_the_end):
+        engines.deepspeed_config = settings
+        try:
+            engine = built(ranks, configured(1, Precision.bf16))
+        finally:
+            engines.deepspeed_config = own
+        norm = 0.0
+        for number, rates in enumerate(RATES):
+            for micro in micro_batches(number, ranks.rank):
+                engine.accumulate(micro, num_valid(number))
+            norm += engine.update(*rates).grad_norm
+        seen.append((norm, [value.clone() for _, value in engine.full_parameters()]))
+        engine.close()
+    return seen
+
+
+def test_gradients_that_are_summed_as_they_come_give_the_same_bits() -> None:
+    for (norm, values), (norm_at_end, values_at_end) in run_ranks(both_ways, 2):
+        assert norm == norm_at_end and norm > 0
+        assert all(torch.equal(value, other) for value, other in zip(values, values_at_end, strict=True))
