@@ -51,8 +51,8 @@ def resolve_compile(config: ModelConfig, device: torch.device, zero_stage: int) 
 class Compilation:
     """The compiled functions of a model's blocks, and how many graphs they have needed."""
 
-    def __init__(self, model: Olmo2) -> None:
-        """Replaces functions of the blocks of `model`; nothing is compiled before the first micro-batch."""
+    def __init__(self, model: Olmo2, device: torch.device) -> None:
+        """Replaces functions of the blocks of `model`; nothing is compiled before the first micro-batch on `device`."""
         self.num_graphs = 0
         """Graphs compiled so far, forward and backward counted as one."""
         self.seconds = 0.0
@@ -62,6 +62,7 @@ class Compilation:
         import torch._dynamo
 
         torch._dynamo.config.recompile_limit = MAX_SHAPES * MAX_KINDS
+        model.frequencies.turns(device)  # copied now: a copy that is first made inside a graph would compile it twice
         heads, after_attention = (self._compiled(function) for function in (Attention.heads, Block.after_attention))
         for block in model.layers:
             assert isinstance(block, Block)

@@ -83,7 +83,7 @@ class Engine(ABC):
         with torch.device("meta"):
             model = Olmo2(config.model, config.positions, config.loss.z_loss_weight)
         initialise(model, weights or _placeholder, self._initial_device())
-        self.compilation = Compilation(model) if is_compiled else None
+        self.compilation = Compilation(model, self.device) if is_compiled else None
         """What torch.compile has done; None without it."""
         optimizer = build_optimizer(model.named_parameters(), config.optimizer, fused=uses_fused_kernel(self.device))
         self._hyperparameters = [{key: group[key] for key in OWN_SETTINGS} for group in optimizer.param_groups]

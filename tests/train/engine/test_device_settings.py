@@ -1,6 +1,7 @@
 """What an engine sets for its device: the kernel of AdamW whatever a checkpoint says, and the deterministic mode."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def both_ways(ranks: Ranks) -> list[tuple[float, list[torch.Tensor]]]:
     def at_the_end(*arguments: Any) -> dict[str, Any]:
         return {**own(*arguments), "bf16": {"enabled": True}}
 
-    for settings in (own, at_the_end):
+    ways: list[Callable[..., dict[str, Any]]] = [own, at_the_end]
+    for settings in ways:
         engines.deepspeed_config = settings
         try:
             engine = built(ranks, configured(1, Precision.bf16))
