@@ -47,7 +47,10 @@ def activations(
     else:
         kept_by_blocks, again = config.num_layers * block + sum(maps), 0
     masks = 0
-    if mask_documents and config.attention is not AttentionBackend.flash_attn:  # booleans; each layer makes numbers
+    is_varlen = config.attention is AttentionBackend.flash_attn or (
+        on_gpu and element < FLOAT32 and config.attention is not AttentionBackend.plain
+    )
+    if mask_documents and not is_varlen:  # booleans; each layer makes numbers
         masks = rows * length * length * (1 + element * (1 if config.activation_checkpointing else config.num_layers))
     token_ids = 8
     kept = tokens * (token_ids + kept_by_blocks + _norm_bytes_per_token(config, width, element, on_gpu)) + masks

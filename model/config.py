@@ -69,6 +69,8 @@ class ModelConfig:
     """Implementation of attention: auto, sdpa, flash_attn or plain."""
     activation_checkpointing: bool = False
     """Keep one tensor per block and recompute the rest in the backward pass."""
+    compile: bool | str = "auto"
+    """Compile the blocks for training: true, false, or auto, which is true on a GPU unless ZeRO 3 is used."""
     loss_chunk_rows: int = 4096
     """Rows (tokens) of logits in memory at once: 1.6 GB of float32 at the full vocabulary."""
 
@@ -97,6 +99,10 @@ class ModelConfig:
             self.hidden_size % (2 * self.num_heads) == 0,
             f"model.num_heads is {self.num_heads}, which does not cut model.hidden_size {self.hidden_size} "
             f"into heads of an even width; choose a divisor of {self.hidden_size // 2}",
+        )
+        require(
+            self.compile in (True, False, "auto"),
+            f"model.compile is {self.compile}; it must be true, false or auto",
         )
         kv_heads = self.key_value_heads
         require(

@@ -5,6 +5,7 @@ metrics.jsonl    a line per logged step   wandb/         offline files, and the 
 events.jsonl     start, alert, stop ...   hf/            final weights, Hugging Face layout
 probes/          positions of fixed texts  report.html    all of it, as one page
 exports/         the same of earlier steps  stuck/         stacks of ranks that did not move
+profile/         traces of chosen steps
 slurm/           the job's script, its id, a log of each node
 
 Readers accept any state of a folder: a run may be young, killed, or of another version.
@@ -72,6 +73,7 @@ class RunFiles:
         self.hf = self.path / "hf"
         self.exports = self.path / "exports"
         self.stuck = self.path / "stuck"
+        self.profile = self.path / "profile"
         self.probes = self.path / "probes"
         self.report = self.path / "report.html"
         self.slurm = self.path / "slurm"

@@ -7,6 +7,7 @@ import torch
 
 from model.attention import Documents
 from model.loss import IGNORED
+from model.transfers import to_device
 from train.engine.engine import MicroBatch
 
 
@@ -27,9 +28,12 @@ def to_micro_batch(
     boundaries: Sequence[np.ndarray] | None,
     device: torch.device,
 ) -> MicroBatch:
-    """Returns the rows on `device`; with `boundaries`, one array of document cuts per row, documents stay apart."""
+    """Returns the rows on `device`; with `boundaries`, one array of document cuts per row, documents stay apart.
+
+    The host does not wait for the device.
+    """
     return MicroBatch(
-        tokens_bt=torch.from_numpy(tokens_bt.astype(np.int64)).to(device, non_blocking=True),
-        labels_bt=torch.from_numpy(labels_bt).to(device, non_blocking=True),
+        tokens_bt=to_device(tokens_bt.astype(np.int64), device),
+        labels_bt=to_device(labels_bt, device),
         documents=None if boundaries is None else Documents.from_boundaries(boundaries, device),
     )

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 import configs
 from model.config import ModelConfig, PositionsConfig, YarnConfig
-from train.callbacks.config import EvaluationConfig, LoggingConfig, WandbConfig
+from train.callbacks.config import EvaluationConfig, LoggingConfig, ProfileConfig, WandbConfig
 from train.checkpoint.config import CheckpointConfig
 from train.config import RunConfig
 from train.engine.config import EngineConfig
@@ -43,6 +43,7 @@ DATACLASS_OPTIONS = {
     "position_watch": ("default", PositionWatchConfig),
     "wandb": ("default", WandbConfig),
     "logging": ("default", LoggingConfig),
+    "profile": ("default", ProfileConfig),
     "launch": ("local", LaunchConfig),
 }
 """Group -> the option that is its dataclass. `data` has none: there is no dataset that everyone has."""

@@ -30,6 +30,8 @@ class EngineConfig:
     """Reduce gradients while backward goes on; it has had races, so compare losses on your machine first."""
     reduce_bucket_size: int = 500_000_000
     """Gradient elements that are reduced at once (ZeRO 1 to 3)."""
+    deterministic: bool = False
+    """Same bits on a GPU from the same start, on the same GPUs and versions; slower. On CPUs that holds anyway."""
     max_skipped_updates: int = 10
     """Non-finite updates in a row that end the run."""
 

@@ -7,7 +7,7 @@ e = 2 bytes for bf16 and 4 for fp32:
     ZeRO               weights  gradients          optimizer (master and two moments)
     0 (fp32)           4        4                  8: the weights are the master
     1 (fp32)           4        4 + 4/W            12/W
-    1 (bf16)           2        2 + 4              12/W     the sum in fp32 is whole on every rank
+    1 (bf16)           2        4                  12/W     the sum in fp32 is whole on every rank
     2                  e        4/W                12/W
     3                  e/W      4/W                12/W     and gathered weights, up to 1e9 parameters at once
 """
@@ -107,8 +107,8 @@ def memory(config: RunConfig, world_size: int, *, on_gpu: bool) -> Memory:
 def _gradients(stage: int, size: int, total: int, share: int) -> int:
     if stage == 0:
         return FLOAT32 * total
-    if stage == 1:  # bf16 keeps a whole sum in fp32, fp32 a part of it
-        return size * total + FLOAT32 * (total if size == 2 else share)
+    if stage == 1:  # bf16 keeps a whole sum in fp32 alone; fp32 whole gradients, and a part of their sum
+        return FLOAT32 * (total if size == 2 else total + share)
     return FLOAT32 * share
 
 
