@@ -48,7 +48,7 @@ class Frequencies:
     def deviation_turns(self, device: torch.device) -> Tensor:
         """Returns the turns per unit of a deviation from the index, [D/2] float64, on `device`.
 
-        YaRN does not stretch them. There are more indices than in training, but deviations have the sizes that they had.
+        YaRN does not stretch them: there are more indices than in training, but no larger deviations.
         """
         return self._on(device)[1]
 

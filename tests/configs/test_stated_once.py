@@ -14,7 +14,7 @@ from train.compose.groups import CONFIG_FOLDER, DATACLASS_OPTIONS, default_optio
 FILES = sorted(
     path.relative_to(CONFIG_FOLDER).as_posix()
     for path in CONFIG_FOLDER.glob("**/*.yaml")
-    # Not of a run: values that a sweep varies, the published one among them, and those of `python -m evaluate replicate`.
+    # Not of a run: the values of a sweep, the published one among them, and `python -m evaluate replicate`.
     if path.parent.name not in ("sweep", "replicate")
 )
 ABSENT = object()
