@@ -88,7 +88,8 @@ def _replicate(options: argparse.Namespace) -> None:
     config = read_config(options.settings)
     name = f"replicate-{size_of(options.settings)}"
     root = (options.out or Path("evaluations") / name).resolve()
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have told its background jobs to ignore the first
+        signal.signal(number, signal.default_int_handler)
     start = time.monotonic()
 
     def report(line: str) -> None:

@@ -1,6 +1,7 @@
 """What a replication trains on: rows of token ids, filled with tasks and their answers, and the tokenizer of these.
 
-A row holds whole samples of random tasks and sizes, each with its answer and an end, and is filled up with ends. Rows
+A row holds whole samples of random tasks and sizes, filled up with EOS. A sample is its prompt, ANSWER, the right
+answer, and EOS: the loss counts what follows ANSWER (loss.answers_after), since what is asked is random. Rows
 are a function of the settings and a name (seed and stage), so that every scheme of a seed gets the same, and stage 2
 gets others than stage 1.
 """
@@ -20,7 +21,9 @@ from evaluate.samples import Samples
 from evaluate.tasks import build_tasks
 from evaluate.tasks.task import Task
 
-EOS, UNKNOWN = "<|endoftext|>", "<|unknown|>"
+EOS, UNKNOWN, ANSWER = "<|endoftext|>", "<|unknown|>", "<|answer|>"
+SPECIAL = [EOS, UNKNOWN, ANSWER]
+ANSWER_ID = SPECIAL.index(ANSWER)
 WORDS = r"\n|\w+:?|[^\w\s]"  # with the colon, so that `List:` is one token
 SAMPLES_FOR_VOCABULARY = 500  # of each task
 DOCUMENTS_AT_ONCE = 512
@@ -47,27 +50,26 @@ def write_tokenizer(corpus: CorpusConfig, path: Path) -> None:
             most = task.largest if task.largest is not None else 4 * task.smallest
             sample = task.sample(draw, min(most, task.smallest + number % 20))
             texts.append(sample.prompt + sample.answer)
-    special = [EOS, UNKNOWN]
     if corpus.is_bpe:
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(
-            vocab_size=corpus.vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+            vocab_size=corpus.vocab_size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
         )
         tokenizer.train_from_iterator(texts, trainer)
     else:
         tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
         tokenizer.train_from_iterator(
-            texts, trainers.WordLevelTrainer(vocab_size=10**6, special_tokens=special, show_progress=False)
+            texts, trainers.WordLevelTrainer(vocab_size=10**6, special_tokens=SPECIAL, show_progress=False)
         )
         if tokenizer.get_vocab_size() > corpus.vocab_size:
             raise EvaluateError(
                 f"corpus.vocab_size={corpus.vocab_size} is too small for {tokenizer.get_vocab_size()} words"
             )
-    tokenizer.add_special_tokens(special)
+    tokenizer.add_special_tokens(SPECIAL)
     write_text_whole(path, tokenizer.to_str(), durable=False)
 
 
@@ -110,9 +112,10 @@ def _documents(
     for _ in range(DOCUMENTS_AT_ONCE):
         task, most = tasks[draw.randrange(len(tasks))]
         sample = task.sample(draw, draw.randint(task.smallest, most))
-        texts.append(sample.prompt + sample.answer)
-    for encoded in tokenizer.encode_batch(texts, add_special_tokens=False):
-        ids: list[int] = encoded.ids
+        texts += [sample.prompt, sample.answer]
+    encoded = [each.ids for each in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    for prompt, answer in zip(encoded[::2], encoded[1::2], strict=True):
+        ids: list[int] = [*prompt, ANSWER_ID, *answer]
         if len(ids) <= length:  # the largest size fits on average; a few samples are longer
             yield ids
 
@@ -127,6 +130,6 @@ def _sized(corpus: CorpusConfig, tokenizer: Tokenizer) -> list[tuple[Task, int]]
 
     found = []
     for name, task in build_tasks(config).items():
-        samples = Samples(name, task, corpus.row_length, config, encode)
+        samples = Samples(name, task, corpus.row_length - 1, config, encode)  # ANSWER takes one
         found.append((task.at_length(corpus.row_length), samples[0].size))
     return found

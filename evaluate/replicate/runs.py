@@ -19,6 +19,7 @@ from pathlib import Path
 
 from evaluate.errors import EvaluateError
 from evaluate.replicate.config import BASELINE, ReplicateConfig, StageConfig
+from evaluate.replicate.corpus import ANSWER_ID
 
 LOG = "console.log"
 STOPPED = 75  # exit code of a run that a signal has stopped, and that can go on
@@ -93,6 +94,7 @@ def command(run: Run, config: ReplicateConfig, root: Path) -> list[str]:
         "schedule.warmup_steps": stage.warmup_steps,
         "schedule.decay_steps": decay,
         "optimizer.lr": f"{run.rate:g}",
+        "loss.answers_after": ANSWER_ID,
     }
     if run.stage == 2:
         arguments["init_from"] = backbone(config, run.seed).export(root)

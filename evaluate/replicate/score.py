@@ -16,7 +16,7 @@ from torch import Tensor
 
 from common.files import write_text_whole
 from evaluate.replicate.config import ReplicateConfig
-from evaluate.replicate.corpus import probe_config
+from evaluate.replicate.corpus import ANSWER_ID, probe_config
 from evaluate.samples import Fitted, Samples
 from evaluate.tasks import build_tasks
 from model.config import YarnConfig
@@ -99,8 +99,9 @@ def probe_samples(config: ReplicateConfig, tokenizer: Tokenizer, length: int) ->
 
     found = {}
     for name, task in build_tasks(probes).items():
-        samples = Samples(name, task, length, probes, encode)
-        found[name] = [samples[index] for index in range(config.probes.num_samples)]
+        samples = Samples(name, task, length - 1, probes, encode)
+        fitted = [samples[index] for index in range(config.probes.num_samples)]
+        found[name] = [replace(each, prompt=[*each.prompt, ANSWER_ID]) for each in fitted]
     return found
 
 

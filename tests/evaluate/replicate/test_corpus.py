@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from evaluate.errors import EvaluateError
 from evaluate.replicate.config import CorpusConfig, read_config
-from evaluate.replicate.corpus import EOS, UNKNOWN, make_rows, write_rows, write_tokenizer
+from evaluate.replicate.corpus import ANSWER, EOS, UNKNOWN, make_rows, write_rows, write_tokenizer
 
 LISTS = CorpusConfig(tasks=["copy", "reverse"], row_length=48, vocab_size=64)
 
@@ -26,6 +26,8 @@ def test_rows_hold_whole_samples_with_their_answers(tmp_path: Path) -> None:
     lengths = set()
     for row in rows:
         text = tokenizer.decode(row.tolist(), skip_special_tokens=False)
+        assert text.count(ANSWER) == len([part for part in text.split(EOS) if part.strip()])
+        text = text.replace(f"{ANSWER} ", "")
         for document in filter(None, (part.strip() for part in text.split(EOS))):
             kind = "Reversed" if "Reversed" in document else "Copy"
             _, *questions = document.replace("\n", " ").split("List: ")

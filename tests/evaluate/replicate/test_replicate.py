@@ -19,7 +19,7 @@ def test_a_stopped_replication_goes_on(tmp_path: Path) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             if "backbone-seed-1: trained" in line:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM)
                 break
         process.communicate()
     assert process.returncode == 130 and not (out / "findings.json").exists()
@@ -40,8 +40,8 @@ def test_a_stopped_replication_goes_on(tmp_path: Path) -> None:
     assert other.returncode == 2 and "was made with other settings (stage_2:" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
-    """A wrong key is refused by the trainer's launcher within a second."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     arguments = [*COMMAND, str(tmp_path / "out"), "parallel=1", "run=[model.hiden_size=16]"]
     ended = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)
