@@ -36,6 +36,8 @@ class CorpusConfig:
     """Keys of niah_multikey_1 and niah_multiquery, values of niah_multivalue."""
     max_items: int = 100
     """Most items of a list."""
+    answers_only: bool = True
+    """Whether answers alone count in the loss; short answers in long texts teach too little so."""
 
 
 @dataclass

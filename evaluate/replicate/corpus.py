@@ -1,7 +1,7 @@
 """What a replication trains on: rows of token ids, filled with tasks and their answers, and the tokenizer of these.
 
 A row holds whole samples of random tasks and sizes, filled up with EOS. A sample is its prompt, ANSWER, the right
-answer, and EOS: the loss counts what follows ANSWER (loss.answers_after), since what is asked is random. Rows
+answer, and EOS: the loss may count only what follows ANSWER (loss.answers_after), since what is asked is random. Rows
 are a function of the settings and a name (seed and stage), so that every scheme of a seed gets the same, and stage 2
 gets others than stage 1.
 """

@@ -94,7 +94,7 @@ def command(run: Run, config: ReplicateConfig, root: Path) -> list[str]:
         "schedule.warmup_steps": stage.warmup_steps,
         "schedule.decay_steps": decay,
         "optimizer.lr": f"{run.rate:g}",
-        "loss.answers_after": ANSWER_ID,
+        "loss.answers_after": ANSWER_ID if config.corpus.answers_only else "null",
     }
     if run.stage == 2:
         arguments["init_from"] = backbone(config, run.seed).export(root)
