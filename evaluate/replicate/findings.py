@@ -121,12 +121,12 @@ def sentences(primary: Mapping[str, Any], others: Sequence[Mapping[str, Any]], n
     supported = [each for each in others if _is_supported(each, each["p_holm"])]
     said += [f"Also supported after Holm's correction: {_described(each)}." for each in supported]
     if others and not supported:
-        said.append(f"None of the {len(others)} other comparisons is supported after Holm's correction.")
+        said.append(f"None of the other comparisons ({len(others)}) is supported after Holm's correction.")
     elif others:
-        said.append(f"The other {len(others) - len(supported)} of {len(others)} comparisons are not supported.")
+        said.append(f"Not supported: {len(others) - len(supported)} of the {len(others)} other comparisons.")
     if num_seeds < 5:
         said.append(
-            f"{_seeds(num_seeds)}: this cannot rank schemes, whatever the intervals are, since another seed may differ "
+            f"{_seeds(num_seeds).capitalize()}: this cannot rank schemes, whatever the intervals are, since another seed may differ "
             "by more."
         )
     said.append(

@@ -64,7 +64,7 @@ def test_a_difference_that_all_seeds_share_is_supported(tmp_path: Path) -> None:
         ("residual", [32]),
     ]
     assert all(each["mean"] == 0 and each["p_holm"] == 1 for each in found["others"])
-    assert found["sentences"][1] == "None of the 3 other comparisons is supported after Holm's correction."
+    assert found["sentences"][1] == "None of the other comparisons (3) is supported after Holm's correction."
 
 
 def test_seeds_that_disagree_support_nothing(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_seeds_that_disagree_support_nothing(tmp_path: Path) -> None:
 def test_one_seed_supports_nothing(tmp_path: Path) -> None:
     found = found_with(tmp_path, [0.4])
     assert "With one seed nothing is known" in found["sentences"][0]
-    assert any(said.startswith("one seed: this cannot rank schemes") for said in found["sentences"])
+    assert any(said.startswith("One seed: this cannot rank schemes") for said in found["sentences"])
     assert "nan" not in markdown(found, "x") and "nan" not in page(found, "x")
 
 
