@@ -63,13 +63,23 @@ def is_position_parameter(name: str) -> bool:
 
 
 def random_weights(config: ModelConfig, positions: PositionsConfig, seed: int) -> Weights:
-    """Returns norms of 1 and matrices from normal(0, initializer_range), cut at initializer_cutoff deviations."""
+    """Returns norms of 1 and matrices from normal(0, initializer_range), cut at initializer_cutoff deviations.
+
+    Maps that their position scheme names in `zero_maps` are 0.
+    """
     shapes = parameter_shapes(config, positions)
+    zero = {
+        f"layers.{layer}.positions.{name}.weight"
+        for layer, scheme in enumerate(layer_schemes(positions, config.num_layers))
+        for name in scheme.zero_maps
+    }
     bound = config.initializer_cutoff * config.initializer_range
 
     def weights(name: str) -> Tensor:
         if name.endswith("norm.weight"):
             return torch.ones(shapes[name])
+        if name in zero:
+            return torch.zeros(shapes[name])
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
         value = torch.empty(shapes[name])

@@ -1,4 +1,4 @@
-"""Rows become micro-batches, and none of the model's work on one makes the host wait for the device."""
+"""Rows become micro-batches with labels, and none of the model's work on one makes the host wait for the device."""
 
 import contextlib
 from pathlib import Path
@@ -13,6 +13,8 @@ from tests.model.test_transfers import TO_GPU, Recorded
 from tests.train.tiny import LENGTH, VOCAB_SIZE, tiny
 from train.micro_batches import shifted_labels, to_micro_batch
 
+X = IGNORED
+EOS, ANSWER = 0, 9
 BOUNDARIES = [np.array([0, 7, LENGTH]), np.array([0, LENGTH])]
 
 
@@ -50,3 +52,21 @@ def test_forward_and_backward_never_ask_for_a_value(
     for wait in (sums.total.item, sums.total.cpu, micro.tokens_bt.nonzero):
         with pytest.raises((RuntimeError, NotImplementedError)):
             wait()
+
+
+def test_only_answers_count_up_to_the_end_of_their_document() -> None:
+    rows = np.array(
+        [
+            [1, 2, ANSWER, 3, 4, EOS, 5, ANSWER, 6, EOS, EOS, EOS],
+            [1, 2, 3, 4, EOS, 5, 6, 7, 8, 1, 2, 3],
+            [ANSWER, 3, EOS, ANSWER, EOS, 1, 2, 3, 4, 5, ANSWER, 7],
+        ],
+        np.uint32,
+    )
+    labels = shifted_labels(rows, np.array([True, True, True]), ANSWER, EOS)
+    assert labels.tolist() == [
+        [X, X, 3, 4, EOS, X, X, 6, EOS, X, X, X],
+        [X] * 12,
+        [3, EOS, X, EOS, X, X, X, X, X, X, 7, X],
+    ]
+    assert (shifted_labels(rows, np.array([False, True, True]), ANSWER, EOS)[0] == X).all()

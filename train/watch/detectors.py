@@ -36,6 +36,10 @@ alert about them is raised; nor is the wide range of a head that follows the tok
 So does a higher layer explain a lower one. What is lost on the way back from the loss to a layer is lost to all below:
 where the gradient at the positions of a layer is wrong, or its positions have exploded, the loss does not change as the
 gradients of the layers below say, whatever they are. Only the highest such layer is a `wrong_gradient` for its slope.
+
+Of a scheme that adds the index, the positions that are read are deviations from it (Reading.deviations). Where they are
+equal the layer is RoPE, as it was when the run began: that is a collapse only while the loss is worse, and `rope` is
+not judged. Its last map begins as zero, so that no gradient can reach the other maps in the first step.
 """
 
 from collections.abc import Mapping
@@ -232,7 +236,7 @@ class Detectors:
             lost = None if is_told else judge.is_dead_head(*place, reading, self._memory)
             found["dead_gradient"][place] = lost
             found["wrong_gradient"][place] = None if is_told or lost or wrong else judge.is_wrong_row(*place, reading)
-        found["instability"][layer,] = None if is_explained else judge.is_unstable(layer, reading)
+        found["instability"][layer,] = None if is_explained else judge.is_unstable(layer, reading, self._memory)
         found["not_learning"][layer,] = (
             None if is_explained or dead else judge.is_unchanged(layer, reading, self._memory)
         )
@@ -249,6 +253,7 @@ class Detectors:
             return "all heads have the same positions, up to scale and shift"
         if kind == "collapse":
             return collapse_symptom(
+                "RoPE" if all(layer in reading.deviations for layer, _ in of_heads) else "NoPE",
                 [(reading.spreads(layer)[head], memory.held(layer, head)) for layer, head in of_heads],
                 [(heads[layer][HEAD_NORM][head], memory.held_norm(layer, head)) for layer, head in of_heads],
             )
@@ -259,7 +264,8 @@ class Detectors:
             norms = [(heads[layer][HEAD_NORM][head], memory.held_norm(layer, head)) for layer, head in growing]
             return explosion_symptom(ranges, ends, norms, self._length)
         if kind == "rope":
-            return rope_symptom(min(map(abs, (r for values in heads.values() for r in values["rank_correlation"]))))
+            followers = [heads[layer]["rank_correlation"] for layer in heads.keys() - reading.deviations]
+            return rope_symptom(min(abs(r) for of_layer in followers for r in of_layer))
         if kind == "dead_gradient":
             return self._dead_symptom(places, reading)
         if kind == "wrong_gradient":

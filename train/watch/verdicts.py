@@ -15,6 +15,7 @@ from report.metrics import (
     GRADIENT_SLOPE,
     HEAD_GRADIENT,
     HEAD_NORM,
+    NORM,
     POSITION_ERROR,
     UPDATE,
     map_signal,
@@ -65,7 +66,12 @@ def not_finite_heads(layer: int, reading: Reading) -> list[bool]:
 
 
 def is_collapsed(layer: int, head: int, reading: Reading, memory: Memory) -> bool | None:
-    """Judges whether a head's positions are nearly equal, or are about to be."""
+    """Judges whether a head's positions are nearly equal, or are about to be.
+
+    Deviations that are equal leave RoPE, which the run began as: a failure only while the loss is worse.
+    """
+    if layer in reading.deviations and not memory.is_worse(reading.loss):
+        return False
     spread, flat = reading.spreads(layer)[head], reading.heads[layer]["constant_share"][head]
     norm, held, held_norm = (
         reading.heads[layer][HEAD_NORM][head],
@@ -151,8 +157,9 @@ def outgrows(layer: int, head: int, reading: Reading, memory: Memory) -> bool:
 
 
 def is_rope(reading: Reading) -> bool | None:
-    """Judges whether every head of every layer follows the token index."""
-    lowest = min(abs(r) for values in reading.heads.values() for r in values["rank_correlation"])
+    """Judges whether every head of every layer follows the token index; deviations that do only scale it."""
+    layers = reading.heads.keys() - reading.deviations
+    lowest = min((abs(r) for layer in layers for r in reading.heads[layer]["rank_correlation"]), default=0.0)
     return True if lowest > LIKE_INDEX else False if lowest < UNLIKE_INDEX else None
 
 
@@ -175,9 +182,14 @@ def is_dead_head(layer: int, head: int, reading: Reading, memory: Memory) -> boo
 
 
 def map_gradients(layer: int, reading: Reading, memory: Memory) -> list[tuple[str, float, float]]:
-    """Returns each map of a layer with its gradient norm now, and the usual one."""
+    """Returns each map of a layer with its gradient norm now, and the usual one.
+
+    Where a map is zero, as at the start of some schemes, no gradient can reach the others, and only it is returned.
+    """
     now = reading.signals[layer]
-    return [(name, now[map_signal(name, GRADIENT)], memory.usual_gradient(layer, name)) for name in reading.maps[layer]]
+    zero = [name for name in reading.maps[layer] if now[map_signal(name, NORM)] == 0]
+    judged = zero or reading.maps[layer]
+    return [(name, now[map_signal(name, GRADIENT)], memory.usual_gradient(layer, name)) for name in judged]
 
 
 def is_dead_norm(now: float, first: float) -> bool:
@@ -190,9 +202,14 @@ def largest_update(layer: int, reading: Reading) -> float:
     return max(reading.signals[layer][map_signal(name, UPDATE)] for name in reading.maps[layer])
 
 
-def is_unstable(layer: int, reading: Reading) -> bool | None:
-    """Judges whether an update changes too much of a map, or a layer's maps rule the gradient."""
-    update, share = largest_update(layer, reading), reading.signals[layer][GRADIENT_SHARE]
+def is_unstable(layer: int, reading: Reading, memory: Memory) -> bool | None:
+    """Judges whether an update changes too much of a map, or a layer's maps rule the gradient.
+
+    The last map of deviations grows from zero: its first updates are large beside it, and are not judged.
+    """
+    is_growing = layer in reading.deviations and memory.num_readings < NUM_EARLY
+    update = 0.0 if is_growing else largest_update(layer, reading)
+    share = reading.signals[layer][GRADIENT_SHARE]
     if update > LARGE_UPDATE or share > LARGE_SHARE:
         return True
     return False if update < MODERATE_UPDATE and share < MODERATE_SHARE else None
