@@ -41,7 +41,7 @@ def model_config(config: ReplicateConfig) -> ModelConfig:
 def test_batches_give_the_figures_of_single_samples(config: ReplicateConfig, place: Path) -> None:
     tokenizer = Tokenizer.from_file(str(place / "tokenizer.json"))
     model = built(model_config(config), PositionsConfig("residual"))
-    subject = ModelSubject(model, tokenizer, CPU, eos_token_id=-1)
+    subject = ModelSubject(model, tokenizer, CPU, eos_token_ids=[])
     samples = probe_samples(config, tokenizer, 32)["reverse"]
     found = score(model, samples, 70, CPU)  # two samples at a time
     assert [len(values) for values in found.values()] == [9, 9, 9]
@@ -59,7 +59,7 @@ def test_a_model_that_is_right_is_exact(config: ReplicateConfig, place: Path) ->
     """One that is told the answer: its own most likely tokens."""
     tokenizer = Tokenizer.from_file(str(place / "tokenizer.json"))
     model = built(model_config(config), PositionsConfig("rope"))
-    subject = ModelSubject(model, tokenizer, CPU, eos_token_id=-1)
+    subject = ModelSubject(model, tokenizer, CPU, eos_token_ids=[])
     sample = probe_samples(config, tokenizer, 32)["reverse"][0]
     told = type(sample)(sample.sample, sample.prompt, subject.continued(sample.prompt, 5), 5, sample.size)
     wrong = type(sample)(sample.sample, sample.prompt, [*told.answer[:4], (told.answer[4] + 1) % 60], 5, sample.size)
