@@ -14,6 +14,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two ranks share a laptop's two cores
 
 
+def pytest_configure() -> None:
+    """Makes Triton's kernels run on a CPU where there is no GPU; read when Triton is first imported."""
+    import torch  # not before the number of threads is set
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
 class OnePackageAtATime(LoadScopeScheduling):
     """Gives all tests of a package to one process of pytest-xdist, as they share fixtures."""
 
@@ -35,6 +43,11 @@ def pytest_collection_finish() -> None:
     """Takes all that is imported out of garbage collections, so that forked data workers need not copy it."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Lets the process end clean: Triton's library reports what is left of it."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ Changes = dict[str, tuple[Any, Any]]  # key -> (value then, value now)
 # Keys that must not change by accident; and those of them that may, because they change speed, not results.
 FIXED = ("model.", "positions.", "sequence_length", "global_batch_size", "mask_documents")
 LAYERS = ("positions.scheme", "positions.start_layer", "positions.layers")  # which may say the same in two ways
-FREE = ("model.attention", "model.activation_checkpointing", "model.loss_chunk_rows")
+FREE = ("model.attention", "model.kernel", "model.activation_checkpointing", "model.loss_chunk_rows")
 
 
 def changed_keys(saved: Mapping[str, Any], config: RunConfig) -> Changes:
