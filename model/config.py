@@ -10,6 +10,14 @@ from enum import Enum
 from model.errors import require
 
 
+class Kernel(Enum):
+    """What normalises and rotates queries and keys on a GPU; `auto` is resolved where it first runs."""
+
+    auto = "auto"
+    triton = "triton"
+    torch = "torch"
+
+
 class AttentionBackend(Enum):
     """The implementation of attention; `auto` is resolved once, when the model is built."""
 
@@ -67,6 +75,8 @@ class ModelConfig:
     """Padding token; never trained on, kept for export."""
     attention: AttentionBackend = AttentionBackend.auto
     """Implementation of attention: auto, sdpa, flash_attn or plain."""
+    kernel: Kernel = Kernel.auto
+    """Norm and rotation of queries and keys on a GPU: triton (one kernel), torch, or auto: triton where it works."""
     activation_checkpointing: bool = False
     """Keep one tensor per block and recompute the rest in the backward pass."""
     compile: bool | str = "auto"

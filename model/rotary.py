@@ -37,9 +37,15 @@ class Frequencies:
         if positions.yarn is not None:
             radians = _stretch(radians, model.rope_theta, positions.yarn)
             self.attention_factor = 0.1 * math.log(positions.yarn.factor) + 1.0
+        self.precision = positions.precision
         self.round_to_input = positions.precision is PositionPrecision.reference
+        self.num_pairs = len(radians)
         self._turns = torch.from_numpy(np.stack([radians, unstretched]) / (2 * math.pi))
         self._per_device = {self._turns.device: self._turns}
+        turns = self._turns[0]
+        high = turns.float()
+        split = torch.stack([high, (turns - high).float(), (turns * 2 * math.pi).float()])
+        self._split_per_device = {split.device: split}
 
     def turns(self, device: torch.device) -> Tensor:
         """Returns the turns per position of each pair, [D/2] float64, on `device`."""
@@ -56,6 +62,12 @@ class Frequencies:
         if device not in self._per_device:
             self._per_device[device] = self._turns.to(device)
         return self._per_device[device]
+
+    def split(self, device: torch.device) -> Tensor:
+        """Returns float32 [3, D/2] on `device`: turns rounded to 24 bits, what is left of them, and radians."""
+        if device not in self._split_per_device:
+            self._split_per_device[device] = self._split_per_device[torch.device("cpu")].to(device)
+        return self._split_per_device[device]
 
 
 def _stretch(radians: np.ndarray, theta: float, yarn: YarnConfig) -> np.ndarray:

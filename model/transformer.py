@@ -16,9 +16,10 @@ from torch.utils.checkpoint import checkpoint
 from model.attention import Documents, attention, resolve_backend
 from model.config import ModelConfig, NormPrecision, PositionsConfig
 from model.loss import LMHead, LossSums
+from model.norm_rotate import normalise_and_rotate, resolve_kernel
 from model.positions import build_schemes
 from model.positions.module import Positions
-from model.rotary import Frequencies, rotate
+from model.rotary import Frequencies
 
 
 class RMSNorm(nn.RMSNorm):
@@ -84,6 +85,7 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         self.frequencies = frequencies
         self.backend = resolve_backend(config.attention)
+        self.kernel = resolve_kernel(config.kernel, config.norm_precision, frequencies.precision)
 
     def forward(self, h_btd: Tensor, positions: Tensor | None, documents: Documents | None) -> Tensor:
         """Returns [B, T, d]; `positions` is [T], [B, T, H_kv] or None for no rotation."""
@@ -96,17 +98,12 @@ class Attention(nn.Module):
 
         `start` is the index of the first token, for positions that are deviations.
         """
-        q_bthd = self._split(self.q_norm(self.q_proj(h_btd)))
-        k_bthd = self._split(self.k_norm(self.k_proj(h_btd)))
-        v_bthd = self._split(self.v_proj(h_btd))
-        if positions is not None:
-            length = h_btd.shape[1]
-            index_t = torch.arange(start, start + length, device=h_btd.device) if self.adds_index else None
-            q_bthd, k_bthd = rotate(q_bthd, k_bthd, positions, self.frequencies, index_t)
-        return q_bthd, k_bthd, v_bthd
-
-    def _split(self, x_btd: Tensor) -> Tensor:
-        return x_btd.unflatten(-1, (-1, self.head_dim))
+        q_btd, k_btd, v_btd = self.q_proj(h_btd), self.k_proj(h_btd), self.v_proj(h_btd)
+        index_t = torch.arange(start, start + h_btd.shape[1], device=h_btd.device) if self.adds_index else None
+        q_bthd, k_bthd = normalise_and_rotate(
+            q_btd, k_btd, self.q_norm, self.k_norm, positions, self.frequencies, self.kernel, index_t
+        )
+        return q_bthd, k_bthd, v_btd.unflatten(-1, (-1, self.head_dim))
 
 
 class Block(nn.Module):

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from data.tools.sample import build_sample
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two ranks share a laptop's two cores
+if shutil.which("nvidia-smi") is None:  # no GPU: Triton, when it is first imported, is to run kernels on the CPU
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 class OnePackageAtATime(LoadScopeScheduling):
@@ -35,6 +38,11 @@ def pytest_collection_finish() -> None:
     """Takes all that is imported out of garbage collections, so that forked data workers need not copy it."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Lets the process end clean: Triton's library reports what is left of it."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

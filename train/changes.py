@@ -26,6 +26,7 @@ FIXED = ("model.", "positions.", "sequence_length", "global_batch_size", "mask_d
 LAYERS = ("positions.scheme", "positions.start_layer", "positions.layers")  # which may say the same in two ways
 FREE = (
     "model.attention",
+    "model.kernel",
     "model.activation_checkpointing",
     "model.compile",
     "model.loss_chunk_rows",

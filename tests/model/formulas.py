@@ -18,7 +18,7 @@ def rotated(x_bthd: Tensor, z_bth: Tensor, theta: float, frequencies: Tensor | N
     x = x_bthd.double()
     half = x.shape[-1] // 2
     if frequencies is None:
-        frequencies = theta ** -(torch.arange(half, dtype=torch.float64) / half)
+        frequencies = theta ** -(torch.arange(half, dtype=torch.float64, device=x.device) / half)
     pairs = torch.complex(x[..., :half], x[..., half:])
     angle = z_bth.double()[..., None] * frequencies
     pairs = pairs * torch.polar(torch.ones_like(angle), angle)
