@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -109,10 +110,9 @@ def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
             traceback.print_exc()
             codes.append(EXIT_CRASHED)
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
-    app = hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.3")(run)
+    has_options = any(argument.startswith("-") for argument in sys.argv[1:])
     try:
-        codes.append(reported(app))
+        codes.append(reported(lambda: _with_options(run) if has_options else run(_composed(sys.argv[1:]))))
     except SystemExit as stopped:
         return int(stopped.code or EXIT_OK)
     except KeyboardInterrupt:
@@ -121,6 +121,18 @@ def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
         print(f"error: {explain(error)}", file=sys.stderr)
         return EXIT_USER_ERROR
     return max(codes)
+
+
+def _composed(overrides: list[str]) -> DictConfig:
+    """Returns the config of a command line without options. Hydra's own main composes it twice."""
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        return compose("config", overrides)
+
+
+def _with_options(run: Callable[[DictConfig], None]) -> None:
+    """Does what the options of sys.argv ask of Hydra, such as to print the config."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
+    hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.3")(run)()
 
 
 def _without_secrets(value: Any) -> Any:
