@@ -68,7 +68,9 @@ def test_every_alert_is_explained() -> None:
 
 
 def test_when_a_row_fades_or_grows_is_explained() -> None:
-    percent = [f"{left:.0%}".replace("%", " %") for left in (verdicts.ALL_FADED, 1 - verdicts.SLOW_FADE, verdicts.FADED)]
+    percent = [
+        f"{left:.0%}".replace("%", " %") for left in (verdicts.ALL_FADED, 1 - verdicts.SLOW_FADE, verdicts.FADED)
+    ]
     text = " ".join(TEXT.split())
     for phrase in (
         f"fallen in each of {verdicts.NUM_ALL_FALLS} readings to below {percent[0]}",
