@@ -26,6 +26,7 @@ import torch
 
 from model.config import ModelConfig
 from model.transformer import Attention, Block, Olmo2
+from train.engine.config import compiles_blocks
 from train.errors import TrainError
 
 BACKEND = "inductor"
@@ -38,14 +39,13 @@ def resolve_compile(config: ModelConfig, device: torch.device, zero_stage: int) 
 
     Raises TrainError for ZeRO 3, where DeepSpeed gathers weights in hooks that break every graph.
     """
-    if config.compile == "auto":
-        return device.type == "cuda" and zero_stage < 3
-    if config.compile and zero_stage == 3:
+    is_on = compiles_blocks(config.compile, on_gpu=device.type == "cuda", zero_stage=zero_stage)
+    if is_on and zero_stage == 3:
         raise TrainError(
             "model.compile=true does not work with engine.zero_stage=3, whose hooks cut graphs into pieces: "
             "use model.compile=auto, or engine.zero_stage=2"
         )
-    return bool(config.compile)
+    return is_on
 
 
 class Compilation:

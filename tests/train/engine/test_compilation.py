@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.activations import activations
 from model.attention import Documents
 from model.config import ModelConfig
 from tests.distributed import run_ranks
@@ -162,3 +163,43 @@ def test_a_compiled_run_is_watched_and_resumes_to_the_bit(backend: str, tmp_path
         for name, value in was.items():
             noise = 1e-2 if "gradient_slope" in name or "residual" in name else 1e-4
             assert now[name] == pytest.approx(value, abs=noise, rel=noise), name
+
+
+def saved_per_token(ranks: Ranks) -> list[float]:
+    """Returns the bytes per token that the second and the third block keep for the backward pass."""
+    compilation.BACKEND = "aot_eager_decomp_partition"  # decides what to keep as inductor does
+    config = configured(1, Precision.bf16, model__compile=True)
+    engine = built(ranks, config)
+    shape, found = (2, LENGTH, config.model.hidden_size), []
+    for block in list(engine.model.layers)[1:]:
+        kept: dict[int, int] = {}
+        tensors = []
+
+        def pack(
+            tensor: torch.Tensor, kept: dict[int, int] = kept, tensors: list[torch.Tensor] = tensors
+        ) -> torch.Tensor:
+            tensors.append(tensor)  # so that no other takes its place
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            block(torch.randn(shape, dtype=torch.bfloat16, requires_grad=True), None)
+        for parameter in engine.model.parameters():
+            kept.pop(parameter.untyped_storage().data_ptr(), None)
+        found.append(sum(kept.values()) / (2 * LENGTH))
+    return found
+
+
+@pytest.mark.slow
+def test_compiled_blocks_keep_what_plans_reckon_with() -> None:
+    config = configured(1, Precision.bf16)
+
+    def kept(num_layers: int) -> float:
+        config.model.num_layers = num_layers
+        sizes = activations(
+            config.model, config.positions, rows=2, length=LENGTH, element=2, on_gpu=True, compiled=True
+        )
+        return sizes.kept / (2 * LENGTH)
+
+    for seen in run_ranks(saved_per_token, 1)[0]:
+        assert seen == pytest.approx(kept(3) - kept(2), abs=8)  # bytes a token: the rotation's table
