@@ -173,7 +173,7 @@ def saved_per_token(ranks: Ranks) -> list[float]:
     shape, found = (2, LENGTH, config.model.hidden_size), []
     for block in list(engine.model.layers)[1:]:
         kept: dict[int, int] = {}
-        tensors = []
+        tensors: list[torch.Tensor] = []
 
         def pack(
             tensor: torch.Tensor, kept: dict[int, int] = kept, tensors: list[torch.Tensor] = tensors
