@@ -43,5 +43,13 @@ class EngineConfig:
 
 
 def compiles_blocks(compile_key: bool | str, *, on_gpu: bool, zero_stage: int) -> bool:
-    """Returns whether `model.compile` means that blocks are compiled; `auto`: on a GPU, but not under ZeRO 3."""
+    """Returns whether `model.compile` means that blocks are compiled; `auto`: on a GPU, but not under ZeRO 3.
+
+    Raises TrainError for true with ZeRO 3, where DeepSpeed gathers weights in hooks that break every graph.
+    """
+    if compile_key is True and zero_stage == 3:
+        raise TrainError(
+            "model.compile=true does not work with engine.zero_stage=3, whose hooks cut graphs into pieces: "
+            "use model.compile=auto, or engine.zero_stage=2"
+        )
     return on_gpu and zero_stage < 3 if compile_key == "auto" else bool(compile_key)

@@ -91,7 +91,7 @@ def memory(config: RunConfig, world_size: int, *, on_gpu: bool) -> Memory:
         element=size,
         on_gpu=on_gpu,
         mask_documents=config.mask_documents,
-        compiled=compiles_blocks(config.model.compile, on_gpu=on_gpu, zero_stage=stage),
+        compiled=stage < 3 and compiles_blocks(config.model.compile, on_gpu=on_gpu, zero_stage=stage),
     )
     weights = size * total if stage < 3 else size * (share + min(total, LIVE_ELEMENTS))
     return Memory(

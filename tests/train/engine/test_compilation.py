@@ -40,6 +40,8 @@ def test_zero_3_is_refused_in_one_line() -> None:
         TrainError, match=r"^model\.compile=true does not work with engine\.zero_stage=3.*model\.compile=auto"
     ):
         resolve_compile(ModelConfig(compile=True), CPU, 3)
+    with pytest.raises(TrainError, match=r"^model\.compile=true"):  # before any rank is started
+        tiny(Path(), model__compile=True, engine__zero_stage=3).validate()
 
 
 def trained(engine: Engine, documents: bool) -> list[float]:
