@@ -34,14 +34,19 @@ def activations(
     element: int,
     on_gpu: bool,
     mask_documents: bool = False,
+    compiled: bool = False,
 ) -> Activations:
     """Returns the bytes of a micro-batch of `rows` x `length` tokens; `element`: bytes of an activation, 2 for bf16.
+
+    `compiled` blocks keep what norms on a GPU keep, and make silu(gate) again in the backward pass.
 
     Raises ModelError if the positions do not fit the model.
     """
     tokens, width = rows * length, config.hidden_size
     maps = [scheme.kept_bytes(element) for scheme in build_schemes(config, positions)]
-    block = _block_bytes_per_token(config, element, on_gpu) + _score_bytes_per_token(config, length)
+    block = _block_bytes_per_token(config, element, on_gpu or compiled) + _score_bytes_per_token(config, length)
+    if compiled:
+        block -= element * config.intermediate_size
     if config.activation_checkpointing:
         kept_by_blocks, again = config.num_layers * element * width, block + max(maps)
     else:

@@ -21,7 +21,7 @@ from model.huggingface.flavours import check_flavour, default_flavour
 from model.positions import build_schemes
 from train.callbacks.config import EvaluationConfig, LoggingConfig, ProfileConfig, WandbConfig
 from train.checkpoint.config import CheckpointConfig
-from train.engine.config import EngineConfig
+from train.engine.config import EngineConfig, compiles_blocks
 from train.errors import TrainError
 from train.guard import GuardConfig
 from train.launch_config import LaunchConfig
@@ -105,6 +105,7 @@ class RunConfig:
             self.model,
         ):
             component.validate()
+        compiles_blocks(self.model.compile, on_gpu=True, zero_stage=self.engine.zero_stage)
         build_schemes(self.model, self.positions)
         self.data.validate()
         self._check_logged("position_watch.interval", self.position_watch.interval)

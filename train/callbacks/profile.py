@@ -6,6 +6,7 @@ stack. Only the main rank is profiled. A profiled step is slower, and its throug
 """
 
 import logging
+import os
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ class Profiler(Callback):
     def __init__(self, config: ProfileConfig) -> None:
         self._config = config
         self._profile: profile | None = None
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the library below torch's profiler logs each start and stop
 
     def on_step_start(self, trainer: TrainerInterface) -> None:
         if trainer.step not in self._config.steps:

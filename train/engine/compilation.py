@@ -26,6 +26,7 @@ import torch
 
 from model.config import ModelConfig
 from model.transformer import Attention, Block, Olmo2
+from train.engine.config import compiles_blocks
 from train.errors import TrainError
 
 BACKEND = "inductor"
@@ -34,18 +35,8 @@ MAX_KINDS = 3  # of layers: positions per head, one position for all heads, none
 
 
 def resolve_compile(config: ModelConfig, device: torch.device, zero_stage: int) -> bool:
-    """Returns whether blocks are compiled: what `auto` means on `device`, every other value as it is.
-
-    Raises TrainError for ZeRO 3, where DeepSpeed gathers weights in hooks that break every graph.
-    """
-    if config.compile == "auto":
-        return device.type == "cuda" and zero_stage < 3
-    if config.compile and zero_stage == 3:
-        raise TrainError(
-            "model.compile=true does not work with engine.zero_stage=3, whose hooks cut graphs into pieces: "
-            "use model.compile=auto, or engine.zero_stage=2"
-        )
-    return bool(config.compile)
+    """Returns whether blocks are compiled on `device`. Raises TrainError as `compiles_blocks` does."""
+    return compiles_blocks(config.compile, on_gpu=device.type == "cuda", zero_stage=zero_stage)
 
 
 class Compilation:

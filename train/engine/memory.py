@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from model.accounting import parameter_sizes
 from model.activations import activations
 from train.config import RunConfig, rows_per_rank
-from train.engine.config import Precision
+from train.engine.config import Precision, compiles_blocks
 
 FLOAT32, MOMENTS, MASTER = 4, 8, 4  # bytes per parameter
 COPY_ELEMENTS = (
@@ -91,6 +91,7 @@ def memory(config: RunConfig, world_size: int, *, on_gpu: bool) -> Memory:
         element=size,
         on_gpu=on_gpu,
         mask_documents=config.mask_documents,
+        compiled=stage < 3 and compiles_blocks(config.model.compile, on_gpu=on_gpu, zero_stage=stage),
     )
     weights = size * total if stage < 3 else size * (share + min(total, LIVE_ELEMENTS))
     return Memory(
