@@ -225,7 +225,7 @@ def read(case: Case, folder: Path) -> list[Reading]:
 
 
 def _reading(plain: dict[str, Any]) -> Reading:
-    by_layer = {
-        name: {int(layer): values for layer, values in plain[name].items()} for name in ("heads", "signals", "maps")
-    }
-    return Reading(step=plain["step"], loss=plain["loss"], **by_layer)
+    heads, signals, maps = (
+        {int(layer): values for layer, values in plain[name].items()} for name in ("heads", "signals", "maps")
+    )
+    return Reading(plain["step"], heads, signals, maps, plain["loss"], tuple(plain.get("deviations", ())))

@@ -126,8 +126,8 @@ def sentences(primary: Mapping[str, Any], others: Sequence[Mapping[str, Any]], n
         said.append(f"Not supported: {len(others) - len(supported)} of the {len(others)} other comparisons.")
     if num_seeds < 5:
         said.append(
-            f"{_seeds(num_seeds).capitalize()}: this cannot rank schemes, whatever the intervals are, since another seed may differ "
-            "by more."
+            f"{_seeds(num_seeds).capitalize()}: this cannot rank schemes, whatever the intervals are, since another "
+            "seed may differ by more."
         )
     said.append(
         "Models of this size on made-up tasks say nothing of 1B parameters on text: only the order of schemes can be "
