@@ -242,6 +242,11 @@ BUCKET_LOSS = Family(
 )
 
 
+def probe_nll(task: str, length: int) -> str:
+    """Returns the name of the log-likelihood of the right answers of a task at a length, per token, negative."""
+    return f"eval/probe/{task}-{length}/nll"
+
+
 def source_loss(source: str) -> str:
     """Returns the name of the validation loss of a source."""
     return SOURCE_LOSS.name(source)

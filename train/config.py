@@ -112,6 +112,7 @@ class RunConfig:
         self._check_rollback()
         if self.evaluation.enabled:
             self._check_logged("evaluation.interval", self.evaluation.interval)
+            self._check_logged("evaluation.probe_interval", self.evaluation.probe_interval)
 
     def export_problem(self) -> str | None:
         """Returns why this model's weights cannot be exported in their default flavour, or None."""

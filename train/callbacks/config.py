@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from evaluate.config import ProbeConfig
 from train.errors import TrainError
 from train.ranges import check_at_least
 
@@ -48,10 +49,16 @@ class EvaluationConfig:
     """Whether to evaluate where the data has a validation set."""
     micro_batch_size: int | None = None
     """Rows per forward pass on one rank; null: the training's."""
+    probe_interval: int | None = None
+    """Steps between probes, a multiple of logging.interval; null: none."""
+    probes: ProbeConfig = field(default_factory=ProbeConfig)
+    """What probes ask (docs/evaluate.md): tasks, lengths, samples; during training nothing is generated."""
 
     def validate(self) -> None:
-        """Raises TrainError with the key, the value and the remedy."""
-        check_at_least("evaluation", self, interval=1, micro_batch_size=1)
+        """Raises TrainError with the key, the value and the remedy, and EvaluateError for the probes."""
+        check_at_least("evaluation", self, interval=1, micro_batch_size=1, probe_interval=1)
+        if self.probe_interval is not None:
+            self.probes.validate()
 
 
 class WandbMode(Enum):

@@ -1,7 +1,7 @@
 """Runs the evaluation tasks every N steps, after the last one and at stop_step; logs what they measure with the step.
 
-A stop request ends an evaluation early. Its step is then evaluated when the run resumes, and logged as an addition to
-the row of that step.
+A task may have an N of its own. A stop request ends an evaluation early. Its step is then evaluated when the run
+resumes, and logged as an addition to the row of that step.
 """
 
 from typing import Any
@@ -41,14 +41,18 @@ class Evaluator(StatefulCallback):
         self._evaluated_step = state["evaluated_step"]
 
     def _is_due(self, trainer: TrainerInterface) -> bool:
-        at_interval = self._interval is not None and trainer.step % self._interval == 0
-        is_step = at_interval or trainer.step in (trainer.until, trainer.max_steps)
-        return bool(self._tasks) and is_step and self._evaluated_step != trainer.step
+        return bool(self._due(trainer)) and self._evaluated_step != trainer.step
+
+    def _due(self, trainer: TrainerInterface) -> list[EvaluationTask]:
+        if trainer.step in (trainer.until, trainer.max_steps):
+            return self._tasks
+        intervals = ((task, task.interval or self._interval) for task in self._tasks)
+        return [task for task, interval in intervals if interval is not None and trainer.step % interval == 0]
 
     def _evaluate(self, trainer: TrainerInterface) -> dict[str, float] | None:
         """Returns the metrics of all tasks by name, or None if a stop was requested before the end."""
         metrics: dict[str, float] = {}
-        for task in self._tasks:
+        for task in self._due(trainer):
             results = task.run(trainer.engine, trainer.ranks, trainer.stop_requested)
             if results is None:
                 trainer.is_cut_short = True

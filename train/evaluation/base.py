@@ -16,6 +16,9 @@ from train.engine.engine import Engine
 class EvaluationTask(ABC):
     """One measurement of the model in training."""
 
+    interval: int | None = None
+    """Steps between runs of the task; None: evaluation.interval."""
+
     @classmethod
     @abstractmethod
     def build(cls, config: RunConfig) -> Self | None:

@@ -264,7 +264,7 @@ class Detectors:
             norms = [(heads[layer][HEAD_NORM][head], memory.held_norm(layer, head)) for layer, head in growing]
             return explosion_symptom(ranges, ends, norms, self._length)
         if kind == "rope":
-            followers = [heads[layer]["rank_correlation"] for layer in heads.keys() - reading.deviations]
+            followers = [heads[layer]["rank_correlation"] for layer in set(heads).difference(reading.deviations)]
             return rope_symptom(min(abs(r) for of_layer in followers for r in of_layer))
         if kind == "dead_gradient":
             return self._dead_symptom(places, reading)

@@ -72,7 +72,7 @@ class Meter:
         self._checked = zero
         model = engine.model
         turns, of_deviations = model.frequencies.turns(engine.device), model.frequencies.deviation_turns(engine.device)
-        self._deviations = frozenset(layer for layer, module in self._modules.items() if module.scheme.adds_index)
+        self._deviations = tuple(layer for layer, module in self._modules.items() if module.scheme.adds_index)
         self._radians_f = {
             layer: (of_deviations if layer in self._deviations else turns) * (2 * math.pi) for layer in self._modules
         }

@@ -20,7 +20,7 @@ class Reading:
     """Layer -> name of each of its maps -> symbol."""
     loss: float = math.nan
     """Cross entropy per valid token of the batch, before the update."""
-    deviations: frozenset[int] = frozenset()
+    deviations: tuple[int, ...] = ()
     """The layers whose positions are deviations from the index."""
 
     def spreads(self, layer: int) -> list[float]:

@@ -158,7 +158,7 @@ def outgrows(layer: int, head: int, reading: Reading, memory: Memory) -> bool:
 
 def is_rope(reading: Reading) -> bool | None:
     """Judges whether every head of every layer follows the token index; deviations that do only scale it."""
-    layers = reading.heads.keys() - reading.deviations
+    layers = set(reading.heads).difference(reading.deviations)
     lowest = min((abs(r) for layer in layers for r in reading.heads[layer]["rank_correlation"]), default=0.0)
     return True if lowest > LIKE_INDEX else False if lowest < UNLIKE_INDEX else None
 

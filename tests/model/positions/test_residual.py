@@ -1,4 +1,4 @@
-"""Residual positions begin as RoPE to the bit, learn deviations from the index, and travel through exports."""
+"""Residual positions begin as RoPE to the bit, and learn deviations from the index."""
 
 import math
 from pathlib import Path
@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from model.config import PositionPrecision, PositionsConfig, YarnConfig
-from model.errors import ModelError
 from model.export import save_hf
 from model.generate import learned_positions, next_tokens
 from model.positions import layer_schemes
@@ -106,30 +104,6 @@ def test_a_small_deviation_survives_a_large_index() -> None:
     turned = rotate(ones, ones, z, frequencies, index_t)[0]
     exact = rotate(ones.double(), ones.double(), z.double() + 2**20, frequencies)[0]
     torch.testing.assert_close(turned.double(), exact, atol=2e-6, rtol=0)
-
-
-@pytest.mark.parametrize("yarn", [None, YARN])
-def test_exported_code_computes_the_same_and_the_export_loads(tmp_path: Path, yarn: YarnConfig | None) -> None:
-    positions, sizes = PositionsConfig("residual", start_layer=1, yarn=yarn), {"num_kv_heads": 2}
-    model, config = trained(positions, **sizes), small(**sizes)
-    expected = logits(model)
-    assert not torch.allclose(expected, logits(built(config, PositionsConfig("rope", yarn=yarn))), atol=1e-2)
-    save_hf(tmp_path / "hf", config, positions, model.named_parameters(), max_position_embeddings=64)
-    from_pretrained: Any = AutoModelForCausalLM.from_pretrained
-    loaded = from_pretrained(tmp_path / "hf", trust_remote_code=True).eval()
-    with torch.no_grad():
-        output = loaded(TOKENS, output_positions=True)
-    assert torch.equal(output.logits, expected) and output.position_layers == (1, 2)
-    assert torch.equal(output.positions[0][0], learned_positions(model, TOKENS[0])[1])
-    prompt = TOKENS[:1, :20]
-    generated = loaded.generate(prompt, max_new_tokens=12, do_sample=False, eos_token_id=None)
-    ours = next_tokens(model, prompt[0], temperature=0.0, generator=torch.Generator())
-    assert generated[0, 20:].tolist() == [next(ours) for _ in range(12)]
-    again = Olmo2(config, positions)
-    initialise(again, hf_weights(tmp_path / "hf", config, positions, seed=9), "cpu")
-    assert torch.equal(logits(again), expected)
-    with pytest.raises(ModelError, match="residual in layers 1-2"):
-        hf_weights(tmp_path / "hf", config, PositionsConfig("repo", start_layer=1, yarn=yarn), seed=9)
 
 
 def test_generating_with_kept_keys_gives_the_tokens_of_the_whole_text() -> None:

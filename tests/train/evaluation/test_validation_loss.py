@@ -24,6 +24,7 @@ from train.distributed import Ranks
 from train.engine.config import Precision
 from train.engine.engine import Engine, MicroBatch
 from train.evaluation.base import evaluation_tasks
+from train.evaluation.probes import Probes
 from train.evaluation.validation_loss import ValidationLoss, buckets, metrics_of
 
 NUM_ROWS = {"alpha": 5, "beta": 3}  # split over two ranks and micro-batches of two, neither of which they fill
@@ -262,7 +263,7 @@ def test_a_source_or_a_range_without_a_label_has_no_metric() -> None:
 def test_a_task_is_found_by_being_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import train.evaluation
 
-    assert evaluation_tasks() == [ValidationLoss]
+    assert evaluation_tasks() == [Probes, ValidationLoss]
     (tmp_path / "always_one.py").write_text(
         "from train.evaluation.base import EvaluationTask\n"
         "class AlwaysOne(EvaluationTask):\n"
@@ -272,6 +273,6 @@ def test_a_task_is_found_by_being_a_file(tmp_path: Path, monkeypatch: pytest.Mon
     )
     monkeypatch.setattr(train.evaluation, "__path__", [*train.evaluation.__path__, str(tmp_path)])
     found = {kind.__name__: kind for kind in evaluation_tasks()}
-    assert found.keys() == {"AlwaysOne", "ValidationLoss"}
+    assert found.keys() == {"AlwaysOne", "Probes", "ValidationLoss"}
     task: Any = found["AlwaysOne"].build(tiny(tmp_path))
     assert task.run(None, None, None) == {"eval/one": 1.0}

@@ -446,7 +446,7 @@ STARTING = (set_heads(**EQUAL, head_norm=0.0), set_signal(gate_grad_norm=0.0, co
 
 def of_deviations(reading: Reading) -> None:
     """The positions are deviations from the index."""
-    object.__setattr__(reading, "deviations", frozenset(LAYERS))
+    object.__setattr__(reading, "deviations", LAYERS)
 
 
 def test_deviations_that_begin_at_zero_and_grow_raise_no_alert() -> None:

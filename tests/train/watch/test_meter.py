@@ -204,7 +204,7 @@ def test_a_wrong_gradient_and_wrong_positions_show_in_their_layer_only(one: Any,
 def test_of_residual_positions_the_deviations_are_read(one: Any) -> None:
     """At the start there are none, and only the last map has a gradient, which is that of the loss."""
     reading = one["residual"]
-    assert reading.deviations == {1, 2} == set(reading.heads)
+    assert reading.deviations == (1, 2) == tuple(reading.heads)
     for layer, values in reading.heads.items():
         assert all(values[name] == [0, 0] for name in ("mean", "range", "resolution", "similarity", "head_norm"))
         assert min(values["head_grad_norm"]) > 0 and max(values["gradient_error"]) < 1e-5
