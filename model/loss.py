@@ -28,6 +28,7 @@ class LossSums(NamedTuple):
     z: Tensor  # float32 scalar, z_loss_weight * lse^2
     num_valid: Tensor  # int64 scalar
     ce_bt: Tensor | None = None  # float32 [B, T], cross entropy of each label, 0 where ignored; None with gradients on
+    z_bt: Tensor | None = None  # the same of the z-loss
 
     def detach(self) -> "LossSums":
         """Returns the same values outside of the autograd graph."""
@@ -45,17 +46,18 @@ class LMHead(nn.Linear):
     def forward(self, h_btd: Tensor, labels_bt: Tensor | None = None) -> Tensor | LossSums:  # type: ignore[override]
         """Returns logits [B, T, V]; with int64 labels (already shifted; -100 is ignored), their LossSums.
 
-        `LossSums.ce_bt` is filled when gradients are off (`torch.no_grad`): training computes and keeps no such tensor.
+        `ce_bt` and `z_bt` are filled when gradients are off (`torch.no_grad`): training computes and keeps no such tensor.
         """
         if labels_bt is None:
             return F.linear(h_btd, self.weight)
         labels = labels_bt.flatten()
         hidden = h_btd.flatten(0, 1).to(self.weight.dtype)
         with torch.autocast(hidden.device.type, enabled=False):
-            total, ce, z, ce_n = _ChunkedLoss.apply(
+            total, ce, z, *by_label = _ChunkedLoss.apply(
                 hidden, self.weight, labels, self.z_loss_weight, self.chunk_rows, torch.is_grad_enabled()
             )
-        return LossSums(total, ce, z, (labels != IGNORED).sum(), None if ce_n is None else ce_n.view_as(labels_bt))
+        ce_bt, z_bt = (None if each_n is None else each_n.view_as(labels_bt) for each_n in by_label)
+        return LossSums(total, ce, z, (labels != IGNORED).sum(), ce_bt, z_bt)
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -68,19 +70,19 @@ class _ChunkedLoss(torch.autograd.Function):
         z_weight: float,
         chunk_rows: int,
         grad_enabled: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
         wide = torch.promote_types(hidden_nd.dtype, torch.float32)
         needs_hidden, needs_weight = (grad_enabled and needed for needed in ctx.needs_input_grad[:2])
         grad_hidden = torch.empty_like(hidden_nd, dtype=wide) if needs_hidden else None
         grad_weight: Tensor | None = None
-        ce_n = None if grad_enabled else torch.empty_like(labels_n, dtype=wide)
+        ce_n, z_n = (None if grad_enabled else torch.empty_like(labels_n, dtype=wide) for _ in range(2))
         ce, z = hidden_nd.new_zeros(2, dtype=wide).unbind()
         for start in range(0, len(labels_n), chunk_rows):
             rows = slice(start, start + chunk_rows)
-            chunk = _chunk_loss(_product(hidden_nd[rows], weight_vd.t()), labels_n[rows], z_weight)
-            ce, z = ce + chunk.ce_r.sum(), z + chunk.z
-            if ce_n is not None:
-                ce_n[rows] = chunk.ce_r
+            chunk = _chunk_loss(_product(hidden_nd[rows], weight_vd.t()), labels_n[rows])
+            ce, z = ce + chunk.ce_r.sum(), z + z_weight * chunk.square_r.sum()
+            if ce_n is not None and z_n is not None:
+                ce_n[rows], z_n[rows] = chunk.ce_r, z_weight * chunk.square_r
             if not (needs_hidden or needs_weight):
                 continue
             grad_rv = _chunk_gradient(chunk, z_weight, weight_vd.dtype)
@@ -92,7 +94,7 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.dtypes = hidden_nd.dtype, weight_vd.dtype
         ctx.mark_non_differentiable(ce, z)
-        return ce + z, ce, z, ce_n
+        return ce + z, ce, z, ce_n, z_n
 
     @staticmethod
     @once_differentiable
@@ -108,7 +110,7 @@ class _ChunkLoss(NamedTuple):
     """The losses of a chunk, and what its gradient is made of."""
 
     ce_r: Tensor  # cross entropy of each token, 0 where ignored
-    z: Tensor  # scalar, sum of z_weight * lse^2 over the tokens that are not
+    square_r: Tensor  # lse^2 of each token, 0 where ignored
     lse_r: Tensor
     powers_rv: Tensor  # exp(logits - their maximum), in the logits' own memory
     mass_r: Tensor  # sum of the powers: softmax = powers / mass
@@ -116,7 +118,7 @@ class _ChunkLoss(NamedTuple):
     ignored_r: Tensor  # bool
 
 
-def _chunk_loss(logits_rv: Tensor, labels_r: Tensor, z_weight: float) -> _ChunkLoss:
+def _chunk_loss(logits_rv: Tensor, labels_r: Tensor) -> _ChunkLoss:
     """Computes the losses of a chunk, and overwrites its logits.
 
     Ignored tokens are masked, not dropped: to know how many there are, the host would have to wait for the device.
@@ -129,8 +131,8 @@ def _chunk_loss(logits_rv: Tensor, labels_r: Tensor, z_weight: float) -> _ChunkL
     mass = powers_rv.sum(dim=1)
     lse = peak + mass.log()
     ce_r = (lse - target_logit).masked_fill(ignored, 0)
-    z = z_weight * lse.square().masked_fill(ignored, 0).sum()
-    return _ChunkLoss(ce_r, z, lse, powers_rv, mass, target, ignored)
+    square_r = lse.square().masked_fill(ignored, 0)
+    return _ChunkLoss(ce_r, square_r, lse, powers_rv, mass, target, ignored)
 
 
 def _chunk_gradient(chunk: _ChunkLoss, z_weight: float, dtype: torch.dtype) -> Tensor:

@@ -62,7 +62,7 @@ def test_sums_and_gradients_are_those_of_all_logits_at_once(
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 2e-6)]
 )
-def test_without_gradients_the_cross_entropy_of_each_token_is_there(
+def test_without_gradients_the_losses_of_each_token_are_there(
     chunk_rows: int, dtype: torch.dtype, tolerance: float
 ) -> None:
     lm_head = head(dtype, chunk_rows)
@@ -76,11 +76,14 @@ def test_without_gradients_the_cross_entropy_of_each_token_is_there(
     assert torch.equal(sums.ce_bt == 0, labels == -100)
     torch.testing.assert_close(sums.ce_bt.double(), expected, rtol=tolerance, atol=tolerance)
     assert sums.ce.item() == pytest.approx(sums.ce_bt.sum().item(), rel=1e-6)
+    squares = logits.logsumexp(-1).square().masked_fill(labels == -100, 0)
+    torch.testing.assert_close(sums.z_bt.double(), lm_head.z_loss_weight * squares, rtol=tolerance, atol=tolerance)
+    assert sums.z.item() == pytest.approx(sums.z_bt.sum().item(), rel=1e-6)
 
 
 def test_training_keeps_no_value_per_token() -> None:
     sums = head()(*hidden_and_labels())
-    assert sums.total.requires_grad and sums.ce_bt is None
+    assert sums.total.requires_grad and sums.ce_bt is None and sums.z_bt is None
     detached = sums.detach()
     assert not detached.total.requires_grad and detached == sums
 

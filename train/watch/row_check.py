@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 STEPS = {Precision.fp32: 0.05, Precision.bf16: 0.25}  # positions by which each token moves: radians of the fastest turn
 SMALL = 0.02  # of |z|: the least that differences of positions are compared with, since bf16 rounds to 0.004
-ROUNDING = {Precision.fp32: 2.0**-20, Precision.bf16: 2.0**-7}  # of the cross entropy of one token, relative
+ROUNDING = {Precision.fp32: 2.0**-20, Precision.bf16: 2.0**-7}  # of the loss of one token, relative
 LEAST_NOISE = {Precision.fp32: 1.0, Precision.bf16: 1 / 32}  # of that rounding: the least noise of a change
 SAFETY = 3.0  # times what is seen: tokens share some of it, so that it is larger in their sum
 CERTAIN = 8.0  # times the noise by which a change must differ from none, or a slope from one
@@ -150,7 +150,7 @@ class RowCheck:
         return change
 
     def _losses(self, engine: "Engine", tokens_rt: Tensor) -> Tensor:
-        """Returns what each label adds to the loss, float64 [R, T], without the z-loss."""
+        """Returns what each label adds to the loss, float64 [R, T], the z-loss included: the gradient has it, too."""
         from train.engine.engine import MicroBatch
 
         labels_rt = self._labels_1t.expand(len(tokens_rt), -1)
@@ -158,8 +158,8 @@ class RowCheck:
         if self._boundaries is not None:
             documents = Documents.from_boundaries([self._boundaries] * len(tokens_rt), tokens_rt.device)
         sums: LossSums = engine.evaluate(MicroBatch(tokens_rt, labels_rt, documents))
-        assert sums.ce_bt is not None
-        return sums.ce_bt.double()
+        assert sums.ce_bt is not None and sums.z_bt is not None
+        return sums.ce_bt.double() + sums.z_bt.double()
 
 
 def check_values(sums: list[float]) -> tuple[float, float]:

@@ -130,6 +130,9 @@ def read_all(ranks: Ranks) -> dict[Any, Reading]:
         residual = configured(*PLAIN)
         residual.positions.scheme = "residual"
         readings["residual"] = read(ranks, residual)
+        mostly_z = configured(0, Precision.fp32)
+        mostly_z.loss.z_loss_weight = 3.0
+        readings["a large z-loss"] = read(ranks, mostly_z)
         readings |= {name: read(ranks, configured(0, Precision.fp32), injury=i) for name, (i, *_) in INJURIES.items()}
         for name in ("wrong sign", "gradient a hundred times too large"):
             readings["bf16", name] = read(ranks, configured(1, Precision.bf16), injury=INJURIES[name][0])
@@ -199,6 +202,11 @@ def test_a_wrong_gradient_and_wrong_positions_show_in_their_layer_only(one: Any,
     assert other["position_error"] < 1e-5 and other["gradient_residual"] < 1e-5
     if name != "a random order":  # then the loss of the row is another each time
         assert other["gradient_slope"] == pytest.approx(1, abs=0.02)
+
+
+def test_the_slope_is_of_the_whole_loss(one: Any) -> None:
+    slopes = [signal["gradient_slope"] for signal in one["a large z-loss"].signals.values()]
+    assert slopes == [pytest.approx(1, abs=0.02)] * 2
 
 
 def test_of_residual_positions_the_deviations_are_read(one: Any) -> None:
