@@ -35,5 +35,5 @@ def push(folder: Path, repository: str) -> str:
         reason = (str(cause).strip() or repr(cause)).splitlines()[0]
         raise TrainError(
             f"{folder} is written, but could not be uploaded to {repository} ({reason}): check the name, `hf auth "
-            f"whoami` and the network, then `hf upload {repository} {folder}`"
+            f"whoami` and the network, then `hf upload --private {repository} {folder}`"
         ) from error
