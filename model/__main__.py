@@ -9,16 +9,16 @@ from pathlib import Path
 
 from common.command_line import add_verb, parser_with, reported
 from model.errors import ModelError
-from model.huggingface.flavours import Flavour
+from model.huggingface.flavours import Flavour, is_misread
 
 PROG = "python -m model"
 EXAMPLES = """examples:
   python -m model export runs/demo exported/demo                          the newest checkpoint, for transformers
-  python -m model export runs/demo exported/demo --step 100 --dtype bf16  an earlier one, in half the space
-  python -m model export runs/demo/checkpoints/step-0000100 exported/published --flavour published
-  python -m model export runs/demo exported/demo --push OWNER/NAME        uploads it to the hub as well
+  python -m model export runs/demo exported/early --step 80 --dtype bf16  an earlier one, in half the space
+  python -m model export runs/demo/checkpoints/step-0000080 exported/published --flavour published
+  python -m model export runs/demo exported/for-hub --push OWNER/NAME     uploads it to the hub as well
   python -m model import hf://allenai/OLMo-2-0425-1B@main checkpoints/olmo2-1b      a model of the hub, checked
-  python -m model import published/repo checkpoints/repo                  the paper's weights, for init_from and export
+  python -m model import published/repo checkpoints/repo                  the paper's weights, as flavour auto
   python -m model generate runs/demo "The function returns"               text from a run, a checkpoint or a folder
   python -m model generate runs/demo "def add(a, b):" --show-positions    and where each head puts its tokens
 """
@@ -61,9 +61,11 @@ def _add_export(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def _export(options: argparse.Namespace) -> None:
     # The trainer knows its checkpoints; this command line is the one place of the package that asks it.
     from train.huggingface.export import DTYPES, export
-    from train.huggingface.push import push
+    from train.huggingface.push import check_repository, push
     from train.huggingface.source import open_saved
 
+    if options.push is not None:
+        check_repository(options.push)
     saved = open_saved(options.source, options.step)
     flavour = Flavour(options.flavour) if options.flavour else None
     no_tokenizer = export(
@@ -77,9 +79,9 @@ def _export(options: argparse.Namespace) -> None:
     print(f"{saved.checkpoint.folder} is exported to {options.folder}")
     if no_tokenizer:
         print(f"without a tokenizer: {no_tokenizer}")
-    if flavour is Flavour.published:
+    if flavour is not None and is_misread(flavour, saved.config.model, saved.config.positions):
         print("only the published forks open it as what it is: plain transformers takes it for RoPE, without a warning")
-    if options.push:
+    if options.push is not None:
         print(f"uploaded to {push(options.folder, options.push)}")
 
 
@@ -101,7 +103,7 @@ def _add_import(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def _import(options: argparse.Namespace) -> None:
     from train.huggingface.imports import import_weights
 
-    found = import_weights(options.source, options.folder)
+    found = import_weights(options.source, options.folder, _progress)
     dtype = str(found.dtype).removeprefix("torch.")
     print(f"{found.place} is imported to {options.folder}: flavour {found.flavour.value}, {dtype}")
     print(f"to train on from it as it is: init_from={options.folder} {found.overrides()}")
@@ -140,7 +142,8 @@ def _generate(options: argparse.Namespace) -> None:
 def _progress(done: int, total: int) -> None:
     """Prints how much is written, on a terminal after every parameter, else at the end of each quarter."""
     if sys.stderr.isatty():
-        print(f"\r{done}/{total} parameters", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        end = "\n" if done == total else "\r"  # what is printed next takes the place of a line that is not the last
+        print(f"{done}/{total} parameters", end=end, file=sys.stderr, flush=True)
     elif done * 4 // total != (done - 1) * 4 // total:
         print(f"{done}/{total} parameters", file=sys.stderr, flush=True)
 

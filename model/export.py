@@ -6,11 +6,13 @@ gives (model/huggingface/tokenizer.py, card.py).
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -44,7 +46,7 @@ def save_hf(
     contents of further files, by name. Files can be read by whom the umask allows.
 
     Raises ModelError if `folder` exists, if readers of the flavour cannot open this model, or if `tensors` are not
-    those of the model.
+    those of the model, and OSError, which names `folder`, if it cannot be written.
     """
     folder = Path(folder)
     if folder.exists():
@@ -52,23 +54,37 @@ def save_hf(
     flavour = flavour or default_flavour(config, positions)
     check_flavour(flavour, config, positions)
     partial = partial_of(folder)
-    partial.mkdir(parents=True)
+    with _errors_name(folder):
+        partial.mkdir(parents=True)
     try:
-        writer = _ShardWriter(partial, parameter_shapes(config, positions), hf_keys(config, positions), max_shard_bytes)
+        shapes, keys = parameter_shapes(config, positions), hf_keys(config, positions)
+        writer = _ShardWriter(partial, folder, shapes, keys, max_shard_bytes)
         writer.write(((name, value if dtype is None else value.to(dtype)) for name, value in tensors), report)
         described = describe(flavour, config, positions, writer.dtype, max_position_embeddings)
-        _write_json(partial / "config.json", described)
         generation = {key: described[key] for key in ("eos_token_id", "pad_token_id")} | {"use_cache": True}
-        _write_json(partial / "generation_config.json", generation)
-        write_code(partial, flavour)
-        for name, content in (other_files or {}).items():
-            (partial / name).write_bytes(content)
-        _finish(partial)
-        partial.rename(folder)
-        flush_to_disk(folder.parent)
+        with _errors_name(folder):
+            _write_json(partial / "config.json", described)
+            _write_json(partial / "generation_config.json", generation)
+            write_code(partial, flavour)
+            for name, content in (other_files or {}).items():
+                (partial / name).write_bytes(content)
+            _finish(partial)
+            partial.rename(folder)
+            flush_to_disk(folder.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+@contextmanager
+def _errors_name(folder: Path) -> Iterator[None]:
+    """Makes errors of writing an OSError of the folder that was asked for, not of the hidden one that comes first."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
+    except SafetensorError as error:  # a full disk, as text
+        raise OSError(f"{folder}: {error}") from error
 
 
 def _finish(folder: Path) -> None:
@@ -88,11 +104,17 @@ class _ShardWriter:
     """The safetensors files of one folder, about one of them in memory."""
 
     def __init__(
-        self, folder: Path, shapes: dict[str, tuple[int, ...]], keys: dict[str, str], max_shard_bytes: int
+        self,
+        folder: Path,
+        target: Path,
+        shapes: dict[str, tuple[int, ...]],
+        keys: dict[str, str],
+        max_shard_bytes: int,
     ) -> None:
         self.dtype = ""
         """The dtype of the first tensor, as in `float32`."""
         self._folder = folder
+        self._target = target  # what errors name
         self._awaited = dict(shapes)
         self._keys = keys
         self._max_shard_bytes = max_shard_bytes
@@ -117,7 +139,8 @@ class _ShardWriter:
                 "give each once"
             )
         self._flush()
-        self._name_shards()
+        with _errors_name(self._target):
+            self._name_shards()
 
     def _add(self, name: str, tensor: Tensor) -> None:
         self.dtype = self.dtype or str(tensor.dtype).removeprefix("torch.")
@@ -127,7 +150,8 @@ class _ShardWriter:
         self._num_bytes += tensor.nbytes
 
     def _flush(self) -> None:
-        save_file(self._shard, self._folder / f"shard-{len(self._shards)}", metadata={"format": "pt"})
+        with _errors_name(self._target):
+            save_file(self._shard, self._folder / f"shard-{len(self._shards)}", metadata={"format": "pt"})
         self._shards.append(list(self._shard))
         self._shard.clear()
         self._total_bytes += self._num_bytes

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from model.config import ModelConfig, PositionsConfig
 from model.hf_config import describe_layers
-from model.huggingface.flavours import Flavour
+from model.huggingface.flavours import Flavour, is_misread
 from model.positions import layer_schemes
 
 _OPENED_BY = {
@@ -33,6 +33,8 @@ reads it as RoPE in every layer, without a warning, and its output is then wrong
 """,
 }
 
+_LEARNED = " RePo gives each token a learned, real-valued position per head (arXiv 2512.14391)."
+
 
 @dataclass(frozen=True)
 class Training:
@@ -58,15 +60,18 @@ class Training:
 
 def model_card(flavour: Flavour, config: ModelConfig, positions: PositionsConfig, training: Training) -> str:
     """Returns the card as Markdown with its header. Raises ModelError if the configs do not fit."""
-    layers = describe_layers(layer_schemes(positions, config.num_layers))
+    schemes = layer_schemes(positions, config.num_layers)
+    learned = any(scheme.is_learned for scheme in schemes)
+    opened_by = flavour if flavour is not Flavour.published or is_misread(flavour, config, positions) else Flavour.olmo2
     yarn = "" if positions.yarn is None else f", YaRN with factor {positions.yarn.factor:g}"
     parts = [
-        _header(training),
+        _header(training, learned),
         f"# {training.name}, step {training.step:,}\n",
-        f"OLMo-2 ({config.num_layers} layers, width {config.hidden_size}) with {layers}{yarn}. "
-        "RePo gives each token a learned, real-valued position per head (arXiv 2512.14391).\n",
+        f"OLMo-2 ({config.num_layers} layers, width {config.hidden_size}) with {describe_layers(schemes)}{yarn}."
+        + (_LEARNED if learned else "")
+        + "\n",
         "## Opening it\n",
-        _OPENED_BY[flavour],
+        _OPENED_BY[opened_by],
     ]
     if training.recipe:
         parts += ["## Training\n", _table(("setting", "value"), training.recipe)]
@@ -80,14 +85,15 @@ def model_card(flavour: Flavour, config: ModelConfig, positions: PositionsConfig
     return "\n".join(parts)
 
 
-def _header(training: Training) -> str:
+def _header(training: Training, learned: bool) -> str:
     """Returns the YAML that the hub reads. JSON strings are YAML strings."""
     lines = ["license: apache-2.0", "library_name: transformers", "pipeline_tag: text-generation", "language: en"]
     if training.base_model:
         lines += [f"base_model: {json.dumps(training.base_model)}", "base_model_relation: finetune"]
     if training.datasets:
         lines.append(f"datasets: {json.dumps(list(training.datasets))}")
-    lines.append('tags: ["olmo2", "repo", "context-re-positioning"]')
+    tags = ["olmo2", *(["repo", "context-re-positioning"] if learned else [])]
+    lines.append(f"tags: {json.dumps(tags)}")
     return "\n".join(["---", *lines, "---\n"])
 
 

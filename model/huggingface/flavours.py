@@ -56,6 +56,11 @@ def check_flavour(flavour: Flavour, config: ModelConfig, positions: PositionsCon
         _check_published(config, positions, others, {scheme.published_mode for scheme in schemes if others})
 
 
+def is_misread(flavour: Flavour, config: ModelConfig, positions: PositionsConfig) -> bool:
+    """Returns whether plain transformers takes a folder of this flavour for RoPE though the model is not."""
+    return flavour is Flavour.published and default_flavour(config, positions) is not Flavour.olmo2
+
+
 def describe(
     flavour: Flavour, config: ModelConfig, positions: PositionsConfig, dtype: str, max_position_embeddings: int
 ) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -92,6 +93,25 @@ def test_an_export_never_overwrites(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(ModelError, match="exists; remove it or choose another folder"):
         save_hf(tmp_path / "out", small(), ROPE, [])
+
+
+@pytest.mark.parametrize("place", ["file/out", "file/deeper/out", "n" * 250])
+def test_a_folder_that_cannot_be_made_is_named_as_it_was_asked_for(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError) as raised:
+        save_hf(tmp_path / place, small(), REPO, built(small(), REPO).named_parameters())
+    assert raised.value.filename == str(tmp_path / place) and "partial" not in str(raised.value)
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_leaves_nothing(tmp_path: Path) -> None:
+    parameters, before = list(built(small(), REPO).named_parameters()), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # of a file, in place of a disk
+    try:
+        with pytest.raises(OSError, match=f"^{tmp_path}/out: .*File too large"):
+            save_hf(tmp_path / "out", small(), REPO, parameters)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_dtype_of_the_weights_is_stated(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from common.files import write_text_whole
@@ -58,7 +57,7 @@ class Checkpointer(Callback):
         if trainer.ranks.is_main:
             try:
                 self._export(folder, parameters, trainer.step)
-            except (OSError, SafetensorError) as error:
+            except OSError as error:
                 problem = str(error)
                 print(f"step {trainer.step} could not be exported to {folder}: {problem}", flush=True)
         for _ in parameters:  # gathering is collective: a rank that does not export still takes part

@@ -8,9 +8,8 @@ import torch
 from model.export import save_hf
 from model.huggingface.flavours import Flavour, check_flavour, default_flavour
 from model.weights import hf_keys
-from train.errors import TrainError
 from train.huggingface.companions import companion_files, longest_context
-from train.huggingface.source import Saved, open_checkpoint
+from train.huggingface.source import Saved, check_target, open_checkpoint
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -31,8 +30,7 @@ def export(
     run = saved.config
     flavour = flavour or default_flavour(run.model, run.positions)
     check_flavour(flavour, run.model, run.positions)
-    if folder.exists():
-        raise TrainError(f"{folder} exists; remove it or choose another folder to export to")
+    check_target(folder)
     files, no_tokenizer = companion_files(run, saved.checkpoint.step, flavour, tokenizer)
     source, keys = open_checkpoint(saved), hf_keys(run.model, run.positions)
     save_hf(

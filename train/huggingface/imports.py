@@ -1,5 +1,6 @@
 """Weights from anywhere as a checked Hugging Face folder of ours: `python -m model import`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from model.huggingface.tokenizer import NAME, tokenizer_files
 from model.positions import layer_schemes, overrides_for
 from model.weights import Source, checked_weights, finite, hf_keys
 from train.errors import TrainError
-from train.huggingface.source import fetch_source, open_source
+from train.huggingface.source import check_target, fetch_source, open_source
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,15 @@ def _longest_context(source: Source) -> int:
     return length
 
 
-def import_weights(source: str, folder: Path) -> Imported:
+def import_weights(
+    source: str, folder: Path, report: Callable[[int, int], None] = lambda done, total: None
+) -> Imported:
     """Writes the weights of a source to a new folder, each in the dtype that it has, and returns what they are.
 
-    The tokenizer.json of the source comes along. Raises DataError, ModelError and TrainError, with everything that is
-    wrong, before anything is written.
+    The tokenizer.json of the source comes along. `report` gets the number of parameters written so far, and of all.
+    Raises DataError, ModelError and TrainError, with everything that is wrong, and OSError; no folder is there then.
     """
-    if folder.exists():
-        raise TrainError(f"{folder} exists; remove it or choose another folder to import to")
+    check_target(folder)
     origin = fetch_source(source)
     opened = open_source(origin)
     config, positions = read_configs(opened)
@@ -78,5 +80,6 @@ def import_weights(source: str, folder: Path) -> Imported:
         max_position_embeddings=length,
         flavour=flavour,
         other_files=tokenizer_files(tokenizer, config, length) if tokenizer else {},
+        report=report,
     )
     return Imported(opened.place, config, positions, flavour, dtype)

@@ -85,6 +85,15 @@ def check_source(source: str) -> None:
         _kind(Path(source).expanduser(), source)
 
 
+def check_target(folder: Path) -> None:
+    """Raises TrainError unless weights can be written there: it is absent, and not among a run's checkpoints."""
+    if folder.exists():
+        raise TrainError(f"{folder} exists; remove it or choose another folder")
+    for parent in folder.resolve().parents:
+        if any((checkpoint / MANIFEST).is_file() for checkpoint in checkpoint_folders(parent)):
+            raise TrainError(f"{folder} is among the checkpoints of a run: choose another folder")
+
+
 def local_folder(source: str) -> Path:
     """Returns the folder of a source: for one on the hub, that which it is fetched to, there or not yet."""
     address = _hub_address(source)
@@ -214,7 +223,9 @@ def _find(path: Path, step: int | None) -> Checkpoint:
         raise TrainError(f"{path} is damaged ({error}): take another checkpoint") from error
     newest = newest_checkpoint(root)
     if newest is None:
+        other = "; Hugging Face folders are for `python -m model import`" if (path / "config.json").is_file() else ""
         raise TrainError(
             f"{path} is no run with a whole checkpoint, and no checkpoint: give runs/NAME or one of its checkpoints"
+            f"{other}"
         )
     return newest

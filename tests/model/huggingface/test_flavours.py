@@ -8,6 +8,7 @@ import pytest
 from model.config import PositionsConfig, YarnConfig
 from model.errors import ModelError
 from model.export import save_hf
+from model.huggingface.card import Training, model_card
 from model.huggingface.flavours import CODE_FILES, Flavour, check_flavour, default_flavour, describe
 from tests.model.small import REPO, ROPE, built, small
 
@@ -49,6 +50,17 @@ def test_the_published_flavour_is_what_the_forks_read(positions: PositionsConfig
     assert described["model_type"] == "olmo2" and described["rope_scaling"] is None
     assert {"rope_theta", "torch_dtype"} < described.keys() and "rope_parameters" not in described
     assert ("dynmaic_pe_start_layer" in described.get("pe_config", {})) == (positions is not ROPE)
+
+
+def test_a_card_warns_of_misreading_and_tells_of_learned_positions_where_there_are_any() -> None:
+    def card(flavour: Flavour, positions: PositionsConfig) -> str:
+        return model_card(flavour, small(), positions, Training("tiny", 1))
+
+    assert card(Flavour.published, ROPE) == card(Flavour.olmo2, ROPE)
+    assert "its output is then wrong" in card(Flavour.published, NOPE)
+    for positions in (ROPE, NOPE, REPO):
+        told = "RePo gives each token" in card(Flavour.auto, positions)
+        assert told == ('"repo"' in card(Flavour.auto, positions)) == (positions is REPO)
 
 
 @pytest.mark.parametrize(

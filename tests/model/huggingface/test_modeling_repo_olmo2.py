@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,10 @@ def test_a_cache_changes_no_token(loaded: dict[str, Any], name: str) -> None:
     assert torch.equal(generate(model, prompt), expected)
     assert torch.equal(generate(model, prompt, cache_implementation="static"), expected)
     beams = {"num_beams": 3, "max_new_tokens": 6}
-    assert torch.equal(generate(model, prompt, **beams), generate(model, prompt, use_cache=False, **beams))
+    best = generate(model, prompt, use_cache=False, **beams)
+    assert not torch.equal(best, expected[:, : best.shape[1]])
+    assert torch.equal(generate(model, prompt, **beams), best)
+    assert torch.equal(generate(model, prompt, cache_implementation="static", **beams), best)
     drawn = []
     for use_cache in (False, True):
         torch.manual_seed(0)
@@ -142,9 +146,22 @@ def test_left_padding_changes_no_token(loaded: dict[str, Any], name: str) -> Non
     padded = torch.stack((long, torch.cat((torch.zeros(13, dtype=torch.int64), short))))
     mask = torch.ones_like(padded)
     mask[1, :13] = 0
-    both = generate(model, padded, attention_mask=mask)
-    assert torch.equal(both[0], generate(model, long[None])[0])
-    assert torch.equal(both[1, 13:], generate(model, short[None])[0])
+    settings: dict[str, Any]
+    for settings in ({}, {"cache_implementation": "static"}, {"num_beams": 3, "max_new_tokens": 6}):
+        both = generate(model, padded, attention_mask=mask, **settings)
+        assert torch.equal(both[0], generate(model, long[None], **settings)[0])
+        assert torch.equal(both[1, 13:], generate(model, short[None], **settings)[0])
+
+
+def test_yarn_can_be_set_when_loading(folders: dict[str, Path]) -> None:
+    yarn = {"rope_type": "yarn", "rope_theta": 500000.0, "factor": 4.0, "original_max_position_embeddings": 16}
+    longer = load(folders["mixed"], rope_parameters=yarn, max_position_embeddings=64)
+    config, plain = MODELS["mixed"]
+    assert YARN.yarn == YarnConfig(factor=4.0, original_max_position=16)
+    with torch.no_grad():
+        expected = built(config, replace(plain, yarn=YARN.yarn))(TOKENS)
+        assert torch.equal(longer(TOKENS).logits, expected)
+        assert not torch.equal(expected, built(config, plain)(TOKENS))
 
 
 def test_fine_tuning_has_the_models_gradients_with_checkpointing_and_without(folders: dict[str, Path]) -> None:

@@ -70,10 +70,13 @@ def test_the_command_writes_an_earlier_checkpoint(
     assert main(["export", str(run), str(tmp_path / "out"), *arguments]) == 0
     said = capsys.readouterr()
     assert f"{run}/checkpoints/step-0000001 is exported to {tmp_path / 'out'}\n" in said.out
-    assert "plain transformers takes it for RoPE" in said.out and "/36 parameters\n" in said.err
+    assert "plain transformers takes it for RoPE" not in said.out and "/36 parameters\n" in said.err  # it is RoPE
     assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "bfloat16"
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == tokenizer.read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"out", "tokenizer.json"}
+    learned = str(exports.folder("imported").path)
+    assert main(["export", learned, str(tmp_path / "learned"), "--flavour", "published"]) == 0
+    assert "plain transformers takes it for RoPE" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -81,9 +84,16 @@ def test_the_command_writes_an_earlier_checkpoint(
     [
         (["{run}", "{out}", "--step", "7"], "has no checkpoint of step 7; there are: step-0000002, step-0000001"),
         (["{root}", "{out}"], "is no run with a whole checkpoint, and no checkpoint: give runs/NAME or one of its"),
+        (["{run}/hf", "{out}"], "one of its checkpoints; Hugging Face folders are for `python -m model import`"),
         (["{imported}", "{out}", "--flavour", "olmo2"], "flavour olmo2 is RoPE in every layer, but this model has"),
         (["{run}", "{root}"], "exists; remove it or choose another folder"),
         (["{run}", "{out}", "--tokenizer", "{run}/config.yaml"], "config.yaml is not a tokenizer.json"),
+        (["{run}", "{run}/checkpoints/out"], "is among the checkpoints of a run: choose another folder"),
+        (["{run}", "{imported}/checkpoints/step-0000002/out"], "is among the checkpoints of a run"),
+        (["{run}", "{out}", "--push", ""], "--push '' cannot be the name of a repository: give OWNER/NAME ("),
+        (["{run}", "{out}", "--push", "a b/c"], "--push 'a b/c' cannot be the name of a repository"),
+        (["{run}", "{out}", "--push", "a/b/c/d"], "--push 'a/b/c/d' cannot be the name of a repository"),
+        (["{run}", "{out}", "--push", "alone"], "--push 'alone' names no owner: give OWNER/NAME"),
     ],
 )
 def test_a_mistake_is_one_line(

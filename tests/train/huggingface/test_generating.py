@@ -1,16 +1,24 @@
 """`python -m model generate` writes text from a run or a folder, and shows where its tokens stand."""
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
 
 from evaluate.__main__ import main as evaluate
 from model.__main__ import main
+from model.config import PositionsConfig
+from model.export import save_hf
+from model.generate import next_tokens
+from tests.model.small import REPO, ROPE, built, small
 from tests.train.conftest import Runs
+from tests.train.tiny import VOCAB_SIZE
 from train.huggingface.generating import open_writer, show_positions
 
 
@@ -32,6 +40,30 @@ def test_a_text_ends_at_any_token_that_ends_texts(exports: Runs, runs_root: Path
     first = int(writer.model(last[None])[0, -1].argmax())
     for ends, num_pieces in (([0], 1), ([0, first], 0), ([first, 0], 0)):
         assert len(list(replace(writer, eos_token_ids=ends).stream("the table", 1, 0.0, 0))) == num_pieces
+
+
+@pytest.mark.parametrize("positions", [ROPE, REPO])
+def test_transformers_and_generate_stop_at_every_token_that_ends_texts(
+    runs_root: Path, tmp_path: Path, positions: PositionsConfig
+) -> None:
+    tokenizer, plain = runs_root / "tokenizer.json", small(vocab_size=VOCAB_SIZE)
+    weights = dict(built(plain, positions).named_parameters())
+    save_hf(tmp_path / "plain", plain, positions, weights.items())
+    writer = open_writer(str(tmp_path / "plain"), tokenizer)
+    prompt = torch.tensor([writer.encode("the table")])
+    free = next_tokens(writer.model, prompt[0], temperature=0.0, generator=torch.Generator())
+    text = list(islice(free, 12))
+    others = [token for token in range(3, VOCAB_SIZE) if token not in text]
+    for number, first in enumerate(list(dict.fromkeys(text))[:3]):
+        ends = ([first, *others[:2]], [others[0], first, others[1]], [*others[:2], first])[number]
+        config = replace(plain, eos_token_id=ends[0], other_eos_token_ids=ends[1:])
+        folder = tmp_path / str(number)
+        save_hf(folder, config, positions, weights.items())
+        theirs: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+        found = theirs.generate(prompt, max_new_tokens=12, do_sample=False)[0, prompt.shape[1] :].tolist()
+        assert found == text[: text.index(first) + 1]
+        ours = "".join(open_writer(str(folder), tokenizer).stream("the table", 12, 0.0, 0))
+        assert ours == writer.tokenizer.decode(found[:-1])
 
 
 def test_a_run_and_its_export_are_probed_alike(

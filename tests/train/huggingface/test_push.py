@@ -56,4 +56,4 @@ def test_what_fails_is_one_line_with_what_to_type(
         assert main(["export", run, "out", "--push", "a/b"]) == 2
     _, begin, error = capsys.readouterr().err.rpartition("error: ")
     assert begin and error.startswith("out is written, but could not be uploaded to a/b (") and said in error
-    assert error.endswith("then `hf upload a/b out`\n") and (tmp_path / "out" / "config.json").exists()
+    assert error.endswith("then `hf upload --private a/b out`\n") and (tmp_path / "out" / "config.json").exists()
