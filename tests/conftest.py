@@ -14,12 +14,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two ranks share a laptop's two cores
 
 
-def pytest_configure() -> None:
-    """Makes Triton's kernels run on a CPU where there is no GPU; read when Triton is first imported."""
+def _has_gpu() -> bool:
     import torch  # not before the number of threads is set
 
-    if not torch.cuda.is_available():
-        os.environ.setdefault("TRITON_INTERPRET", "1")
+    return torch.cuda.is_available()
+
+
+if not _has_gpu():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on a CPU; read when Triton is first imported
 
 
 class OnePackageAtATime(LoadScopeScheduling):
