@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
-    if path.stem in ("pictures", "watch_detectors"):  # writes into docs/ (`make pictures`); trains for half an hour
+    # Writes into docs/ (`make pictures`); trains for half an hour; parts of benchmarks.gpu.
+    if path.stem in ("pictures", "watch_detectors", "gpu_bench", "gpu_parts"):
         continue
     print(f"== {path.stem}", flush=True)
     subprocess.run([sys.executable, "-m", f"benchmarks.{path.stem}"], check=True)

@@ -1,6 +1,6 @@
 """What an export of a checkpoint holds in memory, seen from outside, beside the bytes of the weights.
 
-    python -m benchmarks.export                               269 M parameters, ZeRO 2 and 3, one process
+    python -m benchmarks.export                               269 M parameters, ZeRO 1, 2 and 3, of one and two ranks
     python -m benchmarks.export --model olmo2-1b --folder /path/on/a/large/disk
 
 Anonymous memory is what the process itself fills: weights, Python, libraries. The mapped files of the checkpoint are
@@ -28,7 +28,7 @@ SMALLEST = "tiny"  # its export shows what Python and the libraries take
 
 
 def save(model: str, stage: int, folder: Path) -> None:
-    """Writes a checkpoint after one update, in this process."""
+    """Writes a checkpoint after one update, in this process and those beside it."""
     ranks = Ranks()
     ranks.join()
     config = configured(model, folder, [f"engine.zero_stage={stage}"])
@@ -58,7 +58,14 @@ def peaks(command: list[str]) -> tuple[int, int, float]:
     return anonymous, resident, time.perf_counter() - start
 
 
-def measure(model: str, stage: int, dtype: str, folder: Path, base: int) -> int:
+def saving(model: str, stage: int, ranks: int, folder: Path) -> list[str]:
+    """Returns the command that writes a checkpoint of so many ranks."""
+    starter = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    work = ["-m", "benchmarks.export", "--folder", str(folder), "--save", model, str(stage)]
+    return [sys.executable, *starter, *work]
+
+
+def measure(model: str, stage: int, ranks: int, dtype: str, folder: Path, base: int) -> int:
     """Prints a row of the table; returns the anonymous memory in bytes."""
     out = folder / "exported"
     run = folder / model
@@ -70,7 +77,8 @@ def measure(model: str, stage: int, dtype: str, folder: Path, base: int) -> int:
     share = f"{(anonymous - base) / copy:.2f}" if base else ""
     gb = [f"{value / 1e9:.2f}" for value in (written, anonymous, anonymous - base if base else 0, resident)]
     print(
-        f"| {model} | {stage} | {dtype} | {gb[0]} | {gb[1]} | {gb[2]} | {share} | {gb[3]} | {seconds:.0f} |", flush=True
+        f"| {model} | {stage} | {ranks} | {dtype} | {gb[0]} | {gb[1]} | {gb[2]} | {share} | {gb[3]} | {seconds:.0f} |",
+        flush=True,
     )
     shutil.rmtree(out)
     return anonymous
@@ -80,7 +88,8 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.export", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", default="small")
-    parser.add_argument("--stages", nargs="+", type=int, default=[2, 3])
+    parser.add_argument("--stages", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--folder", type=Path, help="on a disk with 14 bytes a parameter; default: a temporary folder")
     parser.add_argument("--save", nargs=2, metavar=("MODEL", "STAGE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -89,14 +98,15 @@ def main() -> None:
         save(arguments.save[0], int(arguments.save[1]), folder)
         leave(0)
     print(
-        "| model | ZeRO | dtype | written, GB | anonymous, GB | of them weights | in copies | resident, GB | seconds |"
+        "| model | ZeRO | ranks | dtype | written, GB | anonymous, GB | of them weights | in copies | resident, GB "
+        "| seconds |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     base = 0
-    for model, stage in ((SMALLEST, 2), *((arguments.model, stage) for stage in arguments.stages)):
-        saving = [sys.executable, "-m", "benchmarks.export", "--folder", str(folder), "--save", model, str(stage)]
-        subprocess.run(saving, check=True, stdout=subprocess.DEVNULL)
-        found = [measure(model, stage, dtype, folder, base) for dtype in (BYTES if base else ("fp32",))]
+    cases = [(arguments.model, stage, ranks) for stage in arguments.stages for ranks in arguments.ranks]
+    for model, stage, ranks in ((SMALLEST, 2, 1), *cases):
+        subprocess.run(saving(model, stage, ranks, folder), check=True, stdout=subprocess.DEVNULL)
+        found = [measure(model, stage, ranks, dtype, folder, base) for dtype in (BYTES if base else ("fp32",))]
         base = base or found[0]
         shutil.rmtree(folder / model)
     if arguments.folder is None:

@@ -27,6 +27,7 @@ TITLES = {
     Half.judging: "### Judging half",
     Half.fresh: "### Fresh runs",
     Half.again: "### Fresh runs, again",
+    Half.last: "### New runs for the rules that changed last",
 }
 
 

@@ -23,7 +23,8 @@ class JsonLines:
         self._path = path
         self._waiting: list[bytes] = []
         self._seen: tuple[int, bytes] = (0, _digest(b""))  # size and digest of the file when it was last seen whole
-        self._recent: list[bytes] = []  # lines of this process since then, without their ends
+        self._recent: list[bytes] = []  # lines of this process that no checkpoint is known to hold, without their ends
+        self._num_seen = 0  # of these, the first ones, which the file had then
 
     def append(self, row: dict[str, Any]) -> None:
         """Writes this row, and those that still wait. Warns once if it cannot; never raises OSError."""
@@ -38,10 +39,11 @@ class JsonLines:
             if not had_to_wait:
                 logger.warning("cannot write %s (%s): its lines wait in memory", self._path, error.strerror)
 
-    def durable_content(self) -> bytes | None:
+    def durable_content(self, *, is_whole: bool = True) -> bytes | None:
         """Flushes the file to the disk; returns its lines, those that still wait included.
 
-        Returns None, with a warning, if it cannot.
+        Unless `is_whole`, it has lost lines that `lost_lines` is to return again. Returns None, with a warning, if it
+        cannot.
         """
         try:
             content = read_bytes(self._path)
@@ -51,28 +53,41 @@ class JsonLines:
         except OSError as error:
             logger.warning("cannot flush %s to the disk (%s)", self._path, error.strerror)
             return None
-        self._remember(content)
+        if is_whole:
+            self._see(content)
+        else:
+            self._num_seen = 0
         return content + b"".join(self._waiting)
+
+    def forget_saved(self) -> None:
+        """Forgets the lines that `durable_content` found in the file: a checkpoint holds them now."""
+        del self._recent[: self._num_seen]
+        self._num_seen = 0
 
     def remember(self) -> None:
         """Takes the file, as it is, for whole: what it loses later, `lost_lines` notices. Raises OSError."""
-        self._remember(read_bytes(self._path))
+        self._see(read_bytes(self._path))
+        self.forget_saved()
 
     def lost_lines(self) -> list[bytes] | None:
-        """Returns the lines of this process since the file was last seen whole, if it has lost any, or older ones.
+        """Returns the lines of this process that no checkpoint is known to hold, if the file has lost any line.
 
         None if it has not. Raises OSError.
         """
         content, (size, digest) = read_bytes(self._path), self._seen
-        num_written = len(self._recent) - len(self._waiting)
+        written = self._recent[: self._num_written]
         is_whole = _digest(content[:size]) == digest
-        if is_whole and set(self._recent[:num_written]) <= set(split_lines(content[size:])):
+        if is_whole and set(written[self._num_seen :]) <= set(split_lines(content[size:])):
             return None
-        return self._recent[:num_written]
+        return written
 
-    def _remember(self, content: bytes) -> None:
+    @property
+    def _num_written(self) -> int:
+        return len(self._recent) - len(self._waiting)
+
+    def _see(self, content: bytes) -> None:
         self._seen = (len(content), _digest(content))
-        self._recent = [line.rstrip(b"\n") for line in self._waiting]
+        self._num_seen = self._num_written
 
     def _write(self, lines: bytes) -> None:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -113,8 +128,8 @@ def json_object(line: bytes) -> dict[str, Any] | None:
 
 
 def split_lines(content: bytes) -> list[bytes]:
-    """Returns the lines of a file without their ends, and without empty ones."""
-    return [line for line in content.split(b"\n") if line]
+    """Returns the lines of a file without their ends, those of an editor of Windows too, and without empty ones."""
+    return [line for line in content.replace(b"\r\n", b"\n").split(b"\n") if line]
 
 
 def replace_lines(path: Path, lines: Iterable[bytes]) -> None:

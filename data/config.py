@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from data.errors import DataError
+from data.fetch.credentials import query_problem
 
 
 class DataKind(Enum):
@@ -193,6 +194,8 @@ class DataConfig:
     def validate(self) -> None:
         """Raises DataError, naming the key and the remedy, for values that no stream can be built from."""
         _require(bool(self.root), "root", "is not set; name the folder that holds the data")
+        problem = query_problem(self.root)
+        _require(problem is None, "root", problem or "")
         _require(self.seed >= 0, "seed", f"must be 0 or more, not {self.seed}")
         _require(self.num_workers >= 0, "num_workers", f"must be 0 or more, not {self.num_workers}")
         for key in ("num_streams", "prefetch", "frame_bytes", "files_per_group"):

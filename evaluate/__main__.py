@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   python -m evaluate probe exported/demo task=niah_single_1 length=4096 num_samples=100
   python -m evaluate probe runs/demo/checkpoints/step-0000100 generate=false     log-likelihoods alone, fast
   python -m evaluate probe runs/demo task=key_value value_digits=2 --out evaluations/easy     smaller values
+  python -m evaluate replicate size=cpu                                   the paper's schemes compared, over seeds
 """
 
 
@@ -40,6 +41,11 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", type=Path, metavar="DIR", help="default: evaluations/NAME, by the name of the source")
     verb.add_argument("--tokenizer", type=Path, metavar="FILE", help="a tokenizer.json, where the source has none")
     verb.set_defaults(run=_probe)
+    said = "train and compare the paper's position schemes on a small scale, over seeds; the same command goes on"
+    verb = add_verb(verbs, PROG, "replicate", said, EXAMPLES)
+    verb.add_argument("settings", metavar="key=value", nargs="+", help="size=cpu|gpu, and keys of configs/replicate/")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="default: evaluations/replicate-SIZE")
+    verb.set_defaults(run=_replicate)
     return parser
 
 
@@ -61,7 +67,7 @@ def _probe(options: argparse.Namespace) -> None:
         if writer.max_length is None:
             raise EvaluateError(f"{writer.place} does not say at which length it was trained: give length=N")
         config.length = [writer.max_length]
-    subject = ModelSubject(writer.model, writer.tokenizer, writer.device, writer.eos_token_id)
+    subject = ModelSubject(writer.model, writer.tokenizer, writer.device, writer.eos_token_ids)
     planned, left_out = plan(subject, config)
     for why in left_out:
         print(f"left out: {why}", file=sys.stderr)
@@ -70,6 +76,28 @@ def _probe(options: argparse.Namespace) -> None:
     results.write_tables()
     print(markdown(summaries), end="")
     print(f"{results.folder}: a row for each sample, table.md and table.csv")
+
+
+def _replicate(options: argparse.Namespace) -> None:
+    import signal
+    import time
+
+    from evaluate.replicate.config import read_config, size_of
+    from evaluate.replicate.replicate import replicate
+
+    config = read_config(options.settings)
+    name = f"replicate-{size_of(options.settings)}"
+    root = (options.out or Path("evaluations") / name).resolve()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have told its background jobs to ignore the first
+        signal.signal(number, signal.default_int_handler)
+    start = time.monotonic()
+
+    def report(line: str) -> None:
+        print(f"{(time.monotonic() - start) / 60:5.1f} min  {line}", flush=True)
+
+    found = replicate(config, name, root, report)
+    print("\n".join(found["sentences"]))
+    print(f"{root}: page.html, table.md and findings.json")
 
 
 def _name(place: str) -> str:

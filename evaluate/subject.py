@@ -36,7 +36,8 @@ class ModelSubject:
     model: Olmo2
     tokenizer: Tokenizer
     device: torch.device
-    eos_token_id: int
+    eos_token_ids: list[int]
+    """The tokens at which an answer ends."""
 
     def encode(self, text: str) -> list[int]:
         """Returns the tokens of a text, special ones left out."""
@@ -53,7 +54,7 @@ class ModelSubject:
         prompt = torch.tensor(tokens, device=self.device)
         following = next_tokens(self.model, prompt, temperature=0.0, generator=torch.Generator())
         for token in islice(following, max_new_tokens):
-            if token == self.eos_token_id:
+            if token in self.eos_token_ids:
                 break
             found.append(token)
         return found

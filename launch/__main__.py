@@ -36,6 +36,7 @@ from pathlib import Path
 from common.console import keep_on_without_reader
 from launch import runs
 from launch.hostfile import over_ssh
+from launch.kept_names import with_kept_names
 from launch.keys import print_keys
 from launch.local import Foreground, check_meeting, run_in_foreground, torchrun
 from launch.runs import print_sweep
@@ -55,7 +56,7 @@ from train.config import RunConfig
 from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, StopReason, TrainError
 from train.launch_config import LaunchWay
 from train.processes import PARENT, stop_with_parent
-from train.run_folder import RunFolder
+from train.run_folder import RunFolder, explained_write_errors
 
 DRY_RUN = "--dry-run"
 VERBS = ("keys", "plan", "doctor", *runs.VERBS)
@@ -92,7 +93,8 @@ def run_here(config: RunConfig) -> int:
     folder = RunFolder.of(config)
     job = foreground_of(config)
     check_meeting(config)
-    save_run_config(config, folder.launch)
+    with explained_write_errors(folder.path):
+        save_run_config(config, folder.launch)
     try:
         code = run_in_foreground(job)
     finally:
@@ -230,6 +232,7 @@ def launch_sweep(members: Sequence[Member], *, is_dry: bool) -> int:
 
     Raises TrainError, before anything starts, if one cannot be started like this.
     """
+    members = with_kept_names(members)
     ways = {member.config.launch.way for member in members}
     if len(ways) > 1:
         raise TrainError("launch cannot be swept: start a sweep for each way")

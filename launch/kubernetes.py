@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from launch.hub import is_hub_id
 from launch.ranks import shape_of
 from train.config import RunConfig
 from train.errors import TrainError
@@ -67,6 +68,13 @@ def _train_job(config: RunConfig) -> dict[str, Any]:
             f"run_root={config.run_root} is not on the volume, and would be lost with the pod: "
             f"use run_root={given.mount_path}/runs"
         )
+    if relative := next(
+        (f"{key}={place}" for key, place in _places(config).items() if not place.startswith("/")), None
+    ):
+        raise TrainError(
+            f"{relative} is relative, and a pod would look for it in its image: give its place on the volume, as in "
+            f"{relative.partition('=')[0]}={given.mount_path}/..."
+        )
     trainer = {
         "image": given.image,
         "command": [given.python, "-m", "launch.torchrun"],
@@ -85,6 +93,12 @@ def _train_job(config: RunConfig) -> dict[str, Any]:
             "runtimePatches": [{"manager": MANAGER, "trainingRuntimeSpec": _patch(_pod(config))}],
         },
     }
+
+
+def _places(config: RunConfig) -> dict[str, str]:
+    """Returns the folders that a run reads or keeps, by key, without those on servers."""
+    places = {"data.root": config.data.root, "init_from": config.init_from, "data.cache_dir": config.data.cache_dir}
+    return {key: place for key, place in places.items() if place and "://" not in place and not is_hub_id(place)}
 
 
 def _resources(config: RunConfig) -> dict[str, Any]:

@@ -28,8 +28,10 @@ def hosts_of(config: RunConfig) -> dict[str, int]:
     path = Path(config.launch.hostfile or "")
     try:
         lines = [line.strip() for line in path.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainError(f"launch.hostfile={path} cannot be read: {error}") from None
+    except OSError as error:
+        raise TrainError(f"launch.hostfile={path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise TrainError(f"launch.hostfile={path} is no text: write a line `HOST slots=N` for each machine") from None
     hosts: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if not line or line.startswith("#"):

@@ -24,6 +24,8 @@ from report.run_folder import Holder, RunFiles
 from train.errors import EXIT_OK, EXIT_USER_ERROR, TrainError
 
 STATUS_HEADER = ["run", "state", "step", "loss", "eval loss", "tokens/s", "left", "checkpoint", "alerts", "where"]
+BESIDE_RUNS = ("-compared.html", "-search", "-slurm")
+"""How the names of what sweeps write beside their runs end."""
 STOP_SECONDS = 600.0  # that `stop` waits for a checkpoint before it says that the run is still saving
 
 
@@ -121,7 +123,8 @@ def print_comparison(arguments: Sequence[str]) -> int:
     parser.add_argument("--csv", type=Path, help="write the table there too, unrounded")
     parser.add_argument("--page", type=Path, help="write a page with curves there too, such as compare.html")
     given = parser.parse_args(arguments)
-    folders = [files for path in given.runs for files in find_runs(path) or [RunFiles(path)]]
+    paths = [path for path in given.runs if not path.name.endswith(BESIDE_RUNS)]  # `compare runs/NAME-*` has them
+    folders = [files for path in paths for files in find_runs(path) or [RunFiles(path)]]
     comparison = compare(folders)
     print(text_table(comparison))
     if given.csv is not None:

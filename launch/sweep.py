@@ -103,7 +103,10 @@ def is_finished(config: RunConfig) -> bool:
     seen = overview(folder)
     if seen.state != FINISHED or seen.step < config.max_steps:
         return False
-    before, now = flat(load_run_config(folder.config).as_plain()), flat(config.as_plain())
+    now = flat(config.as_plain())
+    if not differing([flat(folder.read_config()), now]):
+        return True
+    before = flat(load_run_config(folder.config).as_plain())  # slower: it knows old names, and keys that are new
     if changed := differing([before, now]):
         listed = ", ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed)
         raise TrainError(f"{folder.path} is finished with another config ({listed}): set name= to train these too")

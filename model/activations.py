@@ -34,20 +34,28 @@ def activations(
     element: int,
     on_gpu: bool,
     mask_documents: bool = False,
+    compiled: bool = False,
 ) -> Activations:
     """Returns the bytes of a micro-batch of `rows` x `length` tokens; `element`: bytes of an activation, 2 for bf16.
+
+    `compiled` blocks keep what norms on a GPU keep, and make silu(gate) again in the backward pass.
 
     Raises ModelError if the positions do not fit the model.
     """
     tokens, width = rows * length, config.hidden_size
     maps = [scheme.kept_bytes(element) for scheme in build_schemes(config, positions)]
-    block = _block_bytes_per_token(config, element, on_gpu) + _score_bytes_per_token(config, length)
+    block = _block_bytes_per_token(config, element, on_gpu or compiled) + _score_bytes_per_token(config, length)
+    if compiled:
+        block -= element * config.intermediate_size
     if config.activation_checkpointing:
         kept_by_blocks, again = config.num_layers * element * width, block + max(maps)
     else:
         kept_by_blocks, again = config.num_layers * block + sum(maps), 0
     masks = 0
-    if mask_documents and config.attention is not AttentionBackend.flash_attn:  # booleans; each layer makes numbers
+    is_varlen = config.attention is AttentionBackend.flash_attn or (
+        on_gpu and element < FLOAT32 and config.attention is not AttentionBackend.plain
+    )
+    if mask_documents and not is_varlen:  # booleans; each layer makes numbers
         masks = rows * length * length * (1 + element * (1 if config.activation_checkpointing else config.num_layers))
     token_ids = 8
     kept = tokens * (token_ids + kept_by_blocks + _norm_bytes_per_token(config, width, element, on_gpu)) + masks

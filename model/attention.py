@@ -1,12 +1,12 @@
 """Causal attention behind one function, and the document boundaries of a batch.
 
 The back ends agree to rounding. `sdpa` is the default: on Hopper PyTorch dispatches it to cuDNN, which is 1.7 to 2.3
-times as fast as FlashAttention-2, and elsewhere to its own FlashAttention-2. `flash_attn` is worth its build when
-documents are masked (`mask_documents=true`): its kernel skips the blocks that a mask would hide. `plain` is the
-definition, and the only one that can return its weights.
+times as fast as FlashAttention-2, and elsewhere to its own FlashAttention-2. With documents (`mask_documents=true`) it
+takes torch's varlen attention in half precision on a GPU, which skips what a mask would hide; anywhere else a mask.
+`flash_attn` is the package of that name. `plain` is the definition, and the only one that can return its weights.
 """
 
-import importlib.util
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from model.config import AttentionBackend
 from model.errors import ModelError
+from model.transfers import to_device
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class Documents:
         segments = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths).reshape(len(rows), length)
         starts = np.concatenate(([0], lengths.cumsum())).astype(np.int32)
         return cls(
-            cu_seqlens=torch.from_numpy(starts).to(device),
+            cu_seqlens=to_device(starts, device),
             max_seqlen=int(lengths.max()),
-            segments_bt=torch.from_numpy(segments).to(device),
+            segments_bt=to_device(segments, device),
             lengths=lengths,
         )
 
@@ -67,14 +68,29 @@ class Documents:
         return same.tril()
 
 
+FLASH_FUNCTIONS = ("flash_attn_func", "flash_attn_varlen_func")
+
+
 def resolve_backend(backend: AttentionBackend) -> AttentionBackend:
-    """Returns the back end that `auto` stands for. Raises ModelError if the flash_attn package is needed and absent."""
-    if backend is AttentionBackend.flash_attn and importlib.util.find_spec("flash_attn") is None:
+    """Returns the back end that `auto` stands for. Raises ModelError if flash_attn is chosen and cannot be used."""
+    if backend is AttentionBackend.flash_attn and (problem := _flash_problem()):
         raise ModelError(
-            "model.attention=flash_attn needs the flash-attn package, which is not installed; "
+            f"model.attention=flash_attn needs the flash-attn package (version 2): {problem}; "
             "choose auto, or run `pip install --no-build-isolation flash-attn` on a machine with nvcc"
         )
     return AttentionBackend.sdpa if backend is AttentionBackend.auto else backend
+
+
+def _flash_problem() -> str | None:
+    """Returns why flash_attn's functions cannot be called, or None: imports them, as other packages share its name."""
+    try:
+        package = importlib.import_module("flash_attn")
+    except ModuleNotFoundError as error:
+        return "it is not installed" if error.name == "flash_attn" else str(error)
+    except (ImportError, OSError) as error:  # built for another torch
+        return " ".join(str(error).split())
+    missing = [name for name in FLASH_FUNCTIONS if not hasattr(package, name)]
+    return f"what is installed under this name has no {missing[0]}" if missing else None
 
 
 def attention(
@@ -113,6 +129,8 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tens
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:
+    if documents is not None and q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
+        return _varlen(q, k, v, documents)
     # Transposed views, never copies: every fused kernel reads [B, T, H, D] memory.
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2),
@@ -123,6 +141,19 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tenso
         enable_gqa=q.shape[2] != k.shape[2],
     )
     return out.transpose(1, 2)
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # loads kernels
+
+    num_shared = q.shape[2] // k.shape[2]
+    if num_shared > 1:  # copies, as not every version of torch knows shared heads here
+        k, v = (x.repeat_interleave(num_shared, dim=2) for x in (k, v))
+    cuts, longest = documents.cu_seqlens, documents.max_seqlen
+    q_nhd, k_nhd, v_nhd = (x.flatten(0, 1) for x in (q, k, v))
+    out = varlen_attn(q_nhd, k_nhd, v_nhd, cuts, cuts, longest, longest, window_size=(-1, 0))  # (-1, 0): causal
+    assert isinstance(out, Tensor)
+    return out.unflatten(0, q.shape[:2])
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:

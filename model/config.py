@@ -4,7 +4,7 @@ The defaults are OLMo-2 1B with RePo where the paper puts it (arXiv 2512.14391).
 decided in `model/positions`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from model.errors import require
@@ -69,6 +69,8 @@ class ModelConfig:
     """Where that normal distribution is cut off, in standard deviations."""
     eos_token_id: int = 100257
     """Token that ends every document."""
+    other_eos_token_ids: list[int] = field(default_factory=list)
+    """Further tokens at which generating stops, as chat models have them; kept for export."""
     pad_token_id: int = 100277
     """Padding token; never trained on, kept for export."""
     attention: AttentionBackend = AttentionBackend.auto
@@ -77,6 +79,8 @@ class ModelConfig:
     """Norm and rotation of queries and keys on a GPU: triton (one kernel), torch, or auto: triton where it works."""
     activation_checkpointing: bool = False
     """Keep one tensor per block and recompute the rest in the backward pass."""
+    compile: bool | str = "auto"
+    """Compile the blocks for training: true, false, or auto, which is true on a GPU unless ZeRO 3 is used."""
     loss_chunk_rows: int = 4096
     """Rows (tokens) of logits in memory at once: 1.6 GB of float32 at the full vocabulary."""
 
@@ -84,6 +88,11 @@ class ModelConfig:
     def key_value_heads(self) -> int:
         """`num_kv_heads`, or `num_heads` where that is null."""
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """All tokens at which generating stops, `eos_token_id` first."""
+        return [self.eos_token_id, *self.other_eos_token_ids]
 
     @property
     def head_dim(self) -> int:
@@ -101,13 +110,17 @@ class ModelConfig:
             f"model.num_heads is {self.num_heads}, which does not cut model.hidden_size {self.hidden_size} "
             f"into heads of an even width; choose a divisor of {self.hidden_size // 2}",
         )
+        require(
+            self.compile in (True, False, "auto"),
+            f"model.compile is {self.compile}; it must be true, false or auto",
+        )
         kv_heads = self.key_value_heads
         require(
             kv_heads >= 1 and self.num_heads % kv_heads == 0,
             f"model.num_kv_heads is {kv_heads}; it must divide model.num_heads, which is {self.num_heads}",
         )
-        for key in ("eos_token_id", "pad_token_id"):
-            token = getattr(self, key)
+        tokens = [("eos_token_id", self.eos_token_id), ("pad_token_id", self.pad_token_id)]
+        for key, token in (*tokens, *(("other_eos_token_ids", token) for token in self.other_eos_token_ids)):
             require(
                 0 <= token < self.vocab_size,
                 f"model.{key} is {token}, outside the vocabulary of model.vocab_size {self.vocab_size}; "

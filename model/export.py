@@ -58,7 +58,7 @@ def save_hf(
         writer.write(((name, value if dtype is None else value.to(dtype)) for name, value in tensors), report)
         described = describe(flavour, config, positions, writer.dtype, max_position_embeddings)
         _write_json(partial / "config.json", described)
-        generation = {"eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id, "use_cache": True}
+        generation = {key: described[key] for key in ("eos_token_id", "pad_token_id")} | {"use_cache": True}
         _write_json(partial / "generation_config.json", generation)
         write_code(partial, flavour)
         for name, content in (other_files or {}).items():

@@ -55,7 +55,10 @@ def next_tokens(model: Olmo2, tokens: Tensor, *, temperature: float, generator: 
 
 @torch.inference_mode()
 def learned_positions(model: Olmo2, tokens: Tensor) -> dict[int, Tensor]:
-    """Returns the positions [T, H_kv] of `tokens` ([T] int64) in each layer that learns them, on the CPU."""
+    """Returns the positions [T, H_kv] of `tokens` ([T] int64) in each layer that learns them, on the CPU.
+
+    Of a scheme with `adds_index` they are deviations from the index.
+    """
     found: dict[int, Tensor] = {}
     hooks = [
         module.register_forward_hook(lambda _, inputs, z, layer=layer: found.update({layer: z[0].cpu()}))
@@ -83,7 +86,7 @@ def _cached_logits(model: Olmo2, new_1t: Tensor, cache: Cache) -> Tensor:
         positions = block.positions(h_btd)
         if positions is not None and not block.positions.scheme.is_learned:
             positions = positions + start
-        q, k, v = block.attention.heads(h_btd, positions)
+        q, k, v = block.attention.heads(h_btd, positions, start)
         k, v = cache.extend(layer, k, v)
         if start == 0:
             out = attention(q, k, v, backend=block.attention.backend)

@@ -46,7 +46,7 @@ def hf_config(
         "rope_scaling": None,
         "initializer_range": config.initializer_range,
         "bos_token_id": None,
-        "eos_token_id": config.eos_token_id,
+        "eos_token_id": config.eos_token_ids if config.other_eos_token_ids else config.eos_token_id,
         "pad_token_id": config.pad_token_id,
         "torch_dtype": dtype,
     }

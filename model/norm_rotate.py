@@ -46,15 +46,16 @@ def normalise_and_rotate(
     positions: Tensor | None,
     table: Frequencies,
     kernel: Kernel,
+    index_t: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Returns q [B, T, H, D] and k [B, T, H_kv, D], normalised and rotated by `kernel`, a resolved one.
 
-    What only PyTorch computes takes `by_torch`: other devices, float64, and norms that have hooks (under ZeRO 3 all
-    modules have them, and gather their weights in them).
+    With `index_t` [T], `positions` are deviations from it. What only PyTorch computes takes `by_torch`: these, other
+    devices, float64, and norms that have hooks (under ZeRO 3 all modules have them, and gather their weights in them).
     """
     fits = _is_on_gpu(q_btd) and q_btd.dtype in DTYPES and not has_hooks(q_norm) and not has_hooks(k_norm)
-    if kernel is Kernel.torch or not fits:
-        return by_torch(q_btd, k_btd, q_norm, k_norm, positions, table)
+    if kernel is Kernel.torch or not fits or index_t is not None:
+        return by_torch(q_btd, k_btd, q_norm, k_norm, positions, table, index_t)
     if kernel is Kernel.auto and not _works(q_btd.shape[-1], k_btd.shape[-1], table.num_pairs, q_btd.dtype):
         return by_torch(q_btd, k_btd, q_norm, k_norm, positions, table)
     return by_triton(q_btd, k_btd, q_norm, k_norm, positions, table)
@@ -110,12 +111,18 @@ def _compare(width: int, kv_width: int, num_pairs: int, dtype: torch.dtype) -> N
 
 
 def by_torch(
-    q_btd: Tensor, k_btd: Tensor, q_norm: nn.Module, k_norm: nn.Module, positions: Tensor | None, table: Frequencies
+    q_btd: Tensor,
+    k_btd: Tensor,
+    q_norm: nn.Module,
+    k_norm: nn.Module,
+    positions: Tensor | None,
+    table: Frequencies,
+    index_t: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Returns q [B, T, H, D] and k [B, T, H_kv, D], normalised and rotated; `positions` as `Positions` returns them."""
     width = 2 * table.num_pairs
     q_bthd, k_bthd = q_norm(q_btd).unflatten(-1, (-1, width)), k_norm(k_btd).unflatten(-1, (-1, width))
-    return (q_bthd, k_bthd) if positions is None else rotate(q_bthd, k_bthd, positions, table)
+    return (q_bthd, k_bthd) if positions is None else rotate(q_bthd, k_bthd, positions, table, index_t)
 
 
 def by_triton(

@@ -1,7 +1,8 @@
 """Rotary embedding by real-valued positions: q and k of position z rotate by z * w_i in their i-th pair of dimensions.
 
 Pairs are (i, i + D/2), as in GPT-NeoX and OLMo-2. A RoPE layer's positions are 0, 1, 2, ...; a RePo layer's come from
-the model, one per token and key-value head, and have a gradient (arXiv 2512.14391, section 3).
+the model, one per token and key-value head, and have a gradient (arXiv 2512.14391, section 3). They can also be
+deviations from the index.
 
 Angles are computed as turns in float64 and reduced to half a turn before they become float32, so cosines are as
 accurate at position 1,000,000 as at 1. Only z and the rotated q, k are kept for the backward pass (attention keeps
@@ -31,7 +32,7 @@ class Frequencies:
 
     def __init__(self, model: ModelConfig, positions: PositionsConfig) -> None:
         pairs = np.arange(0, model.head_dim, 2, dtype=np.float64)
-        radians = model.rope_theta ** -(pairs / model.head_dim)
+        radians = unstretched = model.rope_theta ** -(pairs / model.head_dim)
         self.attention_factor = 1.0  # YaRN's scale of cosine and sine
         if positions.yarn is not None:
             radians = _stretch(radians, model.rope_theta, positions.yarn)
@@ -39,16 +40,28 @@ class Frequencies:
         self.precision = positions.precision
         self.round_to_input = positions.precision is PositionPrecision.reference
         self.num_pairs = len(radians)
-        self._turns = torch.from_numpy(radians / (2 * math.pi))
-        self._per_device = {self._turns.device: self._turns}
-        high = self._turns.float()
-        split = torch.stack([high, (self._turns - high).float(), (self._turns * 2 * math.pi).float()])
+        turns, unstretched_turns = (torch.from_numpy(table / (2 * math.pi)) for table in (radians, unstretched))
+        self._turns = (turns, unstretched_turns)
+        self._per_device = {turns.device: self._turns}
+        high = turns.float()
+        split = torch.stack([high, (turns - high).float(), (turns * 2 * math.pi).float()])
         self._split_per_device = {split.device: split}
 
     def turns(self, device: torch.device) -> Tensor:
         """Returns the turns per position of each pair, [D/2] float64, on `device`."""
+        return self._on(device)[0]
+
+    def deviation_turns(self, device: torch.device) -> Tensor:
+        """Returns the turns per unit of a deviation from the index, [D/2] float64, on `device`.
+
+        YaRN does not stretch them: there are more indices than in training, but no larger deviations.
+        """
+        return self._on(device)[1]
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._per_device:
-            self._per_device[device] = self._turns.to(device)
+            turns, unstretched_turns = self._turns
+            self._per_device[device] = (turns.to(device), unstretched_turns.to(device))
         return self._per_device[device]
 
     def split(self, device: torch.device) -> Tensor:
@@ -74,17 +87,22 @@ def _stretch(radians: np.ndarray, theta: float, yarn: YarnConfig) -> np.ndarray:
     return radians * (1 - slowed) + radians / yarn.factor * slowed
 
 
-def rotate(q_bthd: Tensor, k_bthd: Tensor, positions: Tensor, frequencies: Frequencies) -> tuple[Tensor, Tensor]:
+def rotate(
+    q_bthd: Tensor, k_bthd: Tensor, positions: Tensor, frequencies: Frequencies, index_t: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Returns q [B, T, H, D] and k [B, T, H_kv, D] rotated by their positions, dtypes as they were; float32 inside.
 
     `positions` is [T], one for all heads, or [B, T, H_kv], one per key-value head: the query heads that share a key
-    head share its position, since only differences of positions enter attention. Integer or float.
+    head share its position, since only differences of positions enter attention. Integer or float. With `index_t` [T]
+    they are deviations from it. The two are never added: a small deviation from a large index keeps its precision.
     """
+    turns = frequencies.turns(q_bthd.device)
     return _Rotate.apply(
         q_bthd,
         k_bthd,
         positions,
-        frequencies.turns(q_bthd.device),
+        turns if index_t is None else frequencies.deviation_turns(q_bthd.device),
+        None if index_t is None else index_t.double().unsqueeze(-1) * turns,
         frequencies.attention_factor,
         frequencies.round_to_input,
     )
@@ -93,19 +111,26 @@ def rotate(q_bthd: Tensor, k_bthd: Tensor, positions: Tensor, frequencies: Frequ
 class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, positions: Tensor, turns: Tensor, factor: float, round_to_input: bool
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        positions: Tensor,
+        turns: Tensor,
+        index_turns: Tensor | None,
+        factor: float,
+        round_to_input: bool,
     ) -> tuple[Tensor, Tensor]:
-        cos, sin = _cos_sin(positions, turns, factor, q.dtype, round_to_input)
+        cos, sin = _cos_sin(positions, turns, index_turns, factor, q.dtype, round_to_input)
         q_turned, k_turned = _turn(q, cos, sin), _turn(k, cos, sin)
-        ctx.save_for_backward(q_turned, k_turned, positions, turns)
+        ctx.save_for_backward(q_turned, k_turned, positions, turns, index_turns)
         ctx.factor, ctx.round_to_input = factor, round_to_input
         return q_turned, k_turned
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_q: Tensor, grad_k: Tensor) -> tuple[Tensor | None, ...]:
-        q_turned, k_turned, positions, turns = ctx.saved_tensors
-        cos, sin = _cos_sin(positions, turns, ctx.factor, grad_q.dtype, ctx.round_to_input)
+        q_turned, k_turned, positions, turns, index_turns = ctx.saved_tensors
+        cos, sin = _cos_sin(positions, turns, index_turns, ctx.factor, grad_q.dtype, ctx.round_to_input)
         grad_z = None
         if ctx.needs_input_grad[2]:
             num_kv_heads = k_turned.shape[2]
@@ -114,7 +139,7 @@ class _Rotate(torch.autograd.Function):
                 slope = slope.unflatten(2, (num_kv_heads, -1)).sum(3)
             slope += _slope(grad_k, k_turned)
             grad_z = slope.mul_((turns * 2 * math.pi).to(slope.dtype)).sum(-1).to(positions.dtype)
-        return _turn(grad_q, cos, sin, back=True), _turn(grad_k, cos, sin, back=True), grad_z, None, None, None
+        return _turn(grad_q, cos, sin, back=True), _turn(grad_k, cos, sin, back=True), grad_z, None, None, None, None
 
 
 # Passes over memory are the cost of what follows: eager operators write into their last tensor, in its dtype.
@@ -122,11 +147,21 @@ class _Rotate(torch.autograd.Function):
 
 
 def _cos_sin(
-    positions: Tensor, turns: Tensor, factor: float, dtype: torch.dtype, round_to_input: bool
+    positions: Tensor,
+    turns: Tensor,
+    index_turns: Tensor | None,
+    factor: float,
+    dtype: torch.dtype,
+    round_to_input: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Returns cosine and sine of every angle, [1, T, 1, D/2] or [B, T, H_kv, D/2], float32 or wider."""
+    """Returns cosine and sine of every angle, [1, T, 1, D/2] or [B, T, H_kv, D/2], float32 or wider.
+
+    `index_turns` [T, D/2] are added to the turns of positions [B, T, H_kv].
+    """
     wide = torch.promote_types(dtype, torch.float32)
     angle = positions.double().unsqueeze(-1) * turns
+    if index_turns is not None:
+        angle = angle.add_(index_turns.unsqueeze(1))
     angle = torch.sub(angle, angle.round(), out=torch.empty_like(angle, dtype=wide)).mul_(2 * math.pi)
     if positions.ndim == 1:
         angle = angle[None, :, None]

@@ -67,10 +67,14 @@ class MLP(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention; q and k are normalised, split into heads, and rotated by their positions, if any."""
+    """Causal self-attention; q and k are normalised, split into heads, and rotated by their positions, if any.
 
-    def __init__(self, config: ModelConfig, frequencies: Frequencies) -> None:
+    With `adds_index`, positions are deviations from the index of a token.
+    """
+
+    def __init__(self, config: ModelConfig, frequencies: Frequencies, adds_index: bool = False) -> None:
         super().__init__()
+        self.adds_index = adds_index
         kv_width = config.key_value_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
@@ -89,11 +93,15 @@ class Attention(nn.Module):
         out_bthd = attention(q_bthd, k_bthd, v_bthd, backend=self.backend, documents=documents)
         return self.o_proj(out_bthd.flatten(2))
 
-    def heads(self, h_btd: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns q [B, T, H, D], k and v [B, T, H_kv, D]; q and k normalised and rotated."""
+    def heads(self, h_btd: Tensor, positions: Tensor | None, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns q [B, T, H, D], k and v [B, T, H_kv, D]; q and k normalised and rotated.
+
+        `start` is the index of the first token, for positions that are deviations.
+        """
         q_btd, k_btd, v_btd = self.q_proj(h_btd), self.k_proj(h_btd), self.v_proj(h_btd)
+        index_t = torch.arange(start, start + h_btd.shape[1], device=h_btd.device) if self.adds_index else None
         q_bthd, k_bthd = normalise_and_rotate(
-            q_btd, k_btd, self.q_norm, self.k_norm, positions, self.frequencies, self.kernel
+            q_btd, k_btd, self.q_norm, self.k_norm, positions, self.frequencies, self.kernel, index_t
         )
         return q_bthd, k_bthd, v_btd.unflatten(-1, (-1, self.head_dim))
 
@@ -104,7 +112,7 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, positions: Positions, frequencies: Frequencies) -> None:
         super().__init__()
         self.positions = positions
-        self.attention = Attention(config, frequencies)
+        self.attention = Attention(config, frequencies, positions.scheme.adds_index)
         self.post_attention_norm = RMSNorm(config.hidden_size, config)
         self.mlp = MLP(config)
         self.post_feedforward_norm = RMSNorm(config.hidden_size, config)

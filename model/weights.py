@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,23 @@ def is_position_parameter(name: str) -> bool:
 
 
 def random_weights(config: ModelConfig, positions: PositionsConfig, seed: int) -> Weights:
-    """Returns norms of 1 and matrices from normal(0, initializer_range), cut at initializer_cutoff deviations."""
+    """Returns norms of 1 and matrices from normal(0, initializer_range), cut at initializer_cutoff deviations.
+
+    Maps that their position scheme names in `zero_maps` are 0.
+    """
     shapes = parameter_shapes(config, positions)
+    zero = {
+        f"layers.{layer}.positions.{name}.weight"
+        for layer, scheme in enumerate(layer_schemes(positions, config.num_layers))
+        for name in scheme.zero_maps
+    }
     bound = config.initializer_cutoff * config.initializer_range
 
     def weights(name: str) -> Tensor:
         if name.endswith("norm.weight"):
             return torch.ones(shapes[name])
+        if name in zero:
+            return torch.zeros(shapes[name])
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
         value = torch.empty(shapes[name])
@@ -90,6 +100,16 @@ class Source:
     """The shape of every tensor."""
     read: Callable[[str], Tensor]
     """Returns a tensor, in the dtype that it is stored in."""
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    """What a generation_config.json says; empty: there is none."""
+
+    def eos_token_ids(self) -> list[Any]:
+        """Returns what is given as end of a text, in config.json first, each once and not yet checked."""
+        found: list[Any] = []
+        for value in (said.get("eos_token_id") for said in (self.config, self.generation)):
+            tokens = value if isinstance(value, list) and value else [value]
+            found += [token for token in tokens if token is not None and token not in found]
+        return found
 
 
 def hf_weights(
@@ -113,7 +133,9 @@ def open_hf(folder: str | Path) -> Source:
         return value
 
     shapes = {key: shape for key, (_, shape) in found.items()}
-    return Source(str(folder), _read_json(folder / "config.json"), shapes, read)
+    generation = folder / "generation_config.json"
+    said = _read_json(generation) if generation.exists() else {}
+    return Source(str(folder), _read_json(folder / "config.json"), shapes, read, said)
 
 
 def checked_weights(
@@ -136,7 +158,7 @@ def checked_weights(
         with_maps = check.has_same_layers
         problems += check.problems
         rounding = precision_differences(source.config, config, positions)
-        changes = check.changes + (rounding if is_conversion else [])
+        changes = check.changes + (rounding + _dropped_ends(source, config) if is_conversion else [])
         problems += [] if is_conversion else rounding
         if changes and not problems:
             logger.info("%s: %s", source.place, "; ".join(changes))
@@ -223,6 +245,14 @@ def _read_json(file: Path) -> dict:
         raise ModelError(f"{file} is absent; give a whole Hugging Face checkpoint folder") from None
     except (ValueError, TypeError, RecursionError) as error:  # TypeError: JSON, but no object
         raise ModelError(f"{file} is not valid JSON ({error}); download or write it again") from None
+
+
+def _dropped_ends(source: Source, config: ModelConfig) -> list[str]:
+    """Returns a sentence on the tokens that end a text of the source, but none of the model, or none."""
+    if dropped := [token for token in source.eos_token_ids() if token not in config.eos_token_ids]:
+        keys = ",".join(map(str, [*config.other_eos_token_ids, *dropped]))
+        return [f"texts also end with {listed(map(str, dropped))}: set model.other_eos_token_ids=[{keys}] to keep this"]
+    return []
 
 
 def _map_keys(config: ModelConfig) -> set[str]:

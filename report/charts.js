@@ -180,8 +180,8 @@ function drawCharts(parent, charts) {
   }
 }
 
-// `of`: what one curve belongs to, such as "layer"; `legend`: whether the curves have names and no order; `axis`: what x is
-function drawSeries(parent, series, of, legend = false, axis = "step") {
+// `of`: what one curve belongs to, such as "layer"; `named`: whether the curves have names and no order; `axis`: what x is
+function drawSeries(parent, series, of, { named = false, axis = "step", legend = named } = {}) {
   for (const each of series) {
     const last = each.curves.map((curve) => curve.y.at(-1));
     const [low, high] = extent(last);
@@ -193,7 +193,7 @@ function drawSeries(parent, series, of, legend = false, axis = "step") {
         y: curve.y,
         name: escaped(curve.title),
         mode: curve.x.length > 1 ? "lines" : "markers",
-        line: lineOf(curve.color ?? index, each.curves.length, legend),
+        line: lineOf(curve.color ?? index, each.curves.length, named),
         hovertemplate: `${of} ${escaped(curve.title)}, ${axis} %{x}: %{y:.4g}<extra></extra>`,
       }));
       const unnamed = marks(each.curves).map((mark) => ({ ...mark, showlegend: false }));

@@ -1,5 +1,8 @@
 // Tables of the runs and of their settings, and the runs' curves in one chart per metric.
 
+const MOST_IN_LEGENDS = 6; // runs: more leave no room for the curves, and the table of runs has the same colors
+const BORDERS = { solid: "solid", dash: "dashed", dot: "dotted", dashdot: "double" };
+
 function fillTable(table, rows, colored = false) {
   const [header = [], ...body] = rows;
   table.append(element("tr", {}, ...header.map((title) => element("th", { textContent: title }))));
@@ -7,7 +10,9 @@ function fillTable(table, rows, colored = false) {
     const row = element("tr", {}, ...cells.map((cell) => element("td", { textContent: cell })));
     if (colored) {
       const swatch = element("span", { className: "swatch" });
-      swatch.style.setProperty("--own", lineOf(run.order.indexOf(cells[0]), run.order.length, true).color);
+      const line = lineOf(run.order.indexOf(cells[0]), run.order.length, true);
+      swatch.style.setProperty("--own", line.color);
+      swatch.style.setProperty("--dash", BORDERS[line.dash]);
       row.firstChild.prepend(swatch);
     }
     table.append(row);
@@ -21,17 +26,18 @@ function comparison() {
   fillTable($("run-table"), run.runs, true);
   fillTable($("setting-table"), run.settings);
   $("settings").hidden = !run.settings.length;
-  drawSeries($("steps"), run.steps, "run", true);
+  const runs = { named: true, legend: run.order.length <= MOST_IN_LEGENDS };
+  drawSeries($("steps"), run.steps, "run", runs);
   let drawn = false; // a hidden chart has no width: drawn when it is first shown
   $("over").onchange = () => {
     const overTokens = $("over").value === "tokens";
     $("steps").hidden = overTokens;
     $("tokens").hidden = !overTokens;
-    if (overTokens && !drawn) drawSeries($("tokens"), run.tokens, "run", true, "token");
+    if (overTokens && !drawn) drawSeries($("tokens"), run.tokens, "run", { ...runs, axis: "token" });
     drawn ||= overTokens;
   };
   $("positions").hidden = !run.positions.length;
-  drawSeries($("position-charts"), run.positions, "run", true);
+  drawSeries($("position-charts"), run.positions, "run", runs);
   $("axis-x").onchange = () => redraws.forEach((redraw) => redraw());
   $("axis-y").onchange = $("axis-x").onchange;
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", $("axis-x").onchange);

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from report.comparison import ComparedRun, Comparison
-from report.comparison_table import run_cells, setting_cells, title
+from report.comparison_table import run_cells, same_over_seeds, setting_cells, title
 from report.metrics import (
     CE_LOSS,
     EVAL_LOSS,
@@ -34,7 +34,7 @@ def comparison_data(comparison: Comparison, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "written": time.strftime("%Y-%m-%d %H:%M"),
-        "summary": f"{len(runs)} runs {title(comparison)}.",
+        "summary": " ".join([f"{len(runs)} runs {title(comparison)}.", *same_over_seeds(comparison)]),
         "order": [run.name for run in runs],
         "runs": run_cells(comparison),
         "settings": setting_cells(comparison) if has_seeds else [],

@@ -11,7 +11,7 @@ def text_table(comparison: Comparison) -> str:
     """Returns the table for people: a line per run, then one per setting where there are several seeds."""
     lines = [title(comparison), *aligned(run_cells(comparison))]
     if any(len(setting.runs) > 1 for setting in comparison.settings):
-        lines += ["", "over seeds", *aligned(setting_cells(comparison))]
+        lines += ["", "over seeds", *aligned(setting_cells(comparison)), *same_over_seeds(comparison)]
     return "\n".join(lines)
 
 
@@ -19,6 +19,17 @@ def title(comparison: Comparison) -> str:
     """Returns at what and by what the runs are compared."""
     by = "validation loss" if comparison.is_evaluated else "mean training loss of the last steps"
     return f"at {comparison.tokens:,} tokens, by {by}"
+
+
+def same_over_seeds(comparison: Comparison) -> list[str]:
+    """Returns a sentence about settings whose runs do not depend on their seeds; nothing if there are none."""
+    same = [setting for setting in comparison.settings if setting.spread == 0]
+    if not same:
+        return []
+    return [
+        f"{len(same)} of {len(comparison.settings)} settings have the same loss with every seed, which is no noise: "
+        "nothing in these runs depends on it. Vary data.seed too, as sweep=paper does."
+    ]
 
 
 def csv_table(comparison: Comparison) -> str:

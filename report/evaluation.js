@@ -32,6 +32,6 @@ function drawLossByPosition(parent, chart) {
 
 function drawEvaluation(parent, evaluation) {
   drawCharts(parent, evaluation.charts);
-  drawSeries(parent, evaluation.sources, "source", true);
+  drawSeries(parent, evaluation.sources, "source", { named: true });
   if (evaluation.positions) drawLossByPosition(parent, evaluation.positions);
 }

@@ -50,6 +50,16 @@ LOSS, CE_LOSS, Z_LOSS = "train/loss", "train/ce_loss", "train/z_loss"
 LEARNING_RATE, GRAD_NORM, SKIPPED = "optim/lr", "optim/grad_norm", "optim/skipped"
 TOKENS_PER_SECOND, STEP_SECONDS = "throughput/tokens_per_second", "throughput/step_seconds"
 DATA_SECONDS, MFU, MFU_CAUSAL = "throughput/data_seconds", "throughput/mfu", "throughput/mfu_causal"
+FORWARD_SECONDS, BACKWARD_SECONDS = "throughput/forward_seconds", "throughput/backward_seconds"
+UPDATE_SECONDS, OTHER_SECONDS = "throughput/update_seconds", "throughput/other_seconds"
+PHASES = {
+    "data": DATA_SECONDS,
+    "forward": FORWARD_SECONDS,
+    "backward": BACKWARD_SECONDS,
+    "update": UPDATE_SECONDS,
+    "other": OTHER_SECONDS,
+}
+"""The parts of a step, which add up to its seconds."""
 PEAK_GIB, PLANNED_GIB = "memory/peak_gib", "memory/planned_gib"
 OPEN_ALERTS = "positions/open_alerts"
 EVAL = "eval/"
@@ -72,6 +82,10 @@ RUN_METRICS = _by_name(
         Metric(TOKENS_PER_SECOND, "Tokens per second", "tokens/s", "over all ranks"),
         Metric(STEP_SECONDS, "Seconds per step", "s", "of one step, data included"),
         Metric(DATA_SECONDS, "Seconds for data", "s", "of one step in which the main rank waits for data"),
+        Metric(FORWARD_SECONDS, "Seconds for forward", "s", "of one step, on the device of the main rank"),
+        Metric(BACKWARD_SECONDS, "Seconds for backward", "s", "of one step, with the reductions of ZeRO 2 and 3"),
+        Metric(UPDATE_SECONDS, "Seconds for the update", "s", "of one step: optimizer, clipping and communication"),
+        Metric(OTHER_SECONDS, "Seconds for the rest", "s", "of one step: callbacks, launches, an idle device"),
         Metric(MFU, "MFU", "share", "model FLOPs utilisation, with attention counted in full"),
         Metric(MFU_CAUSAL, "MFU, causal", "share", "model FLOPs utilisation, with the causal half of attention"),
         Metric(PEAK_GIB, "Peak memory", "GiB", "of the device of the main rank"),

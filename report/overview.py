@@ -29,7 +29,7 @@ class Overview:
 
     name: str
     state: str
-    """running, inactive, stopped, finished, KILLED or NOT_STARTED."""
+    """running, inactive, stopped, pruned, finished, KILLED or NOT_STARTED."""
     text: str
     """The state in words."""
     step: int

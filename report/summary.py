@@ -5,17 +5,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from report.metrics import TOKENS
-from report.run_folder import FINISHED, Row, RunFiles, is_number
+from report.run_folder import FINISHED, PRUNED, Row, RunFiles, is_number
 
 MAX_EVENTS = 200
 INACTIVE_SECONDS = 600  # without a new row, after which a run that has not stopped counts as inactive
 
 
 def status(files: RunFiles, events: list[Row], step: int, max_steps: Any) -> dict[str, str]:
-    """Returns `state`, one of running, inactive, stopped and finished, and the same in words, `text`."""
+    """Returns `state`, one of running, inactive, stopped, pruned and finished, and the same in words, `text`."""
     of = f" of {max_steps}" if is_number(max_steps) else ""
-    ends = [event for event in events if event.get("event") in ("start", "resume", "stop")]
+    ends = [event for event in events if event.get("event") in ("start", "resume", "stop", PRUNED)]
     last = ends[-1] if ends else {}
+    if last.get("event") == PRUNED:
+        return {"state": PRUNED, "text": f"pruned after step {step}{of}: other trials of its search did better"}
     if last.get("event") == "stop":
         if last.get("reason") == FINISHED:
             return {"state": "finished", "text": f"finished after step {step}"}

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,8 @@ from data.tools.sample import build_sample
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two ranks share a laptop's two cores
-
-
-def _has_gpu() -> bool:
-    import torch  # not before the number of threads is set
-
-    return torch.cuda.is_available()
-
-
-if not _has_gpu():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on a CPU; read when Triton is first imported
+if shutil.which("nvidia-smi") is None:  # no GPU: Triton, when it is first imported, is to run kernels on the CPU
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 class OnePackageAtATime(LoadScopeScheduling):

@@ -40,6 +40,7 @@ from train.processes import stop_with_parent
 from train.records import mend_records
 from train.run_folder import RunFolder, explained_write_errors
 from train.trainer import LostPeersError, Trainer
+from train.vocabulary import vocabulary_problem
 from train.watchdog import Watchdog
 
 OTHER_RANKS_DELAY = 3.0  # seconds that a rank waits before it prints what the main rank most likely prints as well
@@ -180,16 +181,8 @@ def check_agreement(config: RunConfig, ranks: Ranks) -> None:
 
 def check_vocabulary(stream: BatchStream, model: ModelConfig) -> None:
     """Raises TrainError, before the first step, if the data was made with another tokenizer than the model's."""
-    if stream.max_token_id is not None and stream.max_token_id >= model.vocab_size:
-        raise TrainError(
-            f"the tokenizer of the data has ids up to {stream.max_token_id}, but model.vocab_size={model.vocab_size}: "
-            "set the one that belongs to the other"
-        )
-    if stream.eos_token_id != model.eos_token_id:
-        raise TrainError(
-            f"documents of the data end with id {stream.eos_token_id}, but model.eos_token_id={model.eos_token_id}: "
-            "set the one that belongs to the other"
-        )
+    if problem := vocabulary_problem(stream.max_token_id, stream.eos_token_id, model):
+        raise TrainError(problem)
 
 
 def work(config: RunConfig) -> int:

@@ -21,10 +21,17 @@ from train.errors import TrainError
 
 Changes = dict[str, tuple[Any, Any]]  # key -> (value then, value now)
 
-# Keys that must not change by accident; and those of them that may, because they change speed, not results.
+# Keys that must not change by accident; and those of them that may, because they change no result of training.
 FIXED = ("model.", "positions.", "sequence_length", "global_batch_size", "mask_documents")
 LAYERS = ("positions.scheme", "positions.start_layer", "positions.layers")  # which may say the same in two ways
-FREE = ("model.attention", "model.kernel", "model.activation_checkpointing", "model.loss_chunk_rows")
+FREE = (
+    "model.attention",
+    "model.kernel",
+    "model.activation_checkpointing",
+    "model.compile",
+    "model.loss_chunk_rows",
+    "model.other_eos_token_ids",
+)
 
 
 def changed_keys(saved: Mapping[str, Any], config: RunConfig) -> Changes:

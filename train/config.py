@@ -19,9 +19,9 @@ from model.config import ModelConfig, PositionsConfig
 from model.errors import ModelError
 from model.huggingface.flavours import check_flavour, default_flavour
 from model.positions import build_schemes
-from train.callbacks.config import EvaluationConfig, LoggingConfig, WandbConfig
+from train.callbacks.config import EvaluationConfig, LoggingConfig, ProfileConfig, WandbConfig
 from train.checkpoint.config import CheckpointConfig
-from train.engine.config import EngineConfig
+from train.engine.config import EngineConfig, compiles_blocks
 from train.errors import TrainError
 from train.guard import GuardConfig
 from train.launch_config import LaunchConfig
@@ -71,6 +71,7 @@ class RunConfig:
     position_watch: PositionWatchConfig = field(default_factory=PositionWatchConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
     def validate(self) -> None:
@@ -99,10 +100,12 @@ class RunConfig:
             self.position_watch,
             self.wandb,
             self.logging,
+            self.profile,
             self.launch,
             self.model,
         ):
             component.validate()
+        compiles_blocks(self.model.compile, on_gpu=True, zero_stage=self.engine.zero_stage)
         build_schemes(self.model, self.positions)
         self.data.validate()
         self._check_logged("position_watch.interval", self.position_watch.interval)

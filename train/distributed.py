@@ -6,6 +6,7 @@ engine's own backend, and never wait for a GPU.
 
 import os
 import random
+import socket
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,11 +17,24 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from train.errors import TrainError
+from train.gpus import listed_gpus, own_gpu, refuse_shared, refuse_unused, why_unusable
+from train.processes import end_stopped_children
 from train.temporary import remove_own_folder
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)  # of an exchange: the first ingest and a large save take minutes
+NCCL_SETTINGS = {
+    # When a peer is lost or TIMEOUT is over, NCCL's own thread aborts the collective, and the next one raises a Python
+    # error as gloo's do. torch's default is to abort the process instead, with exit code 134.
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "2",
+    # The last resort: ends a process whose NCCL thread hangs as well. Later than the watchdog, which says more.
+    "TORCH_NCCL_ENABLE_MONITORING": "1",
+    "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": str(int(TIMEOUT.total_seconds())),
+    # What each rank was doing, in files /tmp/nccl_trace_rank_N, if a collective timed out.
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+    "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
+}
+"""Environment of a run on GPUs, unless it is set already."""
 
 
 class Ranks:
@@ -30,7 +44,8 @@ class Ranks:
         self.rank = int(os.environ.get("RANK", 0))
         self.world_size = int(os.environ.get("WORLD_SIZE", 1))
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        self.device = torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        has_gpus = torch.cuda.is_available()
+        self.device = torch.device("cuda", self.local_rank) if has_gpus else torch.device("cpu")
         self._host_group: dist.ProcessGroup | None = None
 
     @property
@@ -39,15 +54,20 @@ class Ranks:
         return self.rank == 0
 
     def join(self) -> None:
-        """Starts the process groups: DeepSpeed's (nccl or gloo), and gloo for the host."""
+        """Starts the process groups: DeepSpeed's (nccl or gloo), and gloo for the host.
+
+        Raises TrainError if GPUs are here that torch cannot use, or if ranks have none of their own.
+        """
         if self.device.type == "cpu":
+            if num_gpus := listed_gpus():
+                refuse_unused(num_gpus, torch.version.cuda, why_unusable())
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         else:
-            if self.local_rank >= torch.cuda.device_count():
-                raise TrainError(
-                    f"rank {self.rank} has no GPU: {torch.cuda.device_count()} are visible; lower launch.processes"
-                )
+            self.device = torch.device("cuda", own_gpu(self.rank, self.local_rank, torch.cuda.device_count()))
             torch.cuda.set_device(self.device)
+            os.environ.update({name: value for name, value in NCCL_SETTINGS.items() if name not in os.environ})
+            # Sums of products in float32 to the end: by default, cuBLAS may add up parts of a bf16 product in bf16.
+            torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         import deepspeed
 
         deepspeed.utils.logger.setLevel("WARNING")
@@ -64,6 +84,9 @@ class Ranks:
         backend = "gloo" if self.device.type == "cpu" else "nccl"
         deepspeed.init_distributed(backend, verbose=False, timeout=TIMEOUT)
         self._host_group = None if self.device.type == "cpu" else dist.new_group(backend="gloo", timeout=TIMEOUT)
+        if self.device.type == "cuda":
+            gpu = str(torch.cuda.get_device_properties(self.device).uuid)
+            refuse_shared(self.gather((socket.gethostname(), gpu)))
 
     def connect_to_store(self, timeout: timedelta) -> dist.Store | None:
         """Returns a new connection to the key-value store of the rendezvous; None for a world of one."""
@@ -136,6 +159,7 @@ def seed_generators(seed: int) -> None:
 
 def leave(code: int) -> None:
     """Ends the process at once: gloo's worker threads can abort an interpreter that shuts down the ordinary way."""
+    end_stopped_children()
     remove_own_folder()
     sys.stdout.flush()
     sys.stderr.flush()

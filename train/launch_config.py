@@ -10,6 +10,10 @@ from train.ranges import check_at_least
 CLOCK = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?")
 
 
+SQLITE = "sqlite:///"
+"""What the address of a file of SQLite begins with."""
+
+
 class LaunchWay(Enum):
     """What starts the processes of a run."""
 
@@ -126,12 +130,18 @@ class SearchConfig:
     """Steps at which all trials are compared and only the best go on to the next; none: all train to the end."""
     reduction: int = 3
     """Of so many trials one goes on from each rung, and at least one of all."""
+    storage: str | None = None
+    """Where the trials are kept: a journal file, or sqlite:///FILE; null: a journal beside the runs."""
 
     def validate(self) -> None:
         """Raises TrainError with the key, the value and the remedy."""
         check_at_least("launch.search", self, trials=1, seed=0, reduction=2)
         if self.rungs != sorted(set(self.rungs)) or any(rung < 1 for rung in self.rungs):
             raise TrainError(f"launch.search.rungs={self.rungs} must be steps in rising order, each once")
+        if self.storage is not None:
+            path = self.storage.removeprefix(SQLITE)
+            if not path or "://" in path or path.endswith("/") or ":memory:" in path:
+                raise TrainError(f"launch.search.storage={self.storage} is no file: give its path, or {SQLITE}FILE")
 
 
 @dataclass

@@ -25,7 +25,9 @@ class LossConfig:
     """Weight of the z-loss; 1e-4 is what ran: the published trainer never reads the 1e-5 of its public YAML."""
     denominator: LossDenominator = LossDenominator.valid_tokens
     """What the summed loss of a global batch is divided by; all_tokens is as published."""
+    answers_after: int | None = None
+    """Token after which labels count, up to the end of its document; null: all labels count."""
 
     def validate(self) -> None:
         """Raises TrainError with the key, the value and the remedy."""
-        check_at_least("loss", self, z_loss_weight=0)
+        check_at_least("loss", self, z_loss_weight=0, answers_after=0)

@@ -7,17 +7,28 @@ import torch
 
 from model.attention import Documents
 from model.loss import IGNORED
+from model.transfers import to_device
 from train.engine.engine import MicroBatch
 
 
-def shifted_labels(tokens_rt: np.ndarray, counts_r: np.ndarray) -> np.ndarray:
+def shifted_labels(
+    tokens_rt: np.ndarray, counts_r: np.ndarray, answers_after: int | None = None, eos_token_id: int = 0
+) -> np.ndarray:
     """Returns int64 labels [R, T]: the next token of each row, and -100 after the last.
 
-    `counts_r` is bool [R]: a row that is False is -100 throughout, so that it takes no part in the loss.
+    `counts_r` is bool [R]: a row that is False is -100 throughout, so that it takes no part in the loss. With
+    `answers_after`, so is all but what follows this token up to the end of the document, its EOS included.
     """
     labels = np.full(tokens_rt.shape, IGNORED, dtype=np.int64)
     labels[:, :-1] = tokens_rt[:, 1:]
     labels[~counts_r] = IGNORED
+    if answers_after is not None:
+        index_t = np.arange(tokens_rt.shape[1])
+        begun, ended = (
+            np.maximum.accumulate(np.where(tokens_rt == token, index_t, -1), axis=1)
+            for token in (answers_after, eos_token_id)
+        )
+        labels[begun <= ended] = IGNORED
     return labels
 
 
@@ -27,9 +38,12 @@ def to_micro_batch(
     boundaries: Sequence[np.ndarray] | None,
     device: torch.device,
 ) -> MicroBatch:
-    """Returns the rows on `device`; with `boundaries`, one array of document cuts per row, documents stay apart."""
+    """Returns the rows on `device`; with `boundaries`, one array of document cuts per row, documents stay apart.
+
+    The host does not wait for the device.
+    """
     return MicroBatch(
-        tokens_bt=torch.from_numpy(tokens_bt.astype(np.int64)).to(device, non_blocking=True),
-        labels_bt=torch.from_numpy(labels_bt).to(device, non_blocking=True),
+        tokens_bt=to_device(tokens_bt.astype(np.int64), device),
+        labels_bt=to_device(labels_bt, device),
         documents=None if boundaries is None else Documents.from_boundaries(boundaries, device),
     )

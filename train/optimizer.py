@@ -41,6 +41,11 @@ def parameter_groups(named: Iterable[tuple[str, P]], config: OptimizerConfig) ->
     ]
 
 
+def uses_fused_kernel(device: torch.device) -> bool:
+    """Returns whether AdamW updates all tensors of a group in one kernel there."""
+    return device.type == "cuda"
+
+
 def build_optimizer(
     named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, *, fused: bool
 ) -> torch.optim.AdamW:

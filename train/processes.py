@@ -1,7 +1,10 @@
 """Ends a process of a job together with the one that started it."""
 
+import contextlib
 import os
 import signal
+
+import psutil
 
 from common.processes import end_with_parent
 
@@ -17,3 +20,14 @@ def stop_with_parent() -> None:
     """
     parent = os.environ.pop(PARENT, None)
     end_with_parent(int(parent) if parent is not None else None, signal.SIGTERM)
+
+
+def end_stopped_children() -> None:
+    """Kills the children of this process that are stopped (frozen): they cannot see that it ends.
+
+    Others are left to end by themselves, once they have written what they hold.
+    """
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if child.status() == psutil.STATUS_STOPPED:
+                child.kill()

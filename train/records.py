@@ -51,17 +51,21 @@ def mend_records(folder: RunFolder, checkpoint: Checkpoint | None) -> None:
 def durable_records(folder: RunFolder) -> dict[str, bytes]:
     """Returns what a checkpoint is to hold of both files, by name, and flushes them to the disk.
 
-    A file that has lost lines since it was last looked at is mended first, from the newest checkpoint and from memory.
+    A file that has lost lines since it was last looked at is mended first, from the newest checkpoint and from memory;
+    if that fails, as on a full disk, the next call tries again.
     """
+    damaged: dict[Path, list[bytes]] = {}
     try:
-        for path, recent in folder.damaged_records().items():
+        damaged = folder.damaged_records()
+        for path, recent in list(damaged.items()):
             newest = newest_checkpoint(folder.checkpoints)
             known = split_lines(_copy_of(path, newest)) if newest and not _is_damaged(newest, path.name) else []
             judge = _row_judge([*known, *recent]) if path == folder.metrics else _is_event
             _mend(folder, path, known, judge, newest.folder.name if newest else "", recent)
+            del damaged[path]
     except (OSError, TrainError) as error:
         logger.warning("%s has lost lines and could not be mended (%s)", folder.path, error)
-    return folder.durable_records()
+    return folder.durable_records(damaged)
 
 
 def drop_later_rows(folder: RunFolder, step: int) -> None:

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -124,16 +124,19 @@ class RunFolder(RunFiles):
         """Appends one row of metrics; for the main rank only."""
         self._metrics_log.append(row)
 
-    def durable_records(self) -> dict[str, bytes]:
+    def durable_records(self, damaged: Collection[Path] = ()) -> dict[str, bytes]:
         """Flushes metrics.jsonl and events.jsonl to the disk; returns the content of those that have any, by name.
 
-        For the main rank only.
+        `damaged`: those that have lost lines, which could not be mended yet. For the main rank only.
         """
-        contents = {
-            self.metrics.name: self._metrics_log.durable_content(),
-            self.events.name: self._event_log.durable_content(),
-        }
+        logs = {self.metrics: self._metrics_log, self.events: self._event_log}
+        contents = {path.name: log.durable_content(is_whole=path not in damaged) for path, log in logs.items()}
         return {name: content for name, content in contents.items() if content}
+
+    def forget_saved_records(self) -> None:
+        """Forgets what `durable_records` returned last: a checkpoint that is published holds it."""
+        self._metrics_log.forget_saved()
+        self._event_log.forget_saved()
 
     def remember_records(self) -> None:
         """Takes both files for whole: from now on, `damaged_records` compares with what they hold. Raises OSError."""
@@ -143,7 +146,7 @@ class RunFolder(RunFiles):
     def damaged_records(self) -> dict[Path, list[bytes]]:
         """Returns those of both files that have lost lines, with the lines that this process has since appended.
 
-        Since: since the last `durable_records` or `remember_records`. Raises OSError. For the main rank only.
+        Since: since the last checkpoint was published, or `remember_records`. Raises OSError. For the main rank only.
         """
         logs = {self.metrics: self._metrics_log, self.events: self._event_log}
         found = {path: log.lost_lines() for path, log in logs.items()}

@@ -272,7 +272,8 @@ class Trainer:
         try:
             batch = self.stream.next_batch()
             self._check_tokens(batch)
-            labels = shifted_labels(batch.tokens, batch.loss_mask)
+            after, eos = self.config.loss.answers_after, self.config.model.eos_token_id
+            labels = shifted_labels(batch.tokens, batch.loss_mask, after, eos)
             num_valid = int((labels != IGNORED).sum())
         except DataError as error:
             problem = str(error)

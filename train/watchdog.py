@@ -28,6 +28,7 @@ import torch.distributed as dist
 
 from train.distributed import Ranks
 from train.errors import EXIT_STUCK
+from train.processes import end_stopped_children
 from train.run_folder import RunFolder
 from train.watchdog_config import WatchdogConfig
 
@@ -213,6 +214,7 @@ class Watchdog:
             pass  # a failing file system may be why the run hangs; standard error has the same
         if not is_reporter:
             time.sleep(self._pause + GRACE_SECONDS)  # the exit of this rank would end the one that reports
+        end_stopped_children()
         os._exit(EXIT_STUCK)
 
     def _publish(self, report: Report) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from train.errors import TrainError
 from train.ranges import check_at_least
 
 
@@ -26,3 +27,8 @@ class WatchdogConfig:
         """Raises TrainError with the key, the value and the remedy."""
         check_at_least("watchdog", self, warn_seconds=0.1, step_seconds=0.1, other_seconds=0.1)
         check_at_least("watchdog", self, usual_factor=1, slow_step_factor=1)
+        if self.other_seconds < self.step_seconds:
+            raise TrainError(
+                f"watchdog.other_seconds={self.other_seconds} is below watchdog.step_seconds={self.step_seconds}: a "
+                "start, a save or an evaluation may take longer than a step; use at least as many seconds"
+            )

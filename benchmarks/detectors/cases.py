@@ -15,6 +15,7 @@ BREAKS, INJURED_READINGS = 10, 22  # readings until the damage begins, and until
 FEW_READINGS = 19  # the latter of a run with more than INTERVAL steps between readings
 FRESH = 5000  # the first seed of the runs that the detectors were never tuned on
 AGAIN = 8000  # the first seed of those that came after what the fresh ones showed
+LAST = 11000  # the first seed of those that came after two rules were changed: fading layers, layers below a wrong one
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Half(Enum):
     judging = "judging"
     fresh = "fresh"
     again = "again"
+    last = "last"
 
 
 class Scope(Enum):
@@ -89,6 +91,8 @@ class Case:
     @property
     def half(self) -> Half:
         """Returns what the run is for."""
+        if self.seed >= LAST:
+            return Half.last
         if self.seed >= FRESH:
             return Half.again if self.seed >= AGAIN else Half.fresh
         return Half.judging if self.seed % 2 else Half.tuning
@@ -230,6 +234,38 @@ def again() -> list[Case]:
     return cases
 
 
+def last() -> list[Case]:
+    """Returns new runs for the rules that changed last: in the highest layer, maps that fade or grow and gradients that
+    are wrong; and healthy ones, long or at high rates.
+    """
+    plans = [(size, lr, steps) for steps in (300, 700) for size in ("small", "medium", "long") for lr in (3e-3, 1e-2)]
+    plans += [("small", 1e-2, 1500), ("small", 2e-2, 500), ("medium", 5e-3, 1000), ("wide", 1e-2, 300)]
+    plans += [("long", 2e-3, 400), ("small", 5e-3, 1500), ("real text", 3e-3, 240), ("real text", 5e-3, 240)]
+    healthy = [
+        Case(f"last {size} {lr:g} {seed}", seed, size, lr, steps, ("decay", "constant", "warm")[seed % 3])
+        for seed, (size, lr, steps) in enumerate(plans, LAST)
+    ]
+    words = ("W_z", "more a step", "sign", "order", "noise", "hundred", "offset", "wide")
+    names = [name for name in FAILURES if any(word in name for word in words)]
+    injured = []
+    for number, name in enumerate(names):
+        size, lr = ("small", "medium")[number % 2], (1e-3, 3e-3)[number // 2 % 2]
+        layer, head, steps = SIZES[size].layers - 1, number % 2, INJURED_READINGS * INTERVAL
+        seed = LAST + 1000 + number % 4
+        injured.append(Case(f"last {name}", seed, size, lr, steps, "decay", name, layer, head))
+    fades = [
+        (name, size)
+        for name in ("W_z 0.5 % less a step", "W_z 1 % less a step", "W_z 2 % less a step")
+        for size in ("small", "medium", "long")
+    ]
+    for number, (name, size) in enumerate(fades):  # after the rule of fading layers had changed once more
+        lr, steps = (2e-3, 1e-3, 3e-3)[number // 3], INJURED_READINGS * INTERVAL
+        injured.append(
+            Case(f"last {name} {size}", LAST + 2000 + number, size, lr, steps, "decay", name, 1 + number % 2)
+        )
+    return [*injured, *healthy]
+
+
 def all_cases() -> list[Case]:
     """Returns all runs."""
-    return [*healthy(), *injured(), *fresh_healthy(), *fresh_injured(), *again()]
+    return [*healthy(), *injured(), *fresh_healthy(), *fresh_injured(), *again(), *last()]

@@ -214,7 +214,7 @@ class Recorder:
         path = path_of(case, self._folder)
         unfinished = path.with_suffix(".part")
         with gzip.open(unfinished, "wt") as file:
-            file.writelines(json.dumps(asdict(reading)) + "\n" for reading in run.readings)
+            file.writelines(json.dumps(asdict(reading), default=sorted) + "\n" for reading in run.readings)
         unfinished.replace(path)
 
 
@@ -225,7 +225,12 @@ def read(case: Case, folder: Path) -> list[Reading]:
 
 
 def _reading(plain: dict[str, Any]) -> Reading:
-    by_layer = {
+    by_layer: dict[str, dict[int, Any]] = {
         name: {int(layer): values for layer, values in plain[name].items()} for name in ("heads", "signals", "maps")
     }
-    return Reading(step=plain["step"], loss=plain["loss"], **by_layer)
+    return Reading(
+        step=plain["step"],
+        loss=plain["loss"],
+        deviations=frozenset(plain.get("deviations", ())),
+        **by_layer,
+    )

@@ -69,6 +69,17 @@ def without_credentials(text: str) -> str:
     return text
 
 
+def query_problem(address: str) -> str | None:
+    """Returns why a root is refused whose address has a query, which may be a secret; None for others."""
+    place, mark, _ = address.partition("?")
+    if not mark or not re.match("https?://", place, re.IGNORECASE):
+        return None
+    return (
+        f"must end before its ?, as {without_credentials(place)}: a signed link leads to one file, and would stay in "
+        f"the run; a login belongs in {VARIABLE} or ~/.netrc"
+    )
+
+
 def with_credentials(address: str) -> str:
     """Returns an address with the user and password that the environment has for its host, if any."""
     login = _login_of(address)

@@ -16,7 +16,7 @@ from fsspec.utils import glob_translate
 
 from common.files import write_whole
 from data.errors import DataError
-from data.fetch.credentials import take_credentials, without_credentials
+from data.fetch.credentials import query_problem, take_credentials, without_credentials
 from data.fetch.download import download, explained_disk_errors
 from data.fetch.files import DataFile, describe_file, find_files, open_folder, read_manifest
 from data.fetch.hub import find_snapshot, is_offline, parse_hub
@@ -112,6 +112,8 @@ def open_root(root: str, cache_dir: str | None = None) -> Root:
     Raises DataError for a folder that is not there, and an address that leads nowhere.
     """
     root = take_credentials(root)
+    if problem := query_problem(root):
+        raise DataError(f"the address of the data {problem}")
     if not is_remote(root):
         folder = open_folder(root)
         frames = Path(cache_dir).expanduser() if cache_dir else folder / FRAMES_NAME

@@ -35,6 +35,7 @@ LEADS_NOWHERE = (
 HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, \d{2} ")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MAX_FILE_BYTES = 1 << 62
+MAX_MANIFEST_BYTES = 1 << 30
 
 
 class WebFolder:
@@ -99,10 +100,7 @@ class WebFolder:
             raise TransientError(
                 f"{url} answered with {extent} ({kind}) where bytes {start}-{stop - 1} of {num_bytes:,} are expected"
             )
-        content = b"".join(_body(response, url))
-        if len(content) != stop - start:
-            raise TransientError(f"{url} sent {len(content):,} of {stop - start:,} bytes")
-        return Piece(content, found)
+        return Piece(_whole_body(response, url, stop - start, stop - start), found)
 
     def url(self, name: str) -> str:
         """Returns the address of a file."""
@@ -111,7 +109,7 @@ class WebFolder:
     def _manifest(self) -> dict[str, dict[str, Any]]:
         url = self.url("manifest.json")
         try:
-            content = retried(lambda: b"".join(_body(self._ask_for_file("GET", url), url)))
+            content = retried(lambda: _whole_body(self._ask_for_file("GET", url), url, 0, MAX_MANIFEST_BYTES))
             return {name: _checked_entry(name, entry) for name, entry in orjson.loads(content)["files"].items()}
         except (DataError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
@@ -190,7 +188,7 @@ def _mark_of(headers: Mapping[str, str], like: str | None = None) -> str | None:
 
 
 def _is_page(response: requests.Response) -> bool:
-    return response.headers.get("Content-Type", "").startswith("text/html")
+    return response.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml"))
 
 
 def _checked_entry(name: str, entry: dict[str, Any]) -> dict[str, Any]:
@@ -202,6 +200,20 @@ def _checked_entry(name: str, entry: dict[str, Any]) -> dict[str, Any]:
     if etag is not None and not isinstance(etag, str):
         raise ValueError(f"{name!r} has etag {etag!r}")
     return entry
+
+
+def _whole_body(response: requests.Response, url: str, least: int, most: int) -> bytes:
+    """Returns all bytes of an answer; raises TransientError where they are fewer or more, without reading on."""
+    chunks, size = list[bytes](), 0
+    for chunk in _body(response, url):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > most:
+            response.close()
+            raise TransientError(f"{url} sends more than {most:,} bytes")
+    if size < least:
+        raise TransientError(f"{url} sent {size:,} of {least:,} bytes")
+    return b"".join(chunks)
 
 
 def _body(response: requests.Response, url: str) -> Iterator[bytes]:

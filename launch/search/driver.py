@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
@@ -18,11 +18,12 @@ from optuna.trial import FrozenTrial, TrialState
 from launch.ranks import shape_of
 from launch.runs import write_comparison
 from launch.search.halving import Pause, Run, State, decide
+from launch.search.storage import Storage
 from launch.search.study import Study, folder_of
 from launch.search.table import write_table
 from launch.sweep import Pool, command, gpu_shares
 from report.metrics import EVAL_LOSS
-from report.run_folder import is_number
+from report.run_folder import PRUNED, is_number
 from train.compose.search import Search
 from train.compose.sweep import Member
 from train.errors import (
@@ -46,7 +47,7 @@ STARTUP_TRIALS = 10  # of TPE, whose points do not depend on losses
 
 
 class SearchQueue:
-    """The trials of a study as a pool takes them. Each call reads the journal again: other launchers write it too."""
+    """The trials of a study as a pool takes them. Each call reads the study again: other launchers write it too."""
 
     def __init__(
         self,
@@ -207,6 +208,7 @@ def run_search(search: Search, *, is_dry: bool = False) -> int:
     pool.run()
     with study.locked():
         trials = study.trials()
+        mark_pruned(search, trials)
     print(f"\n{write_table(search, trials, study.folder / TABLE)}")
     root = Path(search.config.run_root)
     runs = [RunFolder(root / search.name_of(trial.number)) for trial in trials]
@@ -223,6 +225,15 @@ def run_search(search: Search, *, is_dry: bool = False) -> int:
     return max(queue.codes.values(), default=EXIT_OK)
 
 
+def mark_pruned(search: Search, trials: Sequence[FrozenTrial]) -> None:
+    """Says in the folder of each pruned trial, once, that it is: for `status` and comparisons."""
+    for trial in trials:
+        folder = RunFolder(Path(search.config.run_root) / search.name_of(trial.number))
+        event = folder.last_event()
+        if trial.state is TrialState.PRUNED and event is not None and event.get("event") != PRUNED:
+            folder.log_event(PRUNED, step=max(trial.intermediate_values))
+
+
 def _places(search: Search) -> list[str | None]:
     """Returns the GPUs of each place. Raises TrainError if trials cannot be run and waited for like this."""
     launch = search.config.launch
@@ -233,11 +244,11 @@ def _places(search: Search) -> list[str | None]:
 
 def _print_commands(search: Search) -> int:
     """Prints the commands of all trials whose point is known, from a copy of the study; returns the exit code."""
-    journal = folder_of(search) / "journal.log"
+    storage = Storage.of(search, folder_of(search))
     with tempfile.TemporaryDirectory() as folder:
         study = Study(search, Path(folder))
         with contextlib.suppress(FileNotFoundError):
-            shutil.copy(journal, study.folder)
+            shutil.copy(storage.path, study.storage.path)
         with study.locked():
             study.open()
             number = len(study.trials())

@@ -1,8 +1,10 @@
 """The trials of a search, in a folder beside the runs: what every launcher of the same command reads and writes.
 
-    runs/STUDY-search/journal.log     Optuna's journal: points, losses, states; optuna-dashboard shows it
-    runs/STUDY-search/lock            held while a launcher reads and changes the journal
-    runs/STUDY-search/trial-007.lock  held while a launcher, or what it started, has this trial
+    runs/STUDY-search/journal.log             Optuna's journal: points, losses, states; optuna-dashboard shows it
+    runs/STUDY-search/journal.log.launchers   held while a launcher reads and changes the journal
+    runs/STUDY-search/trial-007.lock          held while a launcher, or what it started, has this trial
+
+With `launch.search.storage` the journal is another file, or one of SQLite (storage.py).
 
 Locks end with their holder, however it ends. A trial without one whose state is `running` was cut off, and is the next
 launcher's to continue. Its lock is inherited by the process that trains it, so that it lasts until that has saved.
@@ -13,16 +15,16 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from launch.search.halving import State, Trial
 from launch.search.sampling import distributions, next_point
+from launch.search.storage import Storage
 from train.compose.search import Search
 from train.errors import TrainError
 from train.run_folder import explained_write_errors
@@ -41,22 +43,15 @@ def folder_of(search: Search) -> Path:
     return Path(search.config.run_root) / f"{search.study}-search"
 
 
-class _HeldLock(JournalFileSymlinkLock):
-    """Stands for the study's own lock, which is held whenever the journal is written."""
-
-    def acquire(self) -> bool:
-        """Returns True."""
-        return True
-
-    def release(self) -> None:
-        """Does nothing."""
-
-
 class Study:
     """The study of a search. All but `locked` is to be called while that is open."""
 
-    def __init__(self, search: Search, folder: Path | None = None) -> None:
-        self.folder = folder_of(search) if folder is None else folder
+    def __init__(self, search: Search, copy: Path | None = None) -> None:
+        """Takes `copy`, a folder with a copy of the storage, instead of the one that the search names."""
+        self.folder = folder_of(search) if copy is None else copy
+        self.storage = Storage.of(search, self.folder)
+        if copy is not None:
+            self.storage = replace(self.storage, path=copy / self.storage.path.name)
         self._search = search
         self._claims: dict[int, int] = {}
         self._study: optuna.Study | None = None
@@ -70,7 +65,8 @@ class Study:
         """
         with explained_write_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+            self.storage.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.storage.lock, os.O_RDWR | os.O_CREAT, 0o666)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
             yield
@@ -78,15 +74,10 @@ class Study:
             os.close(descriptor)
 
     def open(self) -> None:
-        """Opens the journal, or begins it. Raises TrainError if it is that of another search, or cannot be read."""
-        path = self.folder / "journal.log"
-        _mend(path)
-        try:
-            storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_HeldLock(str(path))))
-            study = optuna.create_study(storage=storage, study_name=self._search.study, load_if_exists=True)
-            seen = dict(study.user_attrs)
-        except (ValueError, KeyError, TypeError, AssertionError) as error:
-            raise TrainError(f"{path} is no journal of a search: move it away, or give another name=") from error
+        """Opens the study, or begins it. Raises TrainError if it is that of another search, or cannot be read."""
+        self.storage.note(self.folder)
+        study = self.storage.study(self._search.study)
+        seen = dict(study.user_attrs)
         self._check(seen.get(DEFINITION))
         self._study = study
         if DEFINITION not in seen:
@@ -193,9 +184,3 @@ class Study:
 def plain(trial: FrozenTrial) -> Trial:
     """Returns what a decision needs of a trial."""
     return Trial(trial.number, STATES[trial.state], trial.intermediate_values)
-
-
-def _mend(path: Path) -> None:
-    """Removes a last line that was not written to its end: a full disk leaves one, which Optuna could not read past."""
-    if path.exists() and not (content := path.read_bytes()).endswith(b"\n") and content:
-        os.truncate(path, content.rfind(b"\n") + 1)

@@ -66,7 +66,7 @@ def _check_inputs(configs: Sequence[RunConfig]) -> None:
 def print_submission(configs: Sequence[RunConfig], sweep: str = "") -> int:
     """Prints the script and the command that would submit it; returns the exit code. Raises TrainError."""
     path, text = _script(_without_job(configs), sweep)
-    print(f"{text}\n# {shlex.join(submit_command(str(path)))}")
+    print(f"{text}\n# would write {path} and submit it: {shlex.join(submit_command(str(path)))}")
     return EXIT_OK
 
 

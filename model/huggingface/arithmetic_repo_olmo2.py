@@ -39,8 +39,9 @@ class RepoRMSNorm(nn.Module):
 class RepoMap(nn.Module):
     """x @ weight.T. It is no nn.Linear on purpose: vLLM replaces those, and would round the result."""
 
-    def __init__(self, num_inputs: int, num_outputs: int, is_exact: bool) -> None:
+    def __init__(self, num_inputs: int, num_outputs: int, is_exact: bool, starts_at_zero: bool = False) -> None:
         super().__init__()
+        self.starts_at_zero = starts_at_zero
         self.weight = nn.Parameter(torch.empty(num_outputs, num_inputs))
         self.is_exact = is_exact
 
@@ -59,22 +60,32 @@ class RepoMap(nn.Module):
 
 
 class RepoRotation(nn.Module):
-    """Cosine and sine of real-valued positions, with YaRN (arXiv 2309.00071) where `rope_parameters` ask for it."""
+    """Cosine and sine of real-valued positions, with YaRN (arXiv 2309.00071) where `rope_parameters` ask for it.
 
-    turn_bits: Tensor  # int64 [D/2], the bits of float64 turns per position
+    Deviations from an index are not stretched by YaRN, as in training.
+    """
+
+    turn_bits: Tensor  # int64 [2, D/2], the bits of float64 turns: per position, and per unit of a deviation
 
     def __init__(self, config: Any) -> None:
         super().__init__()
         head_dim = config.hidden_size // config.num_attention_heads
         turns, self.attention_factor = _frequencies(config, head_dim)
-        self.bits: list[int] = turns.view(np.int64).tolist()
+        self.bits: list[list[int]] = turns.view(np.int64).tolist()
         self.rounds = config.position_precision == "reference"
         self.register_buffer("turn_bits", torch.tensor(self.bits, dtype=torch.int64), persistent=False)
 
-    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Returns cosine and sine [B, T, heads, D/2] of positions [B, T, heads], float32 or as wide as `dtype`."""
+    def forward(self, positions: Tensor, dtype: torch.dtype, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Returns cosine and sine [B, T, heads, D/2] of positions [B, T, heads], float32 or as wide as `dtype`.
+
+        With `index` [B, T, 1], positions are deviations from it.
+        """
         wide = torch.promote_types(dtype, torch.float32)
-        angle = positions.double().unsqueeze(-1) * self.turn_bits.view(torch.float64)
+        turns, deviation_turns = self.turn_bits.view(torch.float64)
+        if index is None:
+            angle = positions.double().unsqueeze(-1) * turns
+        else:
+            angle = positions.double().unsqueeze(-1) * deviation_turns + index.double().unsqueeze(-1) * turns
         angle = (angle - angle.round()).to(wide) * (2 * math.pi)
         cos, sin = angle.cos() * self.attention_factor, angle.sin() * self.attention_factor
         if self.rounds:
@@ -83,12 +94,12 @@ class RepoRotation(nn.Module):
 
 
 def _frequencies(config: Any, head_dim: int) -> tuple[np.ndarray, float]:
-    """Returns the turns per position of each pair, float64, and what cosine and sine are multiplied by."""
+    """Returns the turns per position and per unit of a deviation, [2, D/2] float64, and a factor of cosine."""
     rope: dict[str, Any] = config.rope_parameters
     kind, theta = rope.get("rope_type", "default"), rope["rope_theta"]
     radians: np.ndarray = theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     if kind == "default":
-        return radians / (2 * math.pi), 1.0
+        return np.stack([radians, radians]) / (2 * math.pi), 1.0
     if kind != "yarn" or not rope.get("truncate", True):
         raise ValueError(f"rope_parameters {rope} are not known here; rope_type can be 'default' or 'yarn' (truncated)")
     num_pairs, factor = len(radians), float(rope["factor"])
@@ -100,12 +111,12 @@ def _frequencies(config: Any, head_dim: int) -> tuple[np.ndarray, float]:
     low = max(math.floor(pair_that_turns(rope.get("beta_fast") or 32.0)), 0)
     high = min(math.ceil(pair_that_turns(rope.get("beta_slow") or 1.0)), 2 * num_pairs - 1)
     slowed = np.clip((np.arange(num_pairs) - low) / max(high - low, 1e-3), 0, 1)
-    radians = radians * (1 - slowed) + radians / factor * slowed
+    both = np.stack([radians * (1 - slowed) + radians / factor * slowed, radians]) / (2 * math.pi)
     scale, scale_all = rope.get("mscale"), rope.get("mscale_all_dim")
     attention_factor = rope.get("attention_factor")
     if attention_factor is None and scale and scale_all:
         attention_factor = _yarn_scale(factor, scale) / _yarn_scale(factor, scale_all)
-    return radians / (2 * math.pi), _yarn_scale(factor, 1.0) if attention_factor is None else float(attention_factor)
+    return both, _yarn_scale(factor, 1.0) if attention_factor is None else float(attention_factor)
 
 
 def _yarn_scale(factor: float, scale: float) -> float:

@@ -3,16 +3,19 @@
 #
 # Licensed under the Apache License, Version 2.0: http://www.apache.org/licenses/LICENSE-2.0. Distributed on an "AS IS"
 # BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-"""OLMo-2 with positions of its own in each layer: RePo (arXiv 2512.14391), RoPE or NoPE. For transformers 5.16 to 5.23.
+"""OLMo-2 with positions of its own in each layer: RePo (arXiv 2512.14391), residual, RoPE or NoPE.
+
+For transformers 5.16 to 5.23.
 
 This file and arithmetic_repo_olmo2.py are copied into every exported folder and are all that transformers, vLLM and
 lm-eval need: load the folder with `trust_remote_code=True`. They import nothing but PyTorch, NumPy and transformers.
 
     z = W_z (silu(W_g h) * W_c h)
 
-is the position of a token in a RePo layer, one per key-value head; h is the input of the layer, before any norm.
-q and k are rotated by z before k enters the cache, so a cache needs no positions. `output_positions=True` returns z of
-every RePo layer in `outputs.positions`, and the numbers of these layers in `outputs.position_layers`.
+is the position of a token in a RePo layer, one per key-value head; h is the input of the layer, before any norm. In a
+residual layer it is the deviation of the position from the token's index. q and k are rotated before k enters the
+cache, so a cache needs no positions. `output_positions=True` returns z of every such layer in `outputs.positions`, and
+the numbers of these layers in `outputs.position_layers`.
 """
 
 from dataclasses import dataclass
@@ -34,7 +37,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .arithmetic_repo_olmo2 import RepoMap, RepoRMSNorm, RepoRotation, rotate
 
-SCHEMES = ("rope", "nope", "repo")
+SCHEMES = ("rope", "nope", "repo", "residual")
+LEARNED = ("repo", "residual")
 PRECISIONS = ("float32", "reference")
 
 
@@ -78,20 +82,20 @@ class RepoOlmo2Config(Olmo2Config):
 
 @dataclass
 class RepoModelOutput(BaseModelOutputWithPast):
-    """Hidden states, and the positions of RePo layers where they were asked for."""
+    """Hidden states, and the learned positions where they were asked for."""
 
     positions: tuple[Tensor, ...] | None = None
-    """z [B, T, H_kv] of each RePo layer, float32."""
+    """z [B, T, H_kv] of each layer that learns positions, float32."""
     position_layers: tuple[int, ...] | None = None
     """The layers, from 0, that `positions` belong to."""
 
 
 @dataclass
 class RepoCausalLMOutput(CausalLMOutputWithPast):
-    """Logits, and the positions of RePo layers where they were asked for."""
+    """Logits, and the learned positions where they were asked for."""
 
     positions: tuple[Tensor, ...] | None = None
-    """z [B, T, H_kv] of each RePo layer, float32."""
+    """z [B, T, H_kv] of each layer that learns positions, float32."""
     position_layers: tuple[int, ...] | None = None
     """The layers, from 0, that `positions` belong to."""
 
@@ -138,15 +142,23 @@ class RepoAttention(nn.Module):
         rounds = config.norm_precision == "reference"
         self.q_norm = RepoRMSNorm(width, config.rms_norm_eps, rounds)
         self.k_norm = RepoRMSNorm(kv_width, config.rms_norm_eps, rounds)
+        is_exact, heads = config.position_precision == "float32", config.num_key_value_heads
         if self.scheme == "repo":
-            is_exact = config.position_precision == "float32"
             self.gate_map = RepoMap(width, config.repo_width, is_exact)
             self.content_map = RepoMap(width, config.repo_width, is_exact)
-            self.final_map = RepoMap(config.repo_width, config.num_key_value_heads, is_exact)
+            self.final_map = RepoMap(config.repo_width, heads, is_exact)
+        elif self.scheme == "residual":
+            self.deviation_gate_map = RepoMap(width, config.repo_width, is_exact)
+            self.deviation_content_map = RepoMap(width, config.repo_width, is_exact)
+            self.deviation_final_map = RepoMap(config.repo_width, heads, is_exact, starts_at_zero=True)
 
     def learned_positions(self, hidden_states: Tensor) -> Tensor:
-        """Returns z [B, T, H_kv], float32 or wider. Only RePo layers have them."""
-        z = self.final_map(F.silu(self.gate_map(hidden_states)) * self.content_map(hidden_states))
+        """Returns z [B, T, H_kv], float32 or wider. Only RePo and residual layers have them."""
+        if self.scheme == "repo":
+            gate, content, final = self.gate_map, self.content_map, self.final_map
+        else:
+            gate, content, final = self.deviation_gate_map, self.deviation_content_map, self.deviation_final_map
+        z = final(F.silu(gate(hidden_states)) * content(hidden_states))
         return z.to(torch.promote_types(z.dtype, torch.float32))
 
     def forward(
@@ -154,19 +166,20 @@ class RepoAttention(nn.Module):
         hidden_states: Tensor,
         rotation: RepoRotation,
         index_rotation: tuple[Tensor, Tensor] | None,
+        index: Tensor,
         attention_mask: Tensor | None = None,
         past_key_values: Any = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Returns the output [B, T, d], the weights if the implementation gives them, and z [B, T, H_kv] of RePo."""
+        """Returns the output [B, T, d], the weights if the implementation gives them, and z [B, T, H_kv] if learned."""
         shape = hidden_states.shape[:-1]
         query = self.q_norm(self.q_proj(hidden_states)).view(*shape, -1, self.head_dim)
         key = self.k_norm(self.k_proj(hidden_states)).view(*shape, -1, self.head_dim)
         value = self.v_proj(hidden_states).view(*shape, -1, self.head_dim)
         positions = None
-        if self.scheme == "repo":
+        if self.scheme in LEARNED:
             positions = self.learned_positions(hidden_states)
-            cos_sin = rotation(positions, query.dtype)
+            cos_sin = rotation(positions, query.dtype, index if self.scheme == "residual" else None)
         else:
             cos_sin = index_rotation if self.scheme == "rope" else None
         if cos_sin is not None:
@@ -247,7 +260,7 @@ class RepoOlmo2PreTrainedModel(PreTrainedModel):
         if isinstance(module, RepoRotation):
             init.copy_(module.turn_bits, torch.tensor(module.bits, dtype=torch.int64))
         elif isinstance(module, RepoMap):
-            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+            init.normal_(module.weight, mean=0.0, std=0.0 if module.starts_at_zero else self.config.initializer_range)
         else:
             super()._init_weights(module)
 
@@ -299,12 +312,14 @@ class RepoOlmo2Model(RepoOlmo2PreTrainedModel):
             position_ids=position_ids,
         )
         hidden_states = inputs_embeds
-        index_rotation = self.rotation(position_ids.unsqueeze(-1), inputs_embeds.dtype)
+        index = position_ids.unsqueeze(-1)
+        index_rotation = self.rotation(index, inputs_embeds.dtype)
         for layer in self.layers[: self.config.num_hidden_layers]:
             hidden_states = layer(
                 hidden_states,
                 rotation=self.rotation,
                 index_rotation=index_rotation,
+                index=index,
                 attention_mask=causal_mask,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
@@ -314,7 +329,7 @@ class RepoOlmo2Model(RepoOlmo2PreTrainedModel):
         output = RepoModelOutput(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
         if kwargs.get("output_positions"):
             schemes: Any = self.config.layer_positions
-            output.position_layers = tuple(layer for layer, name in enumerate(schemes) if name == "repo")
+            output.position_layers = tuple(layer for layer, name in enumerate(schemes) if name in LEARNED)
         return output
 
 

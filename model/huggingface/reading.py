@@ -27,17 +27,23 @@ def read_configs(source: Source) -> tuple[ModelConfig, PositionsConfig]:
     saved = source.config
     missing = [key for field, key in _SIZES.items() if not _is_number(saved.get(key), field != "rms_norm_eps")]
     require(not missing, f"{source.place}: config.json has no number {', '.join(missing)}; give a folder of OLMo-2")
+    require(  # else a number that is wrong makes as many layers in memory before its keys are missed
+        saved["num_hidden_layers"] <= len(source.shapes),
+        f"{source.place}: config.json has num_hidden_layers {saved['num_hidden_layers']}, but there are only "
+        f"{len(source.shapes)} tensors; take the config.json of these tensors",
+    )
     rope = saved.get("rope_parameters")
     theta = saved.get("rope_theta") or (rope.get("rope_theta") if isinstance(rope, dict) else None)
-    eos = _first(saved.get("eos_token_id"))
+    ends = source.eos_token_ids()
     pad = _first(saved.get("pad_token_id"))
     for key, number in {
         "num_key_value_heads": saved.get("num_key_value_heads"),
-        "eos_token_id": eos,
         "pad_token_id": pad,
     }.items():
         require(number is None or _is_number(number), f"{source.place}: config.json's {key} is {number!r}, no number")
-    if theta is None or eos is None:
+    for number in ends:
+        require(_is_number(number), f"{source.place}: an eos_token_id of its configs is {number!r}, no number")
+    if theta is None or not ends:
         key = "rope_theta" if theta is None else "eos_token_id"
         raise ModelError(f"{source.place}: config.json has no {key}; give a folder of OLMo-2")
     try:
@@ -46,8 +52,9 @@ def read_configs(source: Source) -> tuple[ModelConfig, PositionsConfig]:
             num_kv_heads=saved.get("num_key_value_heads"),
             rope_theta=float(theta),
             initializer_range=float(saved.get("initializer_range") or ModelConfig.initializer_range),
-            eos_token_id=eos,
-            pad_token_id=eos if pad is None else pad,
+            eos_token_id=ends[0],
+            other_eos_token_ids=ends[1:],
+            pad_token_id=ends[0] if pad is None else pad,
             norm_precision=NormPrecision(saved.get("norm_precision", "float32")),
         )
         config.validate()

@@ -23,10 +23,14 @@ class PositionScheme(ABC):
     """The scheme in `positions.scheme`, `positions.layers` and a checkpoint's `layer_positions`."""
     is_learned: ClassVar[bool] = False
     """Whether the positions come from parameters."""
+    adds_index: ClassVar[bool] = False
+    """Whether a token stands at its index plus what `positions` returns, which is then a deviation from the index."""
     symbols: ClassVar[Mapping[str, str]] = {}
     """Map name -> how people write its matrix. The position watch reads these maps."""
     head_map: ClassVar[str | None] = None
     """The map whose output is the positions, a row per head: the watch compares its gradient with the positions'."""
+    zero_maps: ClassVar[frozenset[str]] = frozenset()
+    """The maps that begin as zero; the others begin random."""
     hf_names: ClassVar[Mapping[str, str]] = {}
     """Map name -> part of its key in Hugging Face checkpoints: model.layers.N.PART.weight."""
     published_mode: ClassVar[str | None] = None
@@ -40,6 +44,8 @@ class PositionScheme(ABC):
         super().__init_subclass__()
         if cls.symbols.keys() != cls.hf_names.keys() or cls.is_learned != bool(cls.symbols):
             raise TypeError(f"{cls.__name__} must name the same maps in symbols and hf_names, and has some if learned")
+        if not cls.zero_maps <= cls.symbols.keys():
+            raise TypeError(f"{cls.__name__}.zero_maps names {', '.join(cls.zero_maps - cls.symbols.keys())}: no map")
 
     def __init__(self, model: ModelConfig, positions: PositionsConfig) -> None:
         """Raises ModelError if the scheme cannot be built with these settings."""
@@ -76,7 +82,8 @@ class PositionScheme(ABC):
 
     @abstractmethod
     def positions(self, h_btd: "Tensor", maps: Mapping[str, "Module"]) -> "Tensor | None":
-        """Returns positions [T] or [B, T, H_kv], integer or float, or None for no rotation.
+        """Returns positions [T] or [B, T, H_kv], integer or float, or None for no rotation; with `adds_index`,
+        deviations from the index.
 
         `h_btd` is the input of the block before any norm, `maps` the modules of `maps()` by name.
         """

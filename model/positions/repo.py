@@ -6,7 +6,7 @@ where h is the input of the block, before any norm. Causality is untouched: z on
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from model.config import ModelConfig, PositionPrecision, PositionsConfig
 from model.errors import require
@@ -34,7 +34,7 @@ class Repo(PositionScheme):
         "content": "self_attn.content_map",
         "final": "self_attn.final_map",
     }
-    published_mode = "swigluex_multihead"
+    published_mode: ClassVar[str | None] = "swigluex_multihead"
     in_remote_code = True
 
     def __init__(self, model: ModelConfig, positions: PositionsConfig) -> None:

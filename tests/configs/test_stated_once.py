@@ -14,7 +14,8 @@ from train.compose.groups import CONFIG_FOLDER, DATACLASS_OPTIONS, default_optio
 FILES = sorted(
     path.relative_to(CONFIG_FOLDER).as_posix()
     for path in CONFIG_FOLDER.glob("**/*.yaml")
-    if path.parent.name != "sweep"  # values that a sweep varies: the published one is among them
+    # Not of a run: the values of a sweep, the published one among them, and `python -m evaluate replicate`.
+    if path.parent.name not in ("sweep", "replicate")
 )
 ABSENT = object()
 

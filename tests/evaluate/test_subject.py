@@ -16,7 +16,7 @@ def subject(sample: Path) -> ModelSubject:
     """A model of random weights with mixed positions."""
     positions = PositionsConfig("list", layers=["rope", "repo", "nope"])
     tokenizer = Tokenizer.from_file(str(sample / "tokenizer.json"))
-    return ModelSubject(built(small(vocab_size=512), positions), tokenizer, torch.device("cpu"), eos_token_id=0)
+    return ModelSubject(built(small(vocab_size=512), positions), tokenizer, torch.device("cpu"), [0])
 
 
 def test_an_answer_is_the_most_likely_one(subject: ModelSubject) -> None:
@@ -26,7 +26,7 @@ def test_an_answer_is_the_most_likely_one(subject: ModelSubject) -> None:
         text.append(int(subject.model(torch.tensor([text]))[0, -1].argmax()))
     expected = text[len(prompt) :]
     assert 0 not in expected and subject.continued(prompt, 6) == expected
-    stops = ModelSubject(subject.model, subject.tokenizer, subject.device, eos_token_id=expected[3])
+    stops = ModelSubject(subject.model, subject.tokenizer, subject.device, [0, expected[3]])
     assert stops.continued(prompt, 6) == expected[: expected.index(expected[3])]
 
 
@@ -42,7 +42,7 @@ def test_digests_tell_weights_apart(subject: ModelSubject) -> None:
         built(small(vocab_size=512), PositionsConfig("list", layers=["rope", "repo", "nope"]), seed=1),
         subject.tokenizer,
         subject.device,
-        0,
+        [0],
     )
     assert subject.digests() == subject.digests()
     assert subject.digests()["weights"] != other.digests()["weights"]

@@ -23,6 +23,8 @@ NEEDED = (
     "launch.kubernetes.image=registry/repo-cpt:1",
     "launch.kubernetes.volume_claim=shared",
     "run_root=/shared/runs",
+    "data.root=/shared/corpora",
+    "init_from=/shared/backbone",
 )
 
 
@@ -80,6 +82,21 @@ def test_the_pods_train_what_was_composed_on_the_volume(config: RunConfig) -> No
 def test_a_run_that_would_be_lost_with_its_pod_is_refused(config: RunConfig) -> None:
     with pytest.raises(TrainError, match=r"run_root=runs is not on the volume.*use run_root=/shared/runs"):
         manifest([replace(config, run_root="runs")])
+
+
+def test_paths_that_a_pod_would_look_for_in_its_image_are_refused(config: RunConfig) -> None:
+    data = config.data
+    for changed, line in (
+        ({"data": replace(data, root="corpora/sample")}, "data.root=corpora/sample is relative.* data.root=/shared/"),
+        (
+            {"data": replace(data, cache_dir="cache")},
+            "data.cache_dir=cache is relative, and a pod would look for it in",
+        ),
+        ({"init_from": "runs/demo"}, "init_from=runs/demo is relative"),
+    ):
+        with pytest.raises(TrainError, match=line):
+            manifest([replace(config, **changed)])
+    manifest([replace(config, data=replace(data, root="hf://datasets/a/b@c"), init_from="allenai/OLMo-2@main")])
 
 
 def test_names_are_those_that_kubernetes_allows_and_differ_where_the_runs_do() -> None:

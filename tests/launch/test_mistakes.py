@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from launch.__main__ import main
 from train.errors import EXIT_USER_ERROR
 
 DEMO = "experiment=demo"
+FIXED = ("optimizer.lr=1e-3", "optimizer.repo_lr_multiplier=1", "optimizer.repo_warmup_steps=0")  # of sweep=optuna
+SAMPLE = "data.root=SAMPLE"  # the fixture's folder
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,11 @@ DEMO = "experiment=demo"
         (["--dry-run", "demo"], "'demo' is not of the form key=value; did you mean experiment=demo?"),
         (["keys", "xyzzy"], "no key matches 'xyzzy': `python -m launch keys` prints all that there are"),
         (["keys", "a", "b"], "one pattern at a time: python -m launch keys PATTERN"),
+        ([DEMO, "--dry-run=1"], "option --dry-run takes no value"),
+        ([DEMO, "--nproc_per_node=8"], "there is no option --nproc_per_node; set the key launch.processes=VALUE"),
+        ([DEMO, "--output-dir", "x"], "there is no option --output-dir; set the key run_root=VALUE"),
+        ([DEMO, "--resume"], "there is no option --resume: the same command, run again, continues the run"),
+        ([DEMO, "--config-dir"], "option --config-dir needs a folder of config files, as in --config-dir mine"),
         # What is left out, or too much.
         ([DEMO, "max_steps="], "max_steps takes a whole number, and '' is none"),
         ([DEMO, "=5"], "'=5' is not of the form key=value"),
@@ -92,6 +100,12 @@ DEMO = "experiment=demo"
         ([DEMO, "name=a b"], "name='a b' cannot name a folder: use letters, digits, '.', '+', '-' and '_'"),
         ([DEMO, "run_root=~/runs"], "the shell does not replace ~ behind an '=': write run_root=$HOME/runs"),
         ([DEMO, 'run_root="~/runs"'], "run_root=~/runs begins with ~, which only a shell replaces: write it out"),
+        ([DEMO, "optimizer.lr=0,001"], "optimizer.lr=0,001 has commas in a number: write optimizer.lr=0.001"),
+        ([DEMO, "name=a\nb"], "'name=a\\nb' has a line break: write it in one line"),
+        (
+            ["-m", DEMO, "seed=[1,2]"],
+            "seed takes a whole number, and '[1, 2]' is none: for a run of each, write -m seed=1,2",
+        ),
         # Machine and batch.
         ([DEMO, "launch.processes=3", "--dry-run"], "launch.processes=3, but 2 GPUs are visible: use launch.proces"),
         ([DEMO, "launch.processes=0"], "launch.processes=0 is out of range: it must be a number of at least 1"),
@@ -104,11 +118,33 @@ DEMO = "experiment=demo"
             "launch.rendezvous=a:99999 has no port",
         ),
         ([DEMO, "run_root="], "run_root is empty: name the folder of runs, or leave it out for runs"),
+        (
+            [DEMO, "launch=nodes", "launch.hostfile=/absent", "--dry-run"],
+            "launch.hostfile=/absent cannot be read: No suc",
+        ),
+        ([DEMO, "launch.nodes=2"], "launch.nodes=2 is for several machines: add launch=nodes, slurm or kubernetes"),
+        (
+            [DEMO, "launch=slurm", "launch.slurm.time=1h"],
+            "launch.slurm.time=1h is no time: write HH:MM:SS or D-HH:MM:SS",
+        ),
+        (
+            [DEMO, "launch=slurm", "launch.parallel=2"],
+            "launch.parallel=2 is for launch=local: use launch.slurm.array_l",
+        ),
+        ([DEMO, "launch=kubernetes"], "launch=kubernetes needs launch.kubernetes.image"),
         # Data and weights that are not there.
         ([DEMO, "data.root=/absent"], "data.root: there is no folder /absent; "),
         (["-m", DEMO, "data.root=/absent", "seed=1,2"], "data.root: there is no folder /absent; "),
         ([DEMO, "data.root=/absent", "launch=slurm", "launch.processes=1"], "data.root: there is no folder /absent; "),
         ([DEMO, "init_from=runs/absent", "data.root=http://127.0.0.1:9"], "init_from=runs/absent is absent: give a H"),
+        (
+            ["experiment=demo-backbone", SAMPLE, "run_root=/proc/runs"],
+            "cannot write in /proc/runs/demo-backbone (No suc",
+        ),
+        (
+            ["experiment=demo-backbone", SAMPLE, "run_root=README.md"],
+            "cannot write in README.md/demo-backbone (Not a d",
+        ),
         # Sweeps.
         (["sweep=nope", DEMO], "there is no sweep=nope; choose one of optuna, paper, repo-lr, schemes, start-layers"),
         (["sweep=", DEMO], "there is no sweep=; choose one of optuna, paper, repo-lr, schemes, start-layers"),
@@ -119,6 +155,31 @@ DEMO = "experiment=demo"
         (["-m", DEMO, "optimizer.lr=interval(1,2)"], "optimizer.lr=interval(1,2) has no end of values: list them"),
         (["-m", DEMO, "seed=1,x"], "seed takes a whole number, and 'x' is none (in the member seed=x)"),
         (["-m", DEMO, "seed=1,1"], "two members of this sweep would be called demo-seed_1: give each value once"),
+        (["sweep=schemes", DEMO, "positions=repo"], "positions: one value is given by hand, and sweep=schemes varies "),
+        (["sweep=paper", DEMO, "positions=repo", "seed=7"], "positions and seed: one value is given by hand, an"),
+        (
+            ["-m", DEMO, "launch.parallel=1,2"],
+            "launch.parallel=1,2: launch keys say how runs are started, and cannot b",
+        ),
+        (["-m", DEMO, "launch=local,slurm"], "launch=local,slurm: launch keys say how runs are started, and cannot be"),
+        (
+            ["sweep=optuna", DEMO, "launch.search.storage=mysql://db/x"],
+            "launch.search.storage=mysql://db/x is no file: ",
+        ),
+        (["sweep=optuna", DEMO, "launch.search.storage=sqlite:///"], "launch.search.storage=sqlite:/// is no file: gi"),
+        (
+            ["sweep=optuna", DEMO, *FIXED],
+            "every key of the space has one value by hand (in sweep=optuna): leave out opt",
+        ),
+        (["sweep=optuna", "sweep=schemes", DEMO], "a search is a sweep of its own: give sweep=optuna alone"),
+        (
+            ["sweep=optuna", DEMO, "launch=slurm"],
+            "a search waits for its runs, which launch=slurm cannot: use launch=lo",
+        ),
+        (
+            ["sweep=mine.yaml", DEMO],
+            "there is no sweep=mine.yaml; choose one of optuna, paper, repo-lr, schemes, start",
+        ),
         # Runs.
         (["status", "/absent"], "there is no run in /absent: name the folder of runs, such as runs"),
         (["status", "--wach"], "unrecognized arguments: --wach; `python -m launch status --help` shows examples"),
@@ -142,14 +203,14 @@ DEMO = "experiment=demo"
     ],
 )
 def test_a_mistake_is_one_line(
-    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], line: str, sample: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*command: Any, **options: Any) -> None:
         raise OSError(f"a process was started: {command}")
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # what a machine with two GPUs would have
-    monkeypatch.setattr(sys, "argv", ["launch", *arguments])
+    monkeypatch.setattr(sys, "argv", ["launch", *(argument.replace("SAMPLE", str(sample)) for argument in arguments)])
     try:
         code = main()
     except SystemExit as stopped:  # argparse

@@ -35,12 +35,15 @@ def test_a_run_is_listed_while_it_trains_and_stopped_by_its_name(tmp_path: Path,
 
 
 def test_runs_are_compared_on_the_screen_as_csv_and_as_a_page(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / "runs" / name, range(1, 30)) for name in ("one", "two")]
+    for name in ("one", "two"):
+        make_run(tmp_path / "runs" / name, range(1, 30))
     done = verb("compare", tmp_path / "runs", "--csv", tmp_path / "t.csv", "--page", tmp_path / "page.html")
     assert (done.returncode, done.stderr) == (EXIT_OK, "")
     assert {"one", "two"} == {line.split(",")[0] for line in (tmp_path / "t.csv").read_text().splitlines()[1:]}
     assert "<title>page</title>" in (tmp_path / "page.html").read_text()
-    assert done.stdout == verb("compare", *(run.path for run in runs)).stdout + (
+    (tmp_path / "runs" / "one-compared.html").touch()  # what a shell puts in place of runs/*
+    (tmp_path / "runs" / "one-search").mkdir()
+    assert done.stdout == verb("compare", *(tmp_path / "runs").iterdir()).stdout + (
         f"table: {tmp_path / 't.csv'}\npage: {tmp_path / 'page.html'}\n"
     )
 

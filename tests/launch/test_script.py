@@ -68,15 +68,16 @@ def test_a_dry_run_prints_script_and_command_and_writes_nothing(
     config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert print_submission([replace(config, run_root=str(tmp_path))]) == 0
-    printed = capsys.readouterr().out
+    printed, path = capsys.readouterr().out, tmp_path / "demo" / "slurm" / "job.sbatch"
     assert printed.startswith("#!/bin/bash") and printed.endswith(
-        f"# sbatch --parsable {tmp_path}/demo/slurm/job.sbatch\n"
+        f"# would write {path} and submit it: sbatch --parsable {path}\n"
     )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_launch_keys_that_a_sweep_varies_are_refused_before_anything_is_submitted(tmp_path: Path) -> None:
-    members = compose_members([*NEEDED, f"run_root={tmp_path}", "-m", "launch.nodes=1,2"])
+def test_members_that_ask_for_other_machines_are_refused_before_anything_is_submitted(tmp_path: Path) -> None:
+    swept = [[*NEEDED, f"run_root={tmp_path}", "-m", f"seed={nodes}", f"launch.nodes={nodes}"] for nodes in (1, 2)]
+    members = [member for arguments in swept for member in compose_members(arguments)]
     with pytest.raises(TrainError, match=r"asks SLURM for something else than .*launch keys cannot be swept"):
         launch_sweep(members, is_dry=False)
     assert list(tmp_path.iterdir()) == []

@@ -43,10 +43,8 @@ class Cluster:
         """Submits a run without an end, on one rank of one node."""
         where = [f"run_root={self.root}", f"data.root={self.sample}", f"name={name}", ENDLESS]
         size = ["launch=slurm", "launch.gpus_per_node=0", "launch.cpu_processes=1", "launch.slurm.memory=null"]
-        # Node names have no address here.
-        setup = "launch.slurm.setup=['export MASTER_ADDR=127.0.0.1']"
         less = ["checkpoint.export_hf=false", "evaluation.enabled=false"]
-        return self.launch(*SMALL, *where, *size, *less, setup, *arguments)
+        return self.launch(*SMALL, *where, *size, *less, *arguments)
 
     def folder(self, name: str) -> RunFolder:
         return RunFolder(self.root / name)
@@ -122,8 +120,9 @@ def test_a_warned_job_saves_requeues_itself_and_continues_until_it_is_stopped(cl
 @pytest.mark.slow
 def test_the_time_limit_warns_a_job_of_two_nodes_which_continues(cluster: Cluster) -> None:
     folder = cluster.folder("limited")
+    setup = "launch.slurm.setup=['export MASTER_ADDR=127.0.0.1']"  # node names have no address here
     submitted = cluster.submit(
-        "limited", "launch.nodes=2", "launch.slurm.time=0:02:00", "launch.slurm.warning_seconds=30"
+        "limited", setup, "launch.nodes=2", "launch.slurm.time=0:02:00", "launch.slurm.warning_seconds=30"
     )
     assert submitted.returncode == EXIT_OK, submitted.stderr
     wait_for(lambda: last_event(folder.events) == "stop", None)

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from launch import sweep
+from launch.kept_names import with_kept_names
 from report.run_folder import Holder
 from tests.launch.launching import ENDLESS, SMALL, end, last_step, launch, ranks_of, read, start, wait_for
+from train.compose.app import save_run_config
 from train.compose.sweep import compose_members
 from train.errors import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
 from train.run_folder import RunFolder
@@ -75,6 +77,37 @@ def test_a_finished_member_with_another_config_is_refused_before_anything_starts
     )
     assert refused.stderr.startswith(line) and refused.stderr.count("\n") == 1
     assert not list(root.glob("*0.008*"))
+
+
+def names_in(root: Path, sample: Path, *swept: str) -> list[str]:
+    """Returns the names of the members of a sweep, in their order."""
+    members = compose_members(arguments(root, sample, "-m", *swept))
+    return [member.config.name for member in with_kept_names(members)]
+
+
+@pytest.mark.usefixtures("folders")
+def test_a_sweep_extended_by_a_key_keeps_the_names_of_what_is_there(root: Path, sample: Path) -> None:
+    first, second = "rates-optimizer.lr_0.001", "rates-optimizer.lr_0.002"
+    new = [f"{first}-seed_43", f"{second}-seed_43"]
+    rates = "optimizer.lr=1e-3,2e-3"
+    assert names_in(root, sample, rates, "seed=42,43") == [first, new[0], second, new[1]]
+    assert names_in(root, sample, "seed=42", rates) == [first, second]
+    assert names_in(root, sample, "seed=42", rates, "name=again") == [
+        name.replace("rates", "again") for name in (first, second)
+    ]
+    assert names_in(root, sample, "optimizer.lr=1e-3", "watchdog.step_seconds=500,550") == [
+        f"rates-watchdog.step_seconds_{seconds}" for seconds in (500, 550)
+    ]  # differs in nothing that a run learns from
+    command = [*arguments(root, sample, "-m"), rates, "seed=42,43"]
+    commands = launch(*command, "--dry-run").stdout.splitlines()
+    assert [line.rpartition("name=")[2].partition(" ")[0] for line in commands] == new
+
+
+def test_the_name_of_a_job_in_the_queue_is_kept_too(tmp_path: Path, sample: Path) -> None:
+    [waiting] = compose_members(arguments(tmp_path, sample, "-m", "optimizer.lr=1e-3,2e-3"))[:1]
+    save_run_config(waiting.config, RunFolder.of(waiting.config).slurm_config)
+    names = names_in(tmp_path, sample, "seed=42,43", "optimizer.lr=1e-3")
+    assert names == [waiting.config.name, "rates-seed_43"]
 
 
 def test_ctrl_c_saves_the_member_that_runs_and_the_same_command_does_the_rest(root: Path, sample: Path) -> None:

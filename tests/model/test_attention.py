@@ -1,14 +1,18 @@
 """Attention back ends agree with one another, and documents do not attend to each other."""
 
 import importlib.util
+import inspect
+import sys
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from model.attention import Documents, attention, attention_weights, resolve_backend
+from model.attention import Documents, _varlen, attention, attention_weights, resolve_backend
 from model.config import AttentionBackend
 from model.errors import ModelError
 from tests.model import formulas
@@ -94,3 +98,69 @@ def test_flash_attn_agrees_with_sdpa(documents: list[list[int]] | None) -> None:
         for backend in (AttentionBackend.flash_attn, AttentionBackend.sdpa)
     )
     torch.testing.assert_close(flash, sdpa, atol=2e-2, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+def test_varlen_agrees_with_the_mask_forward_and_backward(num_kv_heads: int) -> None:
+    documents, grads = Documents.from_boundaries(BOUNDARIES, "cuda"), []
+    for backend in (AttentionBackend.sdpa, AttentionBackend.plain):
+        qkv = [x.to("cuda", torch.bfloat16).requires_grad_() for x in random_qkv(num_kv_heads)]
+        out = attention(*qkv, backend=backend, documents=documents)
+        grads.append([out, *torch.autograd.grad(out.float().square().sum(), qkv)])
+    for varlen, plain in zip(*grads, strict=True):
+        torch.testing.assert_close(varlen, plain, atol=5e-2, rtol=5e-2)
+
+
+def flash_package(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "flash_attn").mkdir()
+    (folder / "flash_attn" / "__init__.py").write_text(text)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("version = 4\n", "what is installed under this name has no flash_attn_func"),
+        ("raise ImportError('undefined symbol: of another torch')\n", "undefined symbol: of another torch"),
+        ("import absent_cuda_part\n", "No module named 'absent_cuda_part'"),
+    ],
+)
+def test_a_flash_attn_that_cannot_be_called_is_refused_before_the_first_forward_pass(
+    text: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flash_package(tmp_path, text, monkeypatch)
+    with pytest.raises(ModelError, match=problem):
+        resolve_backend(AttentionBackend.flash_attn)
+
+
+def test_a_flash_attn_that_can_be_called_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flash_package(tmp_path, "flash_attn_func = flash_attn_varlen_func = print\n", monkeypatch)
+    assert resolve_backend(AttentionBackend.flash_attn) is AttentionBackend.flash_attn
+
+
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+def test_documents_reach_varlen_attention_as_it_expects_them(
+    num_kv_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What torch's kernel is given is what its documentation asks for; the kernel itself needs a GPU."""
+    varlen = importlib.import_module("torch.nn.attention.varlen")
+    accepted = inspect.signature(varlen.varlen_attn)
+
+    def per_document(*arguments: Any, **named: Any) -> Tensor:
+        given = accepted.bind(*arguments, **named).arguments
+        q, k, v, cuts = given["query"], given["key"], given["value"], given["cu_seq_q"]
+        assert given["window_size"] == (-1, 0) and given["cu_seq_k"] is cuts and cuts.dtype == torch.int32
+        assert q.shape == k.shape == v.shape and given["max_q"] == given["max_k"] == 12
+        parts = [
+            formulas.causal_attention(*(x[None, start:end] for x in (q, k, v)))[0]
+            for start, end in pairwise(cuts.tolist())
+        ]
+        return torch.cat(parts)
+
+    monkeypatch.setattr(varlen, "varlen_attn", per_document)
+    q, k, v = random_qkv(num_kv_heads)
+    documents = Documents.from_boundaries(BOUNDARIES)
+    masked = attention(q, k, v, backend=AttentionBackend.plain, documents=documents)
+    torch.testing.assert_close(_varlen(q, k, v, documents).float(), masked, atol=1e-6, rtol=0)

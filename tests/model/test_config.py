@@ -18,6 +18,7 @@ from model.errors import ModelError
         ({"num_kv_heads": 3}, "model.num_kv_heads is 3"),
         ({"num_kv_heads": 0}, "model.num_kv_heads is 0"),
         ({"vocab_size": 100257}, "model.eos_token_id is 100257"),
+        ({"other_eos_token_ids": [3, -1]}, "model.other_eos_token_ids is -1"),
         ({"num_layers": 0}, "model.num_layers is 0"),
         ({"rope_theta": 0.0}, "model.rope_theta is 0.0"),
         ({"loss_chunk_rows": 0}, "model.loss_chunk_rows is 0"),

@@ -76,6 +76,9 @@ def test_runs_that_differ_in_the_seed_alone_are_one_setting_with_a_spread(tmp_pa
     assert first.mean == pytest.approx(2.15) and first.spread == pytest.approx(0.2 / 2**0.5)
     assert second.mean == pytest.approx(2.35) and second.spread == pytest.approx(0)
     table = text_table(found).splitlines()
+    assert table[-1].startswith(
+        "1 of 2 settings have the same loss with every seed, which is no noise: nothing in these"
+    )
     assert table[table.index("over seeds") + 2].split() == ["a", "2", "2.1500", "0.1414", "+0.0000"]
     rows = list(csv.DictReader(io.StringIO(csv_table(found))))
     assert [row["run"] for row in rows] == ["a1", "a2", "b1", "b2"] and float(rows[1]["eval_loss"]) == 2.25
@@ -113,7 +116,13 @@ def test_the_page_draws_a_curve_per_run_and_shows_hostile_names_as_text(tmp_path
     write_page(comparison_data(compare(runs), "two runs"), page, "comparison")
     rates = [made(tmp_path, f"{lr}", 5, lr, optimizer={"lr": lr}) for lr in (0.1, 0.2)]
     write_page(comparison_data(compare(rates), "rates"), other, "comparison")
+    many, crowd = tmp_path / "many.html", [made(tmp_path, f"run-{number}", 5, 0.0) for number in range(9)]
+    write_page(comparison_data(compare(crowd), "many"), many, "comparison")
+    legends = "document.querySelectorAll('#steps .plot .legend').length"
     with open_browser() as browser:
+        browser.open(many)
+        borders = "[...document.querySelectorAll('.swatch')].map(one => getComputedStyle(one).borderTopStyle)"
+        assert browser.ask(borders) == ["solid"] * 8 + ["dashed"] and browser.ask(legends) == 0
         browser.open(other)
         assert browser.ask("document.getElementById('settings').hidden") and browser.console_messages() == []
         browser.open(page)
@@ -121,7 +130,7 @@ def test_the_page_draws_a_curve_per_run_and_shows_hostile_names_as_text(tmp_path
         cells = "[...document.querySelectorAll('#run-table td:first-child')].map(cell => cell.textContent)"
         assert browser.ask(cells) == ["b", hostile]
         drawn = "[...document.querySelectorAll('#steps .plot')].map(plot => plot.data.length)"
-        assert set(browser.ask(drawn)) == {2}
+        assert set(browser.ask(drawn)) == {2} and browser.ask(legends) > 0
         assert not browser.ask("document.getElementById('settings').hidden")
         browser.choose("over", 1)
         assert browser.eventually("document.querySelectorAll('#tokens .main-svg').length > 0")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data.errors import DataError
 from tests.train.tiny import tiny
 from train.config import RunConfig, rows_per_rank
 from train.errors import TrainError
@@ -45,6 +46,9 @@ def test_the_batch_divides_or_the_error_says_what_would(
         ("engine__max_skipped_updates", 0, "engine.max_skipped_updates=0 is out of range"),
         ("guard__window", 7, "guard.window=7 is out of range: it must be a number of at least 8"),
         ("position_watch__rollback_factor", 2.0, "position_watch.rollback_factor=2.0 would raise the learning rate"),
+        ("position_watch__rollback_factor", 0.0, "position_watch.rollback_factor=0 would leave the positions as they"),
+        ("watchdog__other_seconds", 60.0, "watchdog.other_seconds=60.0 is below watchdog.step_seconds=600.0: a start,"),
+        ("watchdog__usual_factor", 0.5, "watchdog.usual_factor=0.5 is out of range"),
         ("watchdog__step_seconds", 0.0, "watchdog.step_seconds=0.0 is out of range"),
         ("checkpoint__keep", 0, "checkpoint.keep=0 is out of range"),
         ("evaluation__interval", 0, "evaluation.interval=0 is out of range"),
@@ -61,6 +65,15 @@ def test_a_value_out_of_range_is_refused_by_the_dataclass_that_has_it(
     with pytest.raises(TrainError) as error:
         tiny(tmp_path, **{key: value}).validate()
     assert str(error.value).startswith(message)
+
+
+def test_an_address_that_is_a_secret_is_refused_and_not_printed(tmp_path: Path) -> None:
+    for scheme in ("http", "HTTPS"):
+        with pytest.raises(DataError) as error:
+            tiny(tmp_path, data__root=f"{scheme}://me:pass@host/box?sig=s3cret").validate()
+        assert str(error.value).startswith(f"data.root must end before its ?, as {scheme.lower()}://host/box: a signed")
+        assert "s3cret" not in str(error.value)
+    tiny(tmp_path, data__root="folder?").validate()
 
 
 def test_what_may_be_null_may(tmp_path: Path) -> None:

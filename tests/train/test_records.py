@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.json_lines import read_json_lines
+from tests.common.test_json_lines import files_of_at_most
 from tests.train.callbacks.wandb_files import finished_runs
 from tests.train.conftest import NUM_STEPS, Runs
 from tests.train.probe import events, metrics
@@ -108,6 +109,16 @@ def test_a_lost_line_does_not_make_a_later_event_of_the_same_length_an_altered_o
     assert not (folder.path / "events-unreadable.txt").exists()
 
 
+def test_records_that_an_editor_gave_other_line_ends_are_whole(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = lines(folder.metrics)[:STEP]
+    folder.metrics.write_bytes("".join(whole).replace("\n", "\r\n").encode())
+    mend_records(folder, checkpoint(folder))
+    assert folder.metrics.read_bytes() == "".join(whole).encode()
+    assert capsys.readouterr().out == "" and not (folder.path / "metrics-unreadable.txt").exists()
+
+
 def test_without_a_checkpoint_what_cannot_be_read_is_moved_and_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,6 +202,46 @@ def test_a_record_that_is_damaged_while_the_run_is_live_is_mended_before_the_nex
     [said] = capsys.readouterr().out.splitlines()
     assert said.startswith(f"{folder.metrics} is damaged; ")
     assert (folder.last_event() or {})["event"] == "repair"
+
+
+@pytest.mark.parametrize("num_failed", [1, 2])
+def test_rows_that_only_a_failed_save_covered_come_back_from_memory(
+    folder: RunFolder, num_failed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(checkpoint(folder, 8).folder)
+    folder.events.unlink()  # what was said of the checkpoint of step 8
+    rows = lines(folder.metrics)
+    drop_later_rows(folder, STEP)
+    for row in rows[STEP:]:
+        folder.log_metrics(json.loads(row))
+        for _ in range(num_failed):
+            durable_records(folder)  # of a save that does not publish anything, because the disk is full
+    folder.metrics.write_text("")
+    assert durable_records(folder)["metrics.jsonl"] == "".join(rows).encode()
+    assert lines(folder.metrics) == rows
+    [said] = capsys.readouterr().out.splitlines()
+    assert "lines restored from step-0000006: 6; lines restored from memory: 2" in said
+    folder.forget_saved_records()  # that save is published, but its checkpoint is lost later
+    folder.metrics.write_text("")
+    assert durable_records(folder)["metrics.jsonl"] == "".join(rows[:STEP]).encode()
+
+
+def test_a_record_that_cannot_be_mended_on_a_full_disk_is_mended_by_the_next_save(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(checkpoint(folder, 8).folder)
+    folder.events.unlink()  # what was said of the checkpoint of step 8
+    rows = lines(folder.metrics)
+    drop_later_rows(folder, STEP)
+    for row in rows[STEP:]:
+        folder.log_metrics(json.loads(row))
+    folder.metrics.write_text("")
+    with files_of_at_most(10):
+        assert "metrics.jsonl" not in durable_records(folder)
+    assert "has lost lines and could not be mended (" in caplog.text
+    folder.forget_saved_records()  # even if that save is published
+    assert durable_records(folder)["metrics.jsonl"] == "".join(rows).encode()
+    assert lines(folder.metrics) == rows
 
 
 def test_rows_that_no_checkpoint_has_are_rebuilt_from_the_file_of_wandb(

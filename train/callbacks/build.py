@@ -4,6 +4,7 @@ from functools import partial
 
 from train.callbacks.callback import Callback
 from train.callbacks.checkpointer import Checkpointer
+from train.callbacks.compile_report import CompileReport
 from train.callbacks.config import WandbMode
 from train.callbacks.console import ConsoleReport
 from train.callbacks.evaluator import Evaluator
@@ -11,6 +12,7 @@ from train.callbacks.garbage import GarbageCollector
 from train.callbacks.metrics_file import EventLog, MetricsFile
 from train.callbacks.position_probes import PositionProbes, find_encoder
 from train.callbacks.position_watch import PositionWatch
+from train.callbacks.profile import Profiler
 from train.callbacks.report import Report
 from train.callbacks.slow_steps import SlowSteps
 from train.callbacks.throughput import Throughput
@@ -22,9 +24,10 @@ def build_callbacks(config: RunConfig) -> list[Callback]:
     """Returns first what measures, then what reports, then what acts."""
     length, warmup = config.sequence_length, max(config.schedule.warmup_steps, config.optimizer.repo_warmup_steps)
     batch = f"{config.global_batch_size} x {length} tokens; positions {config.positions.scheme}"
-    callbacks = [
+    callbacks: list[Callback] = [
         SlowSteps(config.watchdog.slow_step_factor),
         Throughput(config),
+        CompileReport(),
         PositionWatch(config.position_watch, length, warmup),
         PositionProbes(config.position_watch.probe_interval, length, partial(find_encoder, config)),
         MetricsFile(),
@@ -38,4 +41,8 @@ def build_callbacks(config: RunConfig) -> list[Callback]:
         callbacks.append(WeightsAndBiases(config))  # last of the sinks: at the end it may wait for a network
     if config.evaluation.enabled:  # after the sinks: a resumed run may log an evaluation when it starts
         callbacks.append(Evaluator(config.evaluation.interval))
+    if (
+        config.profile.steps
+    ):  # before the others: what they do in a step is in its trace, and not what the profile costs
+        callbacks.insert(0, Profiler(config.profile))
     return [*callbacks, GarbageCollector(config.logging.gc_interval)]

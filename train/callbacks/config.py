@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from train.errors import TrainError
 from train.ranges import check_at_least
 
 
@@ -22,6 +23,19 @@ class LoggingConfig:
     def validate(self) -> None:
         """Raises TrainError with the key, the value and the remedy."""
         check_at_least("logging", self, interval=1, console_interval=1, report_seconds=0, gc_interval=1)
+
+
+@dataclass
+class ProfileConfig:
+    """Steps of which a trace is written, to see where the time goes."""
+
+    steps: list[int] = field(default_factory=list)
+    """Steps to profile, on the main rank; none by default. Those after the fifth are typical."""
+
+    def validate(self) -> None:
+        """Raises TrainError with the key, the value and the remedy."""
+        if wrong := [step for step in self.steps if step < 1]:
+            raise TrainError(f"profile.steps has {wrong[0]}: steps count from 1")
 
 
 @dataclass

@@ -19,11 +19,15 @@ from report.metrics import (
     GRAD_NORM,
     LEARNING_RATE,
     MFU,
+    MFU_CAUSAL,
     OPEN_ALERTS,
+    PEAK_GIB,
+    PHASES,
     SKIPPED,
     SOURCE_LOSS,
     SOURCE_PERPLEXITY,
     STEP,
+    STEP_SECONDS,
     TOKENS_PER_SECOND,
 )
 from train.callbacks.callback import Callback, TrainerInterface
@@ -31,6 +35,7 @@ from train.watch.alert import Alert
 
 logger = logging.getLogger(__name__)
 
+PHASES_AFTER = 5  # steps of a start: the first ones compile and allocate
 WHOLE = ((EVAL_LOSS, "eval loss", 4), (EVAL_PERPLEXITY, "perplexity", 2))
 
 
@@ -40,12 +45,22 @@ def summary(metrics: dict[str, Any]) -> str:
     parts.append(f"grad {metrics[GRAD_NORM]:.2f}")
     parts.append(f"{human(metrics[TOKENS_PER_SECOND])} tok/s")
     if MFU in metrics:
-        parts.append(f"MFU {metrics[MFU]:.1%}")
+        causal = f" (causal {metrics[MFU_CAUSAL]:.1%})" if MFU_CAUSAL in metrics else ""
+        parts.append(f"MFU {metrics[MFU]:.1%}{causal}")
+    if PEAK_GIB in metrics:
+        parts.append(f"peak {metrics[PEAK_GIB]:.1f} GiB")
     if metrics.get(OPEN_ALERTS):
         parts.append(f"alerts {metrics[OPEN_ALERTS]}")
     if metrics[SKIPPED]:
         parts.append(f"skipped {metrics[SKIPPED]}")
     return "  ".join(parts)
+
+
+def phase_summary(metrics: dict[str, Any]) -> str:
+    """Returns the share of each phase in a step, in one short line; a phase of less than half a percent is left out."""
+    whole = metrics[STEP_SECONDS]
+    shares = {name: metrics[metric] / whole for name, metric in PHASES.items()}
+    return "  ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005)
 
 
 def evaluation_summary(metrics: dict[str, Any]) -> str:
@@ -91,6 +106,7 @@ class ConsoleReport(Callback):
         self._console = Screen(highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         self._started = (0, 0.0)
+        self._has_said_phases = False
 
     def on_start(self, trainer: TrainerInterface) -> None:
         engine, name = trainer.engine, trainer.config.name
@@ -126,6 +142,9 @@ class ConsoleReport(Callback):
             first, then = self._started
             remaining = (time.perf_counter() - then) / (step - first) * (last - step)
             self._say(f"step {step}/{last}  {summary(metrics)}  ETA {timedelta(seconds=round(remaining))}")
+        if not self._has_said_phases and (step >= self._started[0] + PHASES_AFTER or step == last):
+            self._has_said_phases = True
+            self._say(f"step {step}/{last}  {metrics[STEP_SECONDS]:.2f} s: {phase_summary(metrics)}")
 
     def on_skip(self, trainer: TrainerInterface, reason: str) -> None:
         self._say(f"step {trainer.step}: the update was not applied: {reason}")

@@ -1,4 +1,8 @@
-"""Tokens per second, model FLOPs utilisation, the wait for data, and the peak of device memory.
+"""Tokens per second, model FLOPs utilisation, the time of each phase of a step, and the peak of device memory.
+
+The phases of a step are data, forward, backward, update (optimizer and communication) and other; they add up to it. On
+a GPU, forward, backward and update are times between events on the device, which are read once, after the update; what
+backward passes reduce in the meantime (ZeRO 2 and 3) is in backward. On a CPU they are times of the host.
 
 MFU counts the model's own work (model/accounting.py; never recomputation) over the device's dense bf16 peak by
 datasheet, in the two conventions in use: `mfu` takes attention in full (PaLM, OLMo-core, torchtitan), `mfu_causal` only
@@ -11,7 +15,19 @@ import logging
 import torch
 
 from model.accounting import flops_per_token
-from report.metrics import DATA_SECONDS, MFU, MFU_CAUSAL, PEAK_GIB, PLANNED_GIB, STEP_SECONDS, TOKENS_PER_SECOND
+from report.metrics import (
+    BACKWARD_SECONDS,
+    DATA_SECONDS,
+    FORWARD_SECONDS,
+    MFU,
+    MFU_CAUSAL,
+    OTHER_SECONDS,
+    PEAK_GIB,
+    PLANNED_GIB,
+    STEP_SECONDS,
+    TOKENS_PER_SECOND,
+    UPDATE_SECONDS,
+)
 from train.callbacks.callback import Callback, TrainerInterface
 from train.config import RunConfig
 from train.devices import bf16_peak
@@ -46,10 +62,23 @@ class Throughput(Callback):
         rate = self._tokens / trainer.step_seconds
         trainer.record(TOKENS_PER_SECOND, rate)
         trainer.record(STEP_SECONDS, trainer.step_seconds)
-        trainer.record(DATA_SECONDS, trainer.data_seconds)
+        for name, seconds in phases(trainer).items():
+            trainer.record(name, seconds)
         if self._peak is not None:
             for name, flops in self._flops.items():
                 trainer.record(name, rate * flops / (self._peak * trainer.ranks.world_size))
         if trainer.engine.device.type == "cuda":
             trainer.record(PEAK_GIB, torch.cuda.max_memory_allocated(trainer.engine.device) / 2**30)
             trainer.record(PLANNED_GIB, self._planned / 2**30)
+
+
+def phases(trainer: TrainerInterface) -> dict[str, float]:
+    """Returns the seconds of the last step by phase; `other` is what is left of it, at least 0."""
+    engine = trainer.engine
+    known = {
+        DATA_SECONDS: trainer.data_seconds,
+        FORWARD_SECONDS: engine.forward_seconds,
+        BACKWARD_SECONDS: engine.backward_seconds,
+        UPDATE_SECONDS: engine.update_seconds,
+    }
+    return known | {OTHER_SECONDS: max(0.0, trainer.step_seconds - sum(known.values()))}

@@ -183,6 +183,7 @@ class Checkpoints:
             self._fail(error, required)
             return
         if published is not None:
+            self._folder.forget_saved_records()
             self._on_published(published.name)
 
     def advice(self, good_before: int) -> str:

@@ -3,6 +3,7 @@
 command_line.py checks the arguments before Hydra sees them; errors.py turns what Hydra raises into a sentence.
 """
 
+import functools
 import os
 import sys
 import traceback
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -31,12 +33,31 @@ register_dataclasses()
 
 def to_run_config(composed: DictConfig) -> RunConfig:
     """Returns the dataclass instance of a composed config, validated. Raises TrainError, ModelError or DataError."""
-    schema = OmegaConf.structured(RunConfig)
+    return run_config_from(typed(composed))
+
+
+def typed(composed: DictConfig) -> DictConfig:
+    """Returns a composed config, without interpolations and passwords, in which each key has the type of RunConfig."""
     values = _without_secrets(OmegaConf.to_container(composed, resolve=True))
-    config = OmegaConf.to_object(OmegaConf.merge(schema, values))  # `+key` is checked too
-    assert isinstance(config, RunConfig)
-    config.validate()
+    config = OmegaConf.merge(_schema(), values)  # `+key` is checked too
+    assert isinstance(config, DictConfig)
     return config
+
+
+def run_config_from(config: DictConfig) -> RunConfig:
+    """Returns the dataclass instance of what `typed` returns, validated. Raises as `to_run_config` does."""
+    instance = OmegaConf.to_object(config)
+    assert isinstance(instance, RunConfig)
+    instance.validate()
+    return instance
+
+
+@functools.cache
+def _schema() -> DictConfig:
+    """Returns RunConfig with its defaults; `merge` copies it."""
+    schema = OmegaConf.structured(RunConfig)
+    assert isinstance(schema, DictConfig)
+    return schema
 
 
 def load_run_config(path: Path) -> RunConfig:
@@ -53,7 +74,7 @@ def load_run_config(path: Path) -> RunConfig:
 def run_config_of(saved: Any, place: str) -> RunConfig:
     """Returns the config that was saved as plain data in `place`; unknown keys and wrong types raise TrainError."""
     try:
-        composed = OmegaConf.merge(OmegaConf.structured(RunConfig), with_new_keys(saved))
+        composed = OmegaConf.merge(_schema(), with_new_keys(saved))
         return to_run_config(composed)  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
         raise TrainError(f"{place}: {explain(error)}") from error
@@ -89,10 +110,9 @@ def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
             traceback.print_exc()
             codes.append(EXIT_CRASHED)
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
-    app = hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.3")(run)
+    has_options = any(argument.startswith("-") for argument in sys.argv[1:])
     try:
-        codes.append(reported(app))
+        codes.append(reported(lambda: _with_options(run) if has_options else run(_composed(sys.argv[1:]))))
     except SystemExit as stopped:
         return int(stopped.code or EXIT_OK)
     except KeyboardInterrupt:
@@ -101,6 +121,18 @@ def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
         print(f"error: {explain(error)}", file=sys.stderr)
         return EXIT_USER_ERROR
     return max(codes)
+
+
+def _composed(overrides: list[str]) -> DictConfig:
+    """Returns the config of a command line without options. Hydra's own main composes it twice."""
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        return compose("config", overrides)
+
+
+def _with_options(run: Callable[[DictConfig], None]) -> None:
+    """Does what the options of sys.argv ask of Hydra, such as to print the config."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
+    hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.3")(run)()
 
 
 def _without_secrets(value: Any) -> Any:

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from train.compose.errors import malformed, no_option
 from train.compose.groups import CONFIG_FOLDER, groups
 from train.compose.keys import config_keys, named_parts
+from train.compose.names import NO_KEY, OTHER_NAMES
 from train.errors import TrainError
 
 SWEEP = "sweep="
@@ -79,6 +80,12 @@ def _checked_option(argument: str, rest: Iterator[str]) -> list[str]:
 def no_such_option(argument: str, known: Sequence[str]) -> str:
     """Returns what is wrong with an option that does not exist, with the closest of those that do."""
     name, equals, _ = argument.partition("=")
+    if equals and name in known:
+        return f"option {name} takes no value"
+    if other := OTHER_NAMES.get(name.lstrip("-").replace("-", "_")):
+        return f"there is no option {name}; set the key {other}=VALUE"
+    if instead := NO_KEY.get(name.lstrip("-").replace("-", "_")):
+        return f"there is no option {name}: {instead}"
     words = [option for option in known if option.startswith("--")]
     close = difflib.get_close_matches(name.lower().replace("_", "-"), words, n=1, cutoff=0.8)
     if close and not equals:
@@ -99,7 +106,8 @@ def _checked_override(argument: str, sweep: bool) -> Override:
         if not sweep:
             text = argument.partition("=")[2]
             if re.fullmatch(r"\d{1,3}(,\d{3})+", text):
-                raise TrainError(f"{argument} has commas in a number: write {key}={text.replace(',', '')}")
+                plain = text.replace(",", "." if text.startswith("0,") else "")
+                raise TrainError(f"{argument} has commas in a number: write {key}={plain}")
             as_list = f", or write '{key}=[{text}]' for a list" if key not in groups() else ""
             raise TrainError(f"{argument} gives several values: add -m to run each{as_list}")
     elif key in groups() and not override.is_delete():

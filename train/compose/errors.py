@@ -44,6 +44,8 @@ def explain(error: Exception) -> str:
 def malformed(override: str) -> str:
     """Returns what is wrong with an argument that Hydra cannot parse."""
     key, equals, value = override.partition("=")
+    if "\n" in override:
+        return f"{override!r} has a line break: write it in one line"
     if set(override) & set(_TYPOGRAPHIC):
         plain = "".join(_TYPOGRAPHIC.get(letter, letter) for letter in override)
         return f"{override!r} has dashes or quotes of a text editor: type them again, as in {plain}"
@@ -119,6 +121,8 @@ def _reason(error: Exception, text: str) -> str:
     if full_key and (wrong := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text)):
         whole = re.fullmatch(r"(-?\d+)\.0", wrong[1]) if wrong[2] == "Integer" else None
         hint = f": write {full_key}={whole[1]}" if whole else ""
+        if listed := re.fullmatch(r"\[(.+)\]", wrong[1]):
+            hint = f": for a run of each, write -m {full_key}={listed[1].replace(', ', ',')}"
         return f"{full_key} takes {_KINDS.get(wrong[2], wrong[2])}, and {wrong[1]!r} is none{hint}"
     if full_key and (wrong := re.search(r"Value '(.*)' is not a valid bool", text)):
         return f"{full_key} takes true or false, and {wrong[1]!r} is none"

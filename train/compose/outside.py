@@ -73,8 +73,10 @@ def _registered(group: str, given: str) -> str:
 
 
 def _register_folder(given: str) -> None:
+    if not given:
+        raise TrainError(f"option {OPTIONS[0]} needs a folder of config files, as in {OPTIONS[0]} mine")
     folder = Path(given).expanduser().absolute()
-    files = [path for group in groups() for path in sorted((folder / group).glob("*.yaml"))] if given else []
+    files = [path for group in groups() for path in sorted((folder / group).glob("*.yaml"))]
     if not files:
         raise TrainError(
             f"--config-dir {given}: there is no GROUP/NAME.yaml in it, such as {folder / 'data' / 'mine.yaml'}"

@@ -20,9 +20,10 @@ from data.fetch.credentials import take_credentials
 from report.comparison import IGNORED, flat
 from train.compose.app import reported
 from train.compose.command_line import MULTIRUN, SWEEP, for_hydra, overrides_of
+from train.compose.many import Composer
 from train.compose.outside import as_given, with_registered_files
 from train.compose.renamed import with_new_names
-from train.compose.sweep import Member, composed, read_preset
+from train.compose.sweep import Member, read_preset
 from train.config import RunConfig
 from train.errors import TrainError
 from train.launch_config import LaunchWay
@@ -131,13 +132,13 @@ class Search:
         if not any(argument.startswith("wandb.group=") for argument in self.given):
             config.wandb.group = self.study
             arguments.append(f"wandb.group={self.study}")
-        return Member(config, {key: written(value) for key, value in point.items()}, arguments, self.study)
+        return Member(config, {key: written(value) for key, value in point.items()}, arguments, self.study, self.study)
 
     def definition(self) -> dict[str, Any]:
-        """Returns all that makes it this search and no other, as flat plain data; the number of trials is not part."""
+        """Returns all that makes it this search and no other, as flat plain data, without the number of trials."""
         config = {key: value for key, value in flat(self.config.as_plain()).items() if key.split(".")[0] not in IGNORED}
         settings = dataclasses.asdict(self.config.launch.search)
-        del settings["trials"]
+        del settings["trials"], settings["storage"]
         settings["sampler"] = self.config.launch.search.sampler.value
         space = {f"space.{key}": repr(parameter) for key, parameter in self.space.items()}
         for key in self.space:
@@ -196,10 +197,11 @@ def compose_search(argv: Sequence[str]) -> Search:
     if option := next((line for line in lines if line.startswith("-")), None):
         raise TrainError(f"a search takes no option {option}")
     start: Point = {key: parameter.ends[0] for key, parameter in space.items()}
-    config = composed([*lines, *overrides(start)], where)
+    composer = Composer(lines)
+    config = composer.config(overrides(start), where)
     for key, parameter in space.items():
         for value in parameter.ends[1:]:
-            composed([*lines, *overrides({**start, key: value})], where)
+            composer.config(overrides({**start, key: value}), where)
     trials = [argument for argument in given if not argument.startswith((SETTINGS, "name="))]
     study = f"{config.name}-{Path(preset).stem}"
     config.name = study
@@ -232,6 +234,10 @@ def _space(file: Mapping[str, Any], given: set[str], where: str) -> tuple[dict[s
     if not isinstance(declared, dict) or not isinstance(file.get("search", {}), dict) or not isinstance(first, list):
         raise TrainError(f"`search` and `space` take keys, and `first` a list of points{where}")
     space = {str(key): _parameter(str(key), value, where) for key, value in declared.items() if str(key) not in given}
+    if declared and not space:
+        raise TrainError(
+            f"every key of the space has one value by hand{where}: leave out {' or '.join(map(str, declared))}"
+        )
     if not space:
         raise TrainError(
             f"the space is empty{where}: write `space: {{optimizer.lr: {{low: 1e-5, high: 1e-3, log: true}}}}`"
@@ -249,6 +255,8 @@ def _space(file: Mapping[str, Any], given: set[str], where: str) -> tuple[dict[s
 
 
 def _parameter(key: str, value: Any, where: str) -> Range | Choices:
+    if f"{key}.".startswith("launch."):
+        raise TrainError(f"{key} cannot be searched{where}: launch keys say how runs are started")
     if key in NOT_SEARCHED:
         raise TrainError(f"{key} cannot be searched{where}: {NOT_SEARCHED[key]}")
     if isinstance(value, list):

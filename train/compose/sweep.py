@@ -8,24 +8,22 @@ import hashlib
 import itertools
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from common.errors import UserError
 from data.fetch.credentials import take_credentials
-from train.compose.app import reported, to_run_config
+from train.compose.app import reported
 from train.compose.command_line import MULTIRUN, SWEEP, for_hydra, overrides_of
-from train.compose.errors import explain
 from train.compose.groups import CONFIG_FOLDER, options
+from train.compose.many import Composer
 from train.compose.outside import SUFFIXES, as_given, with_registered_files
 from train.compose.renamed import with_new_names
 from train.config import RunConfig
@@ -46,6 +44,8 @@ class Member:
     """What to give to `python -m launch` to start this run alone."""
     sweep: str
     """Name of the sweep: what its members are called together."""
+    base: str
+    """What the names of all members begin with."""
 
 
 def sweep_app(task: Callable[[list[Member]], int]) -> int:
@@ -61,51 +61,64 @@ def compose_members(argv: Sequence[str]) -> list[Member]:
     """Returns all members, the first key varying slowest.
 
     Raises UserError that names the member if one cannot be composed, if its config is wrong, or if two would share a
-    folder.
+    folder; and for a sweep that varies what cannot be, or nothing.
     """
     argv = with_new_names(with_registered_files(argv))
     given = [argument for argument in argv if not argument.startswith(SWEEP)]
     presets = [argument.removeprefix(SWEEP) for argument in argv if argument.startswith(SWEEP)]
     keys = {argument.partition("=")[0].lstrip("+~") for argument in overrides_of(given)}
-    from_file = [line for preset in presets for line in _preset(preset) if line.partition("=")[0] not in keys]
-    lines = for_hydra([*given, "-m", *from_file])
+    files = {preset: _preset(preset) for preset in presets}
+    from_files = [line for file in files.values() for line in (*file.varied, *file.fixed)]
+    from_files = [line for line in from_files if line.partition("=")[0] not in keys]
+    lines = for_hydra([*given, "-m", *from_files])
     if extra := [line for line in lines if line.startswith("-") and line not in MULTIRUN]:
         raise TrainError(f"a sweep takes no option {extra[0]}: leave it out, or leave out what makes it a sweep")
     overrides = OverridesParser.create().parse_overrides([line for line in lines if not line.startswith("-")])
     varied = [override for override in overrides if override.is_sweep_override()]
+    _check_varied(varied, files, keys)
     fixed = [argument for argument in given if not argument.startswith("-") and not _is_varied(argument, varied)]
+    fixed += [line for line in from_files if not _is_varied(line, varied)]
     points = itertools.product(*(_values(override) for override in varied))
-    plain = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
+    composer = Composer([override.input_line or "" for override in overrides if not override.is_sweep_override()])
     title = "-".join(Path(preset).stem for preset in presets) or "-".join(_plain_key(override) for override in varied)
-    members = [_member(plain, fixed, point, title) for point in points]
+    members = [_member(composer, fixed, point, title) for point in points]
     names = [member.config.name for member in members]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise TrainError(f"two members of this sweep would be called {twice}: give each value once")
     return members
 
 
-def _member(plain: list[str], fixed: list[str], point: Sequence[str], title: str) -> Member:
+def _check_varied(varied: Sequence[Override], files: Mapping[str, "_Preset"], by_hand: set[str]) -> None:
+    """Raises TrainError for a key that no sweep can vary, and for a named sweep whose keys all have a value by hand.
+
+    `files` has the named sweeps, `by_hand` the keys of the command line.
+    """
+    if launch := next((override for override in varied if f"{override.key_or_group}.".startswith("launch.")), None):
+        raise TrainError(
+            f"{launch.input_line}: launch keys say how runs are started, and cannot be swept; start a sweep for each"
+        )
+    several = {override.key_or_group for override in varied}
+    for preset, file in files.items():
+        own = [line.partition("=")[0] for line in file.varied]
+        if set(own) <= by_hand and not set(own) & several:
+            raise TrainError(
+                f"{' and '.join(own)}: one value is given by hand, and {SWEEP}{preset} varies nothing else: leave one "
+                "out, or list several values"
+            )
+
+
+def _member(composer: Composer, fixed: list[str], point: Sequence[str], title: str) -> Member:
     words = " ".join(point)
-    config = composed([*plain, *point], f" (in the member {words})" if words else "")
+    config = composer.config(point, f" (in the member {words})" if words else "")
     swept = dict(line.lstrip("+~").split("=", 1) for line in point)
-    sweep = f"{config.name}-{title}" if title else config.name
-    config.name = _name(config.name, swept)
+    base = config.name
+    sweep = f"{base}-{title}" if title else base
+    config.name = _name(base, swept)
     arguments = [*as_given([*fixed, *point]), f"name={config.name}"]
     if title and not any(argument.startswith("wandb.group=") for argument in fixed):
         config.wandb.group = sweep
         arguments.append(f"wandb.group={sweep}")
-    return Member(config, swept, arguments, sweep)
-
-
-def composed(lines: Sequence[str], where: str) -> RunConfig:
-    """Returns the config of a run of a sweep. Raises TrainError, whose message ends with `where`."""
-    try:
-        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            return to_run_config(compose("config", [*lines]))
-    except UserError as error:
-        raise TrainError(f"{error}{where}") from error
-    except Exception as error:  # Hydra's and OmegaConf's
-        raise TrainError(f"{explain(error)}{where}") from error
+    return Member(config, swept, arguments, sweep, base)
 
 
 def _name(base: str, swept: dict[str, str]) -> str:
@@ -133,12 +146,27 @@ def read_preset(name: str) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def _preset(name: str) -> list[str]:
-    """Returns the `key=values` of a file of configs/sweep/. Raises TrainError."""
+@dataclass(frozen=True)
+class _Preset:
+    """A file of configs/sweep/, as on the command line."""
+
+    varied: list[str]
+    """`key=value,value` of each key that it varies."""
+    fixed: list[str]
+    """`key=value` of the others."""
+
+
+def _preset(name: str) -> _Preset:
+    """Returns what a file of configs/sweep/ says. Raises TrainError."""
     values = read_preset(name)
-    if wrong := next((key for key, listed in values.items() if not isinstance(listed, list)), None):
+    if wrong := next((key for key, value in values.items() if isinstance(value, dict)), None):
         raise TrainError(f"{SWEEP}{name}: {wrong} is no list: write `{wrong}: [value, value]`")
-    return [f"{key}={','.join(str(value) for value in listed)}" for key, listed in values.items()]
+    lists = {key: value for key, value in values.items() if isinstance(value, list)}
+    if not lists:
+        raise TrainError(f"{SWEEP}{name} varies nothing: write lists, as in `{next(iter(values))}: [value, value]`")
+    varied = [f"{key}={','.join(str(value) for value in listed)}" for key, listed in lists.items()]
+    fixed = [f"{key}={'null' if value is None else value}" for key, value in values.items() if key not in lists]
+    return _Preset([take_credentials(line) for line in varied], [take_credentials(line) for line in fixed])
 
 
 def _values(override: Override) -> list[str]:

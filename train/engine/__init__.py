@@ -6,6 +6,8 @@
     zero.py        what ZeRO 1, 2 and 3 share: an update is DeepSpeed's step
     zero12.py      ZeRO 1 and 2: gradients and optimizer state are partitioned, parameters are whole
     zero3.py       ZeRO 3: parameters are partitioned too
+    compilation.py torch.compile for the blocks
+    determinism.py the same bits on a GPU
     settings.py    DeepSpeed's own config
     stopwatch.py   device time without waiting for the device
 
@@ -22,8 +24,8 @@ DeepSpeed 0.19.8 has faults that a trainer must know of. Each is refused or reme
 - An update cannot be refused: ZeRO 1 to 3 get a NaN in one gradient, so that DeepSpeed's own rule skips it (zero.py).
 - ZeRO 1 with bf16 and fp32 accumulation has an optimizer class of its own (BF16_Optimizer), with other methods and
   whole gradients on every rank (`Zero1Bf16Engine` in zero12.py).
-- A checkpoint brings back the weight decay, betas and eps that it was saved with: `Engine.load` sets the configured
-  ones again.
+- A checkpoint brings back the weight decay, betas, eps and kernel (`fused`) that it was saved with: `Engine.load` sets
+  the configured ones again.
 - A checkpoint of another layout loads wrongly or not at all (train/checkpoint/universal.py): `Engine.load_optimizer`
   sets the moments tensor by tensor, and gives each group a step counter of its own.
 - ZeRO 3's setter of whole values fails where the ranks do not divide a parameter's size: values are set by partition

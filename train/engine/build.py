@@ -6,6 +6,7 @@ from model.weights import Weights
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.config import Precision
+from train.engine.determinism import set_determinism
 from train.engine.engine import Engine
 from train.engine.plain import PlainEngine
 from train.engine.zero3 import Zero3Engine
@@ -31,6 +32,7 @@ def build_engine(config: RunConfig, ranks: Ranks, weights: Weights | None) -> En
     does not fit the ranks, or a precision that does not work at the ZeRO stage.
     """
     precision = resolve_precision(config.engine.precision, ranks.device, config.engine.zero_stage)
+    set_determinism(config.engine.deterministic)
     return ENGINES[config.engine.zero_stage, precision](config, ranks, precision, weights)
 
 

@@ -22,13 +22,15 @@ from model.transformer import Olmo2
 from model.weights import Weights, initialise
 from train.config import RunConfig
 from train.distributed import Ranks
+from train.engine.compilation import Compilation, eager, resolve_compile
 from train.engine.config import Precision
 from train.engine.settings import deepspeed_config
 from train.engine.stopwatch import Stopwatch
 from train.errors import TrainError
-from train.optimizer import POSITIONS_GROUP, build_optimizer
+from train.optimizer import POSITIONS_GROUP, build_optimizer, uses_fused_kernel
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state of a parameter, besides its step counter
+OWN_SETTINGS = ("weight_decay", "betas", "eps", "fused")  # of a parameter group, whatever a checkpoint says
 
 Accept = Callable[[float], bool]  # given the gradient norm, whether to apply the update
 
@@ -66,19 +68,25 @@ class Engine(ABC):
         self.device = ranks.device
         self.zero_stage = config.engine.zero_stage
         self.precision = precision
-        self.forward_seconds = 0.0  # of the last update's micro-batches, on this rank's device
+        self.forward_seconds = 0.0
+        """Of the last update's micro-batches, on this rank's device."""
+        self.backward_seconds = 0.0
+        """The same, with the communication that backward passes start (ZeRO 2 and 3)."""
+        self.update_seconds = 0.0
+        """Of the last update: norm, clipping, optimizer, and its communication."""
         self._rank, self._world_size = ranks.rank, ranks.world_size
-        self._forward = Stopwatch(ranks.device)
+        self._forward, self._backward, self._updating = (Stopwatch(ranks.device) for _ in range(3))
         settings = self._deepspeed_config(config)
         self.micro_batch_size = int(settings["train_micro_batch_size_per_gpu"])
         self.num_micro_batches = int(settings["gradient_accumulation_steps"])
+        is_compiled = resolve_compile(config.model, ranks.device, config.engine.zero_stage)
         with torch.device("meta"):
             model = Olmo2(config.model, config.positions, config.loss.z_loss_weight)
         initialise(model, weights or _placeholder, self._initial_device())
-        optimizer = build_optimizer(model.named_parameters(), config.optimizer, fused=self.device.type == "cuda")
-        self._hyperparameters = [
-            {key: group[key] for key in ("weight_decay", "betas", "eps")} for group in optimizer.param_groups
-        ]
+        self.compilation = Compilation(model, self.device) if is_compiled else None
+        """What torch.compile has done; None without it."""
+        optimizer = build_optimizer(model.named_parameters(), config.optimizer, fused=uses_fused_kernel(self.device))
+        self._hyperparameters = [{key: group[key] for key in OWN_SETTINGS} for group in optimizer.param_groups]
         with contextlib.redirect_stdout(io.StringIO()):  # ZeRO 1 with bf16 prints memory reports
             self._engine: Any = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
 
@@ -93,12 +101,19 @@ class Engine(ABC):
 
         The loss of an update is `total / denominator`, summed over all micro-batches of all ranks.
         """
+        if self.compilation is None:
+            return self._accumulate(micro, denominator)
+        with self.compilation.watched(micro.tokens_bt.shape):
+            return self._accumulate(micro, denominator)
+
+    def _accumulate(self, micro: MicroBatch, denominator: float) -> LossSums:
         with self._forward:
             sums: LossSums = self._engine(micro.tokens_bt, micro.labels_bt, micro.documents)
         # DeepSpeed averages over ranks and accumulation steps: undo both. An infinite loss can have finite gradients
         # (overflow in a square): NaN keeps them from passing for good ones.
         scale = self._world_size * self.num_micro_batches / denominator
-        self._engine.backward(sums.total * torch.where(sums.total.isfinite(), scale, math.nan))
+        with self._backward:
+            self._engine.backward(sums.total * torch.where(sums.total.isfinite(), scale, math.nan))
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # only counts the micro-batch
         return sums.detach()
@@ -132,8 +147,11 @@ class Engine(ABC):
         """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate * (positions_factor if group["name"] == POSITIONS_GROUP else 1.0)
-        update = self._update(accept)
-        self.forward_seconds = self._forward.lap()  # the norm has been read: the device is past the forward passes
+        with self._updating:
+            update = self._update(accept)
+        # The norm has been read, so the host has waited for the device already.
+        self.forward_seconds, self.backward_seconds = self._forward.lap(), self._backward.lap()
+        self.update_seconds = self._updating.lap()
         return update
 
     def is_finite(self) -> bool:
@@ -194,6 +212,9 @@ class Engine(ABC):
             raise TrainError(f"DeepSpeed found nothing to load in {folder}")
         for group, hyperparameters in zip(self._engine.optimizer.param_groups, self._hyperparameters, strict=True):
             group.update(hyperparameters)
+        for tensor, state in self._adamw.state.items():
+            if "step" in state:
+                state["step"] = self._step_counter(float(state["step"]), tensor)
 
     def load_optimizer(self, moment: Callable[[str, str], Tensor], num_updates: int) -> None:
         """Sets AdamW's state after `num_updates` updates from whole tensors, in any layout, before the first update.
@@ -234,10 +255,14 @@ class Engine(ABC):
 
     def _create_moments(self, num_updates: int) -> None:
         """Makes AdamW's state after `num_updates`, which torch makes in the first step, with moments of zero."""
-        is_fused = self._adamw.defaults["fused"]
         for tensor in self._adamw_tensors():
-            counter = torch.tensor(float(num_updates), device=tensor.device if is_fused else "cpu")
+            counter = self._step_counter(float(num_updates), tensor)
             self._adamw.state[tensor] = {"step": counter, **{key: torch.zeros_like(tensor) for key in MOMENTS}}
+
+    def _step_counter(self, num_updates: float, tensor: Tensor) -> Tensor:
+        """Returns AdamW's step counter of a tensor where its kernel reads it."""
+        is_fused = self._adamw.defaults["fused"]
+        return torch.tensor(num_updates, dtype=torch.float32, device=tensor.device if is_fused else "cpu")
 
     def _deepspeed_config(self, config: RunConfig) -> dict[str, Any]:
         return deepspeed_config(config, self._world_size, self.precision)
@@ -252,7 +277,7 @@ class Engine(ABC):
 
     def _run_without_gradient(self, *inputs: Any) -> Any:
         # The module itself: DeepSpeed's own forward would clear what it remembers of a backward pass.
-        with torch.no_grad():
+        with torch.no_grad(), eager(self.compilation):
             return self._engine.module(*inputs)
 
 

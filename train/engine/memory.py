@@ -7,7 +7,7 @@ e = 2 bytes for bf16 and 4 for fp32:
     ZeRO               weights  gradients          optimizer (master and two moments)
     0 (fp32)           4        4                  8: the weights are the master
     1 (fp32)           4        4 + 4/W            12/W
-    1 (bf16)           2        2 + 4              12/W     the sum in fp32 is whole on every rank
+    1 (bf16)           2        4                  12/W     the sum in fp32 is whole on every rank
     2                  e        4/W                12/W
     3                  e/W      4/W                12/W     and gathered weights, up to 1e9 parameters at once
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from model.accounting import parameter_sizes
 from model.activations import activations
 from train.config import RunConfig, rows_per_rank
-from train.engine.config import Precision
+from train.engine.config import Precision, compiles_blocks
 
 FLOAT32, MOMENTS, MASTER = 4, 8, 4  # bytes per parameter
 COPY_ELEMENTS = (
@@ -91,6 +91,7 @@ def memory(config: RunConfig, world_size: int, *, on_gpu: bool) -> Memory:
         element=size,
         on_gpu=on_gpu,
         mask_documents=config.mask_documents,
+        compiled=stage < 3 and compiles_blocks(config.model.compile, on_gpu=on_gpu, zero_stage=stage),
     )
     weights = size * total if stage < 3 else size * (share + min(total, LIVE_ELEMENTS))
     return Memory(
@@ -107,8 +108,8 @@ def memory(config: RunConfig, world_size: int, *, on_gpu: bool) -> Memory:
 def _gradients(stage: int, size: int, total: int, share: int) -> int:
     if stage == 0:
         return FLOAT32 * total
-    if stage == 1:  # bf16 keeps a whole sum in fp32, fp32 a part of it
-        return size * total + FLOAT32 * (total if size == 2 else share)
+    if stage == 1:  # bf16 keeps a whole sum in fp32 alone; fp32 whole gradients, and a part of their sum
+        return FLOAT32 * (total if size == 2 else total + share)
     return FLOAT32 * share
 
 

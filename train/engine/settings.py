@@ -28,7 +28,10 @@ def deepspeed_config(config: RunConfig, world_size: int, precision: Precision) -
         },
     }
     if precision is Precision.bf16:
-        settings["bf16"] = {"enabled": True}
+        # ZeRO 1: each gradient is added to its sum in fp32 as soon as it is there, and released. Equal to the bit to
+        # adding all at the end of the backward pass, which holds them all and clears them all in every micro-batch.
+        at_once = {"immediate_grad_update": True} if config.engine.zero_stage == 1 else {}
+        settings["bf16"] = {"enabled": True, **at_once}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
         settings["communication_data_type"] = "fp32"
     return settings

@@ -35,8 +35,10 @@ class Stopwatch:
     def lap(self) -> float:
         """Returns the seconds measured since the last call, and starts again from zero.
 
-        To be called when the device has finished the work: an event that has not been reached has no time yet.
+        Waits for the device if it has not finished the work: to be called where the host has waited anyway.
         """
+        if self._events:
+            self._events[-1][1].synchronize()
         seconds = self._seconds + sum(start.elapsed_time(end) for start, end in self._events) / 1000
         self._seconds, self._events = 0.0, []
         return seconds

@@ -46,8 +46,9 @@ class Zero3Engine(ZeroEngine):
         return part[: max(0, min(len(part), parameter.ds_numel - len(part) * self._rank))]
 
     def _initial_device(self) -> torch.device:
-        # DeepSpeed partitions parameters one by one and moves the parts: the whole model needs to fit in the host's
-        # memory only, with 4 bytes per parameter and rank.
+        # The host holds the whole fp32 model, 4 bytes per parameter and rank. DeepSpeed casts it, moves it to the
+        # device whole (_configure_distributed_model), and partitions it there: for a moment that takes 2 bytes per
+        # parameter in bf16, before there are masters, moments or activations.
         return torch.device("cpu")
 
     def _held(self, parameter: Any) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from data.rows import split_evenly
 from data.validation import ValidationRows, build_validation
+from model.loss import IGNORED
 from report.metrics import EVAL_LOSS, EVAL_PERPLEXITY, bucket_loss, source_loss, source_perplexity
 from train.config import RunConfig
 from train.distributed import Ranks
@@ -31,9 +32,15 @@ NUM_BUCKETS = 5  # ranges of indices in the row; the last is the second half of 
 class ValidationLoss(EvaluationTask):
     """Measures `eval/loss`, `eval/perplexity`, `eval/source/...` and `eval/position/...`."""
 
-    def __init__(self, rows: ValidationRows, micro_batch_size: int | None, mask_documents: bool) -> None:
-        """`micro_batch_size` None is the training's; `mask_documents` keeps documents of a row apart."""
+    def __init__(
+        self, rows: ValidationRows, labels: np.ndarray, micro_batch_size: int | None, mask_documents: bool
+    ) -> None:
+        """Takes the rows and their labels [R, T].
+
+        `micro_batch_size` None is the training's; `mask_documents` keeps documents of a row apart.
+        """
         self._rows = rows
+        self._labels = labels
         self._micro_batch_size = micro_batch_size
         self._mask_documents = mask_documents
 
@@ -54,7 +61,13 @@ class ValidationLoss(EvaluationTask):
                 "the repetition filter masks every validation row, so that nothing can be evaluated: name other files "
                 "in data.validation, or set evaluation.enabled=false"
             )
-        return cls(rows, config.evaluation.micro_batch_size, config.mask_documents)
+        labels = shifted_labels(rows.tokens, rows.loss_mask, config.loss.answers_after, config.model.eos_token_id)
+        if not (labels != IGNORED).any():
+            raise TrainError(
+                f"no validation row has the token loss.answers_after={config.loss.answers_after}: name other files in "
+                "data.validation, or set loss.answers_after=null"
+            )
+        return cls(rows, labels, config.evaluation.micro_batch_size, config.mask_documents)
 
     def run(self, engine: Engine, ranks: Ranks, stop_requested: Callable[[], bool]) -> dict[str, float] | None:
         """Returns the losses and perplexities by name; asks for a stop before every micro-batch."""
@@ -89,7 +102,7 @@ class ValidationLoss(EvaluationTask):
         for first in range(0, len(chosen), size):
             rows_b, is_real_b = chosen[first : first + size], is_real[first : first + size]
             tokens = rows.tokens[rows_b]
-            labels = shifted_labels(tokens, rows.loss_mask[rows_b] & is_real_b)
+            labels = np.where(is_real_b[:, None], self._labels[rows_b], IGNORED)
             boundaries = [rows.boundaries[row] for row in rows_b] if self._mask_documents else None
             micro = to_micro_batch(tokens, labels, boundaries, engine.device)
             yield micro, torch.from_numpy(rows.sources[rows_b].astype(np.int64))

@@ -146,9 +146,10 @@ def _place(path: str) -> str:
 
 
 def _curve(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Returns rows spread over the run, with the last one; those of an evaluation where there are any."""
+    """Returns rows spread over the run, with the last one; those of evaluations where there are several."""
     with_loss = [row for row in rows if CE_LOSS in row]
-    known = [row for row in with_loss if EVAL_LOSS in row] or with_loss
+    evaluated = [row for row in with_loss if EVAL_LOSS in row]
+    known = evaluated if len(evaluated) > 1 else with_loss
     stride = max(1, -(-len(known) // _CURVE_ROWS))
     chosen = known[::-1][::stride][::-1]
     return [

@@ -29,19 +29,20 @@ class Writer:
     model: Olmo2
     tokenizer: Tokenizer
     device: torch.device
-    eos_token_id: int
+    eos_token_ids: list[int]
+    """The tokens at which a text ends; the first one begins documents too."""
     place: str
     """Where the weights lie."""
     max_length: int | None
     """The length that the model was trained at, in tokens, if that is known."""
 
     def stream(self, prompt: str, max_tokens: int, temperature: float, seed: int) -> Iterator[str]:
-        """Yields the text after `prompt`, piece by piece, up to EOS or `max_tokens`."""
+        """Yields the text after `prompt`, piece by piece, up to a token that ends texts or `max_tokens`."""
         ids, written = self.encode(prompt), ""
         start, generator = len(ids), torch.Generator().manual_seed(seed)
         tokens = torch.tensor(ids, device=self.device)
         for token in next_tokens(self.model, tokens, temperature=temperature, generator=generator):
-            if token == self.eos_token_id:
+            if token in self.eos_token_ids:
                 return
             ids.append(token)
             text = self.tokenizer.decode(ids[start:])
@@ -52,8 +53,8 @@ class Writer:
                 return
 
     def encode(self, text: str) -> list[int]:
-        """Returns token ids, at least one: EOS, which begins documents, stands for an empty text."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids or [self.eos_token_id]
+        """Returns token ids, at least one: for an empty text that which begins documents."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids or self.eos_token_ids[:1]
 
     def positions(self, text: str) -> tuple[list[str], dict[int, Tensor]]:
         """Returns the tokens of a text, and their positions [T, H_kv] in each layer that learns them."""
@@ -80,7 +81,7 @@ def open_writer(source: str, tokenizer: Path | None) -> Writer:
     initialise(model, checked_weights(opened, config, positions, seed=0), device)
     model.to(torch.bfloat16 if device.type == "cuda" else torch.float32).eval()
     max_length = opened.config.get("max_position_embeddings")
-    return Writer(model, words, device, config.eos_token_id, opened.place, max_length)
+    return Writer(model, words, device, config.eos_token_ids, opened.place, max_length)
 
 
 def show_positions(tokens: list[str], positions: dict[int, Tensor], layer: int | None, console: Console) -> None:

@@ -30,9 +30,21 @@ class Imported:
     """Of the first of the weights."""
 
     def overrides(self) -> str:
-        """Returns the `key=value` arguments that configure these positions."""
+        """Returns the `key=value` arguments that configure what is not a size and not the default."""
         names = [scheme.name for scheme in layer_schemes(self.positions, self.config.num_layers)]
-        return overrides_for(names, PositionsConfig())
+        arguments, usual = [overrides_for(names, PositionsConfig())], PositionsConfig()
+        if self.positions.hidden_divisor != usual.hidden_divisor:
+            arguments.append(f"positions.hidden_divisor={self.positions.hidden_divisor}")
+        if self.positions.precision != usual.precision:
+            arguments.append(f"positions.precision={self.positions.precision.value}")
+        if (yarn := self.positions.yarn) is not None:
+            arguments.append("+positions/yarn=default")
+            arguments += [f"positions.yarn.{key}={value:g}" for key, value in vars(yarn).items()]
+        if self.config.norm_precision != ModelConfig.norm_precision:
+            arguments.append(f"model.norm_precision={self.config.norm_precision.value}")
+        if others := self.config.other_eos_token_ids:
+            arguments.append(f"'model.other_eos_token_ids=[{','.join(map(str, others))}]'")
+        return " ".join(arguments)
 
 
 def _longest_context(source: Source) -> int:

@@ -175,8 +175,9 @@ def _described(run: RunConfig) -> dict[str, Any]:
 def _kind(folder: Path, source: str) -> Kind:
     """Returns what a folder is. Raises TrainError, saying what `source` may be."""
     if not folder.is_dir():
+        state = "no folder" if folder.exists() else "absent"
         raise TrainError(
-            f"{source} is absent: give a Hugging Face folder, a run, a checkpoint, or a model of the hub as "
+            f"{source} is {state}: give a Hugging Face folder, a run, a checkpoint, or a model of the hub as "
             f"{HUB}OWNER/NAME@REVISION"
         )
     if (folder / MANIFEST).is_file() and (folder / TRAINER).is_file():

@@ -110,8 +110,8 @@ def wrong_positions_symptom(error: float) -> str:
     return f"positions do not belong to their tokens: with other tokens later in the row they change by {error:.0%}"
 
 
-def collapse_symptom(spreads: Sequence[tuple[float, float]], norms: Sequence[tuple[float, float]]) -> str:
-    """Describes collapsed heads: of each its spread and row norm now, and what they were."""
+def collapse_symptom(scheme: str, spreads: Sequence[tuple[float, float]], norms: Sequence[tuple[float, float]]) -> str:
+    """Describes heads that have become like `scheme`: of each its spread and row norm now, and what they were."""
     spread, held = min(spreads, key=lambda pair: _share(*pair))
     norm, held_norm = min(norms, key=lambda pair: _share(*pair))
     if _share(norm, held_norm) < _share(spread, held):
@@ -119,7 +119,7 @@ def collapse_symptom(spreads: Sequence[tuple[float, float]], norms: Sequence[tup
             f"the head's row fades, and its positions with it (norm {norm:.2g}, {norm / held_norm:.0%} of the highest)"
         )
     return (
-        f"positions are nearly equal, as in NoPE (98 % of them lie within {spread:.2g}, {spread / held:.2%} of the "
+        f"positions are nearly equal, as in {scheme} (98 % of them lie within {spread:.2g}, {spread / held:.2%} of the "
         "earlier spread)"
     )
 

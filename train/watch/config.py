@@ -27,7 +27,7 @@ class PositionWatchConfig:
     policy: AlertPolicy = AlertPolicy.warn
     """What an alert does besides being reported: nothing, save a checkpoint, save one and end the run, or roll back."""
     rollback_factor: float = 0.3
-    """Multiplies the learning rate of RePo's parameters at each rollback; at most 1."""
+    """Multiplies the learning rate of RePo's parameters at each rollback; above 0, at most 1."""
     rollback_warmup_steps: int = 100
     """Steps of a linear warm-up of RePo's parameters after a rollback; 0: none."""
     max_rollbacks: int = 3
@@ -50,6 +50,11 @@ class PositionWatchConfig:
             rollback_warmup_steps=0,
             max_rollbacks=0,
         )
+        if not self.rollback_factor:
+            raise TrainError(
+                "position_watch.rollback_factor=0 would leave the positions as they are after a rollback: it must be "
+                "above 0"
+            )
         if self.rollback_factor > 1:
             raise TrainError(
                 f"position_watch.rollback_factor={self.rollback_factor} would raise the learning rate at each "

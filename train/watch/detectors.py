@@ -32,6 +32,14 @@ rate passes through both, and its loss falls. So a range alone raises an alert o
 An earlier line explains a later one: where positions are not finite, nothing else is known; where the heads of a layer
 have collapsed or exploded, or are the same, or the model has become RoPE, the gradients change as a consequence, so no
 alert about them is raised; nor is the wide range of a head that follows the token index an explosion.
+
+So does a higher layer explain a lower one. What is lost on the way back from the loss to a layer is lost to all below:
+where the gradient at the positions of a layer is wrong, or its positions have exploded, the loss does not change as the
+gradients of the layers below say, whatever they are. Only the highest such layer is a `wrong_gradient` for its slope.
+
+Of a scheme that adds the index, the positions that are read are deviations from it (Reading.deviations). Where they are
+equal the layer is RoPE, as it was when the run began: that is a collapse only while the loss is worse, and `rope` is
+not judged. Its last map begins as zero, so that no gradient can reach the other maps in the first step.
 """
 
 from collections.abc import Mapping
@@ -195,7 +203,25 @@ class Detectors:
             self._judge_gradients(found, layer, own, reading, is_explained)
         if is_disordered:  # the loss of the row is another each time
             found["wrong_gradient"] = dict.fromkeys(found["wrong_gradient"])
+        else:
+            self._excuse_layers_below(found, reading)
         return found
+
+    def _excuse_layers_below(self, found: dict[str, Verdicts], reading: Reading) -> None:
+        """Takes back verdicts about the slope of layers below one where the gradient goes wrong."""
+        is_below = False
+        for layer in sorted(reading.heads, reverse=True):
+            if is_below and found["wrong_gradient"][layer,] and not judge.is_unbalanced(layer, reading):
+                found["wrong_gradient"][layer,] = None
+            is_below = is_below or any(
+                place[:1] == (layer,) and (is_bad or self._is_open(kind, place))
+                for kind in ("wrong_gradient", "explosion")
+                for place, is_bad in found[kind].items()
+            )
+
+    def _is_open(self, kind: str, place: Place) -> bool:
+        episode = self._episodes.get((kind, place))
+        return episode is not None and episode.is_open
 
     def _judge_gradients(
         self, found: dict[str, Verdicts], layer: int, heads: list[tuple[int, int]], reading: Reading, is_explained: bool
@@ -210,7 +236,7 @@ class Detectors:
             lost = None if is_told else judge.is_dead_head(*place, reading, self._memory)
             found["dead_gradient"][place] = lost
             found["wrong_gradient"][place] = None if is_told or lost or wrong else judge.is_wrong_row(*place, reading)
-        found["instability"][layer,] = None if is_explained else judge.is_unstable(layer, reading)
+        found["instability"][layer,] = None if is_explained else judge.is_unstable(layer, reading, self._memory)
         found["not_learning"][layer,] = (
             None if is_explained or dead else judge.is_unchanged(layer, reading, self._memory)
         )
@@ -227,6 +253,7 @@ class Detectors:
             return "all heads have the same positions, up to scale and shift"
         if kind == "collapse":
             return collapse_symptom(
+                "RoPE" if all(layer in reading.deviations for layer, _ in of_heads) else "NoPE",
                 [(reading.spreads(layer)[head], memory.held(layer, head)) for layer, head in of_heads],
                 [(heads[layer][HEAD_NORM][head], memory.held_norm(layer, head)) for layer, head in of_heads],
             )
@@ -237,7 +264,8 @@ class Detectors:
             norms = [(heads[layer][HEAD_NORM][head], memory.held_norm(layer, head)) for layer, head in growing]
             return explosion_symptom(ranges, ends, norms, self._length)
         if kind == "rope":
-            return rope_symptom(min(map(abs, (r for values in heads.values() for r in values["rank_correlation"]))))
+            followers = [heads[layer]["rank_correlation"] for layer in heads.keys() - reading.deviations]
+            return rope_symptom(min(abs(r) for of_layer in followers for r in of_layer))
         if kind == "dead_gradient":
             return self._dead_symptom(places, reading)
         if kind == "wrong_gradient":

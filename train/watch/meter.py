@@ -71,7 +71,11 @@ class Meter:
         self._is_first = False  # whether the micro-batch in the forward pass is the first
         self._checked = zero
         model = engine.model
-        self._radians_f = model.frequencies.turns(engine.device) * (2 * math.pi)
+        turns, of_deviations = model.frequencies.turns(engine.device), model.frequencies.deviation_turns(engine.device)
+        self._deviations = frozenset(layer for layer, module in self._modules.items() if module.scheme.adds_index)
+        self._radians_f = {
+            layer: (of_deviations if layer in self._deviations else turns) * (2 * math.pi) for layer in self._modules
+        }
         self._hooks = [
             model.register_forward_pre_hook(self._on_micro_batch),
             model.register_forward_hook(self._after_micro_batch),
@@ -120,7 +124,7 @@ class Meter:
             signals[layer] = signal_values(of_maps[layer], residuals[i].tolist(), grad_norm)
             signals[layer] |= {GRADIENT_SLOPE: slope, POSITION_ERROR: error}
         symbols = {layer: dict(module.scheme.symbols) for layer, module in self._modules.items()}
-        return Reading(step, heads, signals, symbols, _ratio(*loss.tolist()))
+        return Reading(step, heads, signals, symbols, _ratio(*loss.tolist()), self._deviations)
 
     def _on_micro_batch(self, model: nn.Module, inputs: tuple[Tensor, Tensor, Documents | None]) -> None:
         if not torch.is_grad_enabled():  # an evaluation, or a probe: only what is trained on counts
@@ -150,7 +154,8 @@ class Meter:
         def listen(module: nn.Module, inputs: Any, z_bth: Tensor) -> None:
             if self._groups is None:
                 return
-            self._statistics[layer] = self._statistics[layer] + weighted_sums(z_bth, self._groups, self._radians_f)
+            sums = weighted_sums(z_bth, self._groups, self._radians_f[layer])
+            self._statistics[layer] = self._statistics[layer] + sums
             check = self._check if self._is_first else None
             if check is not None:
                 check.keep_positions(layer, z_bth)

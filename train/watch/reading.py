@@ -20,6 +20,8 @@ class Reading:
     """Layer -> name of each of its maps -> symbol."""
     loss: float = math.nan
     """Cross entropy per valid token of the batch, before the update."""
+    deviations: frozenset[int] = frozenset()
+    """The layers whose positions are deviations from the index."""
 
     def spreads(self, layer: int) -> list[float]:
         """Returns q99 - q01 of each head: the extent of its positions without the outermost 2 % of the tokens."""

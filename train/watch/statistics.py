@@ -33,6 +33,7 @@ from torch import Tensor
 
 from model.attention import Documents
 from model.loss import IGNORED
+from model.transfers import to_device
 from report.metrics import STATISTICS
 
 CHUNK = 16  # tokens of a chunk in the paper's patterns
@@ -67,16 +68,10 @@ def sequences_of(labels_bt: Tensor, documents: Documents | None, filtered_rows: 
     for starts, lengths in _groups(documents.lengths, MAX_PADDING * num_rows * length):
         tokens = np.minimum(starts[:, None] + np.arange(lengths.max()), num_rows * length - 1)
         tokens_sl, rows_s, lengths_s = (
-            _on(labels_bt.device, values) for values in (tokens, starts // length, lengths.astype(np.float64))
+            to_device(values, labels_bt.device) for values in (tokens, starts // length, lengths.astype(np.float64))
         )
         groups.append(Sequences(tokens_sl, lengths_s, lengths_s * counts_b[rows_s]))
     return groups
-
-
-def _on(device: torch.device, values: np.ndarray) -> Tensor:
-    tensor = torch.from_numpy(values)
-    # Only a copy from pinned memory does not make the host wait.
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _groups(lengths: np.ndarray, budget: int) -> list[tuple[np.ndarray, np.ndarray]]:

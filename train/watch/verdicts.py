@@ -15,6 +15,7 @@ from report.metrics import (
     GRADIENT_SLOPE,
     HEAD_GRADIENT,
     HEAD_NORM,
+    NORM,
     POSITION_ERROR,
     UPDATE,
     map_signal,
@@ -29,7 +30,8 @@ Verdicts = dict[Place, bool | None]
 UNCHANGED_READINGS, UNCHANGED_STEPS = 20, 1000  # after which a layer whose spread has not doubled does not learn
 COLLAPSED, RESTORED = 0.1, 0.2  # of the spread that a head has held
 VANISHED = 1e-4  # of the same: a collapse, whatever the loss does
-ALL_FADED, NUM_ALL_FALLS = 0.88, 4  # of the norm of every row of a layer that is left after so many falls in a row
+ALL_FADED, NUM_ALL_FALLS = 0.7, 4  # of the norm of every row of a layer that is left after so many falls in a row
+SLOW_FADE, NUM_SLOW_FALLS = 0.97, 16  # left by each of so many falls, those of all rows of a layer together
 FADED, NUM_FALLS = 0.58, 7  # the same of a single row, which also falls, but not so long, when it only turns round
 FLAT = 0.95  # constant_share of a head whose neighbours share a position
 EXPLODED, CONTAINED = 2.0, 1.0  # range, in sequence lengths
@@ -64,7 +66,12 @@ def not_finite_heads(layer: int, reading: Reading) -> list[bool]:
 
 
 def is_collapsed(layer: int, head: int, reading: Reading, memory: Memory) -> bool | None:
-    """Judges whether a head's positions are nearly equal, or are about to be."""
+    """Judges whether a head's positions are nearly equal, or are about to be.
+
+    Deviations that are equal leave RoPE, which the run began as: a failure only while the loss is worse.
+    """
+    if layer in reading.deviations and not memory.is_worse(reading.loss):
+        return False
     spread, flat = reading.spreads(layer)[head], reading.heads[layer]["constant_share"][head]
     norm, held, held_norm = (
         reading.heads[layer][HEAD_NORM][head],
@@ -83,14 +90,22 @@ def is_collapsed(layer: int, head: int, reading: Reading, memory: Memory) -> boo
 def _is_fading(layer: int, head: int, reading: Reading, memory: Memory) -> bool:
     if memory.num_readings < NUM_EARLY:
         return False
-    num_heads = len(reading.heads[layer]["std"])
-    if num_heads > 1 and all(
-        _left(layer, each, reading, memory, NUM_ALL_FALLS) < ALL_FADED for each in range(num_heads)
-    ):
-        return True
+    heads = range(len(reading.heads[layer]["std"]))
+    for num_falls, left in all_fades(len(heads)):
+        if len(heads) > 1 and all(_left(layer, each, reading, memory, num_falls) < left for each in heads):
+            return True
     if not reading.heads[layer][HEAD_NORM][head] < memory.first_norm(layer, head):
         return False  # it is still larger than when it was fresh
     return _left(layer, head, reading, memory, NUM_FALLS) < FADED
+
+
+def all_fades(num_heads: int) -> list[tuple[int, float]]:
+    """Returns after how many falls in a row of all rows of a layer their norms are too low, and what is left then.
+
+    All rows fall together for a while when a layer changes its scale, and the fewer they are, the more often.
+    """
+    num_slow = max(NUM_ALL_FALLS, math.ceil(NUM_SLOW_FALLS / num_heads))
+    return [(NUM_ALL_FALLS, ALL_FADED), (num_slow, SLOW_FADE**num_slow)]
 
 
 def _left(layer: int, head: int, reading: Reading, memory: Memory, num_falls: int) -> float:
@@ -142,8 +157,9 @@ def outgrows(layer: int, head: int, reading: Reading, memory: Memory) -> bool:
 
 
 def is_rope(reading: Reading) -> bool | None:
-    """Judges whether every head of every layer follows the token index."""
-    lowest = min(abs(r) for values in reading.heads.values() for r in values["rank_correlation"])
+    """Judges whether every head of every layer follows the token index; deviations that do only scale it."""
+    layers = reading.heads.keys() - reading.deviations
+    lowest = min((abs(r) for layer in layers for r in reading.heads[layer]["rank_correlation"]), default=0.0)
     return True if lowest > LIKE_INDEX else False if lowest < UNLIKE_INDEX else None
 
 
@@ -166,9 +182,14 @@ def is_dead_head(layer: int, head: int, reading: Reading, memory: Memory) -> boo
 
 
 def map_gradients(layer: int, reading: Reading, memory: Memory) -> list[tuple[str, float, float]]:
-    """Returns each map of a layer with its gradient norm now, and the usual one."""
+    """Returns each map of a layer with its gradient norm now, and the usual one.
+
+    Where a map is zero, as at the start of some schemes, no gradient can reach the others, and only it is returned.
+    """
     now = reading.signals[layer]
-    return [(name, now[map_signal(name, GRADIENT)], memory.usual_gradient(layer, name)) for name in reading.maps[layer]]
+    zero = [name for name in reading.maps[layer] if now[map_signal(name, NORM)] == 0]
+    judged = zero or reading.maps[layer]
+    return [(name, now[map_signal(name, GRADIENT)], memory.usual_gradient(layer, name)) for name in judged]
 
 
 def is_dead_norm(now: float, first: float) -> bool:
@@ -181,9 +202,14 @@ def largest_update(layer: int, reading: Reading) -> float:
     return max(reading.signals[layer][map_signal(name, UPDATE)] for name in reading.maps[layer])
 
 
-def is_unstable(layer: int, reading: Reading) -> bool | None:
-    """Judges whether an update changes too much of a map, or a layer's maps rule the gradient."""
-    update, share = largest_update(layer, reading), reading.signals[layer][GRADIENT_SHARE]
+def is_unstable(layer: int, reading: Reading, memory: Memory) -> bool | None:
+    """Judges whether an update changes too much of a map, or a layer's maps rule the gradient.
+
+    The last map of deviations grows from zero: its first updates are large beside it, and are not judged.
+    """
+    is_growing = layer in reading.deviations and memory.num_readings < NUM_EARLY
+    update = 0.0 if is_growing else largest_update(layer, reading)
+    share = reading.signals[layer][GRADIENT_SHARE]
     if update > LARGE_UPDATE or share > LARGE_SHARE:
         return True
     return False if update < MODERATE_UPDATE and share < MODERATE_SHARE else None
@@ -203,9 +229,14 @@ def is_wrong_gradient(layer: int, reading: Reading) -> bool | None:
     """Judges whether the gradient at a layer's positions is not that of the loss."""
     slope, residual = reading.signals[layer][GRADIENT_SLOPE], reading.signals[layer][GRADIENT_RESIDUAL]
     low, high = SLOPES
-    if slope < low or slope > high or residual > WRONG_RESIDUAL:
+    if slope < low or slope > high or is_unbalanced(layer, reading):
         return True
     return False if residual < RIGHT_RESIDUAL else None
+
+
+def is_unbalanced(layer: int, reading: Reading) -> bool:
+    """Returns whether a layer's gradients do not add up to zero over a row, whatever comes from the layers above."""
+    return reading.signals[layer][GRADIENT_RESIDUAL] > WRONG_RESIDUAL
 
 
 def is_wrong_row(layer: int, head: int, reading: Reading) -> bool | None:

@@ -38,6 +38,7 @@ class FileServer(ThreadingHTTPServer):
         self.conditions: list[str | None] = []
         self.logins: list[str | None] = []
         self.num_connections = 0
+        self.num_endless = 0  # bytes that `endless` has sent
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -175,7 +176,7 @@ def status(code: int, **headers: str) -> Fault:
 
 def html_page(handler: Handler, content: bytes, start: int) -> None:
     """What some servers say, under status 200, instead of "not found"."""
-    handler.send(200, b"<!DOCTYPE html><html>not here</html>", {"Content-Type": "text/html"})
+    handler.send(200, b"<!DOCTYPE html><html>not here</html>", {"Content-Type": "Text/HTML"})
 
 
 def same_length_page(handler: Handler, content: bytes, start: int) -> None:
@@ -192,6 +193,18 @@ def wrong_range(handler: Handler, content: bytes, start: int) -> None:
     """A range that is shorter than what was asked for, and says so."""
     body = content[start : start + 1000]
     handler.send(206, body, {"Content-Range": f"bytes {start}-{start + len(body) - 1}/{len(content)}"})
+
+
+def endless(handler: Handler, content: bytes, start: int) -> None:
+    """The right range by its headers, and then bytes for as long as they are taken: a quarter of a GiB at most."""
+    handler.send_response(206)
+    handler.send_header("Content-Range", f"bytes {start}-{handler.stop - 1}/{len(content)}")
+    handler.send_header("ETag", etag_of(content))
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    for _ in range(256):
+        handler.wfile.write(bytes(1 << 20))
+        handler.server.num_endless += 1 << 20
 
 
 def other_start(handler: Handler, content: bytes, start: int) -> None:

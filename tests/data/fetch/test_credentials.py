@@ -77,6 +77,14 @@ def test_a_password_can_come_from_netrc(server: FileServer, tmp_path: Path) -> N
     fetch(server.url)
 
 
+def test_a_signed_link_is_no_root_and_is_not_printed(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"the address of the data must end before its \?, as https://host/a: "
+    ) as error:
+        open_root("https://host/a?sig=s3cr")
+    assert "s3cr" not in str(error.value) and not (tmp_path / "corpora").exists()
+
+
 @pytest.mark.parametrize("login", [None, "me:wrong@"])
 def test_a_server_that_wants_a_password_says_where_it_can_come_from(server: FileServer, login: str | None) -> None:
     with pytest.raises(

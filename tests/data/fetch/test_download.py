@@ -118,7 +118,7 @@ def test_a_broken_download_goes_on_where_it_broke_off(tmp_path: Path, server: Fi
         (status(404), "answered 404 .*; correct data.root"),
         (status(403), "answered 403 .*; correct data.root, .* or your access"),
         (same_length_page, r"3000000 bytes \(text/html"),
-        (html_page, r"36 bytes \(text/html\) where 3,000,000 bytes are expected"),
+        (html_page, r"36 bytes \(Text/HTML\) where 3,000,000 bytes are expected"),
         (wrong_range, "bytes 0-999/3000000 .* where 3,000,000 bytes are expected"),
     ],
 )

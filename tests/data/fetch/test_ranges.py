@@ -23,7 +23,7 @@ from data.fetch.ranges import MAX_GAP, MAX_RUN, Part, RangeReader, merge
 from data.fetch.remote import Remote
 from data.fetch.sparse import BLOCK_BYTES
 from data.fetch.web import WebFolder
-from tests.data.fetch.server import FileServer, Handler, serving_one, status
+from tests.data.fetch.server import FileServer, Handler, endless, serving_one, status
 
 CONTENT = np.random.default_rng(0).bytes(200 * BLOCK_BYTES + 5)
 
@@ -100,6 +100,14 @@ def test_a_stalled_answer_is_asked_for_again(
     finally:
         released.set()
         reader.close()
+
+
+def test_an_answer_without_an_end_is_given_up_and_asked_for_again(server: FileServer, tmp_path: Path) -> None:
+    server.faults["a.npy"] = [endless]
+    reader = reader_of(WebFolder(server.url), tmp_path)
+    assert bytes(reader.read([part(7)])[0]) == CONTENT[7 * BLOCK_BYTES : 8 * BLOCK_BYTES]
+    reader.close()
+    assert 0 < server.num_endless < 64 << 20  # what fits between the two, rather than all
 
 
 def test_a_redirection_is_followed_once_until_it_ends_and_gets_no_login(

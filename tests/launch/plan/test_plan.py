@@ -47,6 +47,7 @@ def planned(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 
 
 def test_speed_by_hand(job: RunConfig) -> None:
+    job.engine.zero_stage = 2
     one = estimate(job, Cluster(device("H200"), 1), mfu=0.4538)
     assert one.tokens_per_second == pytest.approx(48_000, rel=1e-3)  # 9.356 GFLOP a token, 989.5 TFLOP/s
     assert one.days == pytest.approx(50.02e9 / 48_000 / 86400, rel=2e-3) and one.network_seconds == 0

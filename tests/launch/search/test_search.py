@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import launch_search, main
+from report.overview import overview
 from report.run_folder import RunFiles
 from tests.launch.launching import SMALL, end, launch, read, start, wait_for
 from train.compose.search import compose_search
@@ -91,6 +92,7 @@ def test_two_launchers_one_of_them_killed_and_started_again_do_each_trial_once(
     table = (root / "s-mine-search/trials.csv").read_text().splitlines()
     assert len(table) == 7 and [line.split(",")[1] for line in table[1:]] == ["complete"] * 2 + ["pruned"] * 4
     assert (root / "s-mine-compared.html").exists()
+    assert sorted(overview(RunFiles(folder)).state for folder in folders) == ["finished"] * 2 + ["pruned"] * 4
     before = [starts(folder) for folder in folders]
     done = launch(*given)
     assert done.returncode == EXIT_OK and done.stdout.startswith("s-mine: 6 trials, 6 of them done")

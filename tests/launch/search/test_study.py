@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from launch.search import driver
-from launch.search.driver import SearchQueue
+from launch.search.driver import SearchQueue, mark_pruned
 from launch.search.halving import State
 from launch.search.study import STATES, Study
-from report.metrics import EVAL_LOSS
+from report.metrics import EVAL_LOSS, TOKENS
+from report.overview import overview
+from train.compose.app import save_run_config
 from train.compose.search import Choices, Range, Search, compose_search
 from train.compose.sweep import Member
 from train.errors import EXIT_CRASHED, EXIT_OK, EXIT_STOPPED, EXIT_STUCK, TrainError
@@ -90,13 +92,18 @@ def train(member: Member, loss: float) -> None:
     """Writes what a run leaves behind that has reached its step."""
     config, folder = member.config, RunFolder.of(member.config)
     folder.path.mkdir(parents=True, exist_ok=True)
+    save_run_config(config, folder.config)
     step = config.stop_step or config.max_steps
-    folder.log_metrics({"step": step, EVAL_LOSS: loss})
+    folder.log_metrics({"step": step, TOKENS: step, EVAL_LOSS: loss})
     folder.log_event("stop", step=step, reason="stop_step" if config.stop_step else "finished")
 
 
-def test_two_launchers_share_the_trials_and_one_that_is_killed_loses_none(composed: Search, tmp_path: Path) -> None:
-    search = in_folder(composed, tmp_path, trials=3, rungs=[40])
+@pytest.mark.parametrize("storage", [None, "{}/all.log", "sqlite:///{}/new/all.db"])
+def test_two_launchers_share_the_trials_and_one_that_is_killed_loses_none(
+    composed: Search, tmp_path: Path, storage: str | None
+) -> None:
+    storage = None if storage is None else storage.format(tmp_path)
+    search = in_folder(composed, tmp_path, trials=3, rungs=[40], storage=storage)
     one, other = Launcher(search), Launcher(search)
     assert [one.take(), other.take(), one.take()] == [("trial-000", 40), ("trial-001", 40), ("trial-002", 40)]
     assert other.take() is None and not other.queue.is_over()
@@ -114,6 +121,27 @@ def test_two_launchers_share_the_trials_and_one_that_is_killed_loses_none(compos
     assert restarted.states() == [State.pruned, State.complete, State.pruned]
     again = Launcher(search)
     assert again.take() is None and again.queue.is_over()
+    with again.study.locked():
+        for _ in range(2):
+            mark_pruned(search, again.study.trials())
+    folders = [RunFolder(tmp_path / search.name_of(number)) for number in range(3)]
+    assert [overview(folder).state for folder in folders] == ["pruned", "finished", "pruned"]
+    assert [event["event"] for event in folders[0].read_events()] == ["stop", "pruned"]
+    folders[0].log_event("resume", step=40)
+    assert overview(folders[0]).state == "running"
+
+
+def test_a_study_is_looked_for_only_where_it_was_begun(composed: Search, tmp_path: Path) -> None:
+    begun = {"in.log": tmp_path / "in.log", "default": tmp_path / "default/s-mine-search/journal.log"}
+    for name, path in begun.items():
+        storage = None if name == "default" else str(path)
+        Launcher(in_folder(composed, tmp_path / name.partition(".")[0], storage=storage))
+        assert path.exists()
+        with pytest.raises(TrainError, match=rf"are in {path}: set launch.search.storage={path}, or name="):
+            Launcher(in_folder(composed, tmp_path / name.partition(".")[0], storage=f"sqlite:///{tmp_path}/other.db"))
+    (tmp_path / "text.db").write_text("no database, but longer than its header would be\n" * 20)
+    with pytest.raises(TrainError, match=r"text.db is no storage of a search: move it away, or give another name="):
+        Launcher(in_folder(composed, tmp_path / "third", storage=f"sqlite:///{tmp_path}/text.db"))
 
 
 def test_a_run_that_still_saves_after_its_launcher_was_killed_is_waited_for(
@@ -193,7 +221,7 @@ def test_the_study_of_another_search_is_refused_with_what_differs(composed: Sear
     with pytest.raises(TrainError, match=r"another search \(.*space.optimizer.repo_lr_multiplier was .*, is None"):
         Launcher(dataclasses.replace(search, space=fewer))
     (tmp_path / "s-mine-search/journal.log").write_text('{"op_code": 99}\n[]\n')
-    with pytest.raises(TrainError, match=r"journal.log is no journal of a search: move it away"):
+    with pytest.raises(TrainError, match=r"journal.log is no storage of a search: move it away"):
         Launcher(search)
 
 

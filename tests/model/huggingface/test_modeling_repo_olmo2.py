@@ -184,7 +184,10 @@ def test_without_its_code_a_folder_is_refused(folders: dict[str, Path]) -> None:
     ("changes", "said"),
     [
         ({"layer_positions": None}, "has no layer_positions"),
-        ({"layer_positions": ["rope", "learned", "nope"]}, "names 'learned'; this code knows rope, nope, repo"),
+        (
+            {"layer_positions": ["rope", "learned", "nope"]},
+            "names 'learned'; this code knows rope, nope, repo, residual",
+        ),
         ({"layer_positions": ["rope", "repo"]}, "lists 2 layers, but num_hidden_layers is 3"),
         ({"position_precision": "half"}, "position_precision is 'half'"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "can be 'default' or 'yarn'"),

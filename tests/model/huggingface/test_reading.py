@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from model.config import ModelConfig, NormPrecision, PositionPrecision, PositionsConfig, YarnConfig
 from model.errors import ModelError
@@ -50,9 +51,10 @@ def test_a_folder_describes_the_model_that_was_written(tmp_path: Path, name: str
     [
         ({"hidden_size": None}, "config.json has no number hidden_size"),
         ({"vocab_size": 96.5}, "config.json has no number vocab_size"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers 1000000000, but there are only 42 tensors"),
         ({"num_hidden_layers": True}, "config.json has no number num_hidden_layers"),
         ({"num_key_value_heads": "4"}, "config.json's num_key_value_heads is '4', no number"),
-        ({"eos_token_id": []}, "config.json's eos_token_id is [], no number"),
+        ({"eos_token_id": []}, "an eos_token_id of its configs is [], no number"),
         ({"rope_scaling": YARN | {"factor": -2.0}, "rope_parameters": None}, "positions.yarn.factor is -2.0; it must"),
         (
             {"rope_scaling": YARN | {"original_max_position_embeddings": float("inf")}, "rope_parameters": None},
@@ -69,17 +71,26 @@ def test_a_description_that_is_incomplete_is_refused(tmp_path: Path, changes: di
     save_hf(tmp_path / "out", small(), REPO, built(small(), REPO).named_parameters())
     path = tmp_path / "out" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    (tmp_path / "out" / "generation_config.json").unlink()  # where an EOS token may be too
     with pytest.raises(ModelError) as raised:
         read_configs(open_hf(tmp_path / "out"))
     assert said in str(raised.value) and str(tmp_path / "out") in str(raised.value)
 
 
-def test_several_eos_tokens_are_read_as_the_first(tmp_path: Path) -> None:
-    save_hf(tmp_path / "out", small(), REPO, built(small(), REPO).named_parameters())
-    path = tmp_path / "out" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [7, 8], "pad_token_id": None}))
-    config, _ = read_configs(open_hf(tmp_path / "out"))
-    assert (config.eos_token_id, config.pad_token_id) == (7, 7)
+@pytest.mark.parametrize("positions", [ROPE, REPO])
+def test_every_eos_token_is_kept(tmp_path: Path, positions: PositionsConfig) -> None:
+    save_hf(tmp_path / "out", small(), positions, built(small(), positions).named_parameters())
+    for name, changes in (
+        ("config.json", {"eos_token_id": [7, 8], "pad_token_id": None}),
+        ("generation_config.json", {"eos_token_id": [8, 9]}),
+    ):
+        path = tmp_path / "out" / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    config, found = read_configs(open_hf(tmp_path / "out"))
+    assert (config.eos_token_ids, config.pad_token_id) == ([7, 8, 9], 7)
+    save_hf(tmp_path / "again", config, found, built(config, found).named_parameters())
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "again", trust_remote_code=True)
+    assert model.config.eos_token_id == model.generation_config.eos_token_id == [7, 8, 9]
 
 
 def test_weights_can_be_read_as_they_are_stored(tmp_path: Path) -> None:

@@ -105,12 +105,15 @@ def test_an_unknown_scheme_is_an_error_for_everyone_who_asks(consumer: str) -> N
     with pytest.raises(ModelError) as raised:
         CONSUMERS[consumer]()
     assert str(raised.value) == (
-        "positions.scheme=repoo does not exist: choose one of list, n2r1, nope, r2n1, repo, rope; did you mean 'repo'?"
+        "positions.scheme=repoo does not exist: choose one of list, n2r1, nope, r2n1, repo, residual, rope; "
+        "did you mean 'repo'?"
     )
 
 
 def test_an_unknown_name_is_answered_with_the_names_that_exist() -> None:
-    with pytest.raises(ModelError, match=r"'rop' does not exist: choose one of nope, repo, rope; did you mean 'rope'"):
+    with pytest.raises(
+        ModelError, match=r"'rop' does not exist: choose one of nope, repo, residual, rope; did you mean 'rope'"
+    ):
         scheme_class("rop")
 
 

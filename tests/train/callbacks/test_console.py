@@ -2,7 +2,7 @@
 
 import pytest
 
-from train.callbacks.console import evaluation_summary, human, summary
+from train.callbacks.console import evaluation_summary, human, phase_summary, summary
 
 METRICS = {
     "train/ce_loss": 2.34567,
@@ -20,6 +20,17 @@ def test_the_summary_says_what_is_there_and_nothing_else() -> None:
 def test_the_summary_warns_of_skipped_updates_and_alerts_that_last() -> None:
     line = summary({**METRICS, "throughput/mfu": 0.4567, "positions/open_alerts": 2, "optim/skipped": 3})
     assert line.endswith("MFU 45.7%  alerts 2  skipped 3")
+
+
+def test_mfu_is_said_in_both_conventions_and_beside_the_peak_of_memory() -> None:
+    line = summary({**METRICS, "throughput/mfu": 0.6, "throughput/mfu_causal": 0.548, "memory/peak_gib": 58.04})
+    assert line.endswith("MFU 60.0% (causal 54.8%)  peak 58.0 GiB")
+
+
+def test_phases_are_shares_of_the_step() -> None:
+    seconds = {"data": 0.001, "forward": 0.6, "backward": 1.2, "update": 0.15, "other": 0.049}
+    row = {f"throughput/{name}_seconds": value for name, value in {**seconds, "step": 2.0}.items()}
+    assert phase_summary(row) == "forward 30%  backward 60%  update 8%  other 2%"
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,9 @@ def test_throughput_is_the_global_batch_over_the_step_and_a_cpu_has_no_mfu(stage
     for row in rows:
         assert row["throughput/tokens_per_second"] == pytest.approx(8 * LENGTH / row["throughput/step_seconds"])
         assert 0 <= row["throughput/data_seconds"] < row["throughput/step_seconds"]
+        parts = [row[f"throughput/{phase}_seconds"] for phase in ("data", "forward", "backward", "update", "other")]
+        assert min(parts) >= 0 and min(parts[1:4]) > 0
+        assert sum(parts) == pytest.approx(row["throughput/step_seconds"])
         assert not {"throughput/mfu", "throughput/mfu_causal", "memory/peak_gib"} & row.keys()
 
 
@@ -55,7 +58,8 @@ def test_an_unknown_gpu_is_reported_once_and_never_guessed(
     name: str, num_warnings: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    engine = SimpleNamespace(device=torch.device("cuda", 0))
+    phases = {"forward_seconds": 0.1, "backward_seconds": 0.2, "update_seconds": 0.05}
+    engine = SimpleNamespace(device=torch.device("cuda", 0), **phases)
     recorded: dict[str, float] = {}
     trainers = [
         SimpleNamespace(
@@ -72,6 +76,7 @@ def test_an_unknown_gpu_is_reported_once_and_never_guessed(
         throughput.on_update(cast(TrainerInterface, trainer))
     assert len(caplog.records) == num_warnings
     assert recorded["memory/peak_gib"] == 3
+    assert recorded["throughput/other_seconds"] == pytest.approx(0.5 - 0.1 - 0.1 - 0.2 - 0.05)
     assert recorded["memory/planned_gib"] == memory(config, 2, on_gpu=True).peak / 2**30
     rate = 8 * LENGTH / 0.5
     if num_warnings:

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from hydra._internal.hydra import Hydra
 
 from tests.composing import compose, run_app
 from tests.train.tiny import tiny
@@ -24,6 +26,19 @@ def test_any_key_can_be_set_and_the_rest_stays() -> None:
     plain, changed = compose(DEMO), compose(DEMO, "optimizer.lr=0.5", "model=small", "positions.start_layer=4")
     assert (changed.optimizer.lr, changed.model.hidden_size, changed.positions.start_layer) == (0.5, 768, 4)
     assert plain.optimizer.lr != 0.5 and plain.data == changed.data
+
+
+def test_a_command_line_is_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    compose_config = Hydra.compose_config
+
+    def noted(hydra: Hydra, *arguments: Any, **options: Any) -> Any:
+        seen.append(arguments)
+        return compose_config(hydra, *arguments, **options)
+
+    monkeypatch.setattr(Hydra, "compose_config", noted)
+    assert compose(DEMO, "seed=7").seed == 7
+    assert len(seen) == 1
 
 
 def test_sources_can_be_named_on_the_command_line() -> None:

@@ -63,7 +63,7 @@ def test_printed_commands_have_what_was_typed(folder: Path) -> None:
             ["--config-dir", "{folder}/data", "data=mine"],
             "--config-dir {folder}/data: there is no GROUP/NAME.yaml",
         ),
-        (["--config-dir"], "--config-dir : there is no GROUP/NAME.yaml in it"),
+        (["--config-dir"], "option --config-dir needs a folder of config files"),
         (["data={folder}/bad.yaml"], "{folder}/bad.yaml: "),
         (
             ["data={folder}/empty.yaml"],

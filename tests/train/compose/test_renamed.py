@@ -98,7 +98,7 @@ def test_every_new_name_is_a_key() -> None:
 def test_a_scheme_that_does_not_exist_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(DEMO, "positions.scheme=repoo") == (EXIT_USER_ERROR, [])
     assert capsys.readouterr().err == (
-        "error: positions.scheme=repoo does not exist: choose one of list, n2r1, nope, r2n1, repo, rope; "
+        "error: positions.scheme=repoo does not exist: choose one of list, n2r1, nope, r2n1, repo, residual, rope; "
         "did you mean 'repo'?\n"
     )
     with pytest.raises(ModelError, match=r"positions\.layers names ropee, which does not exist"):

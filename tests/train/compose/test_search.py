@@ -60,7 +60,7 @@ def test_every_kind_of_parameter_is_written_as_the_command_line_takes_it(tmp_pat
     ("parts", "arguments", "problem"),
     [
         ({"space": {}}, [], "the space is empty (in sweep="),
-        ({"space": {"optimizer.lr": RATE}}, ["optimizer.lr=1e-3"], "the space is empty (in sweep="),
+        ({"space": {"optimizer.lr": RATE}}, ["optimizer.lr=1e-3"], "every key of the space has one value by hand"),
         ({"space": {"optimiser.lr": RATE}}, [], "there is no config key 'optimiser'; did you mean 'optimizer'?"),
         ({"space": {"optimizer.lr": RATE}, "trials": 3}, [], "there is no part 'trials' of a search"),
         ({"space": {"optimizer.lr": {"low": 1}}}, [], "optimizer.lr takes a list of choices, or {low: A, high: B}"),
@@ -70,6 +70,7 @@ def test_every_kind_of_parameter_is_written_as_the_command_line_takes_it(tmp_pat
         ({"space": {"optimizer.lr": {"low": "a", "high": 1}}}, [], "low, high and step of optimizer.lr have to be"),
         ({"space": {"optimizer.lr": [[1]]}}, [], "optimizer.lr takes a list of numbers, texts"),
         ({"space": {"max_steps": [1, 2]}}, [], "max_steps cannot be searched"),
+        ({"space": {"launch.nodes": [1, 2]}}, [], "launch.nodes cannot be searched"),
         ({"space": {"optimizer.lr": [-1.0, 1.0]}}, [], "optimizer.lr=-1.0 is out of range"),
         ({"space": {"optimizer.lr": RATE}, "first": [{}]}, [], "a point of `first` has to give each key of the space"),
         ({"space": {"optimizer.lr": RATE}, "first": [{"optimizer.lr": 1}]}, [], "optimizer.lr=1 of `first` is not in"),

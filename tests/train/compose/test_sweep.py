@@ -55,7 +55,7 @@ def test_long_names_end_in_a_hash_of_all_values() -> None:
 
 @pytest.mark.parametrize(
     ("name", "given", "number"),
-    [("paper", ["seed=7"], 5), ("schemes", ["positions=nope"], 1), ("start-layers", [], 5), ("repo-lr", [], 4)],
+    [("paper", ["seed=7"], 5), ("schemes", ["positions=nope,repo"], 2), ("start-layers", [], 5), ("repo-lr", [], 4)],
 )
 def test_a_named_sweep_is_what_its_file_lists_and_given_values_replace_its_own(
     name: str, given: list[str], number: int
@@ -65,6 +65,14 @@ def test_a_named_sweep_is_what_its_file_lists_and_given_values_replace_its_own(
     assert {member.sweep for member in members} == {f"repo-1b-50b-{name}"}
     if name == "paper":
         assert [member.config.positions.scheme for member in members] == ["rope", "nope", "r2n1", "n2r1", "repo"]
+
+
+def test_the_papers_sweep_changes_the_order_of_the_data_with_the_seed() -> None:
+    members = compose_members(["sweep=paper", DEMO, "positions=rope,repo"])
+    assert [(member.config.seed, member.config.data.seed) for member in members] == [(42, 42), (43, 43), (44, 44)] * 2
+    code, [alone] = run_app(*members[1].arguments)
+    assert (code, alone) == (EXIT_OK, members[1].config)
+    assert members[1].config.name == "demo-positions_rope-seed_43"
 
 
 def test_every_named_sweep_is_tried_above_and_multiplies_with_further_values() -> None:

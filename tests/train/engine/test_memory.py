@@ -140,7 +140,7 @@ def job() -> RunConfig:
 
 @pytest.mark.parametrize(
     ("stage", "states", "on_the_wire"),
-    [(1, (27.9, 13.2, 11.4), (13.1, 14.7)), (2, (25.1, 5.6, 3.1), (170.2, 26.5)), (3, (None, None, None), (168, 23.6))],
+    [(1, (25.1, 10.5, 8.6), (13.1, 14.7)), (2, (25.1, 5.6, 3.1), (170.2, 26.5)), (3, (None, None, None), (168, 23.6))],
 )
 def test_the_1b_job_by_hand(
     stage: int, states: tuple[float | None, ...], on_the_wire: tuple[float, float], job: RunConfig
@@ -157,6 +157,7 @@ def test_the_1b_job_by_hand(
 
 def test_the_peaks_that_were_calculated_tensor_by_tensor(job: RunConfig) -> None:
     config = copy.deepcopy(job)
+    config.engine.zero_stage, config.model.compile = 2, False
     assert memory(config, 1, on_gpu=True).peak / GIB == pytest.approx(58, rel=0.05)
     config.micro_batch_size = 8
     assert memory(config, 1, on_gpu=True).peak / GIB == pytest.approx(88, rel=0.06)

@@ -1,5 +1,6 @@
 """`python -m model generate` writes text from a run or a folder, and shows where its tokens stand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,14 @@ def test_a_run_and_its_export_write_the_same_text(
         assert main(["generate", str(source), "the table", *arguments]) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] == said[2] and said[0].startswith("the table") and len(said[0]) > len("the table\n")
+
+
+def test_a_text_ends_at_any_token_that_ends_texts(exports: Runs, runs_root: Path) -> None:
+    writer = open_writer(str(exports.folder("exported").hf), runs_root / "tokenizer.json")
+    last = torch.tensor(writer.encode("the table"))
+    first = int(writer.model(last[None])[0, -1].argmax())
+    for ends, num_pieces in (([0], 1), ([0, first], 0), ([first, 0], 0)):
+        assert len(list(replace(writer, eos_token_ids=ends).stream("the table", 1, 0.0, 0))) == num_pieces
 
 
 def test_a_run_and_its_export_are_probed_alike(

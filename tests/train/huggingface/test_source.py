@@ -1,21 +1,24 @@
 """`init_from` and imports take weights from folders, runs, checkpoints and the hub, and check what is said of them."""
 
 import json
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from common.errors import UserError
 from data.fetch import retry
 from model.__main__ import main
-from model.config import PositionsConfig
+from model.config import NormPrecision, PositionPrecision, PositionsConfig, YarnConfig
 from model.export import save_hf
 from model.huggingface.flavours import Flavour
 from model.weights import hf_weights
@@ -24,6 +27,7 @@ from tests.model.small import REPO, built, small
 from tests.train.conftest import Runs
 from train.checkpoint.masters import read_masters
 from train.checkpoint.store import read_checkpoint
+from train.compose.app import CONFIG_FOLDER, to_run_config
 from train.distributed import Ranks
 from train.errors import TrainError
 from train.huggingface.fetching import fetch_on_main
@@ -156,6 +160,24 @@ def test_the_command_says_what_to_type_next(tmp_path: Path, capsys: pytest.Captu
     said = capsys.readouterr().out
     assert f"{folder} is imported to {tmp_path / 'ours'}: flavour auto, bfloat16\n" in said
     assert f"init_from={tmp_path / 'ours'} positions.scheme=repo positions.start_layer=null\n" in said
+
+
+def test_what_is_not_the_default_is_said_to_be_typed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    positions = PositionsConfig("repo", hidden_divisor=16, precision=PositionPrecision.reference, yarn=YarnConfig(2.0))
+    config = small(other_eos_token_ids=[2, 5], norm_precision=NormPrecision.reference)
+    save_hf(tmp_path / "source", config, positions, built(config, positions).named_parameters())
+    found = import_weights(str(tmp_path / "source"), tmp_path / "ours")
+    assert (found.config.eos_token_ids, found.positions) == ([1, 2, 5], positions)
+    root = tmp_path / "configs"
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        arguments = ["model=tiny", "name=x", f"run_root={root}", *shlex.split(found.overrides())]
+        composed = to_run_config(compose("config", ["experiment=repo-1b-50b", *arguments]))
+    assert composed.positions == positions
+    assert composed.model.other_eos_token_ids == [2, 5]
+    assert composed.model.norm_precision is NormPrecision.reference
+    with caplog.at_level("INFO"):
+        hf_weights(tmp_path / "ours", replace(config, other_eos_token_ids=[5]), positions, 0, is_conversion=True)
+    assert "texts also end with 2: set model.other_eos_token_ids=[5,2] to keep this" in caplog.text
 
 
 def test_a_run_begins_from_a_checkpoint_of_another(exports: Runs) -> None:

@@ -14,13 +14,12 @@ from train.watch.alert import Alert
 from train.watch.detectors import CONFIRM, Detectors
 from train.watch.reading import Reading
 from train.watch.verdicts import (
-    ALL_FADED,
     FADED,
-    NUM_ALL_FALLS,
     NUM_EARLY,
     NUM_FALLS,
     OUTGROWN,
     UNCHANGED_READINGS,
+    all_fades,
 )
 
 LENGTH, LAYERS, NUM_HEADS = 1000, (5, 6, 7), 4
@@ -143,6 +142,26 @@ CASES: dict[str, tuple[str, str, tuple[Change, ...]]] = {
     "gradients that do not add up to zero": ("wrong_gradient", "layer 5", (set_signal((5,), gradient_residual=0.9),)),
     "a wrong sign at a row": ("wrong_gradient", "layer 5 head 2", (set_heads((5,), (2,), gradient_error=2.0),)),
     "another gradient at all rows": ("wrong_gradient", "layer 5", (set_heads((5,), gradient_error=0.5),)),
+    "a wrong gradient that spoils those below": (
+        "wrong_gradient",
+        "layer 7",
+        (set_signal((5,), gradient_slope=3.0), set_signal((6, 7), gradient_slope=-1.0)),
+    ),
+    "a wrong gradient above one that does not add up": (
+        "wrong_gradient",
+        "layers 5, 7",
+        (set_signal((5,), gradient_residual=0.9, gradient_slope=3.0), set_signal((7,), gradient_slope=-1.0)),
+    ),
+    "a wrong gradient above a wrong row": (
+        "wrong_gradient",
+        "layer 6; layer 5 head 2",
+        (set_heads((5,), (2,), gradient_error=2.0), set_signal((6,), gradient_slope=-1.0)),
+    ),
+    "an explosion that bends the loss below": (
+        "explosion",
+        "layer 7 head 1",
+        (set_heads((7,), (1,), **EXPLODED), set_signal((5, 6), gradient_slope=0.3), worse),
+    ),
     "positions of other tokens": (
         "wrong_positions",
         "layer 5",
@@ -320,12 +339,16 @@ def test_what_is_not_finite_is_said_at_once_and_of_the_lowest_layer_only() -> No
 
 
 FADING: dict[str, tuple[str, str, int, Change]] = {
-    "rows of a layer fade": (
-        "collapse",
-        "layer 6",
-        NUM_ALL_FALLS + 1,
-        scaled_rows(6, (0, 1, 2, 3), 0.99 * ALL_FADED ** (1 / NUM_ALL_FALLS)),
-    ),
+    **{
+        f"rows of a layer fade in {falls} readings": (
+            "collapse",
+            "layer 6",
+            falls + 1,
+            scaled_rows(6, (0, 1, 2, 3), 0.99 * left ** (1 / falls)),
+        )
+        for falls, left in all_fades(NUM_HEADS)[1:]
+    },
+    "rows of a layer fade fast": ("collapse", "layer 6", 5, scaled_rows(6, (0, 1, 2, 3), 0.9)),
     "a row fades": (
         "collapse",
         "layer 6 head 2",
@@ -345,6 +368,20 @@ def test_a_row_that_fades_or_grows_is_said_with_the_step_at_which_it_began(name:
     assert alert.since in (1000, 1100) and ("fades" in alert.message or "faster and faster" in alert.message)
 
 
+def test_a_layer_below_is_judged_again_once_the_one_above_is_well() -> None:
+    both = set_signal((5,), gradient_slope=0.3), set_signal((6,), gradient_slope=-1.0)
+    unknown = (
+        both[0],
+        set_signal((6,), gradient_slope=math.nan, gradient_residual=0.15),
+    )  # of an alert that has not ended
+    found = alerts_of((5, ()), (3, both), (4, unknown), (4, both[:1]))
+    assert [(number, alert.event, alert.where) for number, alert in found] == [
+        (7, "alert", "layer 6"),
+        (14, "recovery", "layer 6"),
+        (16, "alert", "layer 5"),
+    ]
+
+
 def test_rows_of_fresh_maps_may_grow_and_a_row_may_turn_round() -> None:
     def fresh(reading: Reading) -> None:
         for head in range(NUM_HEADS):
@@ -359,6 +396,21 @@ def test_rows_of_fresh_maps_may_grow_and_a_row_may_turn_round() -> None:
     assert alerts_of((20, (fresh,))) == []
     large = set_heads((6,), (2,), head_norm=0.05)  # three times as large as when it was fresh
     assert alerts_of((5, ()), (5, (large,)), (10, (large, turning))) == []
+
+
+def test_the_fewer_the_rows_of_a_layer_the_longer_they_may_fall_together() -> None:
+    for num_rows, num_readings in ((2, 8), (3, 6), (4, 4), (16, 4)):
+        num_falls, left = all_fades(num_rows)[1]
+        assert num_falls == num_readings and left == pytest.approx(0.97**num_readings)
+        detectors = Detectors(LENGTH)
+        said = []
+        for number in range(30):
+            made = reading(100 * number)
+            for name in made.heads[6]:
+                made.heads[6][name] = [made.heads[6][name][0]] * num_rows
+            made.heads[6]["head_norm"] = [0.01 * 0.965 ** max(0, number - 10)] * num_rows
+            said += [number for alert in detectors.observe(made) if alert.kind == "collapse"]
+        assert said[:1] == [10 + num_readings + 1]
 
 
 def test_an_older_state_goes_on() -> None:
@@ -386,3 +438,45 @@ def test_the_state_goes_through_json_at_any_reading(stretches: list[tuple[Change
     assert again.num_open == resumed.num_open
     assert found + [again.observe(each) for each in readings[cut:]] == expected
     assert again.state_dict() == undisturbed.state_dict()
+
+
+EQUAL = dict.fromkeys(("std", "min", "max", "range", "resolution", "q01", "q99", "rank_correlation"), 0.0)
+STARTING = (set_heads(**EQUAL, head_norm=0.0), set_signal(gate_grad_norm=0.0, content_grad_norm=0.0, final_norm=0.0))
+
+
+def of_deviations(reading: Reading) -> None:
+    """The positions are deviations from the index."""
+    object.__setattr__(reading, "deviations", frozenset(LAYERS))
+
+
+def test_deviations_that_begin_at_zero_and_grow_raise_no_alert() -> None:
+    """With a reading of every step: the last map doubles, and the gradients of the others begin at zero."""
+
+    def growing(reading: Reading) -> None:
+        size = reading.step / 100 - 2
+        set_heads(q01=-0.01 * size, q99=0.01 * size, head_norm=1e-3 * size)(reading)
+        set_signal(final_update_ratio=1 / size)(reading)
+
+    assert not alerts_of((2, (*STARTING, of_deviations)), (10, (growing, of_deviations)))
+    kinds = {alert.kind for _, alert in alerts_of((2, (*STARTING, set_signal(final_norm=0.01))))}
+    assert kinds == {"dead_gradient"}  # where the last map is not zero, the others are cut off
+
+
+def test_deviations_that_vanish_are_a_failure_only_while_the_loss_is_worse() -> None:
+    vanished = (set_heads(**COLLAPSED, head_norm=1e-5), of_deviations)
+    used = (10, (of_deviations,))
+    assert not alerts_of(used, (10, vanished))
+    assert {alert.kind for _, alert in alerts_of((10, ()), (10, vanished[:1]))} == {"collapse"}
+    (number, alert), *_ = alerts_of(used, (3, (*vanished, worse)))
+    assert (number, alert.kind) == (12, "collapse") and ("as in RoPE" in alert.message or "fades" in alert.message)
+
+
+def test_deviations_that_follow_the_index_are_not_rope() -> None:
+    following = set_heads(rank_correlation=0.99)
+    assert {alert.kind for _, alert in alerts_of((5, (following,)))} == {"rope"}
+    assert not alerts_of((5, (following, of_deviations)))
+
+
+def test_deviations_that_never_grow_are_not_learning() -> None:
+    stuck = (set_heads(**FRESH), of_deviations)
+    assert [alert.kind for _, alert in alerts_of((UNCHANGED_READINGS + 10, stuck))] == ["not_learning"]

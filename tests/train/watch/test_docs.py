@@ -68,11 +68,14 @@ def test_every_alert_is_explained() -> None:
 
 
 def test_when_a_row_fades_or_grows_is_explained() -> None:
-    percent = {name: f"{getattr(verdicts, name):.0%}".replace("%", " %") for name in ("ALL_FADED", "FADED")}
+    percent = [
+        f"{left:.0%}".replace("%", " %") for left in (verdicts.ALL_FADED, 1 - verdicts.SLOW_FADE, verdicts.FADED)
+    ]
     text = " ".join(TEXT.split())
     for phrase in (
-        f"fallen in each of {verdicts.NUM_ALL_FALLS} readings to below {percent['ALL_FADED']}",
-        f"fallen in each of {verdicts.NUM_FALLS} readings to below {percent['FADED']}",
+        f"fallen in each of {verdicts.NUM_ALL_FALLS} readings to below {percent[0]}",
+        f"in each of {verdicts.NUM_SLOW_FALLS} / H readings, by {percent[1]} a reading",
+        f"fallen in each of {verdicts.NUM_FALLS} readings to below {percent[2]}",
         f"if in {verdicts.NUM_RISES} readings in a row its norm grows by {verdicts.RISE - 1:.0%}".replace("%", " %"),
         f"in the first {verdicts.NUM_EARLY} readings",
         f"the last {memory.NUM_LOSSES} readings by {memory.SIGMAS:g} robust standard deviations",

@@ -127,6 +127,9 @@ def uneven(stage: int) -> RunConfig:
 def read_all(ranks: Ranks) -> dict[Any, Reading]:
     readings: dict[Any, Reading] = {name: read(ranks, configured(*PLAIN), **v) for name, v in VARIANTS.items()}
     if ranks.world_size == 1:
+        residual = configured(*PLAIN)
+        residual.positions.scheme = "residual"
+        readings["residual"] = read(ranks, residual)
         readings |= {name: read(ranks, configured(0, Precision.fp32), injury=i) for name, (i, *_) in INJURIES.items()}
         for name in ("wrong sign", "gradient a hundred times too large"):
             readings["bf16", name] = read(ranks, configured(1, Precision.bf16), injury=INJURIES[name][0])
@@ -196,6 +199,19 @@ def test_a_wrong_gradient_and_wrong_positions_show_in_their_layer_only(one: Any,
     assert other["position_error"] < 1e-5 and other["gradient_residual"] < 1e-5
     if name != "a random order":  # then the loss of the row is another each time
         assert other["gradient_slope"] == pytest.approx(1, abs=0.02)
+
+
+def test_of_residual_positions_the_deviations_are_read(one: Any) -> None:
+    """At the start there are none, and only the last map has a gradient, which is that of the loss."""
+    reading = one["residual"]
+    assert reading.deviations == {1, 2} == set(reading.heads)
+    for layer, values in reading.heads.items():
+        assert all(values[name] == [0, 0] for name in ("mean", "range", "resolution", "similarity", "head_norm"))
+        assert min(values["head_grad_norm"]) > 0 and max(values["gradient_error"]) < 1e-5
+        signal = reading.signals[layer]
+        assert signal["gate_grad_norm"] == signal["content_grad_norm"] == signal["position_error"] == 0
+        assert signal["final_grad_norm"] > 0 and signal["gradient_residual"] < 1e-6
+        assert signal["gradient_slope"] == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("name", ["wrong sign", "gradient a hundred times too large"])
