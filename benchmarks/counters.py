@@ -26,9 +26,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from model import exact
+from model import exact, norm_rotate
 from model.accounting import flops_per_token
-from model.config import ModelConfig, PositionsConfig
+from model.config import Kernel, ModelConfig, PositionsConfig
 from model.loss import LMHead
 from model.transformer import Block, Olmo2, RMSNorm
 from train.engine.config import Precision
@@ -144,14 +144,15 @@ def gpu_operators() -> Iterator[None]:
         y: Tensor = rms_norm(x, self.weight)[0]
         return y
 
-    before = exact.has_wide_products, RMSNorm.forward
-    exact.has_wide_products = lambda operand: operand.dtype in exact.HALF
+    before = exact.has_tensor_cores, norm_rotate._is_on_gpu, RMSNorm.forward
+    exact.has_tensor_cores = lambda operand: True
+    norm_rotate._is_on_gpu = lambda x: True
     RMSNorm.forward = fused  # type: ignore[method-assign]
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             yield
     finally:
-        exact.has_wide_products, RMSNorm.forward = before  # type: ignore[method-assign]
+        exact.has_tensor_cores, norm_rotate._is_on_gpu, RMSNorm.forward = before  # type: ignore[method-assign]
 
 
 @dataclass
@@ -184,9 +185,9 @@ def count_part(module: nn.Module, run: Callable[[], Tensor]) -> Part:
 
 
 @functools.cache
-def count_parts() -> dict[str, Part]:
+def count_parts(kernel: Kernel = Kernel.torch) -> dict[str, Part]:
     """Returns the counts of a block with RoPE, one with RePo, and the loss: of a micro-batch of the 1B model."""
-    config = ModelConfig(num_layers=2)
+    config = ModelConfig(num_layers=2, kernel=kernel)
     with gpu_operators():
         with torch.device("meta"):
             model = Olmo2(config, PositionsConfig(start_layer=1))
@@ -215,10 +216,16 @@ def in_micro_batch() -> dict[str, int]:
 
 
 def gemm_flops() -> tuple[int, int]:
-    """Returns the FLOPs of the matrix products of a micro-batch, as counted and in closed form."""
-    parts = count_parts()
+    """Returns the FLOPs of the matrix products of a micro-batch, as counted and in closed form.
+
+    The final map's operands are float32, in three pieces each (model/exact.py): what its products take beyond one is
+    added to the closed form. Forward, and for the gradient of its input, one operand is bf16.
+    """
+    parts, model, positions = count_parts(), ModelConfig(), PositionsConfig()
     counted = sum(times * _gemms(parts[name]) for name, times in in_micro_batch().items())
-    return counted, round(TOKENS * flops_per_token(ModelConfig(), PositionsConfig(), 0, causal=False))
+    final_map = 2 * TOKENS * (model.hidden_size // positions.hidden_divisor) * model.key_value_heads
+    again = in_micro_batch()["RePo block"] * final_map * ((3 - 1) + (3 - 1) + (9 - 1))
+    return counted, round(TOKENS * flops_per_token(model, positions, 0, causal=False)) + again
 
 
 def _gemms(part: Part) -> int:
@@ -227,17 +234,21 @@ def _gemms(part: Part) -> int:
 
 def model_counters() -> dict[str, float]:
     """Returns the counters of the model by name; less is better."""
-    parts, rows = count_parts(), {}
-    for name, part in parts.items():
+    parts = count_parts()
+    kernel = count_parts(Kernel.triton)
+    rows: dict[str, float] = {}
+    for name, part in (parts | {f"{name}, Triton": part for name, part in kernel.items() if name != "loss"}).items():
         rows[f"{name}: operators forward"] = float(part.forward.operators)
         rows[f"{name}: operators backward"] = float(part.backward.operators)
         rows[f"{name}: GB moved forward"] = round(part.forward.bytes_moved / 1e9, 3)
         rows[f"{name}: GB moved backward"] = round(part.backward.bytes_moved / 1e9, 3)
         if name != "loss":
             rows[f"{name}: KiB saved per token"] = round(part.saved / TOKENS / 1024, 3)
-    for unit, of in (("operators", lambda c: c.operators), ("GB moved", lambda c: c.bytes_moved / 1e9)):
-        total = sum(n * (of(parts[name].forward) + of(parts[name].backward)) for name, n in in_micro_batch().items())
-        rows[f"micro-batch: {unit}"] = round(total, 3)
+    for title, made_of in (("micro-batch", parts), ("micro-batch, Triton", kernel)):
+        passes = [(n, made_of[name].forward, made_of[name].backward) for name, n in in_micro_batch().items()]
+        rows[f"{title}: operators"] = float(sum(n * (one.operators + two.operators) for n, one, two in passes))
+        moved = sum(n * (one.bytes_moved + two.bytes_moved) for n, one, two in passes)
+        rows[f"{title}: GB moved"] = round(moved / 1e9, 3)
     rows["micro-batch: waits for the device"] = float(
         sum(len(part.forward.waits) + len(part.backward.waits) for part in parts.values())
     )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from model.config import Kernel, ModelConfig, NormPrecision, PositionPrecision, PositionsConfig
 from model.errors import require
+from model.hooks import has_hooks
 from model.rotary import Frequencies, rotate
 
 logger = logging.getLogger(__name__)
@@ -107,12 +108,6 @@ def _compare(width: int, kv_width: int, num_pairs: int, dtype: torch.dtype) -> N
             results.append([x.detach() for x in (*out, *torch.autograd.grad(out, leaves, gradients))])
         for expected, found in zip(*results, strict=True):
             torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05 * float(expected.abs().max()))
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Returns whether something listens to calls of `module`: then they have to be made."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(len(of_kind) > 0 for of_kind in hooks)
 
 
 def by_torch(

@@ -40,9 +40,9 @@ class Frequencies:
         self.precision = positions.precision
         self.round_to_input = positions.precision is PositionPrecision.reference
         self.num_pairs = len(radians)
-        self._turns = torch.from_numpy(np.stack([radians, unstretched]) / (2 * math.pi))
-        self._per_device = {self._turns.device: self._turns}
-        turns = self._turns[0]
+        turns, unstretched_turns = (torch.from_numpy(table / (2 * math.pi)) for table in (radians, unstretched))
+        self._turns = (turns, unstretched_turns)
+        self._per_device = {turns.device: self._turns}
         high = turns.float()
         split = torch.stack([high, (turns - high).float(), (turns * 2 * math.pi).float()])
         self._split_per_device = {split.device: split}
@@ -58,9 +58,10 @@ class Frequencies:
         """
         return self._on(device)[1]
 
-    def _on(self, device: torch.device) -> Tensor:
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._per_device:
-            self._per_device[device] = self._turns.to(device)
+            turns, unstretched_turns = self._turns
+            self._per_device[device] = (turns.to(device), unstretched_turns.to(device))
         return self._per_device[device]
 
     def split(self, device: torch.device) -> Tensor:

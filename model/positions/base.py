@@ -5,7 +5,7 @@ optimizer groups, the position watch and reports.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from model.config import ModelConfig, PositionsConfig
@@ -13,6 +13,7 @@ from model.errors import require
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
 
 class PositionScheme(ABC):
@@ -80,7 +81,7 @@ class PositionScheme(ABC):
         return 0
 
     @abstractmethod
-    def positions(self, h_btd: "Tensor", maps: Mapping[str, Callable[["Tensor"], "Tensor"]]) -> "Tensor | None":
+    def positions(self, h_btd: "Tensor", maps: Mapping[str, "Module"]) -> "Tensor | None":
         """Returns positions [T] or [B, T, H_kv], integer or float, or None for no rotation; with `adds_index`,
         deviations from the index.
 

@@ -1,12 +1,13 @@
 """NoPE: no positions (arXiv 2305.19466)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from model.positions.base import PositionScheme
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
 
 class Nope(PositionScheme):
@@ -16,5 +17,5 @@ class Nope(PositionScheme):
     published_mode = "nope"
     in_remote_code = True
 
-    def positions(self, h_btd: "Tensor", maps: Mapping[str, Callable[["Tensor"], "Tensor"]]) -> None:
+    def positions(self, h_btd: "Tensor", maps: Mapping[str, "Module"]) -> None:
         """Returns None."""

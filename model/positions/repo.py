@@ -5,7 +5,7 @@
 where h is the input of the block, before any norm. Causality is untouched: z only changes the rotation of q and k.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from model.config import ModelConfig, PositionPrecision, PositionsConfig
@@ -14,6 +14,7 @@ from model.positions.base import PositionScheme
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
 
 class Repo(PositionScheme):
@@ -62,14 +63,18 @@ class Repo(PositionScheme):
         return {"gate": inner, "content": inner, "final": (self.model.key_value_heads, self.width)}
 
     def kept_bytes(self, element: int) -> int:
-        """Returns the bytes of gate, silu(gate), content and their product, and of z, which is always float32."""
-        inner = element if self.config.precision is PositionPrecision.reference else 4
-        return 4 * inner * self.width + 4 * self.model.key_value_heads
+        """Returns the bytes of gate, content and silu(gate) * content, and of z, which is always float32.
 
-    def positions(self, h_btd: "Tensor", maps: Mapping[str, Callable[["Tensor"], "Tensor"]]) -> "Tensor":
+        In reference precision silu(gate) is kept too.
+        """
+        inner = 4 * element if self.config.precision is PositionPrecision.reference else 3 * 4
+        return inner * self.width + 4 * self.model.key_value_heads
+
+    def positions(self, h_btd: "Tensor", maps: Mapping[str, "Module"]) -> "Tensor":
         """Returns z [B, T, H_kv] in float32, float64 from float64."""
         import torch  # not at the top: launchers and accounting read this file without torch
-        from torch.nn.functional import silu
 
-        z = maps["final"](silu(maps["gate"](h_btd)) * maps["content"](h_btd))
+        from model.exact import exact_gated
+
+        z = maps["final"](exact_gated(h_btd, maps["gate"], maps["content"]))
         return z.to(torch.promote_types(z.dtype, torch.float32))

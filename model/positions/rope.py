@@ -1,12 +1,13 @@
 """RoPE (arXiv 2104.09864): a token's position is its index."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from model.positions.base import PositionScheme
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
 
 class Rope(PositionScheme):
@@ -16,7 +17,7 @@ class Rope(PositionScheme):
     published_mode = "none"
     in_remote_code = True
 
-    def positions(self, h_btd: "Tensor", maps: Mapping[str, Callable[["Tensor"], "Tensor"]]) -> "Tensor":
+    def positions(self, h_btd: "Tensor", maps: Mapping[str, "Module"]) -> "Tensor":
         """Returns [T] int64."""
         import torch  # not at the top: launchers read this file without torch
 

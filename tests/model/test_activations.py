@@ -93,4 +93,4 @@ def test_the_1b_model_on_a_gpu_by_hand() -> None:
     assert loss == logits + head + 4 * 4096 * 2048
     assert of(1, chunk_rows=1024)[1] == loss - 3 * 1024 * 100352 * 6
     repo = activations(config, PositionsConfig(), rows=1, length=4096, element=2, on_gpu=True).kept
-    assert repo - kept == 11 * 4096 * (4 * 4 * 256 + 4 * 16)  # in 11 of 16 layers
+    assert repo - kept == 11 * 4096 * (3 * 4 * 256 + 4 * 16)  # in 11 of 16 layers

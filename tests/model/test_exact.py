@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from model.exact import ExactLinear, exact_product
+from model import exact
+from model.exact import ExactLinear, exact_gated, exact_product
 
 
 @pytest.fixture(params=["highest", "high", "medium"])
@@ -48,3 +49,57 @@ def test_tensor_cores_return_float32() -> None:
     a, b = (torch.randn(256, 256, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     exact = (a.double() @ b.double()).float()
     torch.testing.assert_close(exact_product(a, b), exact, rtol=1e-5, atol=1e-4)
+
+
+@pytest.fixture
+def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of a GPU on the CPU: half-precision operands, float32 sums, and no float64."""
+
+    def wide_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        assert a.dtype == b.dtype and a.dtype in exact.HALF
+        return a.float() @ b.float()
+
+    monkeypatch.setattr(exact, "has_tensor_cores", lambda operand: True)
+    monkeypatch.setattr(exact, "wide_product", wide_product)
+
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.usefixtures("tensor_cores")
+@pytest.mark.parametrize("a_dtype", DTYPES)
+@pytest.mark.parametrize("b_dtype", DTYPES)
+def test_products_of_pieces_have_the_error_of_float32_sums(a_dtype: torch.dtype, b_dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    a, b = (8 * torch.randn(64, 256)).to(a_dtype), torch.randn(256, 16).to(b_dtype)
+    product, expected = exact_product(a, b), a.double() @ b.double()
+    assert product.dtype == torch.float32
+    assert (product.double() - expected).norm() < 3e-7 * expected.norm()
+    bound = 2e-6 * (a.double().abs() @ b.double().abs())
+    assert ((product.double() - expected).abs() < bound).all()
+
+
+@pytest.mark.usefixtures("tensor_cores")
+def test_a_compiler_sees_the_same_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = torch.randn(5, 7), torch.randn(7, 3)
+    expected = exact_product(a, b)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(exact_product(a, b), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_the_gated_product_is_that_of_two_maps(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    gate, content = ExactLinear(40, 24).to(dtype), ExactLinear(40, 24).to(dtype)
+    x, grad = torch.randn(2, 5, 40, dtype=dtype, requires_grad=True), torch.randn(2, 5, 24)
+    leaves, results, calls = [x, gate.weight, content.weight], [], []
+    for _ in range(2):
+        y = exact_gated(x, gate, content)
+        results.append([y, *torch.autograd.grad(y, leaves, grad.to(y.dtype))])
+        gate.register_forward_hook(lambda *given: calls.append(given[2].shape))  # then each map is called
+    assert len(calls) == 1
+    for one, other in zip(*results, strict=True):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(
+            one, other, rtol=2**-6 if dtype == torch.bfloat16 else 1e-5, atol=1e-2 if dtype == torch.bfloat16 else 1e-6
+        )
