@@ -46,7 +46,7 @@ class LMHead(nn.Linear):
     def forward(self, h_btd: Tensor, labels_bt: Tensor | None = None) -> Tensor | LossSums:  # type: ignore[override]
         """Returns logits [B, T, V]; with int64 labels (already shifted; -100 is ignored), their LossSums.
 
-        `ce_bt` and `z_bt` are filled when gradients are off (`torch.no_grad`): training computes and keeps no such tensor.
+        `ce_bt` and `z_bt` are filled when gradients are off (`torch.no_grad`): training keeps no such tensors.
         """
         if labels_bt is None:
             return F.linear(h_btd, self.weight)
