@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu import Notes
-from model.config import ModelConfig, PositionsConfig
+from model.config import Kernel, ModelConfig, PositionsConfig
 from model.weights import Weights, parameter_shapes
 from train.config import RunConfig
 from train.distributed import Ranks
@@ -28,17 +28,20 @@ class Setting:
     compiled: bool
     rows: int
     zero_stage: int
+    kernel: Kernel = Kernel.auto
 
     @property
     def text(self) -> str:
         """The setting in words."""
-        return f"{'compiled' if self.compiled else 'eager'}, micro-batch {self.rows}, ZeRO {self.zero_stage}"
+        kernel = ", no Triton" if self.kernel is Kernel.torch else ""
+        return f"{'compiled' if self.compiled else 'eager'}, micro-batch {self.rows}, ZeRO {self.zero_stage}{kernel}"
 
 
 # The most telling first: time may run out.
 SETTINGS = {
     "1b": [
         Setting(True, 8, 1),
+        Setting(True, 8, 1, Kernel.torch),
         Setting(False, 8, 1),
         Setting(True, 4, 2),
         Setting(True, 16, 1),
@@ -73,7 +76,7 @@ class Bench:
                 pad_token_id=0,
                 loss_chunk_rows=32,
             )
-        model.compile = setting.compiled
+        model.compile, model.kernel = setting.compiled, setting.kernel
         precision = Precision.bf16 if setting.zero_stage else Precision.fp32
         return RunConfig(
             name="benchmark",
