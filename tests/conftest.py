@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two ranks share a laptop's two cores
 if shutil.which("nvidia-smi") is None:  # no GPU: Triton, when it is first imported, is to run kernels on the CPU
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# transformers copies code that comes with a folder to a cache, which has one place as long as a process lives.
+REMOTE_CODE = tempfile.TemporaryDirectory(prefix="remote-code-")
+os.environ["HF_MODULES_CACHE"] = REMOTE_CODE.name
 
 
 class OnePackageAtATime(LoadScopeScheduling):

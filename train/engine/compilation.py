@@ -63,7 +63,8 @@ class Compilation:
 
     def _compiled(self, function: Any) -> Callable[..., Any]:
         # torch keeps graphs, and counts them, with the code: a copy of it, so that each model has its own.
-        own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+        code = function.__code__.replace()
+        own = FunctionType(code, function.__globals__, function.__name__, function.__defaults__)
         compiled: Callable[..., Any] = torch.compile(own, backend=self._counted, fullgraph=True, dynamic=False)
         return compiled
 
