@@ -37,8 +37,8 @@ def describe_mix(mix: Sequence[SourceMix], planned: int, left_out: Sequence[str]
         if epochs is None:
             yield f"{line}; how many it has is known once its files are read"
         else:
-            passes = f"{epochs:.3g}" if epochs >= SMALL else f"under {SMALL}"
-            yield f"{line}, {about}{passes} epochs of {human(source.num_tokens or 0)}"
+            passes = f"{about}{epochs:.3g}" if epochs >= SMALL else f"under {SMALL}"
+            yield f"{line}, {passes} epochs of {human(source.num_tokens or 0)}"
     if left_out:
         yield f"  left out, as their weight is 0: {', '.join(left_out)}"
 

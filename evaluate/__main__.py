@@ -14,7 +14,7 @@ EXAMPLES = """examples:
   python -m evaluate probe runs/demo                                      every task, at the length of training
   python -m evaluate probe runs/demo task=copy,reverse length=128,256     two tasks at two lengths
   python -m evaluate probe exported/demo task=niah_single_1 length=4096 num_samples=100
-  python -m evaluate probe runs/demo/checkpoints/step-0000100 generate=false     log-likelihoods alone, fast
+  python -m evaluate probe runs/demo/checkpoints/step-0000080 generate=false     log-likelihoods alone, fast
   python -m evaluate probe runs/demo task=key_value value_digits=2 --out evaluations/easy     smaller values
   python -m evaluate replicate size=cpu                                   the paper's schemes compared, over seeds
 """
@@ -43,7 +43,12 @@ def _parser() -> argparse.ArgumentParser:
     verb.set_defaults(run=_probe)
     said = "train and compare the paper's position schemes on a small scale, over seeds; the same command goes on"
     verb = add_verb(verbs, PROG, "replicate", said, EXAMPLES)
-    verb.add_argument("settings", metavar="key=value", nargs="+", help="size=cpu|gpu, and keys of configs/replicate/")
+    verb.add_argument(
+        "settings",
+        metavar="key=value",
+        nargs="+",
+        help="size=cpu|gpu|tiny (tiny: for tests), keys of configs/replicate/",
+    )
     verb.add_argument("--out", type=Path, metavar="DIR", help="default: evaluations/replicate-SIZE")
     verb.set_defaults(run=_replicate)
     return parser

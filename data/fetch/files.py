@@ -43,7 +43,8 @@ def open_folder(root: str) -> Path:
     path = Path(root).expanduser()
     if not path.is_dir():
         raise DataError(
-            f"data.root: there is no folder {root}; correct it, or make a sample with `python -m data sample {root}`"
+            f"data.root: there is no folder {root}; correct it, fetch the files (README.md, Train), or make a small "
+            "sample with `python -m data sample corpora/sample`"
         )
     return path
 

@@ -130,11 +130,15 @@ def check_disk_for_the_run(subject: Subject) -> Result:
 
 
 def check_disk_for_data(subject: Subject) -> Result:
-    """Compares the free space of the cache with what it may take."""
+    """Compares free space with what the cache may take, and with published files that are not fetched yet."""
     data = subject.config.data
-    needed = disk(subject.config).cache
+    files = disk(subject.config)
     folder = Path(data.cache_dir or ("corpora/cache" if is_remote(data.root) else data.root)).expanduser()
-    free = _free(folder)
+    if not is_remote(data.root) and not Path(data.root).expanduser().is_dir() and files.data:
+        free, needed = _free(Path(data.root).expanduser()), files.data
+        found = f"{free / 1e9:,.1f} GB free in {data.root}, {needed / 1e9:,.1f} GB needed to fetch the files"
+        return passed(found) if free >= needed else failed(found, "free space, or another data.root=")
+    free, needed = _free(folder), files.cache
     found = f"{free / 1e9:,.1f} GB free in {folder}, at most {needed / 1e9:,.1f} GB needed"
     fix = "free space, another data.cache_dir=, or a bound with data.max_cache_gib="
     return passed(found) if free >= needed else failed(found, fix)

@@ -27,12 +27,14 @@ def test_tokens_of_text_are_estimated_from_the_files_that_are_read(config: DataC
 def test_the_lines_say_share_tokens_and_epochs_of_each_source() -> None:
     mix = [
         SourceMix("notes", 0.3, 2_500_000.0, False, 4),
-        SourceMix("books", 0.7, None, False),
+        SourceMix("books", 0.6, None, False),
+        SourceMix("code", 0.1, 6_000_000_000.0, False),
     ]
     assert list(describe_mix(mix, 60_000_000, ["old"])) == [
-        "data: 60M tokens from 2 sources",
-        "  books  70.00%      42M tokens; how many it has is known once its files are read",
+        "data: 60M tokens from 3 sources",
+        "  books  60.00%      36M tokens; how many it has is known once its files are read",
         "  notes  30.00%      18M tokens, about 7.2 epochs of 2.5M",
+        "  code   10.00%       6M tokens, under 0.01 epochs of 6B",
         "  left out, as their weight is 0: old",
     ]
 

@@ -133,6 +133,14 @@ def test_disks_and_write_access(config: RunConfig, tmp_path: Path) -> None:
     assert state_of(machine.check_write_access, config)[0] is State.failed
 
 
+def test_published_files_that_are_not_fetched_yet_need_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose("experiment=repo-1b-50b", f"data.root={tmp_path}/absent")
+    for free, state in ((206_000_000_000, State.passed), (205_000_000_000, State.failed)):
+        monkeypatch.setattr(machine, "_free", lambda path, free=free: free)
+        reached, result = state_of(machine.check_disk_for_data, config)
+        assert reached is state and "205.9 GB needed to fetch" in result.found
+
+
 def test_tokenizer_and_first_row(config: RunConfig, tmp_path: Path) -> None:
     config.model.eos_token_id = 0
     encoder_id = state_of(run_checks.check_tokenizer, config)[1].found
