@@ -30,7 +30,7 @@ NCCL_SETTINGS = {
     # The last resort: ends a process whose NCCL thread hangs as well. Later than the watchdog, which says more.
     "TORCH_NCCL_ENABLE_MONITORING": "1",
     "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": str(int(TIMEOUT.total_seconds())),
-    # What each rank was doing, in files /tmp/nccl_trace_rank_N, if a collective timed out.
+    # What each rank was doing, if a collective timed out, in files nccl_trace_rank_N of the folder for temporary files.
     "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
     "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
 }

@@ -25,7 +25,11 @@ from train.errors import TrainError
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 NOISE = 5e-6
 KINDS = 2  # of layers in the tiny model: RoPE and RePo
-COARSE = ("gradient_slope", "rank_correlation")  # of a small difference of losses; by ranks, which tiny noise can swap
+COARSE = {  # noise of figures that are not smooth, or of a small difference
+    "gradient_slope": 1e-2,
+    "gradient_residual": 1e-2,
+    "rank_correlation": 2e-3,  # eight swaps of neighbours among 48 tokens
+}
 
 
 def test_auto_compiles_on_a_gpu_unless_zero_3_is_used() -> None:
@@ -166,7 +170,7 @@ def test_a_compiled_run_is_watched_and_resumes_to_the_bit(backend: str, tmp_path
     for was, now in zip(eager, compiled, strict=True):
         assert was.keys() == now.keys()
         for name, value in was.items():
-            noise = 1e-2 if name.endswith(COARSE) or "residual" in name else 1e-4
+            noise = COARSE.get(name.rpartition("/")[2], 1e-4)
             assert now[name] == pytest.approx(value, abs=noise, rel=noise), name
 
 

@@ -2,15 +2,30 @@
 
 import json
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from report.metrics import HEAD_SIGNALS, STATISTICS, signals
-from train.watch.alert import Alert
+from report.metrics import signals
+from tests.train.watch.readings import (
+    COLLAPSED,
+    EXPLODED,
+    FRESH,
+    LAYERS,
+    LENGTH,
+    MAPS,
+    NUM_HEADS,
+    USUAL,
+    Change,
+    alerts_of,
+    reading,
+    scaled_rows,
+    set_heads,
+    set_signal,
+    worse,
+)
 from train.watch.detectors import CONFIRM, Detectors
 from train.watch.reading import Reading
 from train.watch.verdicts import (
@@ -22,71 +37,6 @@ from train.watch.verdicts import (
     all_fades,
 )
 
-LENGTH, LAYERS, NUM_HEADS = 1000, (5, 6, 7), 4
-MAPS = {"gate": "W_g", "content": "W_c", "final": "W_z"}
-Change = Callable[[Reading], None]
-
-
-def reading(step: int, *changes: Change) -> Reading:
-    """Positions a few units apart, maps that learn, and `changes`."""
-    usual = dict.fromkeys(STATISTICS, 0.5) | {"std": 2.0, "min": -4.0, "max": 6.0, "range": 10.0, "resolution": 9.0}
-    usual |= {"q01": -3.0, "q99": 5.0}
-    usual |= dict.fromkeys(HEAD_SIGNALS, 0.01)
-    heads = {layer: {name: [value] * NUM_HEADS for name, value in usual.items()} for layer in LAYERS}
-    signal = dict.fromkeys(signals(MAPS), 0.01) | {"gradient_slope": 1.0}
-    made = Reading(step, heads, {layer: dict(signal) for layer in LAYERS}, dict.fromkeys(LAYERS, MAPS), 3.0)
-    for change in changes:
-        change(made)
-    return made
-
-
-def set_heads(layers: tuple[int, ...] = LAYERS, heads: tuple[int, ...] = (0, 1, 2, 3), /, **values: float) -> Change:
-    def change(reading: Reading) -> None:
-        for layer in layers:
-            for name, value in values.items():
-                for head in heads:
-                    reading.heads[layer][name][head] = value
-
-    return change
-
-
-def worse(reading: Reading) -> None:
-    """The loss is above the usual one."""
-    object.__setattr__(reading, "loss", 3.2)
-
-
-def scaled_rows(layer: int, heads: tuple[int, ...], factor: float) -> Change:
-    """Rows whose norms change by `factor` a reading, from reading 10 on."""
-
-    def change(reading: Reading) -> None:
-        for head in heads:
-            reading.heads[layer]["head_norm"][head] *= factor ** max(0, reading.step // 100 - 10)
-
-    return change
-
-
-def set_signal(layers: tuple[int, ...] = LAYERS, /, **values: float) -> Change:
-    def change(reading: Reading) -> None:
-        for layer in layers:
-            reading.signals[layer].update(values)
-
-    return change
-
-
-def alerts_of(*runs: tuple[int, tuple[Change, ...]]) -> list[tuple[int, Alert]]:
-    """(number of the reading, alert) over stretches of (how many readings, how they differ); a hundred steps apart."""
-    detectors, found, number = Detectors(LENGTH), [], 0
-    for count, changes in runs:
-        for _ in range(count):
-            number += 1
-            found += [(number, alert) for alert in detectors.observe(reading(100 * number, *changes))]
-    return found
-
-
-USUAL = (5, ())
-COLLAPSED = {"std": 0.01, "min": 1.0, "max": 1.085, "range": 0.085, "resolution": 0.0, "q01": 1.0, "q99": 1.085}
-EXPLODED = {"range": 2001.0, "max": 1997.0, "std": 300.0, "q01": -3.0, "q99": 1500.0}
-FRESH = {"std": 0.01, "min": -0.02, "max": 0.02, "range": 0.04, "resolution": 0.0, "q01": -0.018, "q99": 0.018}
 CASES: dict[str, tuple[str, str, tuple[Change, ...]]] = {
     "all heads collapse": ("collapse", "all learned layers", (set_heads(**COLLAPSED), worse)),
     "all but one token collapse": (
@@ -438,45 +388,3 @@ def test_the_state_goes_through_json_at_any_reading(stretches: list[tuple[Change
     assert again.num_open == resumed.num_open
     assert found + [again.observe(each) for each in readings[cut:]] == expected
     assert again.state_dict() == undisturbed.state_dict()
-
-
-EQUAL = dict.fromkeys(("std", "min", "max", "range", "resolution", "q01", "q99", "rank_correlation"), 0.0)
-STARTING = (set_heads(**EQUAL, head_norm=0.0), set_signal(gate_grad_norm=0.0, content_grad_norm=0.0, final_norm=0.0))
-
-
-def of_deviations(reading: Reading) -> None:
-    """The positions are deviations from the index."""
-    object.__setattr__(reading, "deviations", LAYERS)
-
-
-def test_deviations_that_begin_at_zero_and_grow_raise_no_alert() -> None:
-    """With a reading of every step: the last map doubles, and the gradients of the others begin at zero."""
-
-    def growing(reading: Reading) -> None:
-        size = reading.step / 100 - 2
-        set_heads(q01=-0.01 * size, q99=0.01 * size, head_norm=1e-3 * size)(reading)
-        set_signal(final_update_ratio=1 / size)(reading)
-
-    assert not alerts_of((2, (*STARTING, of_deviations)), (10, (growing, of_deviations)))
-    kinds = {alert.kind for _, alert in alerts_of((2, (*STARTING, set_signal(final_norm=0.01))))}
-    assert kinds == {"dead_gradient"}  # where the last map is not zero, the others are cut off
-
-
-def test_deviations_that_vanish_are_a_failure_only_while_the_loss_is_worse() -> None:
-    vanished = (set_heads(**COLLAPSED, head_norm=1e-5), of_deviations)
-    used = (10, (of_deviations,))
-    assert not alerts_of(used, (10, vanished))
-    assert {alert.kind for _, alert in alerts_of((10, ()), (10, vanished[:1]))} == {"collapse"}
-    (number, alert), *_ = alerts_of(used, (3, (*vanished, worse)))
-    assert (number, alert.kind) == (12, "collapse") and ("as in RoPE" in alert.message or "fades" in alert.message)
-
-
-def test_deviations_that_follow_the_index_are_not_rope() -> None:
-    following = set_heads(rank_correlation=0.99)
-    assert {alert.kind for _, alert in alerts_of((5, (following,)))} == {"rope"}
-    assert not alerts_of((5, (following, of_deviations)))
-
-
-def test_deviations_that_never_grow_are_not_learning() -> None:
-    stuck = (set_heads(**FRESH), of_deviations)
-    assert [alert.kind for _, alert in alerts_of((UNCHANGED_READINGS + 10, stuck))] == ["not_learning"]
