@@ -181,14 +181,20 @@ LIVE_DAMAGES: dict[str, Callable[[list[str]], str]] = {
 }
 
 
-@pytest.mark.parametrize("damage", LIVE_DAMAGES.values(), ids=LIVE_DAMAGES)
-def test_a_record_that_is_damaged_while_the_run_is_live_is_mended_before_the_next_checkpoint_copies_it(
-    folder: RunFolder, damage: Callable[[list[str]], str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def without_later_checkpoint(folder: RunFolder) -> list[str]:
+    """Takes the folder back to the checkpoint of STEP; returns all rows that it had, for those since to be logged."""
     shutil.rmtree(checkpoint(folder, 8).folder)
     folder.events.unlink()  # what was said of the checkpoint of step 8
     rows = lines(folder.metrics)
     drop_later_rows(folder, STEP)
+    return rows
+
+
+@pytest.mark.parametrize("damage", LIVE_DAMAGES.values(), ids=LIVE_DAMAGES)
+def test_a_record_that_is_damaged_while_the_run_is_live_is_mended_before_the_next_checkpoint_copies_it(
+    folder: RunFolder, damage: Callable[[list[str]], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = without_later_checkpoint(folder)
     for row in rows[STEP:]:
         folder.log_metrics(json.loads(row))
     assert lines(folder.metrics) == rows and durable_records(folder)["metrics.jsonl"] == "".join(rows).encode()
@@ -208,10 +214,7 @@ def test_a_record_that_is_damaged_while_the_run_is_live_is_mended_before_the_nex
 def test_rows_that_only_a_failed_save_covered_come_back_from_memory(
     folder: RunFolder, num_failed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.rmtree(checkpoint(folder, 8).folder)
-    folder.events.unlink()  # what was said of the checkpoint of step 8
-    rows = lines(folder.metrics)
-    drop_later_rows(folder, STEP)
+    rows = without_later_checkpoint(folder)
     for row in rows[STEP:]:
         folder.log_metrics(json.loads(row))
         for _ in range(num_failed):
@@ -229,10 +232,7 @@ def test_rows_that_only_a_failed_save_covered_come_back_from_memory(
 def test_a_record_that_cannot_be_mended_on_a_full_disk_is_mended_by_the_next_save(
     folder: RunFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shutil.rmtree(checkpoint(folder, 8).folder)
-    folder.events.unlink()  # what was said of the checkpoint of step 8
-    rows = lines(folder.metrics)
-    drop_later_rows(folder, STEP)
+    rows = without_later_checkpoint(folder)
     for row in rows[STEP:]:
         folder.log_metrics(json.loads(row))
     folder.metrics.write_text("")
