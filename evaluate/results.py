@@ -62,20 +62,8 @@ class Results:
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         """Creates the folder, or opens one with the same settings. Raises EvaluateError if it has others."""
+        keep_settings(folder, settings)
         self.folder = folder
-        path = folder / "settings.json"
-        if path.is_file():
-            found = json.loads(path.read_text())
-            other = [key for key in sorted({*found, *settings}) if found.get(key) != settings.get(key)]
-            if other:
-                there, here = found.get(other[0]), settings.get(other[0])
-                raise EvaluateError(
-                    f"{folder} has results of other settings ({other[0]}: {there} there, {here} here): "
-                    "give another --out"
-                )
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text_whole(path, json.dumps(settings, indent=2) + "\n", durable=False)
 
     def rows(self, task: str, length: int) -> dict[int, Row]:
         """Returns the rows that there are, by the index of their samples."""
@@ -96,6 +84,22 @@ class Results:
 
     def _path(self, task: str, length: int) -> Path:
         return self.folder / f"{task}-{length}.jsonl"
+
+
+def keep_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Writes what the rows of a folder depend on, or compares it. Raises EvaluateError if it has rows of others."""
+    path = folder / "settings.json"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text_whole(path, json.dumps(settings, indent=2) + "\n", durable=False)
+        return
+    found = json.loads(path.read_text())
+    other = [key for key in sorted({*found, *settings}) if found.get(key) != settings.get(key)]
+    if other:
+        there, here = found.get(other[0]), settings.get(other[0])
+        raise EvaluateError(
+            f"{folder} has results of other settings ({other[0]}: {there} there, {here} here): give another --out"
+        )
 
 
 def summary(task: str, length: int, rows: Sequence[Row]) -> Summary:
