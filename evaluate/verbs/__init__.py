@@ -3,6 +3,6 @@
 What takes long to import (torch) is imported where a verb runs.
 """
 
-from evaluate.verbs import page, perplexity, probe, replicate
+from evaluate.verbs import page, perplexity, probe, replicate, suite
 
-VERBS = (probe, perplexity, page, replicate)
+VERBS = (probe, perplexity, suite, page, replicate)
