@@ -104,7 +104,10 @@ class Harness:
             )
         if ended.returncode:
             return f"{_reason((out / 'log.txt').read_text(errors='replace'))} (all of it: {out / 'log.txt'})"
-        scores = {entry.task: read_score(entry, out) for entry in batch.entries}
+        try:
+            scores = {entry.task: read_score(entry, out) for entry in batch.entries}
+        except EvaluateError as error:
+            return str(error)
         write_text_whole(done, json.dumps({task: asdict(each) for task, each in scores.items()}) + "\n", durable=False)
         return scores
 
@@ -147,6 +150,8 @@ def _samples(entry: Entry, out: Path) -> list[dict[str, Any]]:
 def _ruler_score(entry: Entry, row: dict[str, Any], metric: str) -> float:
     if entry.any_answer:
         return float(contained(row["filtered_resps"][0], row["doc"]["outputs"]) > 0)
+    if metric not in row:
+        raise EvaluateError(f"lm-eval has recorded no {metric} of {entry.task}, but {', '.join(row)}")
     return float(row[metric])
 
 

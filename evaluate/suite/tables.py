@@ -15,9 +15,8 @@ def markdown(results: Results, size: str, paper: Mapping[str, Mapping[str, float
     """Returns a table of scores in percent, and below it what differs."""
     differs = list(dict.fromkeys(entry.differs for entry, _ in results if entry.differs))
     notes = {text: number + 1 for number, text in enumerate(differs)}
-    schemes = [f"{scheme} {size}" for scheme in paper]
-    lines = [f"| task | tokens | YaRN | ours, % | samples | {' | '.join(schemes)} | differs |"]
-    lines.append("|---|" + "---|" * (len(schemes) + 5))
+    head = ["task", "tokens", "YaRN", "ours, %", "samples", *(f"{scheme} {size}" for scheme in paper), "differs"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for entry, score in results:
         note = str(notes[entry.differs]) if entry.differs else ""
         own = _cell(score) if isinstance(score, Score) else "not run"
