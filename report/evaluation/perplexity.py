@@ -1,9 +1,10 @@
 """Losses by index in long documents: evaluations/NAME/perplexity.csv, as `python -m evaluate perplexity` writes it."""
 
+import html
 import math
 from collections.abc import Sequence
 
-from report.drawing import COLORS, Point, figure, lines, panels, section, table
+from report.drawing import Point, figure, lines, panels, section, table
 from report.evaluation.folder import Evaluated, number
 
 TABLE = "perplexity.csv"
@@ -24,6 +25,7 @@ def perplexity(folders: Sequence[Evaluated]) -> str | None:
     lengths = sorted({row["length"] for _, row in rows}, key=number)
     if not lengths:
         return None
+    colors = {_curve(each.name, row): _color(each.color, row) for each in folders for row in each.table(TABLE)}
     figures, cells = [], []
     for length in lengths:
         own = [(_curve(name, row), row) for name, row in rows if row["length"] == length]
@@ -33,12 +35,13 @@ def perplexity(folders: Sequence[Evaluated]) -> str | None:
         for curve, row in parts:
             point = Point(_range(row), number(row.get("nll")), number(row.get("nll_se")))
             series.setdefault(curve, []).append(point)
-        colors = {curve: COLORS[place % len(COLORS)] for place, curve in enumerate(series)}
         drawn = lines(series, list(dict.fromkeys(labels)), colors=colors, show="{:.3f}".format)
-        key = ", ".join(series)
-        figures.append(figure(f"{_grouped(length)} tokens: {key}", drawn))
+        figures.append(figure(f"{_grouped(length)} tokens", drawn))
         cells += [_cells(curve, row) for curve, row in own]
-    return section("Loss by index", LEAD, panels(figures) + table(HEAD, cells))
+    key = " &nbsp; ".join(
+        f"<span style='color:{color}'>\u25cf</span> {html.escape(curve)}" for curve, color in colors.items()
+    )
+    return section("Loss by index", LEAD, f"<p>{key}</p>" + panels(figures) + table(HEAD, cells))
 
 
 def _cells(curve: str, row: Row) -> list[str]:
@@ -58,6 +61,11 @@ def _cells(curve: str, row: Row) -> list[str]:
 def _curve(name: str, row: Row) -> str:
     factor = number(row.get("yarn"))
     return f"{name}, YaRN {factor:g}" if math.isfinite(factor) else name
+
+
+def _color(color: str, row: Row) -> str:
+    """Returns the model's colour, a darker one under YaRN."""
+    return f"color-mix(in srgb, {color} 50%, var(--ink))" if math.isfinite(number(row.get("yarn"))) else color
 
 
 def _is_whole(row: Row) -> bool:
