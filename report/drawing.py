@@ -17,6 +17,7 @@ svg text { font: 11px var(--sans); fill: var(--muted); } .scroll { overflow-x: a
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 td, th { padding: 3px 10px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 td:first-child, th:first-child { text-align: left; } .verdict { font-size: 16px; max-width: 90ch; }
+details { margin: 14px 0; } .panels { margin-bottom: 14px; }
 """
 
 
@@ -67,6 +68,11 @@ def panels(figures: Sequence[str]) -> str:
 def section(title: str, lead: str, body: str) -> str:
     """Returns a part of a page; `body` is HTML."""
     return f"<section><h2>{html.escape(title)}</h2><p class='lead'>{html.escape(lead)}</p>{body}</section>"
+
+
+def folded(title: str, body: str) -> str:
+    """Returns a part that a click opens; `body` is HTML."""
+    return f"<details><summary>{html.escape(title)}</summary>{body}</details>"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

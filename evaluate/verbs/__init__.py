@@ -3,6 +3,6 @@
 What takes long to import (torch) is imported where a verb runs.
 """
 
-from evaluate.verbs import page, probe, replicate
+from evaluate.verbs import attention, page, probe, replicate
 
-VERBS = (probe, page, replicate)
+VERBS = (probe, attention, page, replicate)

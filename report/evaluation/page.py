@@ -7,10 +7,11 @@ from pathlib import Path
 from common.files import write_text_whole
 from report.drawing import STYLE
 from report.errors import ReportError
+from report.evaluation.attention import attention
 from report.evaluation.folder import Evaluated, open_folders
 from report.evaluation.scores import probes
 
-SECTIONS = (probes,)
+SECTIONS = (probes, attention)
 """Each returns the HTML of a section, or None if no folder has results of its kind; in the order of the page."""
 
 KEY = "<span style='color:{color}'>\u25cf</span> {name}"
