@@ -19,6 +19,8 @@ class LayerRead:
 
     layer: int
     block: Block
+    positions: Tensor | None
+    """[T], [1, T, H_kv] or None, as the layer's scheme gives them."""
     q_thd: Tensor
     """Normalised and rotated, like the keys."""
     k_thd: Tensor
@@ -31,8 +33,9 @@ def read_layers(model: Olmo2, tokens_t: Tensor) -> Iterator[LayerRead]:
     h_btd = model.embed_tokens(tokens_t[None])
     for layer, block in enumerate(model.layers):
         assert isinstance(block, Block)
-        q, k, v = block.attention.heads(h_btd, block.positions(h_btd))
-        yield LayerRead(layer, block, q[0], k[0])
+        positions = block.positions(h_btd)
+        q, k, v = block.attention.heads(h_btd, positions)
+        yield LayerRead(layer, block, positions, q[0], k[0])
         out = attention(q, k, v, backend=block.attention.backend)
         h_btd = block.after_attention(h_btd, block.attention.o_proj(out.flatten(2)))
 

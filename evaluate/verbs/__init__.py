@@ -3,6 +3,6 @@
 What takes long to import (torch) is imported where a verb runs.
 """
 
-from evaluate.verbs import attention, page, probe, replicate
+from evaluate.verbs import ablate, attention, page, patterns, probe, replicate, start_layers
 
-VERBS = (probe, attention, page, replicate)
+VERBS = (probe, attention, patterns, ablate, start_layers, page, replicate)

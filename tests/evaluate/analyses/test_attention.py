@@ -116,8 +116,8 @@ def test_parts_are_the_tokens_that_they_are_named_for(subject: ModelSubject, tas
         assert texts[QUERY].strip().startswith("What ") and texts[QUERY].endswith(("text are", "text is"))
         assert texts[OWN] == fitted.sample.answer and len(texts[FIRST]) >= 1
         row = attention_row(subject, fitted, Queries.answer)
-        total = sum(torch.tensor(row["mass"][name]) for name in PARTS)  # type: ignore[index]
-        assert torch.allclose(torch.as_tensor(total), torch.ones(1, 4), atol=1e-4)
+        total = torch.tensor([row["mass"][name] for name in PARTS]).sum(0)  # type: ignore[index]
+        assert torch.allclose(total, torch.ones(1, 4), atol=1e-4)
 
 
 def test_predicting_queries_are_one_token_earlier(subject: ModelSubject) -> None:
