@@ -10,14 +10,14 @@ WIDTH, PANEL_HEIGHT, LEFT, RIGHT, BOTTOM = 540, 240, 56, 12, 46
 CELL_HEIGHT, MAX_CELL_WIDTH = 22, 60
 MAX_TEXTS_IN_CELLS = 16  # columns of a heat map from which cells are too narrow for their numbers
 STYLE = """
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(460px, 1fr)); gap: 18px; }
+.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(460px, 100%), 1fr)); gap: 18px; }
 figure { margin: 0; padding: 12px; background: var(--card); border: 1px solid var(--line); border-radius: 9px; }
 figcaption { font-weight: 600; } svg { width: 100%; height: auto; display: block; }
 svg text { font: 11px var(--sans); fill: var(--muted); } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 td, th { padding: 3px 10px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 td:first-child, th:first-child { text-align: left; } .verdict { font-size: 16px; max-width: 90ch; }
-details { margin: 14px 0; } .panels { margin-bottom: 14px; }
+details { margin: 14px 0; } .panels, .scroll { margin-bottom: 18px; }
 """
 
 

@@ -27,9 +27,8 @@ def ablation_row(subject: ModelSubject, config: TextsConfig, length: int, index:
     """Returns what is kept of a text: nats per token as it is, and with positions replaced from each layer on."""
     tokens = config.tokens(index, length, subject)
     layers = [layer for layer, _ in subject.model.learned_positions()]
-    replaced = {}
+    replaced: dict[str, dict[str, float]] = {by: {} for by in REPLACEMENTS}
     for by in REPLACEMENTS:
-        replaced[by] = {}
         for start in layers:
             with positions_replaced(subject.model, start, by):
                 replaced[by][str(start)] = _nll(subject, tokens)

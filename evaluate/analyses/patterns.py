@@ -70,7 +70,7 @@ def position_figures(z_th: Tensor, radians_f: Tensor) -> Figures:
 
 def null_shares(kind: str, scale: Tensor, std: Tensor) -> Figures:
     """Returns the shares of chunks of `kind` (noise or walk) of this scale, with both eps: the paper's, and `std`."""
-    found = {}
+    found: Figures = {}
     for suffix, eps in (("", torch.full_like(scale, CHUNK_EPS)), ("_relative", std)):
         ratio = torch.where(scale > 0, eps / scale, torch.inf)
         constant, mono = (_share_within(deviations, ratio) for deviations in _null_deviations(kind))

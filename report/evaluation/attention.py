@@ -88,7 +88,9 @@ def read_attention(folders: Sequence[Evaluated]) -> list[Attended]:
             task, _, length = path.stem.rpartition("-")
             rows = {row["index"]: row for row in folder.rows(f"{FOLDER}/{path.name}") if "mass" in row}
             if rows:
-                found.append(Attended(folder, task, int(length), rows, settings.get("schemes", []), shared))
+                layers = len(next(iter(rows.values()))["mass"]["needle"])
+                schemes = settings.get("schemes") or [""] * layers
+                found.append(Attended(folder, task, int(length), rows, schemes, shared))
     place = {each.name: number for number, each in enumerate(folders)}
     return sorted(found, key=lambda each: (each.task, each.length, place[each.folder.name]))
 

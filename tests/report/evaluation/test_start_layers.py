@@ -47,8 +47,8 @@ def test_loss_and_scores_are_gathered_by_start_layer(tmp_path: Path, capsys: pyt
         "75.000 ± 2.000 (usual-step-0000020, 20 samples)",
     ]
     assert main(["start-layers", *map(str, runs), "--evaluations", str(evaluations)]) == 0
-    text = start_layers(open_folders([evaluations / "start-layers"]))
-    assert text is not None and "runs, none: 3" in text and "runs, 2: 75 ± 2" in text
+    drawn = start_layers(open_folders([evaluations / "start-layers"]))
+    assert drawn is not None and "runs, none: 3" in drawn and "runs, 2: 75 ± 2" in drawn
     (tmp_path / "empty").mkdir()
     capsys.readouterr()
     assert main(["start-layers", str(tmp_path / "empty")]) == 2
