@@ -120,7 +120,7 @@ def lines(
     if not any(kept.values()):
         return svg([])
     ends = [each.value + sign * _error(each) for points in kept.values() for each in points for sign in (-1, 1)]
-    axis = Axis(min(ends), max(ends), margin=max(1e-9, 0.02 * max(map(abs, ends))))
+    axis = Axis(min(ends), max(ends), margin=0.02 * max(map(abs, ends)) or 1.0)
     parts = [axis.lines(), *_x_labels(labels)]
     for number, (name, points) in enumerate(kept.items()):
         color, shift = colors[name], (number - (len(kept) - 1) / 2) * min(8, 120 / len(labels) / len(kept))

@@ -18,7 +18,7 @@ from report.drawing import Point, figure, lines, panels, section, table
 from report.errors import ReportError
 from report.evaluation.folder import Evaluated, number, open_folders
 from report.evaluation.scores import TABLE as SCORES
-from report.metrics import EVAL_LOSS, STEP
+from report.metrics import EVAL_LOSS, STEP, TOKENS
 from report.run_folder import RunFiles, is_number
 
 TABLE = "start-layers.csv"
@@ -27,7 +27,8 @@ NONE = "none"
 HEAD = ["measure", "start layer", "run", "value"]
 LEAD = (
     "Runs that differ in the lowest layer that learns its positions; `none` is a model without learned positions. One "
-    "run of each start layer is one training seed: a difference that is smaller than that between seeds says nothing. "
+    "run of each start layer is one training seed: a difference that is smaller than that between seeds says nothing, "
+    "nor does one between runs of different numbers of tokens. "
     "The paper (1B, start layers 3, 5 and 7) prints no numbers, and finds all three robust, with better general scores "
     "and worse needle scores the higher the start layer is."
 )
@@ -59,7 +60,7 @@ def gather(runs: Sequence[Path], evaluations: Path) -> list[Measured]:
         start = start_layer(config, path)
         losses = [row for row in files.read_metrics() if is_number(row.get(EVAL_LOSS))]
         if losses:
-            note = f"step {losses[-1][STEP]}"
+            note = f"step {losses[-1][STEP]}, {losses[-1].get(TOKENS, 0):,} tokens"
             found.append(Measured(files.path.name, start, "validation loss", losses[-1][EVAL_LOSS], float("nan"), note))
         found += _scores(files.path.name, start, evaluations)
     if not found:

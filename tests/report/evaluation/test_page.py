@@ -68,6 +68,13 @@ def test_scores_are_compared_by_question(tmp_path: Path) -> None:
     ]
 
 
+def test_scores_of_zero_have_an_axis_around_zero(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "demo", "copy,128,9,0.0,0.0,,,9")
+    assert re.findall(r"text-anchor='end'>([^<]*)<", evaluation_page(open_folders([folder]))) == [
+        *("-1", "-0.5", "0", "0.5", "1")
+    ]
+
+
 def test_damaged_numbers_are_left_out(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "demo", "copy,many,2,1.0,1.0,1.0,1.0,9", "copy,128,2,x,inf,1.0,1.0")
     assert "copy: score" not in (text := evaluation_page(open_folders([folder]))) and "copy: NLL" in text

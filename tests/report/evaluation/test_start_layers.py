@@ -43,7 +43,7 @@ def test_loss_and_scores_are_gathered_by_start_layer(tmp_path: Path, capsys: pyt
         ["copy, 128 tokens: score, %", "4", "high"],
     ]
     assert [row[3] for row in start_layer_rows(found)][1:4:2] == [
-        "3.250 (step 20)",
+        "3.250 (step 20, 10 tokens)",
         "75.000 ± 2.000 (usual-step-0000020, 20 samples)",
     ]
     assert main(["start-layers", *map(str, runs), "--evaluations", str(evaluations)]) == 0
