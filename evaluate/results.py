@@ -19,27 +19,10 @@ from typing import Any
 from common.files import write_text_whole
 from common.json_lines import JsonLines, read_json_lines
 from evaluate.errors import EvaluateError
+from report.evaluation.means import Mean
 
 Row = dict[str, Any]
 HEADER = ("task", "length", "samples", "score", "score_se", "nll", "nll_se", "tokens")
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over samples."""
-
-    value: float
-    error: float
-    """The standard error: standard deviation (n - 1) / sqrt(n); not a number for one sample."""
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Mean":
-        """Returns the mean of at least one value."""
-        count = len(values)
-        mean = math.fsum(values) / count
-        if count == 1:
-            return cls(mean, math.nan)
-        return cls(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count))
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ WIDTH, PANEL_HEIGHT, LEFT, RIGHT, BOTTOM = 540, 240, 56, 12, 46
 CELL_HEIGHT, MAX_CELL_WIDTH = 22, 60
 MAX_TEXTS_IN_CELLS = 16  # columns of a heat map from which cells are too narrow for their numbers
 STYLE = """
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(460px, 1fr)); gap: 18px; }
+.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(460px, 100%), 1fr)); gap: 18px; }
 figure { margin: 0; padding: 12px; background: var(--card); border: 1px solid var(--line); border-radius: 9px; }
 figcaption { font-weight: 600; } svg { width: 100%; height: auto; display: block; }
 svg text { font: 11px var(--sans); fill: var(--muted); } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 td, th { padding: 3px 10px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 td:first-child, th:first-child { text-align: left; } .verdict { font-size: 16px; max-width: 90ch; }
+details { margin: 14px 0; } .panels, .scroll { margin-bottom: 18px; }
 """
 
 
@@ -69,6 +70,11 @@ def section(title: str, lead: str, body: str) -> str:
     return f"<section><h2>{html.escape(title)}</h2><p class='lead'>{html.escape(lead)}</p>{body}</section>"
 
 
+def folded(title: str, body: str) -> str:
+    """Returns a part that a click opens; `body` is HTML."""
+    return f"<details><summary>{html.escape(title)}</summary>{body}</details>"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Returns a table."""
     top = "".join(f"<th>{html.escape(each)}</th>" for each in head)
@@ -114,7 +120,7 @@ def lines(
     if not any(kept.values()):
         return svg([])
     ends = [each.value + sign * _error(each) for points in kept.values() for each in points for sign in (-1, 1)]
-    axis = Axis(min(ends), max(ends), margin=max(1e-9, 0.02 * max(map(abs, ends))))
+    axis = Axis(min(ends), max(ends), margin=0.02 * max(map(abs, ends)) or 1.0)
     parts = [axis.lines(), *_x_labels(labels)]
     for number, (name, points) in enumerate(kept.items()):
         color, shift = colors[name], (number - (len(kept) - 1) / 2) * min(8, 120 / len(labels) / len(kept))

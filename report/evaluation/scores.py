@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from report.drawing import Point, figure, lines, panels, section, table
 from report.evaluation.folder import Evaluated, colors, number
+from report.evaluation.means import Mean
 
 TABLE = "table.csv"
 LEAD = (
@@ -39,7 +41,44 @@ def probes(folders: Sequence[Evaluated]) -> str | None:
             for row in rows
         ]
     head = ["task", "length", "model", "samples", *(label for label, _ in FIGURES.values())]
-    return section("Probes", LEAD, panels(figures) + table(head, cells))
+    body = panels(figures) + table(head, cells)
+    if differences := difference_rows(folders, list(dict.fromkeys((each[0], each[1]) for each in cells))):
+        said = "<p class='lead'>Paired differences, by question:</p>"
+        body += said + table(["task", "length", "models", *head[3:]], differences)
+    return section("Probes", LEAD, body)
+
+
+def difference_rows(folders: Sequence[Evaluated], cells: Sequence[tuple[str, str]]) -> list[list[str]]:
+    """Returns, of each task and length, the results of every model after the first minus the first's, by question.
+
+    Questions with other right answers are not paired.
+    """
+    found = []
+    for task, length in cells:
+        first, *others = [_by_question(folder.rows(f"{task}-{length}.jsonl")) for folder in folders]
+        for folder, other in zip(folders[1:], others, strict=True):
+            common = sorted(first.keys() & other.keys())
+            if not common:
+                continue
+            differences = [[b - a for a, b in zip(first[each], other[each], strict=True)] for each in common]
+            written = [
+                Mean.of(own).written(digits) if all(map(math.isfinite, own)) else ""
+                for own, (_, digits) in zip(zip(*differences, strict=True), FIGURES.values(), strict=True)
+            ]
+            found.append([task, length, f"{folder.name} - {folders[0].name}", str(len(common)), *written])
+    return found
+
+
+def _by_question(rows: Sequence[dict[str, Any]]) -> dict[tuple[int, str], tuple[float, float]]:
+    """Returns score in percent and nats per token of each question, by its index and right answer."""
+    return {
+        (row["index"], str(row["gold"])): (
+            math.nan if row["score"] is None else 100 * row["score"],
+            row["nll"] / row["answer_tokens"],
+        )
+        for row in rows
+        if {"index", "gold", "score", "nll", "answer_tokens"} <= row.keys()
+    }
 
 
 def _of_task(rows: Sequence[dict[str, str]], task: str) -> list[dict[str, str]]:

@@ -1,5 +1,6 @@
 """The page of evaluations, of folders that are made by hand."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from evaluate.__main__ import main
 from report.errors import ReportError
 from report.evaluation.folder import open_folders
 from report.evaluation.page import evaluation_page
+from report.evaluation.scores import difference_rows
 
 HEADER = "task,length,samples,score,score_se,nll,nll_se,tokens\n"
 
@@ -50,6 +52,27 @@ def test_the_verb_writes_the_page_and_mistakes_are_one_line(tmp_path: Path, caps
         assert main(["page", *(str(tmp_path / each) for each in wrong)]) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
+
+
+def test_scores_are_compared_by_question(tmp_path: Path) -> None:
+    paths = []
+    for name, scores, golds in (("rope", (0.0, 0.5, 1.0), "abc"), ("repo", (0.5, 1.0, 0.0), "abx")):
+        paths.append(folder_of(tmp_path / name, "copy,128,3,1.0,1.0,1.0,1.0,9"))
+        rows = [
+            {"index": i, "gold": [gold], "score": score, "nll": 4.0 * i + len(name), "answer_tokens": 4}
+            for i, (score, gold) in enumerate(zip(scores, golds, strict=True))
+        ]
+        (paths[-1] / "copy-128.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert difference_rows(open_folders(paths), [("copy", "128")]) == [
+        ["copy", "128", "repo - rope", "2", "50.0 ± 0.0", "0.000 ± 0.000"]  # the third question is another
+    ]
+
+
+def test_scores_of_zero_have_an_axis_around_zero(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "demo", "copy,128,9,0.0,0.0,,,9")
+    assert re.findall(r"text-anchor='end'>([^<]*)<", evaluation_page(open_folders([folder]))) == [
+        *("-1", "-0.5", "0", "0.5", "1")
+    ]
 
 
 def test_damaged_numbers_are_left_out(tmp_path: Path) -> None:
