@@ -3,6 +3,6 @@
 What takes long to import (torch) is imported where a verb runs.
 """
 
-from evaluate.verbs import probe, replicate
+from evaluate.verbs import explore, probe, replicate
 
-VERBS = (probe, replicate)
+VERBS = (explore, probe, replicate)
