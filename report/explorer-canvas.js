@@ -6,6 +6,13 @@ const LINES = [
 ]; // of the first model and of the second
 const LEFT = 52; // pixels for the labels of an axis
 
+const tones = new Map(); // of the theme
+
+function tone(name) {
+  if (!tones.has(name)) tones.set(name, color(name));
+  return tones.get(name);
+}
+
 function context(canvas, height) {
   const [width, ratio] = [canvas.parentNode.clientWidth - 34, devicePixelRatio || 1];
   canvas.style.height = `${height}px`;
@@ -16,7 +23,7 @@ function context(canvas, height) {
   const g = canvas.getContext("2d");
   g.setTransform(ratio, 0, 0, ratio, 0, 0);
   g.clearRect(0, 0, width, height);
-  g.font = `11px ${color("sans")}`;
+  g.font = `11px ${tone("sans")}`;
   g.lineJoin = "round";
   return { g, width, height };
 }
@@ -31,37 +38,50 @@ function shade(share) {
   return palette[Math.round(63 * Math.min(Math.max(share, 0), 1))];
 }
 
-// the lowest and the highest value under each pixel of `width`, for tokens from..to: [x, low, high], unfinished ones left out
+// what lies under each pixel of `width`, for tokens from..to: [x, lowest, highest, mean]; without what is not finite
 function* columns(values, from, to, width) {
   const count = to - from;
   if (count <= width) {
     for (let token = from; token < to; token++)
-      if (Number.isFinite(values[token])) yield [token - from, values[token], values[token]];
+      if (Number.isFinite(values[token])) yield [token - from, values[token], values[token], values[token]];
     return;
   }
   for (let pixel = 0; pixel < width; pixel++) {
-    let [low, high] = [Infinity, -Infinity];
+    let [low, high, sum] = [Infinity, -Infinity, 0];
+    const start = from + Math.floor((pixel * count) / width);
     const end = from + Math.floor(((pixel + 1) * count) / width);
-    for (let token = from + Math.floor((pixel * count) / width); token < end; token++) {
+    for (let token = start; token < end; token++) {
       const value = values[token];
+      sum += value;
       if (value < low) low = value;
       if (value > high) high = value;
     }
-    if (low <= high && Number.isFinite(high - low)) yield [((pixel + 0.5) * count) / width, low, high];
+    if (Number.isFinite(sum)) yield [((pixel + 0.5) * count) / width, low, high, sum / (end - start)];
   }
 }
 
+// the values of tokens; where several share a pixel, their mean as a line and their range as a pale band
 function trace(g, values, { from, to, x, y, width }) {
-  g.beginPath();
+  const [mean, band] = [new Path2D(), new Path2D()];
   let isFirst = true;
-  for (const [at, low, high] of columns(values, from, to, width)) {
+  for (const [at, low, high, middle] of columns(values, from, to, width)) {
     const where = x(from + at);
-    if (isFirst) g.moveTo(where, y(low));
-    else g.lineTo(where, y(low));
-    if (high !== low) g.lineTo(where, y(high));
+    if (isFirst) mean.moveTo(where, y(middle));
+    else mean.lineTo(where, y(middle));
     isFirst = false;
+    if (high === low) continue;
+    band.moveTo(where, y(low));
+    band.lineTo(where, y(high));
   }
-  g.stroke();
+  if (to - from > width) {
+    const [alpha, dash] = [g.globalAlpha, g.getLineDash()];
+    g.globalAlpha = 0.3 * alpha;
+    g.setLineDash([]);
+    g.stroke(band);
+    g.globalAlpha = alpha;
+    g.setLineDash(dash);
+  }
+  g.stroke(mean);
 }
 
 function ticks(low, high, most) {
@@ -79,11 +99,19 @@ function ticks(low, high, most) {
 
 function grid(model, width) {
   const { layers, num_heads } = text.models[model];
-  const columnsOf = Math.max(...layers.map((layer) => layer.rows), 1);
+  const most = Math.max(...layers.map((layer) => layer.rows));
+  const columnsOf = most > 1 ? most : num_heads;
   const cellWidth = (width - LEFT) / columnsOf;
   const rowHeight = Math.max(11, Math.min(Math.round(330 / layers.length), cellWidth * 0.8, 46));
   const group = num_heads / columnsOf; // query heads of a column
   return { layers, columnsOf, cellWidth, rowHeight, group, height: rowHeight * layers.length + 32 };
+}
+
+function statistics(name) {
+  // of all heads of all models: they have one scale of colors
+  return text.models.flatMap(({ layers }, model) =>
+    layers.flatMap((of, layer) => (of.rows > 1 ? of.z.map((_, row) => text.statistic(name, model, layer, row)) : [])),
+  );
 }
 
 function drawOverview(model, canvas, value) {
@@ -91,40 +119,44 @@ function drawOverview(model, canvas, value) {
   const { layers, columnsOf, cellWidth, rowHeight, group } = sizes;
   const { g, height } = context(canvas, sizes.height);
   const name = $("statistic").value;
-  const numbers = layers.flatMap((of, layer) =>
-    of.is_learned && name !== "curves" ? of.z.map((_, row) => text.statistic(name, model, layer, row)) : [],
-  );
-  const [low, high] = bounds(numbers);
+  const [low, high] = name === "curves" ? [0, 1] : bounds(statistics(name));
   g.textBaseline = "middle";
   layers.forEach((of, layer) => {
     const top = (layers.length - 1 - layer) * rowHeight;
-    g.fillStyle = color("muted");
+    g.fillStyle = tone("muted");
     g.textAlign = "right";
     if (layers.length <= 20 || layer % 4 === 0) g.fillText(String(layer), LEFT - 8, top + rowHeight / 2);
-    if (of.rows !== columnsOf || !of.is_learned) {
-      g.fillStyle = color("grid");
+    if (of.rows < 2) {
+      g.fillStyle = tone("grid");
       g.fillRect(LEFT + 1, top + 1, cellWidth * columnsOf - 2, rowHeight - 2);
-      g.fillStyle = color("muted");
+      g.fillStyle = tone("muted");
       g.textAlign = "center";
-      g.fillText(of.rows ? `${of.scheme}: the index` : `${of.scheme}: no positions`, LEFT + (cellWidth * columnsOf) / 2, top + rowHeight / 2);
+      g.fillText(of.rows ? `${of.scheme}: one for all heads` : `${of.scheme}: no positions`, LEFT + (cellWidth * columnsOf) / 2, top + rowHeight / 2);
       return;
     }
     of.z.forEach((_, row) => {
       const left = LEFT + row * cellWidth;
       const statistic = name === "curves" ? 0 : text.statistic(name, model, layer, row);
-      g.fillStyle = name === "curves" ? color("paper") : shade((statistic - low) / (high - low || 1));
+      g.fillStyle = name === "curves" ? tone("paper") : shade((statistic - low) / (high - low || 1));
       g.fillRect(left + 1, top + 1, cellWidth - 2, rowHeight - 2);
-      if (name !== "curves") return;
+      if (name !== "curves") {
+        if (cellWidth < 44 || rowHeight < 12) return;
+        const isStrong = (statistic - low) / (high - low || 1) > 0.5;
+        g.fillStyle = tone(isStrong ? "card" : "ink");
+        g.textAlign = "center";
+        g.fillText(figures(Number(statistic.toPrecision(3))), left + cellWidth / 2, top + rowHeight / 2);
+        return;
+      }
       const z = text.positions(model, layer, row * group, deviates());
       const [least, most] = bounds(z);
       const y = (at) => top + rowHeight - 3 - ((at - least) / (most - least || 1)) * (rowHeight - 6);
       const x = (at) => left + 2 + ((at - view.from) / Math.max(1, view.to - view.from - 1)) * (cellWidth - 4);
-      g.strokeStyle = color(LINES[model].tone);
+      g.strokeStyle = tone(LINES[model].tone);
       g.lineWidth = 0.9;
       trace(g, z, { from: view.from, to: view.to, x, y, width: Math.max(8, Math.floor(cellWidth)) });
     });
   });
-  g.fillStyle = color("muted");
+  g.fillStyle = tone("muted");
   g.textAlign = "center";
   const every = Math.ceil(columnsOf / 16);
   for (let at = 0; at < columnsOf; at += every) g.fillText(String(at), LEFT + (at + 0.5) * cellWidth, height - 22);
@@ -135,14 +167,15 @@ function drawOverview(model, canvas, value) {
   g.fillText("layer", 0, 0);
   g.restore();
   if (view.layer < layers.length) {
-    g.strokeStyle = color("ink");
+    g.strokeStyle = tone("ink");
     g.lineWidth = 2;
     const top = (layers.length - 1 - view.layer) * rowHeight;
     g.strokeRect(LEFT + Math.floor(view.head / group) * cellWidth, top, cellWidth, rowHeight);
   }
   const chosenRow = text.row(model, view.layer, view.head);
-  const isShown = name !== "curves" && text.models[model].layers[view.layer]?.is_learned;
-  value.textContent = isShown ? figures(text.statistic(name, model, view.layer, chosenRow)) : "";
+  const isShown = name !== "curves" && text.models[model].layers[view.layer]?.rows > 1;
+  const all = name === "curves" ? "" : ` of ${figures(low)} to ${figures(high)}`;
+  value.textContent = isShown ? `${figures(text.statistic(name, model, view.layer, chosenRow))}${all}` : "";
   canvas.ariaLabel = `layers and heads: layer ${view.layer}, head ${view.head} is chosen; ${STATISTICS[name].meaning} ${value.textContent}`;
 }
 
@@ -162,7 +195,7 @@ function drawCurve(models, canvas) {
   const x = (token) => LEFT + ((token - from) / Math.max(1, to - from - 1)) * (right - LEFT);
   canvas.area = { left: LEFT, right, from, to };
   if (!shown.length) {
-    g.fillStyle = color("muted");
+    g.fillStyle = tone("muted");
     g.textAlign = "center";
     const scheme = text.models[models[0]].layers[view.layer]?.scheme;
     g.fillText(scheme ? `This layer (${scheme}) has no positions: only the causal mask tells order.` : "There is no such layer or head.", width / 2, height / 2);
@@ -177,12 +210,12 @@ function drawCurve(models, canvas) {
   g.lineWidth = 1;
   g.textBaseline = "middle";
   for (const at of ticks(low, high, 6)) {
-    g.strokeStyle = color("grid");
+    g.strokeStyle = tone("grid");
     g.beginPath();
     g.moveTo(LEFT, y(at));
     g.lineTo(right, y(at));
     g.stroke();
-    g.fillStyle = color("muted");
+    g.fillStyle = tone("muted");
     g.textAlign = "right";
     g.fillText(figures(at), LEFT - 6, y(at));
   }
@@ -196,7 +229,7 @@ function drawCurve(models, canvas) {
   for (const [model, z] of shown) {
     const { rows, z: all, adds_index } = text.models[model].layers[view.layer];
     if (models.length > 1 || rows > 64) continue;
-    g.strokeStyle = color("faint");
+    g.strokeStyle = tone("faint");
     g.globalAlpha = 0.55;
     g.lineWidth = 0.8;
     const group = text.models[model].num_heads / rows;
@@ -206,16 +239,16 @@ function drawCurve(models, canvas) {
     });
     g.globalAlpha = 1;
   }
-  g.strokeStyle = color("muted");
+  g.strokeStyle = tone("muted");
   g.setLineDash([2, 4]);
   g.beginPath();
   g.moveTo(x(from), y(zero(from)));
   g.lineTo(x(to - 1), y(zero(to - 1)));
   g.stroke();
   for (const [model, z] of shown) {
-    const { tone, dash, width: thick } = LINES[model];
+    const { tone: own, dash, width: thick } = LINES[model];
     g.setLineDash(dash);
-    g.strokeStyle = color(tone);
+    g.strokeStyle = tone(own);
     g.lineWidth = thick;
     trace(g, z, place);
   }
@@ -227,7 +260,7 @@ function drawCurve(models, canvas) {
 }
 
 function drawIndexAxis(g, x, labels, title, right) {
-  g.fillStyle = color("muted");
+  g.fillStyle = tone("muted");
   g.textAlign = "center";
   for (const at of ticks(view.from, view.to - 1, 8)) if (Number.isInteger(at)) g.fillText(String(at), x(at), labels);
   g.fillText("token index", (LEFT + right) / 2, title);
@@ -240,7 +273,7 @@ function markTokens(g, shown, { from, to, x, y }, bottom) {
   line(g, x(token), bottom, []);
   for (const [model] of shown) {
     const { same } = text.neighbors(model, view.layer, view.head, token, 0) ?? { same: [] };
-    g.strokeStyle = color(LINES[model].tone);
+    g.strokeStyle = tone(LINES[model].tone);
     g.lineWidth = 1;
     g.beginPath();
     for (const other of same)
@@ -250,18 +283,18 @@ function markTokens(g, shown, { from, to, x, y }, bottom) {
       }
     g.stroke();
     const z = text.positions(model, view.layer, view.head, deviates())[token];
-    g.fillStyle = color(LINES[model].tone);
+    g.fillStyle = tone(LINES[model].tone);
     g.beginPath();
     g.arc(x(token), y(z), 4.5, 0, 7);
     g.fill();
-    g.strokeStyle = color("card");
+    g.strokeStyle = tone("card");
     g.lineWidth = 1.5;
     g.stroke();
   }
 }
 
 function line(g, at, bottom, dash) {
-  g.strokeStyle = color("ink");
+  g.strokeStyle = tone("ink");
   g.lineWidth = 1;
   g.setLineDash(dash);
   g.globalAlpha = 0.55;
@@ -290,7 +323,7 @@ function drawAttention(model, canvas, value) {
   const pixels = Math.floor(right - LEFT);
   for (let head = 0; head < numHeads; head++) {
     const top = head * rowHeight;
-    g.fillStyle = color("low");
+    g.fillStyle = tone("low");
     g.fillRect(LEFT, top + 1, right - LEFT, rowHeight - 2);
     const row = heads?.[head];
     if (row) {
@@ -300,12 +333,12 @@ function drawAttention(model, canvas, value) {
         g.fillRect(x(from + at) - (one > 1 ? 0 : 0.5), top + 1, one + 0.3, rowHeight - 2);
       }
     }
-    g.fillStyle = color(head === view.head ? "ink" : "muted");
+    g.fillStyle = tone(head === view.head ? "ink" : "muted");
     g.textAlign = "right";
     if (rowHeight > 10 || head % 2 === 0) g.fillText(`${head === view.head ? "▸ " : ""}${head}`, LEFT - 6, top + rowHeight / 2);
   }
   if (view.head < numHeads) {
-    g.strokeStyle = color("ink");
+    g.strokeStyle = tone("ink");
     g.lineWidth = 1.6;
     g.strokeRect(LEFT, view.head * rowHeight, right - LEFT, rowHeight);
   }

@@ -2,7 +2,7 @@
 
 const MOST = 8; // lines of a list
 let spans = []; // of the tokens
-let outlined = []; // spans that stand at the place of the token that is looked at
+let looked = { token: null, same: new Set() }; // the token that is looked at, and those at its place
 
 function visible(piece) {
   return piece === "" ? "◦" : piece.replace(/\n/g, "↵").replace(/\t/g, "→").replace(/ /g, "·");
@@ -21,12 +21,14 @@ function buildStrip() {
     part.append(span);
     return span;
   });
-  outlined = [];
   const seen = new IntersectionObserver(
     (entries) => {
       for (const { target, isIntersecting } of entries) {
         target.inSight = isIntersecting;
-        if (isIntersecting) paintPart(target);
+        if (isIntersecting) {
+          paintPart(target);
+          outlinePart(target);
+        }
       }
     },
     { root: $("strip"), rootMargin: "200px" },
@@ -86,14 +88,21 @@ function paintPart(part) {
 }
 
 function outline() {
-  for (const span of outlined) span.classList.remove("same", "at");
   const token = view.hover ?? view.token;
-  outlined = [];
-  if (token === null) return;
-  const found = text.neighbors(painted().model, view.layer, view.head, token, 0);
-  for (const other of found?.same ?? []) spans[other].classList.add("same");
-  outlined = [token, ...(found?.same ?? [])].map((each) => spans[each]);
-  spans[token].classList.add("at");
+  const found = token === null ? null : text.neighbors(painted().model, view.layer, view.head, token, 0);
+  looked = { token, same: new Set(found?.same) };
+  for (const part of $("strip").children) if (part.inSight) outlinePart(part);
+}
+
+function outlinePart(part) {
+  for (const span of part.children) {
+    const token = Number(span.dataset.token);
+    const name = token === looked.token ? "at" : looked.same.has(token) ? "same" : "";
+    if (span.mark === name) continue;
+    span.mark = name;
+    span.classList.toggle("at", name === "at");
+    span.classList.toggle("same", name === "same");
+  }
 }
 
 function scrollToToken(token) {

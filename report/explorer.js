@@ -43,7 +43,19 @@ function choose(changes, isFar = false) {
   }
   if (differs("token", "hover")) redraw("curve", "attention", "outline", "panel", "captions");
   if (differs("token") && painted().kind === "attention") redraw("strip");
+  if (differs("token", "layer", "head")) $("readout").textContent = readout();
   if (view.token !== null && differs("token", "layer")) wantAttention(() => redraw("strip", "attention", "panel"));
+}
+
+function readout() {
+  // for those who hear the page
+  const { token, layer, head } = view;
+  if (token === null) return `layer ${layer}, head ${head}`;
+  const z = run.models.map(({ name }, model) => {
+    const own = text.positions(model, layer, head);
+    return `${name}: ${own ? `z = ${figures(own[token])}` : "no position"}`;
+  });
+  return `layer ${layer}, head ${head}, token ${token} ${visible(text.pieces[token])}, ${z.join(", ")}`;
 }
 
 function drawCaptions() {
@@ -132,7 +144,7 @@ function listenOverview(model, canvas) {
     const of = found && text.models[model].layers[found.layer];
     canvas.title = !found
       ? ""
-      : `layer ${found.layer}, head ${found.column}: ${of.is_learned ? `z from ${text.limits(model, found.layer, found.head).map(figures).join(" to ")}` : of.scheme}`;
+      : `layer ${found.layer}, head ${found.column}: ${of.rows > 1 ? `z from ${text.limits(model, found.layer, found.head).map(figures).join(" to ")}` : of.scheme}`;
   };
   canvas.onkeydown = (event) => {
     const { group, layers } = grid(model, canvas.clientWidth);
@@ -224,6 +236,7 @@ function listenControls() {
   };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     palette = [];
+    tones.clear();
     redraw();
   });
   new ResizeObserver(() => redraw("overview", "curve", "attention")).observe($("found"));
@@ -269,7 +282,8 @@ function say(words, isWrong = false) {
 
 function said(seconds) {
   const longer = run.models.filter(({ trained_length: trained }) => trained && trained < text.length);
-  const beyond = longer.map(({ name, trained_length: trained }) => `; longer than the ${trained.toLocaleString("en")} tokens of ${name}'s training`).join("");
+  const lengths = [...new Set(longer.map(({ trained_length: trained }) => trained.toLocaleString("en")))];
+  const beyond = longer.length ? `; longer than in training (${lengths.join(" and ")})` : "";
   const size = text.bytes < 1e5 ? `${(text.bytes / 1e3).toFixed(0)} kB` : `${(text.bytes / 1e6).toFixed(1)} MB`;
   return `${text.length.toLocaleString("en")} tokens, ${size} of positions${seconds}${beyond}`;
 }

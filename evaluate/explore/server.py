@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from common.errors import UserError
 from evaluate.errors import EvaluateError
-from evaluate.explore.explorer import Explorer, ClosedError
+from evaluate.explore.explorer import ClosedError, Explorer
 
 ADDRESS = "127.0.0.1"
 PORT = 8642
@@ -137,7 +137,9 @@ class Handler(BaseHTTPRequestHandler):
         if not (length.isascii() and length.isdigit()):
             raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "Content-Length must say how many bytes there are")
         if int(length[:20]) > MAX_BODY:
-            raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the request has {length} bytes, more than {MAX_BODY}")
+            raise RefusedError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the request has {length} bytes, more than {MAX_BODY}"
+            )
         try:
             said = json.loads(self.rfile.read(int(length)))
         except (ValueError, RecursionError) as error:
