@@ -42,8 +42,8 @@ def shown(name: str, config: ModelConfig, positions: PositionsConfig) -> Shown:
 
 def measure(driver: webdriver.Chrome, model: Shown, num_tokens: int) -> None:
     """Prints the times of a text, of another head, and of what is shown of a token."""
-    drawn = torch.randint(model.subject.model.embed_tokens.num_embeddings, (num_tokens,)).tolist()
-    text = " ".join(map(str, drawn))
+    words = torch.randint(model.subject.model.embed_tokens.num_embeddings, (num_tokens,)).tolist()
+    text = " ".join(map(str, words))
     explorer = Explorer([model])
     with Server(explorer, served_page(explorer, text), port=0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

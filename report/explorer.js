@@ -62,8 +62,8 @@ function drawCaptions() {
   const token = view.hover ?? view.token;
   for (const { models, title, value } of figuresOf.curve) {
     const names = run.models.length > 1 && models.length === 1 ? `${run.models[models[0]].name}: ` : "";
-    const scheme = text.models[models[0]].layers[view.layer]?.scheme ?? "no such layer";
-    title.textContent = `${names}layer ${view.layer} (${scheme}), head ${view.head}`;
+    const schemes = new Set(models.map((model) => text.models[model].layers[view.layer]?.scheme ?? "no such layer"));
+    title.textContent = `${names}layer ${view.layer} (${[...schemes].join(" and ")}), head ${view.head}`;
     const said = models.map((model) => {
       const z = text.positions(model, view.layer, view.head, deviates());
       if (!z) return "";
