@@ -131,7 +131,11 @@ function drawOverview(model, canvas, value) {
       g.fillRect(LEFT + 1, top + 1, cellWidth * columnsOf - 2, rowHeight - 2);
       g.fillStyle = tone("muted");
       g.textAlign = "center";
-      g.fillText(of.rows ? `${of.scheme}: one for all heads` : `${of.scheme}: no positions`, LEFT + (cellWidth * columnsOf) / 2, top + rowHeight / 2);
+      g.fillText(
+        of.rows ? `${of.scheme}: one for all heads` : `${of.scheme}: no positions`,
+        LEFT + (cellWidth * columnsOf) / 2,
+        top + rowHeight / 2,
+      );
       return;
     }
     of.z.forEach((_, row) => {
@@ -198,7 +202,13 @@ function drawCurve(models, canvas) {
     g.fillStyle = tone("muted");
     g.textAlign = "center";
     const scheme = text.models[models[0]].layers[view.layer]?.scheme;
-    g.fillText(scheme ? `This layer (${scheme}) has no positions: only the causal mask tells order.` : "There is no such layer or head.", width / 2, height / 2);
+    g.fillText(
+      scheme
+        ? `This layer (${scheme}) has no positions: only the causal mask tells order.`
+        : "There is no such layer or head.",
+      width / 2,
+      height / 2,
+    );
     return;
   }
   let [low, high] = bounds(shown.flatMap(([, z]) => bounds(z.subarray(from, to))));
@@ -318,7 +328,8 @@ function drawAttention(model, canvas, value) {
   canvas.area = { left: LEFT, right, from, to, rowHeight };
   const heads = attention.rows.get(attentionKey(model));
   let highest = 0;
-  for (const row of heads ?? []) for (let token = from; token < Math.min(to, row.length); token++) highest = Math.max(highest, row[token]);
+  for (const row of heads ?? [])
+    for (let token = from; token < Math.min(to, row.length); token++) highest = Math.max(highest, row[token]);
   g.textBaseline = "middle";
   const pixels = Math.floor(right - LEFT);
   for (let head = 0; head < numHeads; head++) {
@@ -328,14 +339,20 @@ function drawAttention(model, canvas, value) {
     const row = heads?.[head];
     if (row) {
       const one = Math.max(1, (right - LEFT) / (to - from));
-      for (const [at, , most] of columns(row, from, Math.min(to, row.length), Math.max(1, Math.ceil((pixels * (Math.min(to, row.length) - from)) / (to - from))))) {
+      for (const [at, , most] of columns(
+        row,
+        from,
+        Math.min(to, row.length),
+        Math.max(1, Math.ceil((pixels * (Math.min(to, row.length) - from)) / (to - from))),
+      )) {
         g.fillStyle = shade(Math.sqrt(most / (highest || 1)));
         g.fillRect(x(from + at) - (one > 1 ? 0 : 0.5), top + 1, one + 0.3, rowHeight - 2);
       }
     }
     g.fillStyle = tone(head === view.head ? "ink" : "muted");
     g.textAlign = "right";
-    if (rowHeight > 10 || head % 2 === 0) g.fillText(`${head === view.head ? "▸ " : ""}${head}`, LEFT - 6, top + rowHeight / 2);
+    if (rowHeight > 10 || head % 2 === 0)
+      g.fillText(`${head === view.head ? "▸ " : ""}${head}`, LEFT - 6, top + rowHeight / 2);
   }
   if (view.head < numHeads) {
     g.strokeStyle = tone("ink");

@@ -53,7 +53,9 @@ class Reading {
     const { z, adds_index } = this.models[model].layers[layer];
     if (adds_index === deviation) return z[row];
     const sign = adds_index ? 1 : -1;
-    return this.kept(`z ${model} ${layer} ${row}`, () => Float64Array.from(z[row], (value, index) => value + sign * index));
+    return this.kept(`z ${model} ${layer} ${row}`, () =>
+      Float64Array.from(z[row], (value, index) => value + sign * index),
+    );
   }
 
   // tokens in the order of their positions, and those positions
@@ -231,19 +233,20 @@ async function wantAttention(done) {
       const [tell, of, { layer, token }] = [attention.waiting, text, { ...view }];
       attention.waiting = null;
       attention.failure = "";
+      if (attention.rows.size > 200) attention.rows.clear();
       for (const [model, { num_heads, layers }] of of.models.entries()) {
         const key = `${model} ${layer} ${token}`;
         if (token === null || layer >= layers.length || attention.rows.has(key)) continue;
         const { numbers } = unpacked(await ask("/attention", { text: of.source, model, layer, token }));
         if (of !== text) break;
-        if (attention.rows.size > 200) attention.rows.clear();
         attention.rows.set(key, byHead(numbers, num_heads));
       }
       tell();
     }
   } catch (error) {
     attention.failure = error.message;
-    attention.waiting?.();
+    attention.waiting = null;
+    done();
   } finally {
     attention.asking = false;
   }

@@ -55,7 +55,9 @@ function paintStrip() {
   let title = "";
   if (kind === "position") {
     const z = text.positions(model, view.layer, view.head, deviates());
-    title = z ? `position: ${name}, layer ${view.layer}, head ${view.head}` : `${of ? of.scheme : "no such layer"}: no positions`;
+    title = z
+      ? `position: ${name}, layer ${view.layer}, head ${view.head}`
+      : `${of ? of.scheme : "no such layer"}: no positions`;
     if (z) {
       const [low, high] = deviates() ? bounds(z) : text.limits(model, view.layer, view.head);
       share = (token) => (z[token] - low) / (high - low || 1);
@@ -126,7 +128,13 @@ function tokenButton(token) {
 
 function rows(head, entries) {
   const cells = (kind, values) =>
-    element("tr", {}, ...values.map((value) => (value instanceof Node ? element(kind, {}, value) : element(kind, { textContent: value }))));
+    element(
+      "tr",
+      {},
+      ...values.map((value) =>
+        value instanceof Node ? element(kind, {}, value) : element(kind, { textContent: value }),
+      ),
+    );
   return element("table", {}, cells("th", head), ...entries.map((entry) => cells("td", entry)));
 }
 
@@ -142,9 +150,7 @@ function ofModel(model, token) {
   const z = text.positions(model, view.layer, view.head);
   if (!z) parts.push(element("p", { textContent: "no position in this layer" }));
   else {
-    parts.push(
-      element("p", { textContent: `z = ${figures(z[token])}, z minus index = ${figures(z[token] - token)}` }),
-    );
+    parts.push(element("p", { textContent: `z = ${figures(z[token])}, z minus index = ${figures(z[token] - token)}` }));
     const found = text.neighbors(model, view.layer, view.head, token, MOST);
     if (found) {
       const count = found.same.length;
@@ -194,7 +200,10 @@ function drawPanel() {
     return;
   }
   const title = `token ${token}: ${visible(text.pieces[token])}`;
-  $("panel").replaceChildren(element("h3", { textContent: title }), ...run.models.flatMap((_, model) => ofModel(model, token)));
+  $("panel").replaceChildren(
+    element("h3", { textContent: title }),
+    ...run.models.flatMap((_, model) => ofModel(model, token)),
+  );
 }
 
 function noteAttention() {
@@ -202,7 +211,10 @@ function noteAttention() {
   if (attention.failure) return `No attention: ${attention.failure}`;
   const kept = attention.tokens;
   const all = kept && kept.size === text.length;
-  const left = kept && !all ? `This file holds attention from ${kept.size.toLocaleString("en")} of ${text.length.toLocaleString("en")} tokens, in bold above, in all layers. ` : "";
+  const left =
+    kept && !all
+      ? `This file holds attention from ${kept.size.toLocaleString("en")} of ${text.length.toLocaleString("en")} tokens, in bold above, in all layers. `
+      : "";
   if (token === null) return `${left}Click on a token.`;
   const has = run.models.some((_, model) => attention.rows.has(attentionKey(model)));
   const missing = kept && !has ? `That from token ${token} is left out. ` : "";

@@ -70,7 +70,9 @@ function drawCaptions() {
       return token === null ? bounds(z).map(figures).join(" to ") : figures(z[token]);
     });
     const what = deviates() ? "z minus index" : "z";
-    value.textContent = said.some(Boolean) ? `${token === null ? what : `token ${token}: ${what} =`} ${said.filter(Boolean).join(" and ")}` : "";
+    value.textContent = said.some(Boolean)
+      ? `${token === null ? what : `token ${token}: ${what} =`} ${said.filter(Boolean).join(" and ")}`
+      : "";
   }
 }
 
@@ -89,9 +91,13 @@ function buildFigures() {
   const named = (what, model) => (run.models.length > 1 ? `${run.models[model].name}: ${what}` : what);
   const groups = $("models").value === "over" ? [run.models.map((_, model) => model)] : apart;
   for (const parent of ["overviews", "curves", "attentions"]) $(parent).replaceChildren();
-  figuresOf.overview = apart.map((models) => figure($("overviews"), models, named("every layer and head", models[0]), "layers and heads"));
+  figuresOf.overview = apart.map((models) =>
+    figure($("overviews"), models, named("every layer and head", models[0]), "layers and heads"),
+  );
   figuresOf.curve = groups.map((models) => figure($("curves"), models, "", "curve"));
-  figuresOf.attention = apart.map((models) => figure($("attentions"), models, named("attention", models[0]), "attention"));
+  figuresOf.attention = apart.map((models) =>
+    figure($("attentions"), models, named("attention", models[0]), "attention"),
+  );
   $("top").classList.toggle("two", run.models.length > 1);
   $("curves").style.gridTemplateColumns = groups.length === 1 ? "minmax(0, 1fr)" : "";
   for (const { models, canvas } of figuresOf.overview) listenOverview(models[0], canvas);
@@ -106,13 +112,23 @@ function drawLegend() {
     const namespace = "http://www.w3.org/2000/svg";
     const [picture, stroke] = ["svg", "line"].map((tag) => document.createElementNS(namespace, tag));
     for (const [name, value] of Object.entries({ width: 34, height: 8 })) picture.setAttribute(name, value);
-    for (const [name, value] of Object.entries({ x1: 0, x2: 34, y1: 4, y2: 4, "stroke-width": 2, "stroke-dasharray": dash.join(" ") })) stroke.setAttribute(name, value);
+    for (const [name, value] of Object.entries({
+      x1: 0,
+      x2: 34,
+      y1: 4,
+      y2: 4,
+      "stroke-width": 2,
+      "stroke-dasharray": dash.join(" "),
+    }))
+      stroke.setAttribute(name, value);
     stroke.style.stroke = `var(--${tone})`;
     picture.append(stroke);
     made.append(picture, words);
     return made;
   };
-  const models = run.models.map(({ name }, model) => sample(LINES[model].tone, LINES[model].dash, `${name}, this head`));
+  const models = run.models.map(({ name }, model) =>
+    sample(LINES[model].tone, LINES[model].dash, `${name}, this head`),
+  );
   $("legend").replaceChildren(
     ...models,
     sample("muted", [2, 4], "the index"),
@@ -200,7 +216,14 @@ function listenStrip() {
 
 function listenKeys() {
   document.addEventListener("keydown", (event) => {
-    if (!text || event.ctrlKey || event.altKey || event.metaKey || /^(TEXTAREA|INPUT|SELECT)$/.test(event.target.tagName)) return;
+    if (
+      !text ||
+      event.ctrlKey ||
+      event.altKey ||
+      event.metaKey ||
+      /^(TEXTAREA|INPUT|SELECT)$/.test(event.target.tagName)
+    )
+      return;
     const within = (value, count) => Math.min(count - 1, Math.max(0, value));
     const move = (by) => choose({ token: within((view.token ?? -Math.sign(by)) + by, text.length), hover: null }, true);
     const many = event.shiftKey ? 10 : 1;
@@ -258,9 +281,15 @@ function show(reading) {
   const learned = models[0].layers.findLastIndex((layer) => layer.is_learned);
   Object.assign(view, { token: null, hover: null, from: 0, to: length });
   if (isFirst) view.layer = Math.max(0, learned); // the highest that learns
-  const layerNames = [...Array(numLayers).keys()].map((layer) => [layer, `${layer} ${models[0].layers[layer]?.scheme ?? ""}`]);
+  const layerNames = [...Array(numLayers).keys()].map((layer) => [
+    layer,
+    `${layer} ${models[0].layers[layer]?.scheme ?? ""}`,
+  ]);
   options($("layer"), layerNames);
-  options($("head"), [...Array(numHeads).keys()].map((head) => [head, head]));
+  options(
+    $("head"),
+    [...Array(numHeads).keys()].map((head) => [head, head]),
+  );
   Object.assign($("layer"), { selectedIndex: view.layer });
   Object.assign($("head"), { selectedIndex: view.head });
   $("found").hidden = false;
@@ -311,7 +340,10 @@ async function readText() {
 function main() {
   $("name").textContent = run.models.map(({ name }) => name).join(" and ");
   $("source").value = run.text;
-  options($("statistic"), Object.entries(STATISTICS).map(([name, { label }]) => [name, label]));
+  options(
+    $("statistic"),
+    Object.entries(STATISTICS).map(([name, { label }]) => [name, label]),
+  );
   const paints = ["position", "attention"].flatMap((kind) =>
     run.models.map(({ name }, model) => [`${kind} ${model}`, run.models.length > 1 ? `${kind}, ${name}` : kind]),
   );

@@ -91,6 +91,8 @@ class Handler(BaseHTTPRequestHandler):
         """Answers with positions or attention."""
         with self._refusals():
             self._check_sender()
+            if self.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+                raise RefusedError(HTTPStatus.FORBIDDEN, "requests of other pages are not answered")
             if self.path not in ARGUMENTS:
                 raise RefusedError(HTTPStatus.NOT_FOUND, f"there is no {self.path}")
             arguments = self._arguments(ARGUMENTS[self.path])
@@ -126,8 +128,6 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusedError(HTTPStatus.FORBIDDEN, f"this is {ADDRESS}, not {host or 'a host without a name'}")
         if origin is not None and origin != f"http://{host}":
             raise RefusedError(HTTPStatus.FORBIDDEN, f"requests of {origin} are not answered")
-        if self.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
-            raise RefusedError(HTTPStatus.FORBIDDEN, "requests of other pages are not answered")
 
     def _arguments(self, types: dict[str, type]) -> dict[str, Any]:
         """Returns what the body says, of these types. Raises RefusedError."""
