@@ -41,9 +41,19 @@ def config_keys() -> tuple[ConfigKey, ...]:
     return (_group_key("experiment", "What to run: a recipe."), *_keys_of(RunConfig, ""))
 
 
-def named_parts() -> list[str]:
-    """Returns the keys whose value is a dataclass per name, such as `data.sources`."""
-    return list(dict.fromkeys(row.key.partition(".NAME.")[0] for row in config_keys() if ".NAME." in row.key))
+@functools.cache
+def named_parts() -> tuple[str, ...]:
+    """Returns the keys whose value is a dataclass per name, such as `data.sources`; cheap, as every start asks."""
+    return tuple(_named_parts_of(RunConfig, ""))
+
+
+def _named_parts_of(dataclass: type, prefix: str) -> Iterator[str]:
+    for name, hint in typing.get_type_hints(dataclass).items():
+        inner = _dataclass_in(hint)
+        if inner is not None and typing.get_origin(hint) is dict:
+            yield f"{prefix}{name}"
+        elif inner is not None:
+            yield from _named_parts_of(inner, f"{prefix}{name}.")
 
 
 def with_placeholder(key: str) -> tuple[str, str]:
