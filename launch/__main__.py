@@ -47,7 +47,7 @@ from launch.sweep import compare_members, is_finished, run_sweep
 from report.comparison import differing, flat
 from report.metrics import CE_LOSS
 from train.callbacks.config import WandbMode
-from train.compose.app import hydra_app, reported, save_run_config
+from train.compose.app import hydra_app, load_run_config, reported, save_run_config
 from train.compose.command_line import is_sweep
 from train.compose.errors import is_known
 from train.compose.groups import options
@@ -63,6 +63,8 @@ from train.run_folder import RunFolder, explained_write_errors
 DRY_RUN = "--dry-run"
 VERBS = ("keys", "plan", "doctor", *runs.VERBS)
 WANDB_SWEEP = "--wandb-sweep"
+MAY_CHANGE = {"max_steps", "stop_step", "data.root", "data.cache_dir"}
+"""Keys with which a finished run goes on, whatever it had."""
 
 
 def launch(config: RunConfig) -> int:
@@ -161,7 +163,10 @@ def trained_with(arguments: Sequence[str], config: RunConfig, folder: RunFolder)
 
     A finished run is not trained again, whatever is typed; with its name, only the config that it has can go on.
     """
-    changed = set(differing([flat(folder.read_config()), flat(config.as_plain())])) - {"max_steps", "stop_step"}
+    now = flat(config.as_plain())
+    changed = set(differing([flat(folder.read_config()), now])) - MAY_CHANGE
+    if changed:  # slower: it knows old names, and keys that are new
+        changed = set(differing([flat(load_run_config(folder.config).as_plain()), now])) - MAY_CHANGE
     kept = []
     for argument in arguments:
         key = argument.partition("=")[0].lstrip("+~").replace("/", ".")
