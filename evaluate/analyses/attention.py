@@ -19,10 +19,10 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from evaluate.analyses.reading import MAX_SCORES, read_layers, rows_of_attention
 from evaluate.config import ProbeConfig
 from evaluate.errors import EvaluateError
 from evaluate.haystack import open_haystack
+from evaluate.layers import MAX_SCORES, read_layers, rows_of_attention
 from evaluate.samples import Fitted, Samples
 from evaluate.subject import ModelSubject
 from evaluate.tasks import build_tasks

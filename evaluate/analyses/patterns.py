@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaluate.analyses.reading import read_layers
 from evaluate.analyses.texts import TextsConfig
 from evaluate.errors import EvaluateError
+from evaluate.layers import read_layers
 from evaluate.subject import ModelSubject
 from model.position_statistics import CHUNK, CHUNK_EPS, head_values, patterns
 from model.transformer import Olmo2

@@ -5,7 +5,6 @@ inputs of the layers are kept for that, bottom first, as far as a budget goes; w
 asked for.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evaluate.layers import LayerRead, rows_of_attention
 from model.transformer import Block, Olmo2
 
 KEPT_BYTES = 2**30  # of layer inputs; 1B in float32 keeps 4,096 tokens in half of it
@@ -73,12 +73,10 @@ class Reading:
             self._proceed()
             h_btd = block(h_btd, None)
         block = self._blocks[layer]
-        q_bthd, k_bthd, _ = block.attention.heads(h_btd, block.positions(h_btd))
-        wide = torch.promote_types(q_bthd.dtype, torch.float32)
-        keys_tnd = k_bthd[0].to(wide)
-        query_ngd = q_bthd[0, -1].to(wide).unflatten(0, (keys_tnd.shape[1], -1))
-        scores_ngt = torch.einsum("ngd,tnd->ngt", query_ngd, keys_tnd) / math.sqrt(keys_tnd.shape[-1])
-        return scores_ngt.softmax(-1).flatten(0, 1).float().cpu().numpy()
+        positions = block.positions(h_btd)
+        q, k, _ = block.attention.heads(h_btd, positions)
+        (row_h1t,) = rows_of_attention(LayerRead(layer, block, positions, q[0], k[0]), token, token + 1)
+        return row_h1t[:, 0].cpu().numpy()
 
 
 def _described(block: Block, positions: Tensor | None, length: int) -> LayerPositions:

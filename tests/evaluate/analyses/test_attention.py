@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 
 from evaluate.__main__ import main
 from evaluate.analyses.attention import AttentionConfig, Queries, attention_row, masses, parts_of, planned
-from evaluate.analyses.reading import read_layers, rows_of_attention
 from evaluate.errors import EvaluateError
+from evaluate.layers import read_layers, rows_of_attention
 from evaluate.subject import ModelSubject
 from model.attention import attention_weights
 from model.config import PositionsConfig, YarnConfig
