@@ -22,8 +22,9 @@ class Fitted:
     sample: Sample
     prompt: list[int]
     answer: list[int]
+    wrong_answers: list[list[int]]
     max_new_tokens: int
-    """To generate: never fewer than the answer has."""
+    """To generate: never fewer than an answer has."""
     size: int
 
     @property
@@ -76,7 +77,9 @@ class Samples:
         draw = random.Random(f"{self._seed}/{self._name}/{self._length}/{index}")
         sample = self._task.sample(draw, size)
         prompt, answer = self._encode(sample.prompt), self._encode(sample.answer)
-        return Fitted(sample, prompt, answer, max(self._max_new_tokens, len(answer)), size)
+        wrong_answers = [self._encode(each) for each in sample.wrong_answers]
+        longest = max(len(each) for each in (answer, *wrong_answers))
+        return Fitted(sample, prompt, answer, wrong_answers, max(self._max_new_tokens, longest), size)
 
     def _too_long(self, fitted: Fitted) -> EvaluateError:
         return EvaluateError(
