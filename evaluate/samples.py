@@ -8,7 +8,7 @@ long with it is made smaller by a fiftieth at a time (RULER's steps are coarser)
 import functools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from evaluate.config import ProbeConfig
 from evaluate.errors import EvaluateError
@@ -22,10 +22,10 @@ class Fitted:
     sample: Sample
     prompt: list[int]
     answer: list[int]
-    wrong_answers: list[list[int]]
     max_new_tokens: int
     """To generate: never fewer than an answer has."""
     size: int
+    wrong_answers: list[list[int]] = field(default_factory=list)
 
     @property
     def num_tokens(self) -> int:
@@ -79,7 +79,7 @@ class Samples:
         prompt, answer = self._encode(sample.prompt), self._encode(sample.answer)
         wrong_answers = [self._encode(each) for each in sample.wrong_answers]
         longest = max(len(each) for each in (answer, *wrong_answers))
-        return Fitted(sample, prompt, answer, wrong_answers, max(self._max_new_tokens, longest), size)
+        return Fitted(sample, prompt, answer, max(self._max_new_tokens, longest), size, wrong_answers)
 
     def _too_long(self, fitted: Fitted) -> EvaluateError:
         return EvaluateError(
