@@ -1,9 +1,10 @@
-"""The settings of probes, as `python -m evaluate probe SOURCE key=value ...` takes them."""
+"""The settings of probes, as `python -m evaluate probe SOURCE key=value ...` takes them; how settings are read."""
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import Enum
+from typing import TypeVar, get_origin, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -14,6 +15,8 @@ from evaluate.errors import EvaluateError
 MIN_WORDS = 20  # more than the common words of cwe
 MIN_COLUMNS = 2  # one that leads to another row, and one to ask for
 MAX_NEEDLES = 40  # RULER has 40 depths in prose
+
+Config = TypeVar("Config")
 
 
 class Items(Enum):
@@ -92,8 +95,15 @@ class ProbeConfig:
 
 
 def parse_config(assignments: Sequence[str]) -> ProbeConfig:
-    """Returns the config with `key=value` changes: a list is `a,b`, a mapping `a:b,c:d`. Raises EvaluateError."""
-    known = [each.name for each in fields(ProbeConfig)]
+    """Returns the config of probes with `key=value` changes. Raises EvaluateError."""
+    config = parse_settings(ProbeConfig, assignments)
+    config.validate()
+    return config
+
+
+def parse_settings(kind: type[Config], assignments: Sequence[str]) -> Config:
+    """Returns a config with `key=value` changes: a list is `a,b`, a mapping `a:b,c:d`. Raises EvaluateError."""
+    known = get_type_hints(kind)
     lines = []
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
@@ -103,23 +113,22 @@ def parse_config(assignments: Sequence[str]) -> ProbeConfig:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"keys are: {', '.join(known)}"
             raise EvaluateError(f"there is no key {key}; {hint}")
-        if key in ("task", "length") and not value.startswith("["):
+        if get_origin(known[key]) is list and not value.startswith("["):
             assignment = f"{key}=[{value}]"
-        if key == "yarn" and not value.startswith("{"):
+        if get_origin(known[key]) is dict and not value.startswith("{"):
             if ":" not in value:
-                raise EvaluateError(f"{assignment}: write yarn=LENGTH:FACTOR, as in yarn=8192:2")
-            assignment = f"yarn={{{value.replace(':', ': ')}}}"
+                raise EvaluateError(f"{assignment}: write {key}=LENGTH:FACTOR, as in {key}=8192:2")
+            assignment = f"{key}={{{value.replace(':', ': ')}}}"
         try:
             yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise EvaluateError(f"{assignment} cannot be read: give {key} a plain value") from error
         lines.append(assignment)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(ProbeConfig), OmegaConf.from_dotlist(lines))
+        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(lines))
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         message = str(error).splitlines()[0]
         raise EvaluateError(f"{getattr(error, 'full_key', None) or 'a setting'}: {message}") from error
-    assert isinstance(config, ProbeConfig)
-    config.validate()
+    assert isinstance(config, kind)
     return config

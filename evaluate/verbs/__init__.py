@@ -3,6 +3,6 @@
 What takes long to import (torch) is imported where a verb runs.
 """
 
-from evaluate.verbs import probe, replicate
+from evaluate.verbs import ablate, attention, explore, page, patterns, probe, replicate, start_layers
 
-VERBS = (probe, replicate)
+VERBS = (probe, attention, patterns, ablate, start_layers, page, explore, replicate)

@@ -26,5 +26,10 @@ class Verbs:
 def add_source(verb: argparse.ArgumentParser) -> None:
     """Adds what says which model to look at, and where results go."""
     verb.add_argument("source", metavar="SOURCE", help=SOURCE)
-    verb.add_argument("--out", type=Path, metavar="DIR", help="default: evaluations/NAME, by the name of the source")
+    add_places(verb, "default: evaluations/NAME, by the name of the source")
+
+
+def add_places(verb: argparse.ArgumentParser, out: str) -> None:
+    """Adds where results go, of which `out` says the default, and where a tokenizer is."""
+    verb.add_argument("--out", type=Path, metavar="DIR", help=out)
     verb.add_argument("--tokenizer", type=Path, metavar="FILE", help="a tokenizer.json, where the source has none")

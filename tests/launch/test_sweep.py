@@ -53,6 +53,7 @@ def folders(root: Path, sample: Path) -> list[RunFolder]:
     more = launch(*command, "optimizer.lr=2e-3,4e-3")
     assert more.returncode == EXIT_OK, more.stderr
     assert more.stdout.startswith("rates-lr: 2 runs, 1 of them finished\n")
+    assert "best: rates-optimizer.lr_0.00" in more.stdout and "name=NEW init_from=" in more.stdout
     return [RunFolder(root / f"rates-optimizer.lr_{rate}") for rate in ("0.001", "0.002", "0.004")]
 
 
