@@ -21,7 +21,7 @@ def add(verbs: Verbs) -> None:
         "settings",
         metavar="SOURCE|key=value",
         nargs="+",
-        help=f"{SOURCE}, or several; length=N,N yarn=N:FACTOR documents=PATH and others: docs/evaluate.md",
+        help=f"{SOURCE}, or several; length=N,N yarn=N:FACTOR documents=PATH and others: docs/analyses.md",
     )
     add_places(verb, "default: evaluations/NAME, by the name of each source")
     verb.set_defaults(run=_run)
