@@ -10,6 +10,7 @@ from report.evaluation.means import Mean
 
 FOLDER = "ablation"
 REPLACEMENTS = ("index", "constant")
+FORM = {"index": int, "nll": float, "replaced": {by: {"": float} for by in REPLACEMENTS}}
 HEAD = ["length", "model", "texts", "from layer", "NLL as it is", "with the index", "with a constant"]
 LEAD = (
     "The learned positions of all layers from one on upward are replaced, without training, by the index (as RoPE) or "
@@ -41,10 +42,8 @@ def read_ablations(folders: Sequence[Evaluated]) -> list[Ablated]:
     """Returns what there is, in the order of lengths and folders."""
     found = []
     for folder in folders:
-        for path in (folder.path / FOLDER).glob("text-*.jsonl"):
-            rows = [row for row in folder.rows(f"{FOLDER}/{path.name}") if "replaced" in row]
-            if rows:
-                found.append(Ablated(folder, int(path.stem.removeprefix("text-")), rows))
+        for _, length, rows in folder.by_length(FOLDER, FORM):
+            found.append(Ablated(folder, length, list({row["index"]: row for row in rows}.values())))
     place = {each.name: number for number, each in enumerate(folders)}
     return sorted(found, key=lambda each: (each.length, place[each.folder.name]))
 

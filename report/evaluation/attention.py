@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from report.drawing import Point, figure, folded, heat, lines, panels, section, table
-from report.evaluation.folder import Evaluated, colors
+from report.evaluation.folder import HEADS, Evaluated, colors, names_of
 from report.evaluation.means import Mean
 
 FOLDER = "attention"
 PARTS = ("first", "needle", "query", "rest", "own")
 PER_TOKEN = ("needle", "query", "rest")
 SCALE = 100  # the paper's: per token, in 1e-2
+FORM = {"index": int, "tokens": int, "counts": dict.fromkeys(PARTS, int), "mass": dict.fromkeys(PARTS, HEADS)}
 OWN_SETTINGS = ("weights", "schemes")  # in which models may differ that read the same text
 PAPER = {"RoPE": (1.754, 1.123, 0.014), "NoPE": (1.572, 1.135, 0.014), "RePo": (2.013, 1.046, 0.015)}
 HEAD = [
@@ -84,13 +85,9 @@ def read_attention(folders: Sequence[Evaluated]) -> list[Attended]:
     for folder in folders:
         settings = folder.settings(f"{FOLDER}/settings.json")
         shared = {key: value for key, value in settings.items() if key not in OWN_SETTINGS}
-        for path in (folder.path / FOLDER).glob("*-*.jsonl"):
-            task, _, length = path.stem.rpartition("-")
-            rows = {row["index"]: row for row in folder.rows(f"{FOLDER}/{path.name}") if "mass" in row}
-            if rows:
-                layers = len(next(iter(rows.values()))["mass"]["needle"])
-                schemes = settings.get("schemes") or [""] * layers
-                found.append(Attended(folder, task, int(length), rows, schemes, shared))
+        for task, length, rows in folder.by_length(FOLDER, FORM):
+            schemes = names_of(settings.get("schemes"), len(rows[0]["mass"]["needle"]))
+            found.append(Attended(folder, task, length, {row["index"]: row for row in rows}, schemes, shared))
     place = {each.name: number for number, each in enumerate(folders)}
     return sorted(found, key=lambda each: (each.task, each.length, place[each.folder.name]))
 

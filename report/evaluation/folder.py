@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,13 @@ from typing import Any
 from common.json_lines import read_json_lines
 from report.drawing import COLORS
 from report.errors import ReportError
+
+Form = Any
+"""What a value of JSON has to be: a type (float stands for any number), a dict of forms by key, or a list with the form
+of all values. The key "" stands for all keys.
+"""
+HEADS = [[float]]
+"""The form of a number for each layer and head."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +33,24 @@ class Evaluated:
     def table(self, name: str) -> list[dict[str, str]]:
         """Returns the rows of a CSV file by its header; none if there is no such file."""
         try:
-            with (self.path / name).open(newline="", encoding="utf-8") as file:
+            with (self.path / name).open(newline="", encoding="utf-8", errors="replace") as file:
                 return [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(file)]
-        except FileNotFoundError:
+        except (FileNotFoundError, csv.Error):
             return []
 
-    def rows(self, name: str) -> list[dict[str, Any]]:
-        """Returns the objects of a JSON-lines file; none if there is no such file."""
-        return read_json_lines(self.path / name)
+    def rows(self, name: str, form: Form) -> list[dict[str, Any]]:
+        """Returns the objects of this form in a JSON-lines file; none if there is no such file."""
+        return [row for row in read_json_lines(self.path / name) if has_form(row, form)]
+
+    def by_length(self, name: str, form: Form) -> Iterator[tuple[str, int, list[dict[str, Any]]]]:
+        """Yields NAME, LENGTH and the rows of this form of each file NAME-LENGTH.jsonl in a folder; files without such
+        rows are left out.
+        """
+        for path in (self.path / name).glob("*-*.jsonl"):
+            stem, _, length = path.stem.rpartition("-")
+            rows = self.rows(f"{name}/{path.name}", form) if length.isdecimal() else []
+            if rows:
+                yield stem, int(length), rows
 
     def settings(self, name: str) -> dict[str, Any]:
         """Returns the object of a JSON file; an empty one if there is none."""
@@ -61,9 +78,30 @@ def open_folders(paths: Sequence[Path]) -> list[Evaluated]:
     ]
 
 
+def has_form(value: object, form: Form) -> bool:
+    """Returns whether a value has a form; an object may have further keys."""
+    if isinstance(form, dict):
+        if not isinstance(value, dict):
+            return False
+        if "" in form:
+            return bool(value) and all(has_form(each, form[""]) for each in value.values())
+        return all(key in value and has_form(value[key], own) for key, own in form.items())
+    if isinstance(form, list):
+        return isinstance(value, list) and bool(value) and all(has_form(each, form[0]) for each in value)
+    types = {float: int | float, float | None: int | float | None}.get(form, form)
+    return isinstance(value, types) and not isinstance(value, bool)
+
+
 def colors(folders: Sequence[Evaluated]) -> Mapping[str, str]:
     """Returns the colour of each model by its name."""
     return {each.name: each.color for each in folders}
+
+
+def names_of(stated: object, count: int) -> list[str]:
+    """Returns what settings say of `count` layers; empty names if they do not say it."""
+    if not isinstance(stated, list) or len(stated) != count:
+        return [""] * count
+    return [str(each) for each in stated]
 
 
 def number(text: str | None) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from report.drawing import Point, figure, heat, lines, panels, section, table
-from report.evaluation.folder import Evaluated, colors
+from report.evaluation.folder import HEADS, Evaluated, colors, names_of
 from report.evaluation.means import Mean
 
 FOLDER = "patterns"
@@ -20,6 +20,9 @@ KINDS = {
     "walk": "null: walk of the same steps",
 }
 SHARES = ("constant", "mono", "hybrid")
+ALL_SHARES = tuple(f"{name}{suffix}" for suffix in ("", "_relative") for name in SHARES)
+OF_TEXT = dict.fromkeys((*ALL_SHARES, "range", "rank_correlation"), HEADS)
+FORM = {"index": int, **dict.fromkeys(KINDS, dict.fromkeys(ALL_SHARES, HEADS)), "text": OF_TEXT}
 NUM_BINS = 16
 HEAD = [
     *("length", "model", "what", "texts", "Constant, %", "Mono, %", "Hybrid, %"),
@@ -50,7 +53,7 @@ class Read:
     folder: Evaluated
     length: int
     rows: list[Row]
-    layers: list[int]
+    layers: list[str]
     schemes: list[str]
     """Of these layers."""
 
@@ -72,11 +75,11 @@ def read_patterns(folders: Sequence[Evaluated]) -> list[Read]:
     found = []
     for folder in folders:
         settings = folder.settings(f"{FOLDER}/settings.json")
-        for path in (folder.path / FOLDER).glob("text-*.jsonl"):
-            rows = [row for row in folder.rows(f"{FOLDER}/{path.name}") if all(kind in row for kind in KINDS)]
-            if rows:
-                length = int(path.stem.removeprefix("text-"))
-                found.append(Read(folder, length, rows, settings.get("layers", []), settings.get("schemes", [])))
+        for _, length, rows in folder.by_length(FOLDER, FORM):
+            layers, schemes = (
+                names_of(settings.get(key), len(rows[0]["text"]["range"])) for key in ("layers", "schemes")
+            )
+            found.append(Read(folder, length, list({row["index"]: row for row in rows}.values()), layers, schemes))
     place = {each.name: number for number, each in enumerate(folders)}
     return sorted(found, key=lambda each: (each.length, place[each.folder.name]))
 
@@ -86,11 +89,7 @@ def pattern_rows(found: Sequence[Read]) -> list[list[str]]:
     cells = []
     for each in found:
         for kind, said in KINDS.items():
-            shares = [
-                Mean.of([100 * value for value in each.means(kind, f"{name}{suffix}")]).written(1)
-                for suffix in ("", "_relative")
-                for name in SHARES
-            ]
+            shares = [Mean.of([100 * value for value in each.means(kind, name)]).written(1) for name in ALL_SHARES]
             cells.append([str(each.length), each.folder.name, said, str(len(each.rows)), *shares])
     return cells
 
@@ -139,10 +138,13 @@ def patterns(folders: Sequence[Evaluated]) -> str | None:
 
 def _histogram(found: Sequence[Read], own_colors: Any) -> str:
     """Returns the share of heads and texts in each of several ranges, of geometric width."""
-    values = {each.folder.name: [x for row in each.rows for x in _flat(row["text"]["range"])] for each in found}
+    values = {
+        each.folder.name: [x for row in each.rows for x in _flat(row["text"]["range"]) if math.isfinite(x)]
+        for each in found
+    }
     positive = [x for own in values.values() for x in own if x > 0]
     if not positive:
-        return "<p class='note'>every range is 0</p>"
+        return "<p class='note'>no range is a number above 0</p>"
     low, high = math.log(min(positive)), math.log(max(positive))
     width = (high - low) / NUM_BINS or 1.0
     labels = [f"{math.exp(low + (number + 0.5) * width):.2g}" for number in range(NUM_BINS)]
@@ -152,7 +154,9 @@ def _histogram(found: Sequence[Read], own_colors: Any) -> str:
         counts = [0] * NUM_BINS
         for x in own:
             counts[min(NUM_BINS - 1, int((math.log(x) - low) / width)) if x > 0 else 0] += 1
-        series[name] = [Point(label, 100 * count / len(own)) for label, count in zip(labels, counts, strict=True)]
+        series[name] = [
+            Point(label, 100 * count / max(1, len(own))) for label, count in zip(labels, counts, strict=True)
+        ]
     return lines(series, labels, colors=own_colors, show="{:.1f}".format)
 
 

@@ -14,6 +14,7 @@ LEAD = (
     "NLL: minus the log-likelihood of the right answer, nats per token. A bar is one standard error over the questions "
     "to each side: it does not cover another training seed. The same questions for all models of one tokenizer."
 )
+FORM = {"index": int, "gold": list, "score": float | None, "nll": float, "answer_tokens": int}
 FIGURES = {"score": ("score, %", 1), "nll": ("NLL, nats per token", 3)}
 
 
@@ -55,7 +56,7 @@ def difference_rows(folders: Sequence[Evaluated], cells: Sequence[tuple[str, str
     """
     found = []
     for task, length in cells:
-        first, *others = [_by_question(folder.rows(f"{task}-{length}.jsonl")) for folder in folders]
+        first, *others = [_by_question(folder.rows(f"{task}-{length}.jsonl", FORM)) for folder in folders]
         for folder, other in zip(folders[1:], others, strict=True):
             common = sorted(first.keys() & other.keys())
             if not common:
@@ -77,7 +78,7 @@ def _by_question(rows: Sequence[dict[str, Any]]) -> dict[tuple[int, str], tuple[
             row["nll"] / row["answer_tokens"],
         )
         for row in rows
-        if {"index", "gold", "score", "nll", "answer_tokens"} <= row.keys()
+        if row["answer_tokens"] > 0
     }
 
 

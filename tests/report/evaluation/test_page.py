@@ -1,15 +1,20 @@
 """The page of evaluations, of folders that are made by hand."""
 
 import json
+import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evaluate.__main__ import main
 from report.errors import ReportError
+from report.evaluation.ablation import REPLACEMENTS
+from report.evaluation.attention import PARTS
 from report.evaluation.folder import open_folders
 from report.evaluation.page import evaluation_page
+from report.evaluation.patterns import KINDS, OF_TEXT
 from report.evaluation.scores import difference_rows
 
 HEADER = "task,length,samples,score,score_se,nll,nll_se,tokens\n"
@@ -81,3 +86,58 @@ def test_damaged_numbers_are_left_out(tmp_path: Path) -> None:
     (folder / "table.csv").write_text("")
     with pytest.raises(ReportError, match="has no results"):
         evaluation_page(open_folders([folder]))
+
+
+GOOD_ROWS: dict[str, dict[str, Any]] = {
+    "copy-128.jsonl": {"index": 0, "gold": ["a"], "score": 1.0, "nll": 2.0, "answer_tokens": 1},
+    "attention/copy-128.jsonl": {
+        "index": 0,
+        "tokens": 9,
+        "counts": dict.fromkeys(PARTS, 2),
+        "mass": {part: [[0.25]] for part in PARTS},
+    },
+    "patterns/text-128.jsonl": {"index": 0, **{kind: {name: [[0.5]] for name in OF_TEXT} for kind in KINDS}},
+    "ablation/text-128.jsonl": {"index": 0, "nll": 2.0, "replaced": {by: {"0": 2.5} for by in REPLACEMENTS}},
+}
+
+
+def test_rows_of_other_code_and_files_of_other_names_are_left_out(tmp_path: Path) -> None:
+    def written(name: str, *more: str) -> str:
+        folders = []
+        for own in ("rope", "repo"):
+            folders.append(folder_of(tmp_path / name / own, "copy,128,1,1.0,1.0,1.0,1.0,9"))
+            for file, row in GOOD_ROWS.items():
+                path = folders[-1] / file
+                path.parent.mkdir(exist_ok=True)
+                good = json.dumps(row)
+                changed = [json.dumps({**row, key: value}) for key in row for value in (None, "x", {}, True)]
+                missing = [json.dumps({each: row[each] for each in row if each != key}) for key in row]
+                path.write_text("\n".join([*(changed + missing if more else [good]), good]))
+                if more:
+                    path.with_name(f"{path.stem}x.jsonl").write_text(good)
+                    (path.parent / "settings.json").write_text(more[0])
+        return evaluation_page(open_folders(folders))
+
+    expected = written("good")
+    assert expected.count("<section>") == 4
+    for number, settings in enumerate(("[]", '{"schemes": 3, "layers": []}')):
+        assert written(str(number), settings) == expected
+
+
+def test_positions_that_are_no_numbers_are_not_drawn(tmp_path: Path) -> None:
+    for kind in ("none", "some"):
+        folder = tmp_path / kind
+        (folder / "patterns").mkdir(parents=True)
+        row = GOOD_ROWS["patterns/text-128.jsonl"]
+        broken = {**row, "text": {name: [[math.nan]] for name in OF_TEXT}}
+        rows = [broken] if kind == "none" else [row, {**broken, "index": 1}]
+        (folder / "patterns/text-128.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in rows))
+        text = evaluation_page(open_folders([folder]))
+        assert ("no range is a number above 0" in text) == (kind == "none")
+
+
+def test_a_table_that_is_not_text_is_no_table(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "demo", "copy,128,2,1.0,1.0,1.0,1.0,9")
+    with (folder / "table.csv").open("ab") as file:
+        file.write(b"\xff\xfe\x00\n")
+    assert "copy: score" in evaluation_page(open_folders([folder]))
