@@ -1,7 +1,7 @@
 """The settings of probes, as `python -m evaluate probe SOURCE key=value ...` takes them; how settings are read."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeVar, get_origin, get_type_hints
@@ -83,15 +83,19 @@ class ProbeConfig:
             raise EvaluateError(f"num_columns={self.num_columns} must be {MIN_COLUMNS} or more")
         if self.num_needles > MAX_NEEDLES:
             raise EvaluateError(f"num_needles={self.num_needles} must be {MAX_NEEDLES} or less")
-        stray = [length for length in self.yarn if self.length and length not in self.length]
-        if stray:
-            raise EvaluateError(f"yarn has a factor for length {stray[0]}, which is none of length={self.length}")
-        if any(factor < 1 for factor in self.yarn.values()):
-            raise EvaluateError(f"yarn={self.yarn}: factors must be 1 or more")
+        check_yarn(self.yarn, self.length or self.yarn)
         for name in ("task", "length"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise EvaluateError(f"{name}={values} names one twice")
+
+
+def check_yarn(yarn: Mapping[int, float], lengths: Collection[int]) -> None:
+    """Raises EvaluateError for a factor below 1, or of a length that is not read."""
+    if stray := [length for length in yarn if length not in lengths]:
+        raise EvaluateError(f"yarn has a factor for length {stray[0]}, which is none of length={list(lengths)}")
+    if any(not factor >= 1 for factor in yarn.values()):
+        raise EvaluateError(f"yarn={yarn}: factors must be 1 or more")
 
 
 def parse_config(assignments: Sequence[str]) -> ProbeConfig:

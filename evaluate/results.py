@@ -23,6 +23,7 @@ from evaluate.errors import EvaluateError
 from report.evaluation.means import Mean
 
 Row = dict[str, Any]
+KEYS = {"index", "tokens", "score", "nll", "answer_tokens"}  # of a row, without which it has no part in means
 HEADER = ("task", "length", "samples", "score", "score_se", "nll", "nll_se", "tokens", "choice", "choice_se")
 
 
@@ -52,8 +53,9 @@ class Results:
         self.folder = folder
 
     def rows(self, task: str, length: int) -> dict[int, Row]:
-        """Returns the rows that there are, by the index of their samples."""
-        return {row["index"]: row for row in read_json_lines(self._path(task, length))}
+        """Returns the rows that there are, by the index of their samples; two processes may have written one twice."""
+        rows = read_json_lines(self._path(task, length))
+        return {row["index"]: row for row in rows if row.keys() >= KEYS}
 
     def writer(self, task: str, length: int) -> JsonLines:
         """Returns the file to which rows are appended."""
@@ -64,7 +66,8 @@ class Results:
         summaries = []
         for path in sorted(self.folder.glob("*-*.jsonl")):
             task, _, length = path.stem.rpartition("-")
-            summaries.append(summary(task, int(length), read_json_lines(path)))
+            if length.isdecimal() and (rows := self.rows(task, int(length))):
+                summaries.append(summary(task, int(length), list(rows.values())))
         write_text_whole(self.folder / "table.md", markdown(summaries), durable=False)
         write_text_whole(self.folder / "table.csv", csv_table(summaries), durable=False)
 
@@ -79,7 +82,12 @@ def keep_settings(folder: Path, settings: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_text_whole(path, json.dumps(settings, indent=2) + "\n", durable=False)
         return
-    found = json.loads(path.read_text())
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise EvaluateError(f"{path} is damaged, so it is not known what these results are of: give another --out")
     other = [key for key in sorted({*found, *settings}) if found.get(key) != settings.get(key)]
     if other:
         there, here = found.get(other[0]), settings.get(other[0])

@@ -7,6 +7,7 @@ import torch
 import xxhash
 from tokenizers import Tokenizer
 
+from evaluate.errors import EvaluateError
 from model.generate import most_likely
 from model.loss import IGNORED
 from model.transformer import Olmo2
@@ -28,6 +29,15 @@ class Subject(Protocol):
         """Returns the negative log-likelihood of the answer after the tokens: the sum over its tokens, in nats."""
 
 
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Returns the tokens of a text, special ones left out. Raises EvaluateError if the tokenizer cannot read it."""
+    try:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    except Exception as error:  # the library raises bare Exception
+        raise EvaluateError(f"the tokenizer cannot read this text ({error}): give another --tokenizer") from error
+    return ids
+
+
 @dataclass(frozen=True)
 class ModelSubject:
     """A model in training form, on its device."""
@@ -39,9 +49,8 @@ class ModelSubject:
     """The tokens at which an answer ends."""
 
     def encode(self, text: str) -> list[int]:
-        """Returns the tokens of a text, special ones left out."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        """Returns the tokens of a text, special ones left out. Raises EvaluateError if the tokenizer cannot read it."""
+        return encode(self.tokenizer, text)
 
     def decode(self, tokens: list[int]) -> str:
         """Returns the text of tokens."""

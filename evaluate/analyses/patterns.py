@@ -37,7 +37,7 @@ def check_learned(model: Olmo2, place: str) -> list[int]:
     """Returns the layers that learn positions. Raises EvaluateError if there is none."""
     layers = [layer for layer, _ in model.learned_positions()]
     if not layers:
-        raise EvaluateError(f"{place}: no layer learns positions, so there are no patterns to count")
+        raise EvaluateError(f"{place}: no layer learns positions, so there are none to look at")
     return layers
 
 

@@ -14,7 +14,7 @@ def complete_rows(
     """Makes the rows of the indices below `count` that the file lacks. `report` gets how many there are, and of how
     many.
     """
-    present = {row.get("index") for row in read_json_lines(path)}
+    present = {index for row in read_json_lines(path) if isinstance(index := row.get("index"), int)}
     writer = JsonLines(path)
     for index in range(count):
         if index not in present:

@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass, field
 
+from evaluate.config import check_yarn
 from evaluate.errors import EvaluateError
 from evaluate.haystack import open_haystack
 from evaluate.subject import ModelSubject
@@ -30,9 +31,9 @@ class TextsConfig:
             raise EvaluateError(f"num_texts={self.num_texts} must be 1 or more")
         if short := [length for length in self.length if length < CHUNK]:
             raise EvaluateError(f"length={short[0]} must be {CHUNK} or more, the tokens of a chunk")
-        if stray := [length for length in self.yarn if self.length and length not in self.length]:
-            raise EvaluateError(f"yarn has a factor for length {stray[0]}, which is none of length={self.length}")
-        return sorted(set(self.length)) or [max(CHUNK, trained // part) for part in (4, 2, 1)]
+        lengths = sorted(set(self.length)) or [max(CHUNK, trained // part) for part in (4, 2, 1)]
+        check_yarn(self.yarn, lengths)
+        return lengths
 
     def settings(self) -> dict[str, object]:
         """Returns what the rows depend on, the model left out. Raises EvaluateError and OSError."""
@@ -40,9 +41,13 @@ class TextsConfig:
         return {"texts": open_haystack(self.texts).digest, "seed": self.seed, "yarn": yarn}
 
     def tokens(self, index: int, length: int, subject: ModelSubject) -> list[int]:
-        """Returns the tokens of a text; the file begins again at its end."""
+        """Returns the tokens of a text; the file begins again at its end. Raises EvaluateError if there are too few."""
         words = open_haystack(self.texts).words
         start, count = random.Random(f"{self.seed}/texts/{index}").randrange(len(words)), length
         repeated = words * (2 + count // len(words))
         tokens = subject.encode(" ".join(repeated[start : start + count]))
-        return tokens[:length]  # a word has one token at least
+        if len(tokens) < length:  # a word has one token at least, unless the tokenizer leaves it out
+            raise EvaluateError(
+                f"{length} words have only {len(tokens)} tokens: give another --tokenizer or texts=FILE"
+            )
+        return tokens[:length]

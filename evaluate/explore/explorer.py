@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from evaluate.errors import EvaluateError
 from evaluate.explore.reading import LayerPositions, Reading
-from evaluate.subject import ModelSubject
+from evaluate.subject import ModelSubject, encode
 from model.transformer import Attention
 
 MAX_TOKENS = 16384  # of a text, unless another number is given
@@ -157,18 +157,13 @@ def pieces(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:
     while (start := len(found)) < len(tokens):
         for end in range(start + 1, min(start + MAX_BYTES, len(tokens)) + 1):
             text = tokenizer.decode(tokens[start:end], skip_special_tokens=False)
-            if UNFINISHED not in text or _tokens(tokenizer, text) == list(tokens[start:end]):  # the text has one itself
+            if UNFINISHED not in text or encode(tokenizer, text) == list(tokens[start:end]):  # the text has one itself
                 break
         else:  # bytes that are no character
             end = start + 1
             text = tokenizer.decode(tokens[start:end], skip_special_tokens=False)
         found += [text, *[""] * (end - start - 1)]
     return found
-
-
-def _tokens(tokenizer: Tokenizer, text: str) -> list[int]:
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-    return ids
 
 
 def packed(header: Mapping[str, Any], arrays: Sequence[np.ndarray]) -> bytes:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from evaluate.config import parse_settings
+from evaluate.config import check_yarn, parse_settings
 from evaluate.errors import EvaluateError
 
 
@@ -34,15 +34,11 @@ class PerplexityConfig:
             raise EvaluateError(f"length={self.length}: each must be 2 or more")
         if len(set(self.length)) < len(self.length):
             raise EvaluateError(f"length={self.length} names one twice")
-        stray = [length for length in self.yarn if self.length and length not in self.length]
-        if stray:
-            raise EvaluateError(f"yarn has a factor for length {stray[0]}, which is none of length={self.length}")
-        if any(factor < 1 for factor in self.yarn.values()):
-            raise EvaluateError(f"yarn={self.yarn}: factors must be 1 or more")
+        check_yarn(self.yarn, self.length or self.yarn)
 
-    def factor(self, length: int, trained_length: int) -> float | None:
-        """Returns the factor of YaRN at a length, or None where none is asked for."""
-        if self.yarn:
+    def factor(self, length: int, trained_length: int, *, has_yarn: bool) -> float | None:
+        """Returns the factor of YaRN at a length, or None. By default a model that has its own gets no other."""
+        if self.yarn or has_yarn:
             return self.yarn.get(length)
         return length / trained_length if length > trained_length else None
 

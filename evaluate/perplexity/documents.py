@@ -27,6 +27,7 @@ from data.tokenizer import Piece, cut_document
 from data.tools.sample_texts import SKIPPED_FOLDERS
 from data.validation import validation_documents
 from evaluate.errors import EvaluateError
+from evaluate.subject import encode
 
 Pieces = list[Piece]
 
@@ -132,7 +133,7 @@ def choose(
     same: bool,
 ) -> Chosen:
     """Returns up to `number` documents for each length. Raises EvaluateError if there is none for any length."""
-    encode, ordered = _encoder(tokenizer), sorted(lengths)
+    encode_piece, ordered = _encoder(tokenizer), sorted(lengths)
     shortest, longest = ordered[-1 if same else 0], ordered[-1]
     num_read, reaching = 0, {length: list[Document]() for length in ordered}
 
@@ -142,7 +143,7 @@ def choose(
             num_read += 1
             num_bytes = sum(len(piece.text.encode()) for piece in pieces)
             if pack or num_bytes >= shortest:  # no token is shorter than a byte
-                yield Document(source, _first_tokens(pieces, encode, longest))
+                yield Document(source, _first_tokens(pieces, encode_piece, longest))
 
     documents: Iterable[Document] = tokenised()
     used: set[str] = set()
@@ -176,15 +177,14 @@ def _encoder(tokenizer: Tokenizer) -> Callable[[Piece], list[int]]:
     own = Tokenizer.from_str(tokenizer.to_str())
     own.encode_special_tokens = True
 
-    def encode(piece: Piece) -> list[int]:
+    def encode_piece(piece: Piece) -> list[int]:
         if piece.is_special:
             special = own.token_to_id(piece.text)
             assert special is not None
             return [special]
-        ids: list[int] = own.encode(piece.text, add_special_tokens=False).ids
-        return ids
+        return encode(own, piece.text)
 
-    return encode
+    return encode_piece
 
 
 def _first_tokens(pieces: Pieces, encode: Callable[[Piece], list[int]], length: int) -> np.ndarray:

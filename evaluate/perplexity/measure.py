@@ -78,7 +78,8 @@ class Rows:
 
     def read(self, variant: Variant) -> dict[str, Row]:
         """Returns the rows that there are, by document."""
-        return {row["document"]: row for row in read_json_lines(self._path(variant))}
+        rows = read_json_lines(self._path(variant))
+        return {row["document"]: row for row in rows if {"document", "bins"} <= row.keys()}
 
     def append(self, variant: Variant, document: Document, losses: np.ndarray) -> Row:
         """Writes and returns the row of a document, from the losses of all its tokens after the first."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from evaluate.perplexity.measure import Bin, Row, Variant
 from evaluate.results import Mean
 
+MAX_EXPONENT = 700.0  # a larger one overflows float64
 FIRST_SHIFT = 4  # the first range of a table is 1/16 of the shortest length: five ranges, as eval/position/... has
 HEADER = ("model", "length", "yarn", "start", "stop", "documents", "nll", "nll_se", "perplexity")
 HEADER_YARN = (*HEADER, "minus_without_yarn", "minus_without_yarn_se")
@@ -144,7 +145,7 @@ def _cell(mean: Mean, perplexity: bool) -> str:
 
 
 def _perplexity(nll: float) -> float:
-    return math.exp(nll) if nll < 700 else math.inf
+    return math.exp(nll) if not nll >= MAX_EXPONENT else math.inf
 
 
 def _start(name: str) -> int:

@@ -129,6 +129,13 @@ class ReplicateConfig:
         both = set(self.seeds) & set(self.tuning.seeds)
         _require(not both, f"seeds {sorted(both)} are in tuning.seeds too: rates would be chosen on what is reported")
         _require(len(self.seeds) >= 1, "seeds is empty: give one or more")
+        for name, number in (
+            ("parallel", self.parallel),
+            ("draws", self.draws),
+            ("batch_rows", self.batch_rows),
+            ("probes.num_samples", self.probes.num_samples),
+        ):
+            _require(number >= 1, f"{name}={number} must be 1 or more")
         for name, listed in (("schemes", self.schemes), ("seeds", self.seeds), ("tuning.rates", self.tuning.rates)):
             _require(len(set(listed)) == len(listed) > 0, f"{name}={listed} is empty or names one twice")
 

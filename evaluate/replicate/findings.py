@@ -184,5 +184,10 @@ def chosen_rates(config: ReplicateConfig, runs: Sequence[Run], root: Path) -> di
         nll = [_mean(scores, task, length, "nll") for task in config.corpus.tasks]
         found.setdefault((run.scheme, run.rate), []).append(math.fsum(nll) / len(nll))
     return {
-        scheme: min(config.tuning.rates, key=lambda rate: math.fsum(found[scheme, rate])) for scheme in config.schemes
+        scheme: min(config.tuning.rates, key=lambda rate: _worst_if_nan(math.fsum(found[scheme, rate])))
+        for scheme in config.schemes
     }
+
+
+def _worst_if_nan(value: float) -> float:
+    return math.inf if math.isnan(value) else value

@@ -8,6 +8,7 @@ log-likelihood per token (*nll*).
 import hashlib
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from common.files import write_text_whole
 from evaluate.replicate.config import ReplicateConfig
 from evaluate.replicate.corpus import ANSWER_ID, probe_config
 from evaluate.samples import Fitted, Samples
+from evaluate.subject import encode
 from evaluate.tasks import build_tasks
 from model.config import YarnConfig
 from model.huggingface.reading import read_configs
@@ -93,13 +95,9 @@ def probe_samples(config: ReplicateConfig, tokenizer: Tokenizer, length: int) ->
     """Returns the samples of each task at a length, the same for every model."""
     probes = probe_config(config.corpus, config.probes.seed)
 
-    def encode(text: str) -> list[int]:
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
-
     found = {}
     for name, task in build_tasks(probes).items():
-        samples = Samples(name, task, length - 1, probes, encode)
+        samples = Samples(name, task, length - 1, probes, partial(encode, tokenizer))
         fitted = [samples[index] for index in range(config.probes.num_samples)]
         found[name] = [replace(each, prompt=[*each.prompt, ANSWER_ID]) for each in fitted]
     return found

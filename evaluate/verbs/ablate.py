@@ -38,9 +38,9 @@ def _run(options: argparse.Namespace) -> None:
     for opened, folder in opened_sources(sources, options):
         subject = opened.subject()
         check_learned(subject.model, opened.writer.place)
-        lengths = config.lengths(0) if config.length else [opened.trained_length()]
+        config.length = config.length or [opened.trained_length()]
         keep_settings(folder / FOLDER, config.settings() | subject.digests())
-        for length in lengths:
+        for length in config.lengths(0):
             make = partial(ablation_row, opened.subject(config.yarn.get(length)), config, length)
             report = partial(print_progress, f"{opened.name} texts of {length}")
             complete_rows(folder / FOLDER / f"text-{length}.jsonl", config.num_texts, make, report)

@@ -54,11 +54,14 @@ def _run(options: argparse.Namespace) -> None:
 def _measure(opened: "Opened", folder: "Path", config: "AttentionConfig") -> None:
     from evaluate.analyses.attention import planned, settings_of
     from evaluate.analyses.rows import complete_rows, scheme_names
+    from evaluate.config import check_yarn
     from evaluate.results import keep_settings
     from report.evaluation.attention import FOLDER
 
     subject = opened.subject()
-    found = planned(config, subject, config.length or [opened.trained_length()])
+    lengths = config.length or [opened.trained_length()]
+    check_yarn(config.yarn, lengths)
+    found = planned(config, subject, lengths)
     kept = settings_of(config) | {"schemes": scheme_names(subject.model)} | subject.digests()
     keep_settings(folder / FOLDER, kept)
     for (task, length), samples in found.items():

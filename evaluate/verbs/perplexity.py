@@ -1,10 +1,9 @@
 """`python -m evaluate perplexity`: the loss of tokens by their index in long documents, with and without YaRN."""
 
 import argparse
-from pathlib import Path
 
-from evaluate.errors import EvaluateError
-from evaluate.verbs.arguments import SOURCE, Verbs, add_places
+from evaluate.verbs.arguments import Verbs
+from evaluate.verbs.sources import add_sources, split_settings
 
 EXAMPLES = """
   python -m evaluate perplexity runs/demo                                 documents that the run holds out
@@ -17,13 +16,7 @@ def add(verbs: Verbs) -> None:
     """Adds the verb to a command line."""
     said = "measure the loss by index in long documents, with and without YaRN; several models on the same documents"
     verb = verbs.add("perplexity", said, EXAMPLES)
-    verb.add_argument(
-        "settings",
-        metavar="SOURCE|key=value",
-        nargs="+",
-        help=f"{SOURCE}, or several; length=N,N yarn=N:FACTOR documents=PATH and others: docs/analyses.md",
-    )
-    add_places(verb, "default: evaluations/NAME, by the name of each source")
+    add_sources(verb, "length=N,N yarn=N:FACTOR documents=PATH")
     verb.set_defaults(run=_run)
 
 
@@ -31,10 +24,6 @@ def _run(options: argparse.Namespace) -> None:
     from evaluate.perplexity.config import parse_config
     from evaluate.verbs.reading import read_documents
 
-    sources = [each for each in options.settings if "=" not in each or Path(each).exists()]
-    if not sources:
-        raise EvaluateError("there is no SOURCE: name a run, a checkpoint or a Hugging Face folder")
-    if len(set(sources)) < len(sources):
-        raise EvaluateError("a SOURCE is named twice: give each once")
-    config = parse_config([each for each in options.settings if each not in sources])
+    sources, settings = split_settings(options.settings)
+    config = parse_config(settings)
     read_documents(config, sources, options.tokenizer, options.out)

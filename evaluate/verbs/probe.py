@@ -26,7 +26,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from evaluate.config import parse_config
+    from evaluate.config import check_yarn, parse_config
     from evaluate.probe import plan, run, settings_of
     from evaluate.results import Results, markdown
     from evaluate.tasks import build_tasks
@@ -37,6 +37,7 @@ def _run(options: argparse.Namespace) -> None:
     settings = settings_of(config)
     opened = Opened(options.source, options.tokenizer)
     config.length = config.length or [opened.trained_length()]
+    check_yarn(config.yarn, config.length)
     subject = opened.subject()
     planned, left_out = plan(subject, config)
     for why in left_out:

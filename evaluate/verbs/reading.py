@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.files import write_text_whole
+from evaluate.config import check_yarn
 from evaluate.errors import EvaluateError
 from evaluate.perplexity.config import PerplexityConfig
 from evaluate.perplexity.documents import Chosen, Texts, choose, held_out_texts, python_texts, texts_of
@@ -25,6 +26,7 @@ def read_documents(config: PerplexityConfig, sources: Sequence[str], tokenizer: 
         check_source(source)
     opened = Opened(sources[0], tokenizer)
     config.length = config.length or [opened.trained_length() * times for times in (1, 2, 4)]
+    check_yarn(config.yarn, config.length)
     first = _First(config, opened)
     measured: dict[str, Measured] = {}
     for source in sources:
@@ -91,7 +93,7 @@ def _measure(config: PerplexityConfig, opened: Opened, chosen: Chosen, folder: P
     trained = opened.trained_length()
     variants = []
     for length in config.length:
-        factor = config.factor(length, trained)
+        factor = config.factor(length, trained, has_yarn=opened.writer.positions_config.yarn is not None)
         variants += [Variant(length)] if factor is None else [Variant(length), Variant(length, factor)]
     rows = folder / "perplexity"
     keep_settings(rows, opened.subject().digests() | {"trained_length": trained})

@@ -74,6 +74,8 @@ def _plan(options: argparse.Namespace, folder: Path, trained: int, results: Path
         lengths = [int(each) for each in options.length.split(",")] if options.length else []
     except ValueError:
         raise EvaluateError(f"--length {options.length}: give whole numbers, as in 4096,8192") from None
+    if any(each < 1 for each in (*lengths, 1 if options.limit is None else options.limit)):
+        raise EvaluateError("--length and --limit must be 1 or more")
     found = entries(options.suite, trained, lengths, options.limit)
     if options.task:
         wanted, known = options.task.split(","), {entry.task for entry in found}

@@ -88,7 +88,7 @@ def has_form(value: object, form: Form) -> bool:
         return all(key in value and has_form(value[key], own) for key, own in form.items())
     if isinstance(form, list):
         return isinstance(value, list) and bool(value) and all(has_form(each, form[0]) for each in value)
-    types = {float: int | float, float | None: int | float | None}.get(form, form)
+    types: Any = {float: int | float, float | None: int | float | None}.get(form, form)
     return isinstance(value, types) and not isinstance(value, bool)
 
 

@@ -63,3 +63,11 @@ def test_a_mistake_is_one_line(
         code = stopped.code
     error = capsys.readouterr().err
     assert code == 2 and said in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["probe", "attention", "patterns", "ablate", "perplexity"])
+def test_yarn_at_a_length_that_is_not_read_is_a_mistake(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    assert main([verb, str(folder), "yarn=99:2", "--out", str(tmp_path / "out")]) == 2
+    assert "yarn has a factor for length 99, which is none of" in capsys.readouterr().err

@@ -16,12 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from evaluate.__main__ import main
 from evaluate.errors import EvaluateError
+from evaluate.perplexity.config import parse_config
 from evaluate.perplexity.documents import Chosen, Document, choose, python_texts, texts_of
 from evaluate.perplexity.measure import ModelReader, Rows, Variant, bins, measure
-from evaluate.perplexity.tables import differences, lines, per_document, shown_bins
+from evaluate.perplexity.tables import Line, differences, lines, markdown, per_document, shown_bins
 from evaluate.subject import ModelSubject
 from model.config import PositionsConfig, YarnConfig
 from model.yarn import with_yarn
+from report.evaluation.means import Mean
 from tests.model.small import built, small
 from train.evaluation.validation_loss import buckets
 
@@ -195,6 +197,22 @@ def test_two_exports_are_compared_on_the_same_documents(
     assert main(["perplexity", str(folder), "length=99999", f"documents={texts}", "text_key=body"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: no document of 99,999 tokens or more among the 3 of ")
+
+
+def test_a_model_that_has_yarn_is_read_with_its_own_alone() -> None:
+    config = parse_config([])
+    assert [config.factor(length, 8, has_yarn=False) for length in (8, 16)] == [None, 2.0]
+    assert [config.factor(length, 8, has_yarn=True) for length in (8, 16)] == [None, None]
+
+
+def test_rows_of_other_code_are_read_again(tmp_path: Path) -> None:
+    (tmp_path / "8.jsonl").write_text('{}\n{"document": "a"}\n{"document": "b", "bins": {}}\n')
+    assert list(Rows(tmp_path).read(Variant(8))) == ["b"]
+
+
+def test_a_loss_that_is_no_number_is_no_perplexity() -> None:
+    line = Line(Variant(8), (0, 8), 1, Mean(math.nan, math.nan), None)
+    assert "nan (nan)" in markdown([line])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from evaluate.config import parse_config
 from evaluate.errors import EvaluateError
 from evaluate.probe import plan, run, settings_of
-from evaluate.results import Mean, Results, Summary, csv_table, markdown, summary
+from evaluate.results import Mean, Results, Summary, csv_table, keep_settings, markdown, summary
 from tests.evaluate.models import Answering
 
 SETTINGS = ["task=key_value", "length=200", "value_digits=3"]
@@ -80,6 +80,23 @@ def test_what_is_there_is_not_run_again(sample: Path, tmp_path: Path) -> None:
     probed(Answering(sample / "tokenizer.json", looks_up), tmp_path / "b", "num_samples=5")
     again, at_once = ((tmp_path / name / "table.csv").read_text() for name in "ab")
     assert again == at_once and "key_value,200,5,100.0" in again
+
+
+def test_rows_of_two_processes_count_once_and_those_of_other_code_not_at_all(sample: Path, tmp_path: Path) -> None:
+    model = Answering(sample / "tokenizer.json", looks_up)
+    probed(model, tmp_path, "num_samples=3")
+    table, path = (tmp_path / "table.csv").read_text(), tmp_path / "key_value-200.jsonl"
+    rows = path.read_text()
+    path.write_text(rows + rows.splitlines(keepends=True)[1] + '{"index": 7}\n{}\n')
+    (tmp_path / "notes-old.jsonl").write_text("{}\n")
+    probed(model, tmp_path, "num_samples=3")
+    assert (tmp_path / "table.csv").read_text() == table and model.num_asked == 3
+
+
+def test_damaged_settings_are_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(EvaluateError, match=r"settings\.json is damaged"):
+        keep_settings(tmp_path, {})
 
 
 def test_every_sample_is_on_disk(sample: Path, tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """A model answers greedily, and the likelihood of an answer is that of its logits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
+from evaluate.errors import EvaluateError
 from evaluate.subject import ModelSubject
 from model.config import PositionsConfig
 from tests.model.small import built, small
@@ -35,6 +38,12 @@ def test_the_nll_is_that_of_the_answer_alone(subject: ModelSubject) -> None:
     log_p = subject.model(torch.tensor([prompt + answer]))[0].detach().log_softmax(-1)
     expected = -sum(float(log_p[len(prompt) - 1 + i, token]) for i, token in enumerate(answer))
     assert subject.nll(prompt, answer) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_text_that_the_tokenizer_cannot_read_is_a_mistake(subject: ModelSubject) -> None:
+    words = Tokenizer(WordLevel({"the": 0}, unk_token="[UNK]"))
+    with pytest.raises(EvaluateError, match="the tokenizer cannot read this text"):
+        replace(subject, tokenizer=words).encode("table")
 
 
 def test_digests_tell_weights_apart(subject: ModelSubject) -> None:

@@ -122,6 +122,8 @@ def test_rulers_questions_count_any_right_answer_and_yarn_copies_no_weights(
         (["--suite", "local", "--lm-eval", "absent"], "absent is absent: `make lm-eval` builds it"),
         (["--suite", "papers"], "invalid choice: 'papers'"),
         (["--suite", "local", "--task", "cope"], "--task cope is none of local: it has niah_"),
+        (["--suite", "local", "--length", "0"], "--length and --limit must be 1 or more"),
+        (["--suite", "local", "--limit", "0"], "--length and --limit must be 1 or more"),
         (["--suite", "local", "--length", "4k"], "--length 4k: give whole numbers"),
     ],
 )

@@ -1,10 +1,12 @@
 """Patterns of positions that are made by hand, the null values, and a model whose positions are known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from evaluate.__main__ import main
 from evaluate.analyses.patterns import check_learned, null_shares, pattern_row, position_figures
@@ -87,6 +89,13 @@ def test_shorter_texts_are_the_beginning_of_longer_ones(sample: Path, tmp_path: 
     assert config.lengths(256) == [64, 128, 256]
     with pytest.raises(EvaluateError, match="length=8 must be 16 or more"):
         TextsConfig(length=[8]).lengths(256)
+    with pytest.raises(
+        EvaluateError, match=r"yarn has a factor for length 512, which is none of length=\[64, 128, 256\]"
+    ):
+        TextsConfig(yarn={512: 2.0}).lengths(256)
+    of_q = Tokenizer(BPE({"q": 0}, []))  # all other letters are left out
+    with pytest.raises(EvaluateError, match="100 words have only"):
+        config.tokens(0, 100, replace(subject, tokenizer=of_q))
 
 
 def test_a_model_that_learns_no_positions_is_refused() -> None:

@@ -1,6 +1,7 @@
 """What findings say of scores that are made by hand: differences, rates, sentences, the table and the page."""
 
 import json
+import math
 import random
 from html.parser import HTMLParser
 from pathlib import Path
@@ -120,6 +121,14 @@ def test_the_rate_of_a_scheme_is_that_of_the_lowest_nll_of_its_tuning_runs(tmp_p
     assert chosen_rates(config, runs, tmp_path) == best
     untuned = configured("tuning.seeds=[]")
     assert chosen_rates(untuned, [], tmp_path) == dict.fromkeys(untuned.schemes, 1e-3)
+
+
+def test_a_rate_at_which_training_diverged_is_not_chosen(tmp_path: Path) -> None:
+    config = configured("tuning.rates=[3e-3,1e-3,2e-3]")
+    runs = tuning_runs(config)
+    for run in runs:
+        write_scores(tmp_path, run, {32: 0.5, 40: 0.5}, nll=math.nan if run.rate == 3e-3 else 1.0 + run.rate)
+    assert chosen_rates(config, runs, tmp_path) == dict.fromkeys(config.schemes, 1e-3)
 
 
 def test_runs_of_a_seed_share_backbone_and_data(tmp_path: Path) -> None:
