@@ -39,6 +39,13 @@ class JsonLines:
             if not had_to_wait:
                 logger.warning("cannot write %s (%s): its lines wait in memory", self._path, error.strerror)
 
+    def append_now(self, row: dict[str, Any]) -> None:
+        """Writes this row. Raises OSError, which names the file, if it cannot: nothing waits."""
+        try:
+            self._write(json.dumps(row).encode() + b"\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+
     def durable_content(self, *, is_whole: bool = True) -> bytes | None:
         """Flushes the file to the disk; returns its lines, those that still wait included.
 

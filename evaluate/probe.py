@@ -62,14 +62,14 @@ def plan(subject: Subject, config: ProbeConfig) -> tuple[list[Planned], list[str
 def run(subject: Subject, config: ProbeConfig, planned: Planned, results: Results, report: Report) -> Summary:
     """Runs the samples that the results lack, and returns the means over all. `report` gets the progress.
 
-    Raises EvaluateError if a sample does not fit the length.
+    Raises EvaluateError if a sample does not fit the length, and OSError if a row cannot be written.
     """
     name, length = planned.name, planned.length
     rows, writer = results.rows(name, length), results.writer(name, length)
     for index in range(config.num_samples):
         if index not in rows:
             rows[index] = _row(subject, config, planned.task, index, planned.samples[index])
-            writer.append(rows[index])
+            writer.append_now(rows[index])
         report(name, length, index + 1, config.num_samples)
     return summary(name, length, [rows[index] for index in range(config.num_samples)])
 

@@ -12,13 +12,13 @@ def complete_rows(
     path: Path, count: int, make: Callable[[int], dict[str, Any]], report: Callable[[int, int], None]
 ) -> None:
     """Makes the rows of the indices below `count` that the file lacks. `report` gets how many there are, and of how
-    many.
+    many. Raises OSError if a row cannot be written.
     """
     present = {index for row in read_json_lines(path) if isinstance(index := row.get("index"), int)}
     writer = JsonLines(path)
     for index in range(count):
         if index not in present:
-            writer.append({"index": index, **make(index)})
+            writer.append_now({"index": index, **make(index)})
         report(index + 1, count)
 
 

@@ -82,7 +82,7 @@ class Rows:
         return {row["document"]: row for row in rows if {"document", "bins"} <= row.keys()}
 
     def append(self, variant: Variant, document: Document, losses: np.ndarray) -> Row:
-        """Writes and returns the row of a document, from the losses of all its tokens after the first."""
+        """Writes and returns a document's row, from the losses of its tokens after the first. Raises OSError."""
         ranges = bins(variant.length)
         parts = {f"{start}-{stop}": losses[start : min(stop, variant.length - 1)] for start, stop in ranges}
         row = {
@@ -90,7 +90,7 @@ class Rows:
             "source": document.source,
             "bins": {name: [float(part.sum()), len(part)] for name, part in parts.items() if len(part)},
         }
-        JsonLines(self._path(variant)).append(row)
+        JsonLines(self._path(variant)).append_now(row)
         return row
 
     def _path(self, variant: Variant) -> Path:

@@ -67,3 +67,13 @@ def test_a_folder_that_is_gone_does_not_end_the_run(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     lines.append(row(2))
     assert read_json_lines(tmp_path / "gone" / "metrics.jsonl") == [row(1), row(2)]
+
+
+def test_a_row_that_does_not_wait_is_whole_or_an_error_that_names_the_file(tmp_path: Path) -> None:
+    writer = JsonLines(tmp_path / "rows.jsonl")
+    writer.append_now({"index": 0})
+    with files_of_at_most(20), pytest.raises(OSError) as caught:
+        writer.append_now({"index": 1, "more": "text"})
+    assert caught.value.filename == str(tmp_path / "rows.jsonl")
+    writer.append_now({"index": 2})
+    assert [row["index"] for row in read_json_lines(tmp_path / "rows.jsonl")] == [0, 2]

@@ -2,12 +2,17 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from evaluate.analyses.rows import complete_rows
 from evaluate.config import parse_config
 from evaluate.errors import EvaluateError
+from evaluate.perplexity.documents import Document
+from evaluate.perplexity.measure import Rows, Variant
 from evaluate.probe import plan, run, settings_of
 from evaluate.results import Mean, Results, Summary, csv_table, keep_settings, markdown, summary
 from tests.evaluate.models import Answering
@@ -91,6 +96,20 @@ def test_rows_of_two_processes_count_once_and_those_of_other_code_not_at_all(sam
     (tmp_path / "notes-old.jsonl").write_text("{}\n")
     probed(model, tmp_path, "num_samples=3")
     assert (tmp_path / "table.csv").read_text() == table and model.num_asked == 3
+
+
+def test_a_row_that_cannot_be_written_is_an_error(sample: Path, tmp_path: Path) -> None:
+    model, config = Answering(sample / "tokenizer.json", looks_up), parse_config([*SETTINGS, "num_samples=2"])
+    [planned], _ = plan(model, config)
+    results = Results(tmp_path / "gone", {})
+    shutil.rmtree(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError):
+        run(model, config, planned, results, silent)
+    with pytest.raises(FileNotFoundError):
+        complete_rows(tmp_path / "gone" / "text-16.jsonl", 2, lambda index: {}, lambda done, total: None)
+    document = Document("source", np.arange(8))
+    with pytest.raises(FileNotFoundError):
+        Rows(tmp_path / "gone").append(Variant(8), document, np.zeros(7))
 
 
 def test_damaged_settings_are_a_mistake(tmp_path: Path) -> None:
