@@ -31,6 +31,7 @@ def configured(root: Path, name: str, **changes: Any) -> RunConfig:
         "evaluation__interval": 3,
         "evaluation__probe_interval": 2,
         "evaluation__probes": PROBES,
+        "evaluation__micro_batch_size": 2,
         "position_watch__probe_tokenizer": str(root / "tokenizer.json"),
         "max_steps": 5,
     }
