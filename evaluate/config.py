@@ -1,9 +1,10 @@
-"""The settings of probes, as `python -m evaluate probe SOURCE key=value ...` takes them."""
+"""The settings of probes, as `python -m evaluate probe SOURCE key=value ...` takes them; how settings are read."""
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import Enum
+from typing import TypeVar, get_origin, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -13,6 +14,8 @@ from evaluate.errors import EvaluateError
 
 MIN_WORDS = 20  # more than the common words of cwe
 MAX_NEEDLES = 40  # RULER has 40 depths in prose
+
+Config = TypeVar("Config")
 
 
 class Items(Enum):
@@ -31,6 +34,8 @@ class ProbeConfig:
     """Names of tasks; none stands for all that fit the length."""
     length: list[int] = field(default_factory=list)
     """Tokens of a prompt together with its answer; none stands for the length that the model was trained at."""
+    yarn: dict[int, float] = field(default_factory=dict)
+    """YaRN's factor by length, as in yarn=8192:2,16384:4; none at the other lengths."""
     num_samples: int = 500
     """Samples of each task at each length."""
     seed: int = 42
@@ -73,6 +78,11 @@ class ProbeConfig:
             raise EvaluateError(f"num_words={self.num_words} must be {MIN_WORDS + self.num_common} or more")
         if self.num_needles > MAX_NEEDLES:
             raise EvaluateError(f"num_needles={self.num_needles} must be {MAX_NEEDLES} or less")
+        stray = [length for length in self.yarn if self.length and length not in self.length]
+        if stray:
+            raise EvaluateError(f"yarn has a factor for length {stray[0]}, which is none of length={self.length}")
+        if any(factor < 1 for factor in self.yarn.values()):
+            raise EvaluateError(f"yarn={self.yarn}: factors must be 1 or more")
         for name in ("task", "length"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
@@ -80,8 +90,15 @@ class ProbeConfig:
 
 
 def parse_config(assignments: Sequence[str]) -> ProbeConfig:
-    """Returns the config with `key=value` changes; a list is `a,b` or `[a,b]`. Raises EvaluateError."""
-    known = [each.name for each in fields(ProbeConfig)]
+    """Returns the config of probes with `key=value` changes. Raises EvaluateError."""
+    config = parse_settings(ProbeConfig, assignments)
+    config.validate()
+    return config
+
+
+def parse_settings(kind: type[Config], assignments: Sequence[str]) -> Config:
+    """Returns a config with `key=value` changes: a list is `a,b`, a mapping `a:b,c:d`. Raises EvaluateError."""
+    known = get_type_hints(kind)
     lines = []
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
@@ -91,18 +108,22 @@ def parse_config(assignments: Sequence[str]) -> ProbeConfig:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"keys are: {', '.join(known)}"
             raise EvaluateError(f"there is no key {key}; {hint}")
-        is_list = key in ("task", "length") and not value.startswith("[")
+        if get_origin(known[key]) is list and not value.startswith("["):
+            assignment = f"{key}=[{value}]"
+        if get_origin(known[key]) is dict and not value.startswith("{"):
+            if ":" not in value:
+                raise EvaluateError(f"{assignment}: write {key}=LENGTH:FACTOR, as in {key}=8192:2")
+            assignment = f"{key}={{{value.replace(':', ': ')}}}"
         try:
             yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise EvaluateError(f"{assignment} cannot be read: give {key} a plain value") from error
-        lines.append(f"{key}=[{value}]" if is_list else assignment)
+        lines.append(assignment)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(ProbeConfig), OmegaConf.from_dotlist(lines))
+        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(lines))
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         message = str(error).splitlines()[0]
         raise EvaluateError(f"{getattr(error, 'full_key', None) or 'a setting'}: {message}") from error
-    assert isinstance(config, ProbeConfig)
-    config.validate()
+    assert isinstance(config, kind)
     return config

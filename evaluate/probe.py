@@ -22,6 +22,7 @@ def settings_of(config: ProbeConfig) -> dict[str, Any]:
     """Returns what a sample and its result depend on, the model left out. Raises EvaluateError and OSError."""
     settings = {key: value for key, value in asdict(config).items() if key not in EXTENDABLE}
     settings["haystack"] = open_haystack(config.haystack).digest
+    settings["yarn"] = {str(length): factor for length, factor in config.yarn.items()}  # as JSON has it
     return {key: value.value if isinstance(value, Enum) else value for key, value in settings.items()}
 
 

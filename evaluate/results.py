@@ -19,27 +19,10 @@ from typing import Any
 from common.files import write_text_whole
 from common.json_lines import JsonLines, read_json_lines
 from evaluate.errors import EvaluateError
+from report.evaluation.means import Mean
 
 Row = dict[str, Any]
 HEADER = ("task", "length", "samples", "score", "score_se", "nll", "nll_se", "tokens")
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over samples."""
-
-    value: float
-    error: float
-    """The standard error: standard deviation (n - 1) / sqrt(n); not a number for one sample."""
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Mean":
-        """Returns the mean of at least one value."""
-        count = len(values)
-        mean = math.fsum(values) / count
-        if count == 1:
-            return cls(mean, math.nan)
-        return cls(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count))
 
 
 @dataclass(frozen=True)
@@ -62,20 +45,8 @@ class Results:
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         """Creates the folder, or opens one with the same settings. Raises EvaluateError if it has others."""
+        keep_settings(folder, settings)
         self.folder = folder
-        path = folder / "settings.json"
-        if path.is_file():
-            found = json.loads(path.read_text())
-            other = [key for key in sorted({*found, *settings}) if found.get(key) != settings.get(key)]
-            if other:
-                there, here = found.get(other[0]), settings.get(other[0])
-                raise EvaluateError(
-                    f"{folder} has results of other settings ({other[0]}: {there} there, {here} here): "
-                    "give another --out"
-                )
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text_whole(path, json.dumps(settings, indent=2) + "\n", durable=False)
 
     def rows(self, task: str, length: int) -> dict[int, Row]:
         """Returns the rows that there are, by the index of their samples."""
@@ -96,6 +67,22 @@ class Results:
 
     def _path(self, task: str, length: int) -> Path:
         return self.folder / f"{task}-{length}.jsonl"
+
+
+def keep_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Writes what the rows of a folder depend on, or compares it. Raises EvaluateError if it has rows of others."""
+    path = folder / "settings.json"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text_whole(path, json.dumps(settings, indent=2) + "\n", durable=False)
+        return
+    found = json.loads(path.read_text())
+    other = [key for key in sorted({*found, *settings}) if found.get(key) != settings.get(key)]
+    if other:
+        there, here = found.get(other[0]), settings.get(other[0])
+        raise EvaluateError(
+            f"{folder} has results of other settings ({other[0]}: {there} there, {here} here): give another --out"
+        )
 
 
 def summary(task: str, length: int, rows: Sequence[Row]) -> Summary:

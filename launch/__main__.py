@@ -29,23 +29,25 @@ import importlib
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from common.console import keep_on_without_reader
+from common.words import counted
 from launch import runs
 from launch.hostfile import over_ssh
 from launch.kept_names import with_kept_names
 from launch.keys import print_keys
 from launch.local import Foreground, check_meeting, on_this_machine, run_in_foreground
-from launch.runs import print_sweep
 from launch.search.wandb_sweep import write_wandb_sweep
 from launch.slurm.submit import print_submission, submit
-from launch.sweep import is_finished, run_sweep
+from launch.sweep import compare_members, is_finished, run_sweep
+from report.comparison import differing, flat
 from report.metrics import CE_LOSS
 from train.callbacks.config import WandbMode
-from train.compose.app import hydra_app, reported, save_run_config
+from train.compose.app import hydra_app, load_run_config, reported, save_run_config
 from train.compose.command_line import is_sweep
 from train.compose.errors import is_known
 from train.compose.groups import options
@@ -61,6 +63,8 @@ from train.run_folder import RunFolder, explained_write_errors
 DRY_RUN = "--dry-run"
 VERBS = ("keys", "plan", "doctor", *runs.VERBS)
 WANDB_SWEEP = "--wandb-sweep"
+MAY_CHANGE = {"max_steps", "stop_step", "data.root", "data.cache_dir"}
+"""Keys with which a finished run goes on, whatever it had."""
 
 
 def launch(config: RunConfig) -> int:
@@ -103,7 +107,8 @@ def run_here(config: RunConfig) -> int:
         folder.remove_if_unused()
     event = folder.last_event() or {}
     if code == EXIT_OK and event.get("reason") == StopReason.finished.word:
-        print(f"\n{config.name} is finished after {event.get('step')} steps{loss_change(folder)}: {folder.path}")
+        steps = counted(event.get("step", 0), "step")
+        print(f"\n{config.name} is finished after {steps}{loss_change(folder)}: {folder.path}")
         print(next_steps(config, folder))
     elif code == EXIT_OK and event.get("reason") == StopReason.stop_step.word:
         print(f"\n{config.name} is at its stop_step, {event.get('step')} of {config.max_steps}: {folder.path}")
@@ -134,13 +139,14 @@ def next_steps(config: RunConfig, folder: RunFolder) -> str:
         python = python.relative_to(Path.cwd())
     replaced = ("name=", "init_from=", "max_steps=", "schedule.decay_steps=")
     given = as_given(sys.argv[1:])
-    again = [argument for argument in given if not argument.startswith(replaced)]
-    name = [argument for argument in given if argument.startswith(("name=", "init_from="))]
-    longer = [f"max_steps={2 * config.max_steps}", f"schedule.decay_steps={2 * config.schedule.decay_steps}"]
-    lines = [
-        ("the metrics of every step", f"{folder.metrics}"),
-        ("train longer", f"{python} -m launch {shlex.join([*again, *name, *longer])}"),
-    ]
+    trained = trained_with(given, config, folder)
+    again = [argument for argument in (given if trained is None else trained) if not argument.startswith(replaced)]
+    lines = [("the metrics of every step", f"{folder.metrics}")]
+    if trained is not None:
+        name = [argument for argument in trained if argument.startswith(("name=", "init_from="))]
+        done = flat(folder.read_config())
+        longer = [f"{key}={2 * done.get(key, 0)}" for key in ("max_steps", "schedule.decay_steps")]
+        lines.append(("train longer", f"{python} -m launch {shlex.join([*again, *name, *longer])}"))
     if folder.report.exists():
         lines.insert(0, ("the run on one page", f"{folder.report}"))
     if config.wandb.mode is WandbMode.offline:
@@ -150,6 +156,25 @@ def next_steps(config: RunConfig, folder: RunFolder) -> str:
         start = ["name=NEW", f"init_from={folder.path}"]
         lines.append(("start a run from them", f"{python} -m launch {shlex.join([*again, *start])}"))
     return "\n".join(f"  {what:<30}{how}" for what, how in lines)
+
+
+def trained_with(arguments: Sequence[str], config: RunConfig, folder: RunFolder) -> list[str] | None:
+    """Returns the arguments without those that a finished run was not trained with; None if others are missing then.
+
+    A finished run is not trained again, whatever is typed; with its name, only the config that it has can go on.
+    """
+    now = flat(config.as_plain())
+    changed = set(differing([flat(folder.read_config()), now])) - MAY_CHANGE
+    if changed:  # slower: it knows old names, and keys that are new
+        changed = set(differing([flat(load_run_config(folder.config).as_plain()), now])) - MAY_CHANGE
+    kept = []
+    for argument in arguments:
+        key = argument.partition("=")[0].lstrip("+~").replace("/", ".")
+        own = {other for other in changed if f"{other}.".startswith(f"{key}.")}
+        changed -= own
+        if not own and key != "stop_step":
+            kept.append(argument)
+    return None if changed - {"schedule.decay_steps"} else kept
 
 
 def main() -> int:
@@ -241,8 +266,8 @@ def launch_sweep(members: Sequence[Member], *, is_dry: bool) -> int:
         return run_sweep(members, is_dry=is_dry)
     waiting = [member.config for member in members if not is_finished(member.config)]
     if not waiting:
-        print(f"{members[0].sweep}: {len(members)} runs, all of them finished")
-        print_sweep(members[0].sweep, [RunFolder.of(member.config) for member in members])
+        print(f"{members[0].sweep}: {counted(len(members), 'run')}, all of them finished")
+        compare_members(members)
         return EXIT_OK
     if way is LaunchWay.kubernetes:
         return print_manifest(waiting)
@@ -262,4 +287,9 @@ def print_command(config: RunConfig) -> int:
 
 if __name__ == "__main__":
     keep_on_without_reader()
-    sys.exit(main())
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as it was during the imports (launch/__init__.py)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(EXIT_STOPPED)

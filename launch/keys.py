@@ -1,7 +1,7 @@
 """python -m launch keys: every key of a run, its default, its type and its meaning.
 
 python -m launch keys                  all keys
-python -m launch keys optimizer        keys that contain this; if none does, keys whose meaning does
+python -m launch keys optimizer        keys that contain this; if none does, those whose values or meaning do
 python -m launch keys '*_steps'        keys that match this pattern: * is any text, ? one character
 
 The defaults shown are those of the dataclasses; an experiment may set others (--cfg job prints what a run has). A
@@ -46,13 +46,15 @@ def print_keys(arguments: Sequence[str]) -> int:
 def matching(pattern: str) -> list[ConfigKey]:
     """Returns the keys whose name or old name contains `pattern`, or matches it if it has the characters of a glob.
 
-    If there is none, the keys whose meaning does. Upper and lower case are the same.
+    If there is none, the keys of which a choice, or the meaning, does. Upper and lower case are the same.
     """
     glob = (pattern if set(pattern) & set("*?[") else f"*{pattern}*").lower()
     found = {RENAMED[old] for old in fnmatch.filter(RENAMED, glob)}
     rows = config_keys()
     named = [row for row in rows if row.key in found or fnmatch.fnmatchcase(row.key.lower(), glob)]
-    return named or [row for row in rows if fnmatch.fnmatchcase(row.meaning.lower(), glob)]
+    if named:
+        return named
+    return [row for row in rows if fnmatch.filter([*row.choices, row.meaning.lower()], glob)]
 
 
 def table(rows: Sequence[ConfigKey], width: int) -> list[str]:

@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+from common.words import counted
 from launch.gpus import installed_gpus
 from train.config import RunConfig, rows_per_rank
 from train.errors import TrainError
@@ -18,6 +19,11 @@ def count_gpus() -> int:
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
     return len(installed_gpus())
+
+
+def gpus_in_words(num_gpus: int) -> str:
+    """Returns how many GPUs there are, in words."""
+    return f"{counted(num_gpus, 'GPU')} {'is' if num_gpus == 1 else 'are'} visible"
 
 
 def hosts_of(config: RunConfig) -> dict[str, int]:
@@ -59,7 +65,7 @@ def shape_of(config: RunConfig, num_gpus: int | None = None) -> tuple[int, int]:
         nodes, ranks = given.nodes, given.processes or num_gpus or given.cpu_processes
         if num_gpus and ranks > num_gpus:
             raise TrainError(
-                f"launch.processes={ranks}, but {num_gpus} GPUs are visible: use launch.processes={num_gpus}"
+                f"launch.processes={ranks}, but {gpus_in_words(num_gpus)}: use launch.processes={num_gpus}"
             )
     else:
         nodes, ranks = given.nodes, given.processes or given.gpus_per_node or given.cpu_processes
@@ -69,8 +75,9 @@ def shape_of(config: RunConfig, num_gpus: int | None = None) -> tuple[int, int]:
             )
     if nodes > 1 and config.global_batch_size % (nodes * ranks):
         raise TrainError(
-            f"global_batch_size={config.global_batch_size} cannot be split over {nodes} machines with {ranks} ranks "
-            f"each: use a multiple of {nodes * ranks}, or another launch.nodes or launch.processes"
+            f"global_batch_size={config.global_batch_size} cannot be split over {nodes} machines with "
+            f"{counted(ranks, 'rank')} each: use a multiple of {nodes * ranks}, or another launch.nodes or "
+            "launch.processes"
         )
     rows_per_rank(config, nodes * ranks)
     return nodes, ranks

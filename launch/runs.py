@@ -6,6 +6,7 @@ python -m launch stop RUN                       save a checkpoint and stop; the 
 """
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -59,7 +60,12 @@ def print_status(arguments: Sequence[str]) -> int:
             print("\n".join(lines))
             return EXIT_OK
         print("\033[2J\033[H" + "\n".join([*lines, "", time.strftime("%H:%M:%S; Ctrl-C ends this")]), flush=True)
-        time.sleep(max(given.seconds, 0.5))
+        time.sleep(pause(given.seconds))
+
+
+def pause(seconds: float) -> float:
+    """Returns how long --watch waits: at least half a second and at most a day, also for what is no number."""
+    return min(max(0.5, seconds), 86400.0)
 
 
 def jobs_of(runs: Sequence[RunFiles]) -> dict[str, Job]:
@@ -136,17 +142,31 @@ def print_comparison(arguments: Sequence[str]) -> int:
     return EXIT_OK
 
 
-def print_sweep(name: str, members: Sequence[RunFiles]) -> None:
-    """Prints the comparison of a sweep's members, and writes its page beside their folders; nothing for fewer than two.
+def print_sweep(name: str, members: Sequence[RunFiles]) -> Comparison | None:
+    """Prints and returns the comparison of a sweep's members, and writes its page beside their folders.
+
+    Fewer than two are not compared.
 
     A member that has no step, because it failed or was not reached, is named and left out.
     """
     for files in members:
         if not files.read_metrics():
             print(f"{files.path.name} has no step, and is not compared")
-    if (written := write_comparison(name, members)) is not None:
-        comparison, page = written
-        print(f"\n{text_table(comparison)}\npage: {page}")
+    if (written := write_comparison(name, members)) is None:
+        return None
+    comparison, page = written
+    print(f"\n{text_table(comparison)}\npage: {page}")
+    return comparison
+
+
+def best_run(files: RunFiles, why: str, arguments: Sequence[str]) -> list[str]:
+    """Returns which run of several is the best, and the command that starts a run from its weights, to copy.
+
+    `arguments` are those that trained it, of which the new run keeps its settings.
+    """
+    kept = [argument for argument in arguments if not argument.startswith(("name=", "init_from=", "wandb.group="))]
+    command = shlex.join([*kept, "name=NEW", f"init_from={files.path}"])
+    return [f"best: {files.path.name}, {why}", f"  start a run from its weights: python -m launch {command}"]
 
 
 def write_comparison(name: str, members: Sequence[RunFiles]) -> tuple[Comparison, Path] | None:

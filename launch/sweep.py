@@ -20,8 +20,9 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Protocol
 
-from launch.ranks import count_gpus, shape_of
-from launch.runs import print_sweep
+from common.words import counted
+from launch.ranks import count_gpus, gpus_in_words, shape_of
+from launch.runs import best_run, print_sweep
 from report.comparison import differing, flat
 from report.overview import overview
 from report.run_folder import FINISHED
@@ -57,12 +58,15 @@ def run_sweep(members: Sequence[Member], *, is_dry: bool = False) -> int:
 
     for member in waiting:
         check_inputs(member.config)
-    print(f"{members[0].sweep}: {len(members)} runs, {len(members) - len(waiting)} of them finished", flush=True)
+    print(
+        f"{members[0].sweep}: {counted(len(members), 'run')}, {len(members) - len(waiting)} of them finished",
+        flush=True,
+    )
     codes: dict[str, int] = {}
     sweep = Pool(_InTurn(waiting, codes), places)
     sweep.run()
     failed = {name: code for name, code in codes.items() if code not in (EXIT_OK, EXIT_STOPPED)}
-    print_sweep(members[0].sweep, [RunFolder.of(member.config) for member in members])
+    compare_members(members)
     if sweep.stopped:
         print("\nstopped: the same command does what is left")
         return EXIT_STOPPED
@@ -75,6 +79,22 @@ def run_sweep(members: Sequence[Member], *, is_dry: bool = False) -> int:
         alone = shlex.join(command(by_name[name]))
         print(f"error: {name} ended with code {code}{reason}; alone: {alone}", file=sys.stderr)
     return max(failed.values(), default=EXIT_OK)
+
+
+def compare_members(members: Sequence[Member]) -> None:
+    """Prints the comparison of the members, and the commands that go on from the best once all are finished."""
+    folders = [RunFolder.of(member.config) for member in members]
+    comparison = print_sweep(members[0].sweep, folders)
+    if comparison is None or not all(run.overview.state == FINISHED for run in comparison.runs):
+        return
+    setting = comparison.settings[0]
+    if len(comparison.runs) < len(members) or setting.mean is None:
+        return
+    best = next(member for member in members if member.config.name == setting.runs[0].overview.name)
+    seeds = f", the mean of {len(setting.runs)} seeds," if len(setting.runs) > 1 else ""
+    values = " ".join(f"{key}={value}" for key, value in best.swept.items())
+    score = f"{'eval loss' if comparison.is_evaluated else 'loss'} {setting.mean:.4f}{seeds} with {values}"
+    print("\n".join(best_run(RunFolder.of(best.config), score, best.arguments)))
 
 
 def _is_of_another_launch(config: RunConfig, code: int) -> bool:
@@ -119,7 +139,7 @@ def gpu_shares(at_once: int) -> list[str | None]:
     if at_once == 1 or num_gpus == 0:
         return [None] * at_once
     if num_gpus < at_once:
-        raise TrainError(f"launch.parallel={at_once}, but {num_gpus} GPUs are visible: use launch.parallel={num_gpus}")
+        raise TrainError(f"launch.parallel={at_once}, but {gpus_in_words(num_gpus)}: use launch.parallel={num_gpus}")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     devices = [device for device in visible.split(",") if device] or [str(index) for index in range(num_gpus)]
     share = num_gpus // at_once

@@ -17,17 +17,19 @@ FOLDER = Path(__file__).parent
 SCRIPTS = {
     "report": ("charts", "evaluation", "heads", "tokens", "page"),
     "comparison": ("charts", "comparison"),
+    "explorer": ("charts", "explorer-data", "explorer-canvas", "explorer-text", "explorer"),
 }
 """The scripts of each page by the name of its template; each uses the ones before it."""
 
 
-def render(data: dict[str, Any], template: str = "report") -> str:
-    """Returns the whole page of this template."""
+def render(data: dict[str, Any], template: str = "report", *, asks_its_server: bool = False) -> str:
+    """Returns the whole page of this template. Unless it `asks_its_server`, it sends nothing."""
     parts = {
         "title": html.escape(str(data["name"])),
         "style": (FOLDER / "report.css").read_text(),
         "plotly": plotly(),
         "data": embedded_json(data),
+        "connect": "'self'" if asks_its_server else "'none'",
         "script": "\n".join((FOLDER / f"{name}.js").read_text() for name in SCRIPTS[template]),
     }
     text = (FOLDER / f"{template}.html").read_text()

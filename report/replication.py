@@ -10,19 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from report.drawing import LEFT, PANEL_HEIGHT, RIGHT, STYLE, WIDTH, Axis, bar, column, dot, figure, panels, svg, table
+from report.drawing import section as part
+
 BASELINE = "rope"
 LABELS = {"rope": "RoPE", "nope": "NoPE", "r2n1": "R2N1", "n2r1": "N2R1", "repo": "RePo", "residual": "residual (ours)"}
 COLORS = ("#756e64", "#a8791b", "#4b8b3b", "#1f6f78", "#b8432f", "#93386b")
-WIDTH, PANEL_HEIGHT, LEFT, RIGHT, BOTTOM = 540, 240, 56, 12, 46
-STYLE = """
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(460px, 1fr)); gap: 18px; }
-figure { margin: 0; padding: 12px; background: var(--card); border: 1px solid var(--line); border-radius: 9px; }
-figcaption { font-weight: 600; } svg { width: 100%; height: auto; display: block; }
-svg text { font: 11px var(--sans); fill: var(--muted); } .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-td, th { padding: 3px 10px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-td:first-child, th:first-child { text-align: left; } .verdict { font-size: 16px; max-width: 90ch; }
-"""
 
 
 def label(scheme: str) -> str:
@@ -43,30 +36,30 @@ def page(found: Mapping[str, Any], name: str) -> str:
     """Returns the page, one HTML file."""
     schemes = found["settings"]["schemes"]
     cells = list(dict.fromkeys((each["task"], each["length"]) for each in found["means"]))
-    panels = []
+    scores = []
     for task, length in cells:
         own = {each["scheme"]: each for each in found["means"] if (each["task"], each["length"]) == (task, length)}
         points = {scheme: [100 * value for value in own[scheme]["by_seed"]] for scheme in schemes}
-        panels.append(_figure(f"{task}, {length} tokens: {found['metric']}, %", _points(points)))
+        scores.append(figure(f"{task}, {length} tokens: {found['metric']}, %", _points(points)))
     compared = [found["primary"], *found["others"]]
     differences = []
     for key in dict.fromkeys((each["task"], tuple(each["lengths"])) for each in compared):
         own = {each["scheme"]: each for each in compared if (each["task"], tuple(each["lengths"])) == key}
         title = f"{key[0]}, {', '.join(map(str, key[1]))} tokens: minus {label(BASELINE)}, points"
-        differences.append(_figure(title, _differences({s: own[s] for s in schemes if s in own})))
+        differences.append(figure(title, _differences({s: own[s] for s in schemes if s in own})))
     style = (Path(__file__).parent / "report.css").read_text() + STYLE
     said = "".join(f"<p class='verdict'>{html.escape(each)}</p>" for each in found["sentences"])
     lines = "".join(f"<p class='note'>{html.escape(each)}</p>" for each in _settings_lines(found) if each)
-    tables = "".join(_html_table(*each) for each in _tables(found))
+    tables = "".join(part(title, lead, table(head, rows)) for title, lead, head, rows in _tables(found))
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>Replication {html.escape(name)}</title><style>{style}</style></head><body><div class='page'>"
         f"<header><p class='eyebrow'>replication</p><h1>{html.escape(name)}</h1>{said}{lines}</header>"
         "<section><h2>Every task and length</h2><p class='lead'>A point is a seed, a line the mean.</p>"
-        f"<div class='panels'>{''.join(panels)}</div></section>"
+        f"{panels(scores)}</section>"
         "<section><h2>Paired differences</h2><p class='lead'>A point is a seed; the bar is the interval by the "
-        f"bootstrap over seeds and samples.</p><div class='panels'>{''.join(differences)}</div></section>{tables}"
+        f"bootstrap over seeds and samples.</p>{panels(differences)}</section>{tables}"
         "</div></body></html>\n"
     )
 
@@ -151,78 +144,39 @@ def _paper_table(found: Mapping[str, Any]) -> tuple[str, str, list[str], list[li
     return "The paper's numbers, of another scale", f"{paper['title']}.", ["scheme", *paper["columns"]], rows
 
 
-def _html_table(title: str, lead: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{html.escape(each)}</th>" for each in head)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(each)}</td>" for each in row) + "</tr>" for row in rows)
-    return (
-        f"<section><h2>{html.escape(title)}</h2><p class='lead'>{html.escape(lead)}</p><div class='scroll'>"
-        f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div></section>"
-    )
-
-
-def _figure(title: str, drawing: str) -> str:
-    return f"<figure><figcaption>{html.escape(title)}</figcaption>{drawing}</figure>"
-
-
 def _points(values: Mapping[str, Sequence[float]]) -> str:
     """Returns a drawing with a column of points for each scheme, and a line at the mean."""
     flat = [each for own in values.values() for each in own]
-    axis = _Axis(min(flat), max(flat))
+    axis = Axis(min(flat), max(flat))
     parts = [axis.lines()]
     for number, (scheme, own) in enumerate(values.items()):
-        x, color = _column(number, len(values)), COLORS[number % len(COLORS)]
+        x, color = column(number, len(values)), COLORS[number % len(COLORS)]
         parts.append(_name(x, scheme))
-        parts.append(_bar(x - 22, x + 22, axis.y(_mean(own)), color))
-        parts += [_dot(x + _spread(i, len(own)), axis.y(value), color, f"{value:.1f}") for i, value in enumerate(own)]
-    return _svg(parts)
+        parts.append(bar(x - 22, x + 22, axis.y(_mean(own)), color))
+        parts += [dot(x + _spread(i, len(own)), axis.y(value), color, f"{value:.1f}") for i, value in enumerate(own)]
+    return svg(parts)
 
 
 def _differences(own: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns a drawing with the difference of each scheme: seeds as points, the mean, and the interval."""
     flat = [0.0, *(100 * each[end] for each in own.values() for end in ("low", "high"))]
     flat += [100 * value for each in own.values() for value in each["by_seed"]]
-    axis = _Axis(min(flat), max(flat))
-    parts = [axis.lines(), _bar(LEFT, WIDTH - RIGHT, axis.y(0.0), "var(--ink)", 1)]
+    axis = Axis(min(flat), max(flat))
+    parts = [axis.lines(), bar(LEFT, WIDTH - RIGHT, axis.y(0.0), "var(--ink)", 1)]
     for number, (scheme, each) in enumerate(own.items()):
-        x, color = _column(number, len(own)), COLORS[(number + 1) % len(COLORS)]
+        x, color = column(number, len(own)), COLORS[(number + 1) % len(COLORS)]
         low, high = axis.y(100 * each["low"]), axis.y(100 * each["high"])
         parts.append(_name(x, scheme))
         parts.append(
             f"<line x1='{x:.1f}' x2='{x:.1f}' y1='{low:.1f}' y2='{high:.1f}' stroke='{color}' stroke-width='3'/>"
         )
-        parts.append(_bar(x - 9, x + 9, axis.y(100 * each["mean"]), color))
+        parts.append(bar(x - 9, x + 9, axis.y(100 * each["mean"]), color))
         seeds = each["by_seed"]
         parts += [
-            _dot(x + 14 + _spread(i, len(seeds)) / 2, axis.y(100 * value), color, f"{100 * value:+.1f}")
+            dot(x + 14 + _spread(i, len(seeds)) / 2, axis.y(100 * value), color, f"{100 * value:+.1f}")
             for i, value in enumerate(seeds)
         ]
-    return _svg(parts)
-
-
-class _Axis:
-    """A vertical axis from a lowest to a highest value."""
-
-    def __init__(self, low: float, high: float) -> None:
-        margin = max(0.5, 0.06 * (high - low))
-        self._low, self._high = low - margin, high + margin
-
-    def y(self, value: float) -> float:
-        share = (value - self._low) / (self._high - self._low)
-        return (1 - share) * (PANEL_HEIGHT - BOTTOM - 10) + 10
-
-    def lines(self) -> str:
-        size = 10 ** math.floor(math.log10(self._high - self._low))
-        step = next(size * each for each in (0.1, 0.2, 0.5, 1, 2) if (self._high - self._low) / (size * each) <= 7)
-        ticks = [step * k for k in range(math.ceil(self._low / step), math.floor(self._high / step) + 1)]
-        return "".join(
-            _bar(LEFT, WIDTH - RIGHT, self.y(tick), "var(--grid)", 1)
-            + f"<text x='{LEFT - 6}' y='{self.y(tick) + 4:.1f}' text-anchor='end'>{tick:g}</text>"
-            for tick in ticks
-        )
-
-
-def _column(number: int, count: int) -> float:
-    return LEFT + (WIDTH - LEFT - RIGHT) * (number + 0.5) / count
+    return svg(parts)
 
 
 def _spread(number: int, count: int) -> float:
@@ -231,20 +185,6 @@ def _spread(number: int, count: int) -> float:
 
 def _name(x: float, scheme: str) -> str:
     return f"<text x='{x:.1f}' y='{PANEL_HEIGHT - 18}' text-anchor='middle'>{html.escape(label(scheme))}</text>"
-
-
-def _bar(x1: float, x2: float, y: float, color: str, width: int = 2) -> str:
-    return f"<line x1='{x1:.1f}' x2='{x2:.1f}' y1='{y:.1f}' y2='{y:.1f}' stroke='{color}' stroke-width='{width}'/>"
-
-
-def _dot(x: float, y: float, color: str, title: str) -> str:
-    return (
-        f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3.4' fill='{color}' fill-opacity='.75'><title>{title}</title></circle>"
-    )
-
-
-def _svg(parts: Sequence[str]) -> str:
-    return f"<svg viewBox='0 0 {WIDTH} {PANEL_HEIGHT}' role='img'>{''.join(parts)}</svg>"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -34,6 +34,7 @@ class RunFolder(RunFiles):
         self.launch = self.path / f"launch-{socket.gethostname()}-{os.getpid()}.yaml"
         self._event_log = JsonLines(self.events)
         self._metrics_log = JsonLines(self.metrics)
+        self._lock: IO[str] | None = None
 
     @classmethod
     def of(cls, config: RunConfig) -> "RunFolder":
@@ -50,7 +51,17 @@ class RunFolder(RunFiles):
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), Holder(os.getpid(), socket.gethostname()).text.encode())
         self._remove_old_launches()
+        self._lock = file
         return file
+
+    def keep_locked(self) -> None:
+        """Locks the run again if its folder, or its lock file, was deleted since; without a lock it does nothing.
+
+        Raises TrainError if another process has taken the name since then.
+        """
+        if self._lock is not None and not self._is_lock_file(self._lock):
+            self.lock()
+            logger.warning("%s was deleted while the run was in it: what is left begins now", self.path)
 
     def is_in_use(self) -> bool:
         """Returns whether another process has locked the run. Creates nothing; not to be called by one that has."""

@@ -10,6 +10,7 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
+from common.words import counted
 from data.fetch.remote import is_remote
 from launch.doctor.check import Result, Subject, failed, passed, skipped, warned
 from launch.plan.disk import disk
@@ -54,7 +55,7 @@ def check_gpus(subject: Subject) -> Result:
     """Counts the GPUs that a launch would use, and splits the batch over them."""
     num_ranks, gpus = subject.num_ranks, subject.gpus
     rows, times = rows_per_rank(subject.config, num_ranks)
-    split = f"{num_ranks} ranks, {times} micro-batches of {rows} rows each"
+    split = f"{counted(num_ranks, 'rank')}, {counted(times, 'micro-batch')} of {counted(rows, 'row')} each"
     if not gpus:
         if subject.config.engine.precision.value == "bf16":
             fix = "install the NVIDIA driver, ask the scheduler for GPUs, or try engine=any-device"
@@ -62,7 +63,7 @@ def check_gpus(subject: Subject) -> Result:
         return warned(f"none: a run would train on the CPU; {split}", "right for the demo, too slow for more")
     names = sorted({gpu.name for gpu in gpus})
     if num_ranks > len(gpus):
-        return failed(f"{len(gpus)}, and {num_ranks} ranks asked for", f"use launch.processes={len(gpus)}")
+        return failed(f"{len(gpus)}, and {counted(num_ranks, 'rank')} asked for", f"use launch.processes={len(gpus)}")
     found = f"{len(gpus)} x {', '.join(names)}; {split}"
     return passed(found) if len(names) == 1 else warned(found, "the slowest sets the speed: use GPUs of one kind")
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from common.words import counted
 from data.config import DataKind
 from data.fetch.remote import is_remote
 from data.fetch.roots import locate_tokenizer, open_root
@@ -36,7 +37,7 @@ def check_run_folder(subject: Subject) -> Result:
         return failed(f"{folder.path} is trained by {seen.place}", "wait for it, stop it, or set another name=")
     if seen.step >= subject.config.max_steps:
         fix = "raise max_steps to train longer, or set another name="
-        return warned(f"{folder.path} has done {seen.step} of {subject.config.max_steps} steps", fix)
+        return warned(f"{folder.path} has done {seen.step} of {counted(subject.config.max_steps, 'step')}", fix)
     newest = folder.newest_checkpoint()
     return passed(f"{folder.path} " + ("begins" if newest is None else f"continues from step {newest}"))
 
@@ -62,9 +63,8 @@ def check_first_row(subject: Subject) -> Result:
         root = open_root(config.data.root, config.data.cache_dir)
         if config.data.kind is DataKind.text:
             files = [file for listed in training_files(config.data, root).values() for file in listed]
-            return passed(
-                f"{len(files):,} files, {sum(file.num_bytes for file in files) / 1e9:,.1f} GB at {root.address}"
-            )
+            size = sum(file.num_bytes for file in files) / 1e9
+            return passed(f"{counted(len(files), 'file')}, {size:,.1f} GB at {root.address}")
     stream = build_stream(
         config.data,
         sequence_length=config.sequence_length,
@@ -78,7 +78,7 @@ def check_first_row(subject: Subject) -> Result:
     if (largest := int(row.max())) >= config.model.vocab_size:
         fix = "the data was made with another tokenizer: set model.vocab_size or data"
         return failed(f"token {largest} in the first row, but model.vocab_size={config.model.vocab_size}", fix)
-    return passed(f"{len(row):,} tokens from {config.data.root}, of {len(stream.source_names)} sources")
+    return passed(f"{len(row):,} tokens from {config.data.root}, of {counted(len(stream.source_names), 'source')}")
 
 
 def check_weights(subject: Subject) -> Result:

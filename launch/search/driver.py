@@ -15,8 +15,9 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
+from common.words import counted
 from launch.ranks import shape_of
-from launch.runs import write_comparison
+from launch.runs import best_run, write_comparison
 from launch.search.halving import Pause, Run, State, decide
 from launch.search.storage import Storage
 from launch.search.study import Study, folder_of
@@ -24,7 +25,7 @@ from launch.search.table import write_table
 from launch.sweep import Pool, command, gpu_shares
 from report.metrics import EVAL_LOSS
 from report.run_folder import PRUNED, is_number
-from train.compose.search import Search
+from train.compose.search import Search, overrides
 from train.compose.sweep import Member
 from train.errors import (
     EXIT_DATA,
@@ -202,7 +203,7 @@ def run_search(search: Search, *, is_dry: bool = False) -> int:
         trials = study.trials()
     num_ended = sum(trial.state.is_finished() for trial in trials)
     wanted = search.config.launch.search.trials
-    print(f"{search.study}: {wanted} trials, {num_ended} of them done; {study.folder}", flush=True)
+    print(f"{search.study}: {counted(wanted, 'trial')}, {num_ended} of them done; {study.folder}", flush=True)
     queue = SearchQueue(search, study)
     pool = Pool(queue, places)
     pool.run()
@@ -215,6 +216,8 @@ def run_search(search: Search, *, is_dry: bool = False) -> int:
     print(f"table: {study.folder / TABLE}")
     if (written := write_comparison(search.study, runs)) is not None:
         print(f"page: {written[1]}")
+    if best := best_lines(search, trials):
+        print("\n".join(best))
     for name, code in queue.codes.items():
         print(f"error: {name} ended with code {code}: {root / name}", file=sys.stderr)
     if pool.stopped:
@@ -223,6 +226,17 @@ def run_search(search: Search, *, is_dry: bool = False) -> int:
     if unfinished := [trial.number for trial in trials if not trial.state.is_finished()]:
         print(f"trials {', '.join(map(str, unfinished))} are not done: the same command tries them again")
     return max(queue.codes.values(), default=EXIT_OK)
+
+
+def best_lines(search: Search, trials: Sequence[FrozenTrial]) -> list[str]:
+    """Returns what the best finished trial is, and the commands that go on from it; nothing if none has finished."""
+    ended = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
+    if not ended:
+        return []
+    best = min(ended, key=lambda trial: (trial.value, trial.number))
+    member = search.trial(best.number, best.params, None)
+    values = " ".join(overrides(best.params))
+    return best_run(RunFolder.of(member.config), f"{EVAL_LOSS} {best.value:.4f} with {values}", member.arguments)
 
 
 def mark_pruned(search: Search, trials: Sequence[FrozenTrial]) -> None:

@@ -17,6 +17,8 @@ def test_lists_are_written_with_and_without_brackets() -> None:
     plain, bracketed = parse_config(["task=copy,vt", "length=8"]), parse_config(["task=[copy,vt]", "length=[8]"])
     assert plain == bracketed and plain.task == ["copy", "vt"] and plain.length == [8]
     assert parse_config(["items=words"]).items is Items.words
+    assert parse_config(["yarn=8:2,16:4.5"]) == parse_config(["yarn={8: 2, 16: 4.5}"])
+    assert parse_config(["yarn=8:2,16:4.5"]).yarn == {8: 2.0, 16: 4.5}
 
 
 @pytest.mark.parametrize(
@@ -31,12 +33,19 @@ def test_lists_are_written_with_and_without_brackets() -> None:
         ("num_words=5", "num_words=5 must be 30 or more"),
         ("task=copy,copy", "names one twice"),
         ("seed=[", "seed=[ cannot be read"),
+        ("yarn=8192", "yarn=8192: write yarn=LENGTH:FACTOR"),
+        ("yarn=8192:0.5", "factors must be 1 or more"),
     ],
 )
 def test_a_mistake_names_the_key(setting: str, said: str) -> None:
     with pytest.raises(EvaluateError) as caught:
         parse_config([setting])
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_yarn_is_for_lengths_that_are_probed() -> None:
+    with pytest.raises(EvaluateError, match="yarn has a factor for length 16, which is none of"):
+        parse_config(["length=8", "yarn=16:2"])
 
 
 def test_the_docs_explain_every_key_and_task() -> None:

@@ -30,6 +30,20 @@ def test_an_export_is_probed_at_two_lengths(folder: Path, tmp_path: Path, capsys
     assert "has results of other settings (max_items: 5 there, 100 here)" in capsys.readouterr().err
 
 
+def test_yarn_changes_what_is_read_at_its_length_alone(folder: Path, tmp_path: Path) -> None:
+    tasks = ["task=niah_single_1", "length=400,600", "generate=false"]
+
+    def nll(name: str, *more: str) -> dict[int, list[float]]:
+        out = tmp_path / name
+        for _ in range(2):  # the second time continues, with no row to make
+            assert main(["probe", str(folder), *tasks, *SETTINGS, *more, "--out", str(out)]) == 0
+        lines = {length: (out / f"niah_single_1-{length}.jsonl").read_text().splitlines() for length in (400, 600)}
+        return {length: [json.loads(line)["nll"] for line in of_length] for length, of_length in lines.items()}
+
+    plain, stretched = nll("plain"), nll("stretched", "yarn=600:2")
+    assert plain[400] == stretched[400] and plain[600] != stretched[600]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -17,6 +17,8 @@ def test_a_pattern_is_a_part_of_the_key_or_a_glob() -> None:
     assert matching("") == list(config_keys())
     assert [row.key for row in matching("OPTIMIZER.LR")] == ["optimizer.lr"]
     by_meaning = matching("visible GPUs")  # no key is called so
+    assert {"positions", "positions.scheme"} <= {row.key for row in matching("n2r1")}, "a value of both"
+    assert "engine.precision" in {row.key for row in matching("BF16")} and not matching("integer")
     assert "launch.parallel" in {row.key for row in by_meaning} and all("GPU" in row.meaning for row in by_meaning)
 
 

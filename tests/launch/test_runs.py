@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from launch.runs import pause
 from tests.launch.launching import ENDLESS, ROOT, SMALL, end, last_event, last_step, read, start, wait_for
 from tests.report.folders import make_run
 from train.errors import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
@@ -85,3 +88,8 @@ def test_a_list_of_runs_and_what_would_run_need_no_torch(tmp_path: Path) -> None
         "    assert main() == 0 and not {'torch', 'plotly', 'numpy', 'deepspeed'} & set(sys.modules), arguments"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(("given", "waits"), [(5, 5), (0, 0.5), (-1, 0.5), (float("nan"), 0.5), (float("inf"), 86400)])
+def test_a_watch_waits_for_a_time_that_can_be_waited(given: float, waits: float) -> None:
+    assert pause(given) == waits

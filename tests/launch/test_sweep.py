@@ -57,6 +57,7 @@ def extended(root: Path, sample: Path) -> subprocess.CompletedProcess[str]:
     command = arguments(root, sample, "-m")
     both = launch(*command, "optimizer.lr=1e-3,2e-3", "launch.parallel=2")
     assert both.returncode == EXIT_OK, both.stderr
+    assert "best: rates-optimizer.lr_0.00" in both.stdout and "name=NEW init_from=" in both.stdout
     return launch(*command, "optimizer.lr=2e-3,0.4")
 
 
@@ -82,6 +83,7 @@ def test_a_sweep_ends_with_the_worst_code_and_compares_its_members(
     assert f"{folders[2].path.name} ended with code {EXIT_ALERTED}; alone: " in extended.stderr
     compared = [line.split()[0] for line in extended.stdout.splitlines()[-4:-1]]
     assert compared[0] == "run" and sorted(compared[1:]) == [folder.path.name for folder in folders[1:]]
+    assert "best: " not in extended.stdout  # one of them is not finished
 
 
 def test_an_alert_that_stops_a_job_has_an_exit_code_of_its_own(

@@ -25,7 +25,7 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 
 
@@ -35,10 +35,10 @@ class Browser:
     def __init__(self, driver: webdriver.Chrome) -> None:
         self._driver = driver
 
-    def open(self, page: Path, *, width: int = 1280, dark: bool = False) -> None:
-        """Load a file; charts are drawn when this returns."""
+    def open(self, page: Path | str, *, width: int = 1280, dark: bool = False) -> None:
+        """Load a file, or an address of this machine; charts are drawn when this returns."""
         self.set_view(width=width, dark=dark)
-        self._driver.get(page.resolve().as_uri())
+        self._driver.get(page if isinstance(page, str) else page.resolve().as_uri())
 
     def reload(self) -> None:
         """Load the same page again."""
@@ -80,9 +80,15 @@ class Browser:
         """Click on the first element of that kind."""
         self._driver.find_element(By.CSS_SELECTOR, selector).click()
 
-    def point_at(self, selector: str) -> None:
-        """Move the mouse there."""
-        ActionChains(self._driver).move_to_element(self._driver.find_element(By.CSS_SELECTOR, selector)).perform()
+    def type(self, selector: str, keys: str) -> None:
+        """Type on a keyboard into the first element of that kind."""
+        self._driver.find_element(By.CSS_SELECTOR, selector).send_keys(keys)
+
+    def point_at(self, selector: str, right: int = 0, down: int = 0, *, click: bool = False) -> None:
+        """Move the mouse there, to so many pixels from the middle, and click if told so."""
+        element = self._driver.find_element(By.CSS_SELECTOR, selector)
+        actions = ActionChains(self._driver).move_to_element_with_offset(element, right, down)
+        (actions.click() if click else actions).perform()
 
     def console_messages(self) -> list[str]:
         """What the console logged since the last call, of any level."""
@@ -100,10 +106,19 @@ class Browser:
 
 
 @contextmanager
-def open_browser() -> Iterator[Browser]:
+def open_browser(*, is_local: bool = False) -> Iterator[Browser]:
     """A fresh Chromium with a profile of its own; skips the test where there is none."""
     if CHROMIUM is None or DRIVER is None:
         pytest.skip("no Chromium here: install the packages chromium and chromium-driver")
+    with open_driver(is_local=is_local) as driver:
+        yield Browser(driver)
+
+
+@contextmanager
+def open_driver(*, is_local: bool) -> Iterator[webdriver.Chrome]:
+    """What drives it. It has no network; 127.0.0.1 alone if `is_local`. Raises FileNotFoundError without Chromium."""
+    if CHROMIUM is None or DRIVER is None:
+        raise FileNotFoundError("no Chromium here: install the packages chromium and chromium-driver")
     with tempfile.TemporaryDirectory() as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = CHROMIUM
@@ -112,9 +127,10 @@ def open_browser() -> Iterator[Browser]:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         driver = webdriver.Chrome(options, Service(DRIVER))
         try:
-            driver.execute_cdp_cmd("Network.enable", {})
-            offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-            driver.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
-            yield Browser(driver)
+            if not is_local:
+                driver.execute_cdp_cmd("Network.enable", {})
+                offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+                driver.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
+            yield driver
         finally:
             driver.quit()

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -124,3 +125,36 @@ def test_a_read_only_folder_is_one_line(tmp_path: Path) -> None:
         f"cannot write in {tmp_path / 'run'} (Read-only file system): free disk space there, or set run_root to "
         "another folder\n"
     ), ended.stderr
+
+
+def test_a_folder_that_was_deleted_under_a_run_is_locked_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.keep_locked()
+    assert not folder.path.exists()  # it had no lock
+    with folder.lock():
+        folder.keep_locked()
+        assert not caplog.messages
+        shutil.rmtree(folder.path)
+        folder.keep_locked()
+        assert f"{folder.path} was deleted while the run was in it" in caplog.text
+        command = [sys.executable, "-c", WRITER, str(folder.path)]
+        other = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert "is in use by" in other.stdout
+
+
+def test_a_name_that_another_run_has_taken_ends_the_first(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.lock():
+        shutil.rmtree(folder.path)
+        command = [sys.executable, "-c", HOLDER, str(folder.path)]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
+            assert holder.stdout is not None
+            pid, child = map(int, holder.stdout.readline().split())
+            try:
+                with pytest.raises(TrainError, match=f"is in use by .*{pid}"):
+                    folder.keep_locked()
+            finally:
+                os.kill(pid, signal.SIGKILL)
+                os.kill(child, signal.SIGKILL)

@@ -59,6 +59,10 @@ class EvaluationConfig:
         check_at_least("evaluation", self, interval=1, micro_batch_size=1, probe_interval=1)
         if self.probe_interval is not None:
             self.probes.validate()
+        if self.probes.yarn:
+            raise TrainError(
+                "evaluation.probes.yarn: a run is probed as it is trained; take `python -m evaluate probe`"
+            )
 
 
 class WandbMode(Enum):

@@ -199,6 +199,7 @@ class Checkpoints:
         return f"the last checkpoint known to be good is {folder_name(good)}: {later}run it again"
 
     def _begin(self, step: int, engine: Engine, state: dict[str, Any], required: bool) -> None:
+        self._ranks.on_main(self._folder.keep_locked)
         try:
             in_a_row = state["skipped_in_a_row"]
             self._saver.begin(

@@ -172,16 +172,25 @@ def drop_old(root: Path, keep: int, keep_every: int | None, good_before: int | N
 def remove(folder: Path) -> None:
     """Deletes a folder such that a kill in the middle leaves nothing with the name of a checkpoint."""
     deleted = folder.with_name(f"{DELETED}{folder.name}")
-    shutil.rmtree(deleted, ignore_errors=True)
+    _delete(deleted)
     folder.rename(deleted)
-    shutil.rmtree(deleted, ignore_errors=True)  # what cannot be deleted now is cleared later
+    _delete(deleted)  # what cannot be deleted now is cleared later
 
 
 def clear_leftovers(folder: Path) -> None:
     """Deletes what killed saves, conversions and deletions left in `folder`."""
     for pattern in (f"{PARTIAL}*", f"{DELETED}*"):
         for leftover in folder.glob(pattern):
-            shutil.rmtree(leftover, ignore_errors=True)
+            _delete(leftover)
+
+
+def _delete(path: Path) -> None:
+    """Deletes a folder, or a file or link that has its name, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def quarantine(folder: Path, prefix: str = CORRUPT) -> Path:

@@ -3,7 +3,6 @@
 command_line.py checks the arguments before Hydra sees them; errors.py turns what Hydra raises into a sentence.
 """
 
-import functools
 import os
 import sys
 import traceback
@@ -22,7 +21,7 @@ from common.files import write_text_whole
 from data.fetch.credentials import take_credentials
 from train.compose.command_line import for_hydra
 from train.compose.errors import explain
-from train.compose.groups import CONFIG_FOLDER, register_dataclasses
+from train.compose.groups import CONFIG_FOLDER, register_dataclasses, schema
 from train.compose.outside import with_registered_files
 from train.compose.renamed import with_new_keys, with_new_names
 from train.config import RunConfig
@@ -39,7 +38,7 @@ def to_run_config(composed: DictConfig) -> RunConfig:
 def typed(composed: DictConfig) -> DictConfig:
     """Returns a composed config, without interpolations and passwords, in which each key has the type of RunConfig."""
     values = _without_secrets(OmegaConf.to_container(composed, resolve=True))
-    config = OmegaConf.merge(_schema(), values)  # `+key` is checked too
+    config = OmegaConf.merge(schema(), values)  # `+key` is checked too
     assert isinstance(config, DictConfig)
     return config
 
@@ -50,14 +49,6 @@ def run_config_from(config: DictConfig) -> RunConfig:
     assert isinstance(instance, RunConfig)
     instance.validate()
     return instance
-
-
-@functools.cache
-def _schema() -> DictConfig:
-    """Returns RunConfig with its defaults; `merge` copies it."""
-    schema = OmegaConf.structured(RunConfig)
-    assert isinstance(schema, DictConfig)
-    return schema
 
 
 def load_run_config(path: Path) -> RunConfig:
@@ -74,7 +65,7 @@ def load_run_config(path: Path) -> RunConfig:
 def run_config_of(saved: Any, place: str) -> RunConfig:
     """Returns the config that was saved as plain data in `place`; unknown keys and wrong types raise TrainError."""
     try:
-        composed = OmegaConf.merge(_schema(), with_new_keys(saved))
+        composed = OmegaConf.merge(schema(), with_new_keys(saved))
         return to_run_config(composed)  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
         raise TrainError(f"{place}: {explain(error)}") from error

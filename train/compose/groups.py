@@ -10,7 +10,7 @@ import functools
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import configs
 from model.config import ModelConfig, PositionsConfig, YarnConfig
@@ -56,16 +56,25 @@ def register_dataclasses() -> None:
     take a fifth of the time that Hydra needs.
     """
     store = ConfigStore.instance()
-    store.store(name="schema", node=RunConfig)
+    store.store(name="schema", node=schema())
     in_schema = {field.name for field in dataclasses.fields(RunConfig)}
     for group, (option, dataclass) in DATACLASS_OPTIONS.items():
         store.store(group=group, name=option, node={} if group in in_schema else dataclass)
 
 
-def groups() -> list[str]:
+@functools.cache
+def schema() -> DictConfig:
+    """Returns RunConfig with its defaults; whoever changes it has to copy it, as `merge` does."""
+    config = OmegaConf.structured(RunConfig)
+    assert isinstance(config, DictConfig)
+    return config
+
+
+@functools.cache
+def groups() -> tuple[str, ...]:
     """Returns the names of all groups, with `experiment`."""
     of_files = {path.parent.relative_to(CONFIG_FOLDER).as_posix() for path in CONFIG_FOLDER.glob("*/**/*.yaml")}
-    return sorted(of_files | DATACLASS_OPTIONS.keys())
+    return tuple(sorted(of_files | DATACLASS_OPTIONS.keys()))
 
 
 def options(group: str) -> list[str]:

@@ -16,10 +16,15 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from model.positions import LIST, PATTERNS, SCHEMES
 from train.compose.groups import default_options, options
 from train.config import RunConfig
 
 PLAIN_TYPES = {int: "integer", float: "number", str: "text", bool: "true | false", type(None): "null"}
+
+
+REGISTERED = {"positions.scheme": (*SCHEMES, *PATTERNS, LIST)}
+"""Names that a text has to be one of, by key."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +35,15 @@ class ConfigKey:
     default: str
     """As YAML has it; `required` where there is none."""
     type: str
-    """In words, with the choices of an enum or of a group."""
+    """In words, with the choices of an enum, a group or a registry."""
     meaning: str
     """One sentence."""
+
+    @property
+    def choices(self) -> list[str]:
+        """Returns the values that it may have, apart from null; none where they cannot be listed."""
+        words = self.type.split(" | ")
+        return [word for word in words if word not in PLAIN_TYPES.values() and " " not in word]
 
 
 @functools.cache
@@ -41,9 +52,19 @@ def config_keys() -> tuple[ConfigKey, ...]:
     return (_group_key("experiment", "What to run: a recipe."), *_keys_of(RunConfig, ""))
 
 
-def named_parts() -> list[str]:
-    """Returns the keys whose value is a dataclass per name, such as `data.sources`."""
-    return list(dict.fromkeys(row.key.partition(".NAME.")[0] for row in config_keys() if ".NAME." in row.key))
+@functools.cache
+def named_parts() -> tuple[str, ...]:
+    """Returns the keys whose value is a dataclass per name, such as `data.sources`; cheap, as every start asks."""
+    return tuple(_named_parts_of(RunConfig, ""))
+
+
+def _named_parts_of(dataclass: type, prefix: str) -> Iterator[str]:
+    for name, hint in typing.get_type_hints(dataclass).items():
+        inner = _dataclass_in(hint)
+        if inner is not None and typing.get_origin(hint) is dict:
+            yield f"{prefix}{name}"
+        elif inner is not None:
+            yield from _named_parts_of(inner, f"{prefix}{name}.")
 
 
 def with_placeholder(key: str) -> tuple[str, str]:
@@ -100,7 +121,8 @@ def _keys_of(dataclass: type, prefix: str) -> Iterator[ConfigKey]:
             if key in default_options():
                 yield _group_key(key, _first_sentence(inspect.getdoc(inner) or ""))
         else:
-            yield ConfigKey(key, _written(_default(field)), _type_in_words(hint), meaning)
+            words = " | ".join(REGISTERED[key]) if key in REGISTERED else _type_in_words(hint)
+            yield ConfigKey(key, _written(_default(field)), words, meaning)
         if inner is not None:
             is_dict = typing.get_origin(hint) is dict
             yield from _keys_of(inner, f"{key}.NAME." if is_dict else f"{key}.")

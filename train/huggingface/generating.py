@@ -10,6 +10,7 @@ from rich.text import Text
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from model.config import ModelConfig, PositionsConfig
 from model.generate import learned_positions, next_tokens
 from model.huggingface.reading import read_configs
 from model.huggingface.tokenizer import NAME
@@ -27,6 +28,8 @@ class Writer:
     """A model with its tokenizer, on its device."""
 
     model: Olmo2
+    config: ModelConfig
+    positions_config: PositionsConfig
     tokenizer: Tokenizer
     device: torch.device
     eos_token_ids: list[int]
@@ -81,7 +84,7 @@ def open_writer(source: str, tokenizer: Path | None) -> Writer:
     initialise(model, checked_weights(opened, config, positions, seed=0), device)
     model.to(torch.bfloat16 if device.type == "cuda" else torch.float32).eval()
     max_length = opened.config.get("max_position_embeddings")
-    return Writer(model, words, device, config.eos_token_ids, opened.place, max_length)
+    return Writer(model, config, positions, words, device, config.eos_token_ids, opened.place, max_length)
 
 
 def show_positions(tokens: list[str], positions: dict[int, Tensor], layer: int | None, console: Console) -> None:

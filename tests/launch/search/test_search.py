@@ -96,6 +96,7 @@ def test_two_launchers_one_of_them_killed_and_started_again_do_each_trial_once(
     before = [starts(folder) for folder in folders]
     done = launch(*given)
     assert done.returncode == EXIT_OK and done.stdout.startswith("s-mine: 6 trials, 6 of them done")
+    assert "\nbest: s-mine-trial-00" in done.stdout and "name=NEW init_from=" in done.stdout
     assert [starts(folder) for folder in folders] == before
 
 

@@ -16,6 +16,7 @@ from train.checkpoint.manifest import find_damage
 from train.checkpoint.store import (
     Layout,
     checkpoint_folders,
+    clear_leftovers,
     complete_publication,
     drop_old,
     kept_steps,
@@ -89,6 +90,20 @@ def test_a_kill_while_deleting_leaves_no_partial_checkpoint(root: Path) -> None:
             shutil.copytree(copy, whole)
         number += 1
     assert number > 5 and not whole.exists()
+
+
+def test_a_file_or_a_link_with_the_name_of_a_leftover_is_deleted_like_a_folder(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    root = tmp_path / "checkpoints"
+    root.mkdir()
+    (root / ".part-step-0000002").write_text("")
+    (root / ".part-step-0000004").symlink_to(outside)
+    (root / ".old-step-0000001").mkdir()
+    (root / "step-0000003").write_text("")
+    clear_leftovers(root)
+    remove(root / "step-0000003")
+    assert not list(root.iterdir()) and outside.is_dir()
 
 
 def test_a_kill_while_publishing_leaves_the_old_or_the_new_checkpoint(root: Path) -> None:

@@ -1,0 +1,57 @@
+"""`python -m evaluate probe`: made-up questions for a model."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from evaluate.verbs.arguments import Verbs, add_source
+
+EXAMPLES = """
+  python -m evaluate probe runs/demo                                      every task, at the length of training
+  python -m evaluate probe runs/demo task=copy,reverse length=128,256     two tasks at two lengths
+  python -m evaluate probe exported/demo task=niah_single_1 length=4096,8192 yarn=8192:2
+  python -m evaluate probe runs/demo/checkpoints/step-0000080 generate=false     log-likelihoods alone, fast
+  python -m evaluate probe runs/demo task=key_value value_digits=2 --out evaluations/easy     smaller values
+"""
+
+
+def add(verbs: Verbs) -> None:
+    """Adds the verb to a command line."""
+    verb = verbs.add("probe", "ask a model made-up questions, and write scores with their errors", EXAMPLES)
+    add_source(verb)
+    verb.add_argument(
+        "settings", metavar="key=value", nargs="*", help="task=NAME,NAME length=N,N and others: docs/evaluate.md"
+    )
+    verb.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from evaluate.config import parse_config
+    from evaluate.probe import plan, run, settings_of
+    from evaluate.results import Results, markdown
+    from evaluate.tasks import build_tasks
+    from evaluate.verbs.opening import Opened
+
+    config = parse_config(options.settings)
+    build_tasks(config)
+    settings = settings_of(config)
+    opened = Opened(options.source, options.tokenizer)
+    config.length = config.length or [opened.trained_length()]
+    subject = opened.subject()
+    planned, left_out = plan(subject, config)
+    for why in left_out:
+        print(f"left out: {why}", file=sys.stderr)
+    subjects = {length: opened.subject(config.yarn.get(length)) for length in config.length}
+    results = Results(options.out or Path("evaluations") / opened.name, settings | subject.digests())
+    summaries = [run(subjects[each.length], config, each, results, _progress) for each in planned]
+    results.write_tables()
+    print(markdown(summaries), end="")
+    print(f"{results.folder}: a row for each sample, table.md and table.csv")
+
+
+def _progress(task: str, length: int, done: int, total: int) -> None:
+    """Prints how far a task is, on a terminal after every sample, else at its end."""
+    if sys.stderr.isatty():
+        print(f"\r{task} {length}: {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+    elif done == total:
+        print(f"{task} {length}: {done}", file=sys.stderr, flush=True)

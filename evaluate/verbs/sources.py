@@ -1,0 +1,55 @@
+"""Several models of one command: which they are, where the results of each go, and how far the work is."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evaluate.errors import EvaluateError
+from evaluate.verbs.arguments import SOURCE, add_places
+
+if TYPE_CHECKING:
+    from evaluate.verbs.opening import Opened
+
+
+def add_sources(verb: argparse.ArgumentParser, keys: str) -> None:
+    """Adds sources and settings, and where results go; `keys` gives an example of the latter."""
+    said = f"{SOURCE}, or several; {keys} and others: docs/evaluate.md"
+    verb.add_argument("settings", metavar="SOURCE|key=value", nargs="+", help=said)
+    add_places(verb, "default: evaluations/NAME, by the name of each source; of several sources DIR/NAME")
+
+
+def split_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the sources and the settings. Raises EvaluateError if there is no source, or one twice."""
+    sources = [each for each in arguments if "=" not in each or Path(each).exists()]
+    if not sources:
+        raise EvaluateError("there is no SOURCE: name a run, a checkpoint or a Hugging Face folder")
+    if len(set(sources)) < len(sources):
+        raise EvaluateError("a SOURCE is named twice: give each once")
+    return sources, [each for each in arguments if each not in sources]
+
+
+def opened_sources(sources: Sequence[str], options: argparse.Namespace) -> Iterator[tuple["Opened", Path]]:
+    """Yields each model with the folder of its results, one model in memory at a time.
+
+    Raises EvaluateError if two have one name, and what opening raises.
+    """
+    from evaluate.verbs.opening import Opened
+
+    root = options.out or Path("evaluations")
+    names: list[str] = []
+    for source in sources:
+        opened = Opened(source, options.tokenizer)
+        if opened.name in names:
+            raise EvaluateError(f"two sources are called {opened.name}: give folders of different names")
+        names.append(opened.name)
+        yield opened, root if options.out and len(sources) == 1 else root / opened.name
+
+
+def print_progress(what: str, done: int, total: int) -> None:
+    """Prints how far the work is, on a terminal each time, else at its end."""
+    if sys.stderr.isatty():
+        print(f"\r{what}: {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+    elif done == total:
+        print(f"{what}: {done}", file=sys.stderr, flush=True)

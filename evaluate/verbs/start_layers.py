@@ -1,0 +1,33 @@
+"""`python -m evaluate start-layers`: runs that differ in where learned positions begin, in one table."""
+
+import argparse
+from pathlib import Path
+
+from evaluate.verbs.arguments import Verbs
+
+EXAMPLES = """
+  python -m evaluate start-layers runs/start-layers/*                     loss and probe scores by start layer
+"""
+
+
+def add(verbs: Verbs) -> None:
+    """Adds the verb to a command line."""
+    said = "gather loss and probe scores of runs that differ in their start layer, as those of sweep=start-layers"
+    verb = verbs.add("start-layers", said, EXAMPLES)
+    verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run folder, such as runs/demo")
+    verb.add_argument("--evaluations", type=Path, default=Path("evaluations"), metavar="DIR", help="of probe scores")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="default: evaluations/start-layers")
+    verb.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from common.files import write_text_whole
+    from report.evaluation.means import markdown_table
+    from report.evaluation.start_layers import HEAD, TABLE, csv_table, gather, start_layer_rows
+
+    found = gather(options.runs, options.evaluations)
+    folder = options.out or options.evaluations / "start-layers"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_whole(folder / TABLE, csv_table(found), durable=False)
+    print(markdown_table(HEAD, start_layer_rows(found)), end="")
+    print(f"{folder}: {TABLE}; `python -m evaluate page {folder}` draws it")

@@ -1,0 +1,48 @@
+"""The page of one or several evaluation folders: models side by side, a section for each kind of result."""
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.files import write_text_whole
+from report.drawing import STYLE
+from report.errors import ReportError
+from report.evaluation.ablation import ablation
+from report.evaluation.attention import attention
+from report.evaluation.folder import Evaluated, open_folders
+from report.evaluation.patterns import patterns
+from report.evaluation.scores import probes
+from report.evaluation.start_layers import start_layers
+
+SECTIONS = (probes, attention, patterns, ablation, start_layers)
+"""Each returns the HTML of a section, or None if no folder has results of its kind; in the order of the page."""
+
+KEY = "<span style='color:{color}'>\u25cf</span> {name}"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def write_evaluation(paths: Sequence[Path], out: Path) -> None:
+    """Writes the page of these folders. Raises ReportError if they hold no results, or cannot be written to."""
+    text = evaluation_page(open_folders(paths))
+    try:
+        write_text_whole(out, text, durable=False)
+    except OSError as error:
+        raise ReportError(f"cannot write {out} ({error.strerror or error}): write it elsewhere with --out") from error
+
+
+def evaluation_page(folders: Sequence[Evaluated]) -> str:
+    """Returns the page, one HTML file. Raises ReportError if there is nothing to show."""
+    found = [part for section in SECTIONS if (part := section(folders)) is not None]
+    if not found:
+        raise ReportError(f"{folders[0].path} has no results of an evaluation: `python -m evaluate probe` makes some")
+    style = (Path(__file__).parents[1] / "report.css").read_text() + STYLE
+    title = html.escape(", ".join(each.name for each in folders))
+    models = " &nbsp; ".join(KEY.format(color=each.color, name=html.escape(each.name)) for each in folders)
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>Evaluation of {title}</title><style>{style}</style></head><body><div class='page'>"
+        f"<header><p class='eyebrow'>evaluation</p><h1>{title}</h1><p id='models'>{models}</p></header>"
+        f"{''.join(found)}<footer></footer></div></body></html>\n"
+    )

@@ -1,0 +1,96 @@
+"""Scores of probes: evaluations/NAME/table.csv, as `python -m evaluate probe` writes it."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from report.drawing import Point, figure, lines, panels, section, table
+from report.evaluation.folder import Evaluated, colors, number
+from report.evaluation.means import Mean
+
+TABLE = "table.csv"
+LEAD = (
+    "Made-up questions that need the context. Score: the share of right answers by the task's own rule, in percent; "
+    "NLL: minus the log-likelihood of the right answer, nats per token. A bar is one standard error over the questions "
+    "to each side: it does not cover another training seed. The same questions for all models of one tokenizer."
+)
+FIGURES = {"score": ("score, %", 1), "nll": ("NLL, nats per token", 3)}
+
+
+def probes(folders: Sequence[Evaluated]) -> str | None:
+    """Returns the section, or None if no folder has scores."""
+    tables = {each.name: each.table(TABLE) for each in folders}
+    tasks = list(dict.fromkeys(row.get("task", "") for rows in tables.values() for row in rows))
+    if not tasks:
+        return None
+    figures, cells = [], []
+    for task in tasks:
+        own = {name: sorted(_of_task(rows, task), key=_length) for name, rows in tables.items()}
+        lengths = sorted({row["length"] for rows in own.values() for row in rows}, key=number)
+        for key, (label, digits) in FIGURES.items():
+            series = {
+                name: [Point(row["length"], number(row.get(key)), number(row.get(f"{key}_se"))) for row in rows]
+                for name, rows in own.items()
+            }
+            if any(math.isfinite(point.value) for points in series.values() for point in points):
+                show = f"{{:.{digits}f}}".format
+                figures.append(figure(f"{task}: {label}", lines(series, lengths, colors=colors(folders), show=show)))
+        cells += [
+            [task, row["length"], name, row.get("samples", ""), *(_cell(row, key) for key in FIGURES)]
+            for name, rows in own.items()
+            for row in rows
+        ]
+    head = ["task", "length", "model", "samples", *(label for label, _ in FIGURES.values())]
+    body = panels(figures) + table(head, cells)
+    if differences := difference_rows(folders, list(dict.fromkeys((each[0], each[1]) for each in cells))):
+        said = "<p class='lead'>Paired differences, by question:</p>"
+        body += said + table(["task", "length", "models", *head[3:]], differences)
+    return section("Probes", LEAD, body)
+
+
+def difference_rows(folders: Sequence[Evaluated], cells: Sequence[tuple[str, str]]) -> list[list[str]]:
+    """Returns, of each task and length, the results of every model after the first minus the first's, by question.
+
+    Questions with other right answers are not paired.
+    """
+    found = []
+    for task, length in cells:
+        first, *others = [_by_question(folder.rows(f"{task}-{length}.jsonl")) for folder in folders]
+        for folder, other in zip(folders[1:], others, strict=True):
+            common = sorted(first.keys() & other.keys())
+            if not common:
+                continue
+            differences = [[b - a for a, b in zip(first[each], other[each], strict=True)] for each in common]
+            written = [
+                Mean.of(own).written(digits) if all(map(math.isfinite, own)) else ""
+                for own, (_, digits) in zip(zip(*differences, strict=True), FIGURES.values(), strict=True)
+            ]
+            found.append([task, length, f"{folder.name} - {folders[0].name}", str(len(common)), *written])
+    return found
+
+
+def _by_question(rows: Sequence[dict[str, Any]]) -> dict[tuple[int, str], tuple[float, float]]:
+    """Returns score in percent and nats per token of each question, by its index and right answer."""
+    return {
+        (row["index"], str(row["gold"])): (
+            math.nan if row["score"] is None else 100 * row["score"],
+            row["nll"] / row["answer_tokens"],
+        )
+        for row in rows
+        if {"index", "gold", "score", "nll", "answer_tokens"} <= row.keys()
+    }
+
+
+def _of_task(rows: Sequence[dict[str, str]], task: str) -> list[dict[str, str]]:
+    return [row for row in rows if row.get("task") == task and math.isfinite(_length(row))]
+
+
+def _length(row: dict[str, str]) -> float:
+    return number(row.get("length"))
+
+
+def _cell(row: dict[str, str], key: str) -> str:
+    value, error, digits = number(row.get(key)), number(row.get(f"{key}_se")), FIGURES[key][1]
+    if not math.isfinite(value):
+        return ""
+    return f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if math.isfinite(error) else "")

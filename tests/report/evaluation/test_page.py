@@ -1,0 +1,83 @@
+"""The page of evaluations, of folders that are made by hand."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from evaluate.__main__ import main
+from report.errors import ReportError
+from report.evaluation.folder import open_folders
+from report.evaluation.page import evaluation_page
+from report.evaluation.scores import difference_rows
+
+HEADER = "task,length,samples,score,score_se,nll,nll_se,tokens\n"
+
+
+def folder_of(path: Path, *rows: str) -> Path:
+    path.mkdir(parents=True)
+    (path / "table.csv").write_text(HEADER + "".join(f"{row}\n" for row in rows))
+    return path
+
+
+def test_two_models_stand_side_by_side_with_their_errors(tmp_path: Path) -> None:
+    hostile = folder_of(tmp_path / "<b>rope", "copy,256,20,50.0,5.0,1.5,0.25,200", "copy,128,20,75.0,4.0,1.25,nan,100")
+    repo = folder_of(
+        tmp_path / "repo", "copy,256,20,60.0,2.5,1.0,0.125,200", "vt,256,1,,,2.0,nan,200", "copy,192,9,1,1,1,1,9"
+    )
+    text = evaluation_page(open_folders([hostile, repo]))
+    assert "<b>rope" not in text and text.count("<script") == 0
+    points = re.findall(r"<circle[^>]*><title>([^<]*)</title>", text)
+    assert "&lt;b&gt;rope, 256: 50.0 ± 5.0" in points and "repo, 256: 60.0 ± 2.5" in points
+    assert "repo, 256: 2.000" in points  # one sample has no error
+    assert "<td>vt</td><td>256</td><td>repo</td><td>1</td><td></td><td>2.000</td>" in text
+    labels = re.findall(r"text-anchor='middle'>(\d+)</text>", text)
+    assert labels[:3] == ["128", "192", "256"]  # by length, not as the table has them
+
+
+def test_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    paths = [folder_of(tmp_path / own / "demo", "copy,128,2,1.0,1.0,1.0,1.0,9") for own in ("first", "second")]
+    assert [each.name for each in open_folders(paths)] == ["first/demo", "second/demo"]
+    assert len({each.color for each in open_folders(paths)}) == 2
+
+
+def test_the_verb_writes_the_page_and_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of(tmp_path / "demo", "copy,128,2,1.0,1.0,1.0,1.0,9")
+    assert main(["page", str(folder)]) == 0
+    assert "copy: score" in (folder / "page.html").read_text()
+    (tmp_path / "empty").mkdir()
+    for wrong, said in ((["empty"], "has no results"), (["absent"], "is no folder"), (["demo", "demo"], "twice")):
+        capsys.readouterr()
+        assert main(["page", *(str(tmp_path / each) for each in wrong)]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
+
+
+def test_scores_are_compared_by_question(tmp_path: Path) -> None:
+    paths = []
+    for name, scores, golds in (("rope", (0.0, 0.5, 1.0), "abc"), ("repo", (0.5, 1.0, 0.0), "abx")):
+        paths.append(folder_of(tmp_path / name, "copy,128,3,1.0,1.0,1.0,1.0,9"))
+        rows = [
+            {"index": i, "gold": [gold], "score": score, "nll": 4.0 * i + len(name), "answer_tokens": 4}
+            for i, (score, gold) in enumerate(zip(scores, golds, strict=True))
+        ]
+        (paths[-1] / "copy-128.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert difference_rows(open_folders(paths), [("copy", "128")]) == [
+        ["copy", "128", "repo - rope", "2", "50.0 ± 0.0", "0.000 ± 0.000"]  # the third question is another
+    ]
+
+
+def test_scores_of_zero_have_an_axis_around_zero(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "demo", "copy,128,9,0.0,0.0,,,9")
+    assert re.findall(r"text-anchor='end'>([^<]*)<", evaluation_page(open_folders([folder]))) == [
+        *("-1", "-0.5", "0", "0.5", "1")
+    ]
+
+
+def test_damaged_numbers_are_left_out(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "demo", "copy,many,2,1.0,1.0,1.0,1.0,9", "copy,128,2,x,inf,1.0,1.0")
+    assert "copy: score" not in (text := evaluation_page(open_folders([folder]))) and "copy: NLL" in text
+    (folder / "table.csv").write_text("")
+    with pytest.raises(ReportError, match="has no results"):
+        evaluation_page(open_folders([folder]))
