@@ -152,9 +152,9 @@ class DocumentEncoder:
         is_last = np.array([piece.is_last for piece in pieces], bool)
         return np.insert(ids, ends[is_last], self.eos_token_id), ends + np.cumsum(is_last)
 
-    def decode(self, tokens: np.ndarray) -> str:
-        """Returns the text of these tokens, special ones by name."""
-        return str(self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False))
+    def decode(self, tokens: np.ndarray, *, skip_special_tokens: bool = False) -> str:
+        """Returns the text of these tokens, special ones by name or left out."""
+        return str(self._tokenizer.decode(tokens.tolist(), skip_special_tokens=skip_special_tokens))
 
     def _look_up(self, eos_token: str) -> Known:
         added = self._tokenizer.get_added_tokens_decoder()

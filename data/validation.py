@@ -143,11 +143,41 @@ def build_validation(config: DataConfig, *, sequence_length: int) -> ValidationR
     )
 
 
+def validation_documents(config: DataConfig) -> Iterator[tuple[str, Iterator[list[Piece]]]]:
+    """Yields the name of each source with its validation documents: whole, in the order of the rows, without copies.
+
+    Nothing if `config.validation` names no documents. Raises DataError as `build_validation` does.
+    """
+    config.validate()
+    chosen = config.validation
+    if not (chosen.share or chosen.sources):
+        return
+    root = open_root(config.root, config.cache_dir)
+    cache = FrameCache(
+        root.frames, config.frame_bytes, config.max_bad_share, CacheQuota(root.cache, config.max_cache_gib)
+    )
+    for name, files in _files_of_text(config, root).items():
+        yield name, _whole(_read_in_turn(files, cache), chosen.share, form_of(files[0]).cut)
+
+
+def _whole(texts: Iterator[str], share: float, cut: Callable[[str], list[Piece]]) -> Iterator[list[Piece]]:
+    used: set[bytes] = set()
+    for text in itertools.islice(texts, MAX_DOCUMENTS):
+        digest = hashlib.sha256(text.encode()).digest()
+        if digest not in used and (not share or is_held_out(text, share)):
+            used.add(digest)
+            yield cut(text)
+
+
+def _files_of_text(config: DataConfig, root: Root) -> dict[str, list[DataFile]]:
+    training = training_files(config, root)
+    return training if config.validation.share else _own_files(config, root, training)
+
+
 def _plan_text(config: DataConfig, root: Root, length: int) -> _Plan:
     chosen = config.validation
     encoder = DocumentEncoder(locate_tokenizer(str(config.tokenizer), root), config.eos_token)
-    training = training_files(config, root)
-    files = training if chosen.share else _own_files(config, root, training)
+    files = _files_of_text(config, root)
     remedy = "add files to data.validation.sources"
     if chosen.share:
         remedy = f"raise data.validation.share (now {chosen.share:g})"

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from evaluate.errors import EvaluateError
 
 MIN_WORDS = 20  # more than the common words of cwe
+MIN_COLUMNS = 2  # one that leads to another row, and one to ask for
 MAX_NEEDLES = 40  # RULER has 40 depths in prose
 
 Config = TypeVar("Config")
@@ -62,6 +63,8 @@ class ProbeConfig:
     """Letters of a word in fwe."""
     items: Items = Items.letters
     """What copy and reverse list."""
+    num_columns: int = 4
+    """Columns of tables beside the names of their rows; 2 or more."""
     save_prompts: bool = False
     """Whether the prompt of each sample is kept with its result."""
     max_items: int = 100
@@ -76,6 +79,8 @@ class ProbeConfig:
             raise EvaluateError(f"{small[0]}={getattr(self, small[0])} must be 1 or more")
         if self.num_words is not None and self.num_words < MIN_WORDS + self.num_common:
             raise EvaluateError(f"num_words={self.num_words} must be {MIN_WORDS + self.num_common} or more")
+        if self.num_columns < MIN_COLUMNS:
+            raise EvaluateError(f"num_columns={self.num_columns} must be {MIN_COLUMNS} or more")
         if self.num_needles > MAX_NEEDLES:
             raise EvaluateError(f"num_needles={self.num_needles} must be {MAX_NEEDLES} or less")
         stray = [length for length in self.yarn if self.length and length not in self.length]

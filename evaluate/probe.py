@@ -79,6 +79,7 @@ def _row(subject: Subject, config: ProbeConfig, task: Task, index: int, fitted: 
     if config.generate:
         output = subject.decode(subject.continued(fitted.prompt, fitted.max_new_tokens))
         score = task.score(output, fitted.sample.gold)
+    wrong_nll = [subject.nll(fitted.prompt, each) for each in fitted.wrong_answers]
     return {
         "index": index,
         "size": fitted.size,
@@ -88,5 +89,6 @@ def _row(subject: Subject, config: ProbeConfig, task: Task, index: int, fitted: 
         "score": score,
         "nll": subject.nll(fitted.prompt, fitted.answer),
         "answer_tokens": len(fitted.answer),
+        **({"wrong_nll": wrong_nll} if wrong_nll else {}),
         **({"prompt": fitted.sample.prompt} if config.save_prompts else {}),
     }

@@ -1,7 +1,8 @@
 """Results on disk: a folder with one JSON-lines file for each task and length, a row for each sample.
 
     settings.json              what the rows depend on: sizes, seed, digests of weights, tokenizer and haystack
-    niah_single_1-4096.jsonl   index, size, tokens, gold, output, score, nll, answer_tokens
+    niah_single_1-4096.jsonl   index, size, tokens, gold, output, score, nll, answer_tokens, and wrong_nll for tasks
+                               that have wrong answers to choose from
     table.md, table.csv        means with their standard errors, over all rows
 
 A folder is gone on with: samples that it has are not run again. Other settings need another folder.
@@ -22,7 +23,7 @@ from evaluate.errors import EvaluateError
 from report.evaluation.means import Mean
 
 Row = dict[str, Any]
-HEADER = ("task", "length", "samples", "score", "score_se", "nll", "nll_se", "tokens")
+HEADER = ("task", "length", "samples", "score", "score_se", "nll", "nll_se", "tokens", "choice", "choice_se")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Summary:
     """Of the right answer, per token, in nats."""
     num_tokens: float
     """Of the prompts and what is generated, on average."""
+    choice: Mean | None = None
+    """In percent: how often the right answer is more likely than the wrong ones; None where there are none."""
 
 
 class Results:
@@ -88,6 +91,7 @@ def keep_settings(folder: Path, settings: dict[str, Any]) -> None:
 def summary(task: str, length: int, rows: Sequence[Row]) -> Summary:
     """Returns the means over rows, at least one."""
     scores = [100 * row["score"] for row in rows if row["score"] is not None]
+    choices = [100.0 * (row["nll"] < min(row["wrong_nll"])) for row in rows if "wrong_nll" in row]
     return Summary(
         task,
         length,
@@ -95,15 +99,17 @@ def summary(task: str, length: int, rows: Sequence[Row]) -> Summary:
         Mean.of(scores) if scores else None,
         Mean.of([row["nll"] / row["answer_tokens"] for row in rows]),
         math.fsum(row["tokens"] for row in rows) / len(rows),
+        Mean.of(choices) if choices else None,
     )
 
 
 def markdown(summaries: Sequence[Summary]) -> str:
-    """Returns a Markdown table: scores in percent and nats per token of the right answer, each with its SE."""
-    lines = ["| task | length | samples | score, % | NLL, nats per token |", "|---|---|---|---|---|"]
+    """Returns a Markdown table: scores and choices in percent, nats per token of the right answer, each with its SE."""
+    lines = ["| task | length | samples | score, % | NLL, nats per token | choice, % |", "|---|---|---|---|---|---|"]
     for each in summaries:
-        score = "" if each.score is None else _figure(each.score, 1)
-        lines.append(f"| {each.task} | {each.length} | {each.num_samples} | {score} | {_figure(each.nll, 3)} |")
+        score, choice = ("" if mean is None else _figure(mean, 1) for mean in (each.score, each.choice))
+        figures = f"{score} | {_figure(each.nll, 3)} | {choice}"
+        lines.append(f"| {each.task} | {each.length} | {each.num_samples} | {figures} |")
     return "\n".join(lines) + "\n"
 
 
@@ -113,9 +119,10 @@ def csv_table(summaries: Sequence[Summary]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEADER)
     for each in summaries:
-        score = (None, None) if each.score is None else (each.score.value, each.score.error)
-        nll = (each.nll.value, each.nll.error)
-        writer.writerow([each.task, each.length, each.num_samples, *score, *nll, each.num_tokens])
+        score, nll, choice = (
+            (None, None) if mean is None else (mean.value, mean.error) for mean in (each.score, each.nll, each.choice)
+        )
+        writer.writerow([each.task, each.length, each.num_samples, *score, *nll, each.num_tokens, *choice])
     return out.getvalue()
 
 

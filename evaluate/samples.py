@@ -8,7 +8,7 @@ long with it is made smaller by a fiftieth at a time (RULER's steps are coarser)
 import functools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from evaluate.config import ProbeConfig
 from evaluate.errors import EvaluateError
@@ -23,8 +23,9 @@ class Fitted:
     prompt: list[int]
     answer: list[int]
     max_new_tokens: int
-    """To generate: never fewer than the answer has."""
+    """To generate: never fewer than an answer has."""
     size: int
+    wrong_answers: list[list[int]] = field(default_factory=list)
 
     @property
     def num_tokens(self) -> int:
@@ -76,7 +77,9 @@ class Samples:
         draw = random.Random(f"{self._seed}/{self._name}/{self._length}/{index}")
         sample = self._task.sample(draw, size)
         prompt, answer = self._encode(sample.prompt), self._encode(sample.answer)
-        return Fitted(sample, prompt, answer, max(self._max_new_tokens, len(answer)), size)
+        wrong_answers = [self._encode(each) for each in sample.wrong_answers]
+        longest = max(len(each) for each in (answer, *wrong_answers))
+        return Fitted(sample, prompt, answer, max(self._max_new_tokens, longest), size, wrong_answers)
 
     def _too_long(self, fitted: Fitted) -> EvaluateError:
         return EvaluateError(

@@ -1,14 +1,13 @@
 """What is asked: a model with its tokenizer. Answers are greedy, with keys and values kept (model/generate.py)."""
 
 from dataclasses import dataclass
-from itertools import islice
 from typing import Protocol
 
 import torch
 import xxhash
 from tokenizers import Tokenizer
 
-from model.generate import next_tokens
+from model.generate import most_likely
 from model.loss import IGNORED
 from model.transformer import Olmo2
 
@@ -50,14 +49,8 @@ class ModelSubject:
 
     def continued(self, tokens: list[int], max_new_tokens: int) -> list[int]:
         """Returns the most likely tokens that follow, one after the other, up to EOS or so many."""
-        found: list[int] = []
         prompt = torch.tensor(tokens, device=self.device)
-        following = next_tokens(self.model, prompt, temperature=0.0, generator=torch.Generator())
-        for token in islice(following, max_new_tokens):
-            if token in self.eos_token_ids:
-                break
-            found.append(token)
-        return found
+        return most_likely(self.model, prompt, max_new_tokens, self.eos_token_ids)
 
     @torch.no_grad()
     def nll(self, tokens: list[int], answer: list[int]) -> float:

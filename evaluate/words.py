@@ -59,6 +59,11 @@ def letters(draw: random.Random, alphabet: str, length: int) -> str:
     return "".join(draw.choices(alphabet, k=length))
 
 
+def name(draw: random.Random) -> str:
+    """Returns an invented name, such as Balomi: three syllables of two letters, so that no name is within another."""
+    return "".join(draw.choice(CONSONANTS) + draw.choice(VOWELS) for _ in range(NAME_SYLLABLES)).capitalize()
+
+
 def different(make: Callable[[], str], count: int, num_possible: int, setting: str, taken: set[str]) -> list[str]:
     """Returns `count` different results of `make`, none of `taken`, to which they are added.
 
@@ -89,6 +94,9 @@ def num_strings(alphabet: str, length: int) -> int:
 
 
 UPPER, LOWER = string.ascii_uppercase, string.ascii_lowercase
+CONSONANTS, VOWELS = "bdfghjklmnprstvz", "aeiou"
+NAME_SYLLABLES = 3
+NUM_NAMES = (len(CONSONANTS) * len(VOWELS)) ** NAME_SYLLABLES
 
 
 def _shortened(words: tuple[str, ...], num_words: int | None) -> list[str]:

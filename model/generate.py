@@ -5,7 +5,8 @@ the same (`PositionScheme.in_remote_code`): those schemes give a token its posit
 scheme the whole text is run again for each token.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from itertools import islice, takewhile
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ class Cache:
         return keys, values
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: the model keeps tables from its first use, which training may need later
 def next_tokens(model: Olmo2, tokens: Tensor, *, temperature: float, generator: torch.Generator) -> Iterator[int]:
     """Yields one token after the other, without end, after `tokens` ([T] int64, at least one).
 
@@ -51,6 +52,12 @@ def next_tokens(model: Olmo2, tokens: Tensor, *, temperature: float, generator: 
         yield token
         new_1t = tokens.new_tensor([[token]])
         text_1t = torch.cat((text_1t, new_1t), dim=1)
+
+
+def most_likely(model: Olmo2, tokens: Tensor, max_new_tokens: int, eos_token_ids: Collection[int]) -> list[int]:
+    """Returns the most likely tokens after `tokens` ([T] int64), one after the other, up to an EOS or so many."""
+    following = next_tokens(model, tokens, temperature=0.0, generator=torch.Generator())
+    return list(takewhile(lambda token: token not in eos_token_ids, islice(following, max_new_tokens)))
 
 
 @torch.inference_mode()

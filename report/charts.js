@@ -78,6 +78,7 @@ function blend(stops, share) {
 
 // of curves that have names and no order (sources, runs); after the last color they begin again, dashed
 const CATEGORIES = ["#0f7c8f", "#d1603d", "#6b5fb5", "#5b8c3e", "#c2507f", "#b08a1e", "#4a7fc1", "#8a6d5a"];
+const MOST_IN_LEGENDS = 6; // more leave no room for the curves; a touch or the mouse names a curve too
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 
 function lineOf(index, count, isNamed) {

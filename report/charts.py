@@ -24,6 +24,7 @@ from report.metrics import (
     Metric,
     MetricTable,
     Scope,
+    probe_title,
 )
 from report.packing import curve, evenly_spaced, rounded
 from report.run_folder import Row, is_number
@@ -114,7 +115,7 @@ class Charts:
         }
 
     def evaluation(self) -> Data | None:
-        """Returns the curves of the validation loss, by source and by position too, and of other evaluation tasks.
+        """Returns the curves of the validation loss, by source and by position too, of probes and of other tasks.
 
         None if there is no evaluation.
         """
@@ -123,6 +124,7 @@ class Charts:
             "charts": self._curves([*(name for name in EVALUATION_CHARTS if name in self._entries), *others]),
             "sources": self._by_key(Scope.source, lambda entry: entry.source),
             "positions": self._loss_by_position(),
+            "probes": self._by_key(Scope.probe, lambda entry: entry.probe, probe_title),
         }
         return found if any(found.values()) else None
 
@@ -142,7 +144,7 @@ class Charts:
             ],
         }
 
-    def _by_key(self, scope: Scope, key: Callable[[Entry], Any]) -> list[Data]:
+    def _by_key(self, scope: Scope, key: Callable[[Entry], Any], title: Callable[[Any], str] = str) -> list[Data]:
         """Returns for each metric of this scope a curve per key, in the order of the keys."""
         found: dict[Metric, dict[Any, str]] = {}
         for name, entry in self._entries.items():
@@ -150,7 +152,7 @@ class Charts:
                 found.setdefault(entry.metric, {})[key(entry)] = name
         series = []
         for metric, by_key in found.items():
-            columns = {str(each): self._points(by_key[each]) for each in sorted(by_key)}
+            columns = {title(each): self._points(by_key[each]) for each in sorted(by_key)}
             series += _series(_description(metric.name, Entry(metric)), columns)
         return series
 

@@ -1,6 +1,5 @@
 // Tables of the runs and of their settings, and the runs' curves in one chart per metric.
 
-const MOST_IN_LEGENDS = 6; // runs: more leave no room for the curves, and the table of runs has the same colors
 const BORDERS = { solid: "solid", dash: "dashed", dot: "dotted", dashdot: "double" };
 
 function fillTable(table, rows, colored = false) {
@@ -36,6 +35,8 @@ function comparison() {
     if (overTokens && !drawn) drawSeries($("tokens"), run.tokens, "run", { ...runs, axis: "token" });
     drawn ||= overTokens;
   };
+  $("probes").hidden = !run.probes.length;
+  drawSeries($("probe-charts"), run.probes, "run", runs);
   $("positions").hidden = !run.positions.length;
   drawSeries($("position-charts"), run.positions, "run", runs);
   $("axis-x").onchange = () => redraws.forEach((redraw) => redraw());

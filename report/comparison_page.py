@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from report.comparison import ComparedRun, Comparison
 from report.comparison_table import run_cells, same_over_seeds, setting_cells, title
 from report.metrics import (
     CE_LOSS,
+    EVAL,
     EVAL_LOSS,
     GRAD_NORM,
     LEARNING_RATE,
@@ -18,7 +20,9 @@ from report.metrics import (
     TOKENS,
     TOKENS_PER_SECOND,
     Metric,
+    MetricTable,
     positions_metric,
+    probe_title,
 )
 from report.packing import curve
 from report.run_folder import is_number
@@ -30,6 +34,7 @@ def comparison_data(comparison: Comparison, name: str) -> dict[str, Any]:
     """Returns the data of the page."""
     runs = sorted(comparison.runs, key=lambda run: run.name)  # so that a run keeps its color when the order changes
     means = {positions_metric(own): metric for own, metric in STATISTICS.items()}
+    probes = _probes(runs)
     has_seeds = any(len(setting.runs) > 1 for setting in comparison.settings)
     return {
         "name": name,
@@ -41,8 +46,22 @@ def comparison_data(comparison: Comparison, name: str) -> dict[str, Any]:
         "steps": _series(runs, {name: RUN_METRICS[name] for name in CHARTS}, STEP),
         "tokens": _series(runs, {name: RUN_METRICS[name] for name in CHARTS}, TOKENS),
         "positions": _series(runs, means, STEP),
+        "probes": _series(runs, probes, STEP),
         "marks": [],
         "events": [],
+    }
+
+
+def _probes(runs: Sequence[ComparedRun]) -> dict[str, Metric]:
+    """Returns the figures of probes that some run has, by name, each called by its task and length."""
+    table = MetricTable(0, {})
+    entries = {name: table.find(name) for run in runs for row in run.rows for name in row if name.startswith(EVAL)}
+    found = [(entry, name) for name, entry in entries.items() if entry is not None and entry.probe is not None]
+    in_order = sorted(found, key=lambda each: (each[0].probe, each[0].metric.label))
+    return {
+        name: replace(entry.metric, label=f"{probe_title(entry.probe)}: {entry.metric.label}")
+        for entry, name in in_order
+        if entry.probe is not None
     }
 
 

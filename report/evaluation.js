@@ -1,4 +1,4 @@
-// Losses of the validation rows: over steps, by source, and by position in the row.
+// Losses of the validation rows, over steps, by source, and by position in the row; probes.
 
 function drawLossByPosition(parent, chart) {
   const newest = chart.readings.at(-1);
@@ -34,4 +34,6 @@ function drawEvaluation(parent, evaluation) {
   drawCharts(parent, evaluation.charts);
   drawSeries(parent, evaluation.sources, "source", { named: true });
   if (evaluation.positions) drawLossByPosition(parent, evaluation.positions);
+  for (const each of evaluation.probes)
+    drawSeries(parent, [each], "probe", { named: true, legend: each.curves.length <= MOST_IN_LEGENDS });
 }

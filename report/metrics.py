@@ -30,6 +30,8 @@ class Scope(Enum):
     """One source of the validation rows: one number."""
     bucket = "bucket"
     """Tokens between two indices of the validation rows: one number."""
+    probe = "probe"
+    """The samples of a probe's task at a length: one number."""
 
 
 @dataclass(frozen=True)
@@ -240,11 +242,36 @@ BUCKET_LOSS = Family(
         Scope.bucket,
     ),
 )
+PROBE_NLL, PROBE_CHOICE, PROBE_SCORE = PROBES = tuple(
+    Family("eval/probe/", f"/{name}", Metric(name, label, unit, meaning, Scope.probe))
+    for name, label, unit, meaning in (
+        ("nll", "NLL of right answers", "nats", "minus the log-likelihood of the right answer to a probe, per token"),
+        ("choice", "Right choices", "share", "probes whose right answer is more likely than the wrong ones"),
+        ("score", "Score of answers", "share", "mean score of the answers that are generated to a probe, 0 to 1"),
+    )
+)
+"""Figures of probes; the key is TASK-LENGTH."""
 
 
 def probe_nll(task: str, length: int) -> str:
     """Returns the name of the log-likelihood of the right answers of a task at a length, per token, negative."""
-    return f"eval/probe/{task}-{length}/nll"
+    return PROBE_NLL.name(f"{task}-{length}")
+
+
+def probe_choice(task: str, length: int) -> str:
+    """Returns the name of the share of samples whose right answer is the most likely one."""
+    return PROBE_CHOICE.name(f"{task}-{length}")
+
+
+def probe_score(task: str, length: int) -> str:
+    """Returns the name of the mean score of generated answers."""
+    return PROBE_SCORE.name(f"{task}-{length}")
+
+
+def probe_title(probe: tuple[str, int]) -> str:
+    """Returns what people read for a task at a length: copy, 128 tokens."""
+    task, length = probe
+    return f"{task}, {length:,} tokens"
 
 
 def source_loss(source: str) -> str:
@@ -273,6 +300,8 @@ class Entry:
     """Set if the scope is source."""
     bucket: tuple[int, int] | None = None
     """First token index and the one after the last; set if the scope is bucket."""
+    probe: tuple[str, int] | None = None
+    """Task and length in tokens; set if the scope is probe."""
 
 
 class MetricTable:
@@ -305,6 +334,10 @@ def _find_keyed(name: str) -> Entry | None:
     for family in (SOURCE_LOSS, SOURCE_PERPLEXITY):
         if (source := family.key(name)) is not None:
             return Entry(family.metric, source=source)
+    for family in PROBES:
+        task, _, length = (family.key(name) or "").rpartition("-")
+        if task and length.isdecimal() and family.name(f"{task}-{int(length)}") == name:
+            return Entry(family.metric, probe=(task, int(length)))
     start, _, stop = (BUCKET_LOSS.key(name) or "").partition("-")
     if start.isdecimal() and stop.isdecimal() and bucket_loss(int(start), int(stop)) == name:
         return Entry(BUCKET_LOSS.metric, bucket=(int(start), int(stop)))

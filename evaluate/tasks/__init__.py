@@ -4,10 +4,20 @@ import difflib
 
 from evaluate.config import ProbeConfig
 from evaluate.errors import EvaluateError
-from evaluate.tasks import common_words, frequent_words, key_value, lists, needles, variable_tracking
+from evaluate.tasks import (
+    common_words,
+    facts,
+    frequent_words,
+    graphs,
+    key_value,
+    lists,
+    needles,
+    tables,
+    variable_tracking,
+)
 from evaluate.tasks.task import Task
 
-FILES = (needles, variable_tracking, common_words, frequent_words, lists, key_value)
+FILES = (needles, variable_tracking, common_words, frequent_words, lists, key_value, facts, tables, graphs)
 
 
 def build_tasks(config: ProbeConfig) -> dict[str, Task]:

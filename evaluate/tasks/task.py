@@ -14,16 +14,18 @@ class Sample:
     prompt: str
     """What the model continues."""
     gold: tuple[str, ...]
-    """The strings that a right answer holds, in order."""
+    """What the score looks for: the strings that a right answer holds, in order, or several right answers."""
     answer: str
     """The right continuation of the prompt, for the log-likelihood."""
+    wrong_answers: tuple[str, ...] = ()
+    """The continuations that the right one is chosen from, by log-likelihood; none where there is nothing to choose."""
 
 
 class Task(ABC):
     """A kind of question. Its *size* is a number, such as of sentences, with which prompts grow."""
 
     score: Score
-    """Returns the score of an output, 0 to 1."""
+    """Returns the score of an output by the gold strings, 0 to 1."""
     max_new_tokens: int
     """Tokens to generate; the answer's own number of tokens where that is larger."""
     smallest: int = 1

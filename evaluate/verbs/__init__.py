@@ -3,6 +3,6 @@
 What takes long to import (torch) is imported where a verb runs.
 """
 
-from evaluate.verbs import ablate, attention, explore, page, patterns, probe, replicate, start_layers
+from evaluate.verbs import ablate, attention, explore, page, patterns, perplexity, probe, replicate, start_layers, suite
 
-VERBS = (probe, attention, patterns, ablate, start_layers, page, explore, replicate)
+VERBS = (probe, perplexity, attention, patterns, ablate, start_layers, suite, page, explore, replicate)

@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
+from common.errors import UserError
+from data.config import DataConfig, DataKind
 from evaluate.errors import EvaluateError
 from evaluate.subject import ModelSubject
 from model.config import YarnConfig
 from model.yarn import with_yarn
 from train.huggingface.generating import Writer, open_writer
+from train.huggingface.source import check_source, is_run_or_checkpoint, local_folder, open_saved
+
+__all__ = ["Opened", "check_source"]
 
 
 class Opened:
@@ -14,6 +19,7 @@ class Opened:
 
     def __init__(self, source: str, tokenizer: Path | None) -> None:
         self.writer: Writer = open_writer(source, tokenizer)
+        self._folder = local_folder(source)
 
     @property
     def name(self) -> str:
@@ -40,3 +46,13 @@ class Opened:
             yarn = YarnConfig(factor=yarn_factor, original_max_position=self.trained_length())
             model = with_yarn(model, writer.config, writer.positions_config, yarn)
         return ModelSubject(model, writer.tokenizer, writer.device, writer.eos_token_ids)
+
+    def text_data(self) -> DataConfig | None:
+        """Returns the text that it was trained on, if it is a run or a checkpoint of one; else None."""
+        if not is_run_or_checkpoint(self._folder):
+            return None
+        try:
+            data = open_saved(self._folder).config.data
+        except UserError:  # a run whose checkpoints are gone, with an export
+            return None
+        return data if data.kind is DataKind.text else None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def add_sources(verb: argparse.ArgumentParser, keys: str) -> None:
     """Adds sources and settings, and where results go; `keys` gives an example of the latter."""
-    said = f"{SOURCE}, or several; {keys} and others: docs/evaluate.md"
+    said = f"{SOURCE}, or several; {keys} and others: docs/analyses.md"
     verb.add_argument("settings", metavar="SOURCE|key=value", nargs="+", help=said)
     add_places(verb, "default: evaluations/NAME, by the name of each source; of several sources DIR/NAME")
 

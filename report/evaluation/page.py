@@ -11,10 +11,11 @@ from report.evaluation.ablation import ablation
 from report.evaluation.attention import attention
 from report.evaluation.folder import Evaluated, open_folders
 from report.evaluation.patterns import patterns
+from report.evaluation.perplexity import perplexity
 from report.evaluation.scores import probes
 from report.evaluation.start_layers import start_layers
 
-SECTIONS = (probes, attention, patterns, ablation, start_layers)
+SECTIONS = (probes, perplexity, attention, patterns, ablation, start_layers)
 """Each returns the HTML of a section, or None if no folder has results of its kind; in the order of the page."""
 
 KEY = "<span style='color:{color}'>\u25cf</span> {name}"

@@ -19,7 +19,7 @@ from data.errors import DataError
 from data.rows import document_boundaries
 from data.stream import build_stream, changed_data
 from data.text.holdout import is_held_out
-from data.validation import build_validation
+from data.validation import build_validation, validation_documents
 from tests.data.fetch.server import serving
 from tests.data.reading import assert_same, read_global
 from tests.data.validating import (
@@ -88,6 +88,19 @@ def test_validation_rows_hold_only_documents_that_are_held_out_each_once(mix: Da
                 found[int(match[1])] += 1
         assert len(found) > 10 and set(found.values()) == {1}
         assert found.keys() <= set(NUMBERS[rows.source_names[source]])
+
+
+def test_whole_documents_come_in_the_order_of_the_rows(mix: DataConfig) -> None:
+    rows, encoder = built(mix), decoder(mix)
+    for source, (name, documents) in enumerate(validation_documents(mix)):
+        assert name == rows.source_names[source]
+        tokens = np.concatenate([encoder.encode_pieces(pieces)[0] for pieces in documents])
+        first, *_ = np.flatnonzero(rows.sources == source)
+        np.testing.assert_array_equal(tokens[:LENGTH], rows.tokens[first])
+        found = [int(number) for number in NAME.findall(encoder.decode(tokens))]
+        assert len(set(found)) > 20 and set(found) <= HELD_OUT & set(NUMBERS[name])
+    no_share = dataclasses.replace(mix, validation=ValidationConfig())
+    assert not list(validation_documents(no_share))
 
 
 def test_a_share_of_zero_changes_nothing_and_another_share_is_named(mix: DataConfig) -> None:

@@ -9,7 +9,7 @@ import pytest
 from evaluate.config import parse_config
 from evaluate.errors import EvaluateError
 from evaluate.probe import plan, run, settings_of
-from evaluate.results import Mean, Results, Summary, csv_table, markdown
+from evaluate.results import Mean, Results, Summary, csv_table, markdown, summary
 from tests.evaluate.models import Answering
 
 SETTINGS = ["task=key_value", "length=200", "value_digits=3"]
@@ -45,16 +45,28 @@ def test_tables() -> None:
     summaries = [
         Summary("copy", 64, 4, Mean(50.0, 28.86751), Mean(1.23456, 0.1), 60.5),
         Summary("vt", 64, 1, None, Mean(2.0, math.nan), 64.0),
+        Summary("cycle", 64, 9, None, Mean(0.7, 0.1), 63.0, Mean(60.0, 5.0)),
     ]
     assert markdown(summaries).splitlines()[2:] == [
-        "| copy | 64 | 4 | 50.0 ± 28.9 | 1.235 ± 0.100 |",
-        "| vt | 64 | 1 |  | 2.000 |",
+        "| copy | 64 | 4 | 50.0 ± 28.9 | 1.235 ± 0.100 |  |",
+        "| vt | 64 | 1 |  | 2.000 |  |",
+        "| cycle | 64 | 9 |  | 0.700 ± 0.100 | 60.0 ± 5.0 |",
     ]
     assert csv_table(summaries).splitlines() == [
-        "task,length,samples,score,score_se,nll,nll_se,tokens",
-        "copy,64,4,50.0,28.86751,1.23456,0.1,60.5",
-        "vt,64,1,,,2.0,nan,64.0",
+        "task,length,samples,score,score_se,nll,nll_se,tokens,choice,choice_se",
+        "copy,64,4,50.0,28.86751,1.23456,0.1,60.5,,",
+        "vt,64,1,,,2.0,nan,64.0,,",
+        "cycle,64,9,,,0.7,0.1,63.0,60.0,5.0",
     ]
+
+
+def test_a_right_answer_is_chosen_where_it_is_more_likely_than_the_wrong_ones() -> None:
+    row = {"score": None, "answer_tokens": 2, "tokens": 9}
+    rows = [
+        {**row, "nll": nll, "wrong_nll": wrong} for nll, wrong in ((1.0, [2.0, 1.5]), (1.0, [2.0, 0.5]), (1.0, [1.0]))
+    ]
+    assert summary("cycle", 64, rows).choice == Mean.of([100.0, 0.0, 0.0])
+    assert summary("copy", 64, [{**row, "nll": 1.0}]).choice is None
 
 
 def test_what_is_there_is_not_run_again(sample: Path, tmp_path: Path) -> None:

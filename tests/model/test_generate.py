@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.config import PositionsConfig, YarnConfig
-from model.generate import learned_positions, next_tokens
+from model.generate import learned_positions, most_likely, next_tokens
 from model.positions.repo import Repo
 from tests.model.small import ROPE, built, small
 
@@ -40,3 +40,17 @@ def test_positions_are_those_of_the_forward_pass() -> None:
     shorter = learned_positions(model, PROMPT[:4])
     torch.testing.assert_close(found[1][:4], shorter[1])
     assert Repo.in_remote_code and learned_positions(built(small(), ROPE), PROMPT) == {}
+
+
+def test_what_a_model_keeps_from_generating_can_be_trained_with() -> None:
+    kept: list[torch.Tensor] = []
+    model = built(small(), ROPE)
+    model.embed_tokens.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    assert len(most_likely(model, PROMPT, 3, [])) == 3 and len(kept) >= 3
+    assert not any(each.is_inference() or each.requires_grad for each in kept)
+
+
+def test_the_most_likely_tokens_end_before_eos() -> None:
+    model = built(small(), ROPE)
+    six = most_likely(model, PROMPT, 6, [])
+    assert most_likely(model, PROMPT, 6, [six[3]]) == six[: six.index(six[3])]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from report.metrics import STATISTICS
+from report.metrics import STATISTICS, probe_nll, probe_score
 from report.page import write_page
 from report.page_data import read_run
 from report.probes import ProbeText, read_probes, write_probes
@@ -91,10 +91,15 @@ def test_curves_show_each_probe_text_with_its_tokens(browser: Browser, tiny_run:
     assert browser.console_messages() == []
 
 
-def test_evaluations_have_curves_by_source_and_by_position_in_the_row(browser: Browser, tmp_path: Path) -> None:
+def test_evaluations_have_curves_by_source_by_position_in_the_row_and_by_probe(
+    browser: Browser, tmp_path: Path
+) -> None:
     folder = make_run(tmp_path / "run", range(1, 5))
     with folder.metrics.open("a") as file:
-        file.writelines(json.dumps({"step": step, **evaluated(step)}) + "\n" for step in (2, 3, 4))
+        probes = [("copy", 128), ("copy", 64), *((f"task_{number}", 64) for number in range(6))]
+        for step in (2, 3, 4):
+            asked = {probe_nll(*probe): step / 10 for probe in probes} | {probe_score("copy", 64): step / 8}
+            file.write(json.dumps({"step": step, **evaluated(step), **asked}) + "\n")
     write_page(read_run(folder), folder.report)
     browser.open(folder.report)
     plots = "[...document.querySelectorAll('#evaluation .plot')]"
@@ -105,6 +110,8 @@ def test_evaluations_have_curves_by_source_and_by_position_in_the_row(browser: B
         "Validation loss by source",
         "Validation perplexity by source",
         "Validation loss by position in the row",
+        "NLL of right answers",
+        "Score of answers",
     ]
     assert browser.ask(f"{plots}.every(plot => plot.querySelector('.main-svg'))")
     assert browser.ask(f"{plots}[0].data[0].x") == [2, 3, 4]
@@ -113,6 +120,10 @@ def test_evaluations_have_curves_by_source_and_by_position_in_the_row(browser: B
     first, newest = browser.ask(f"{plots}[4].data.map(trace => [trace.name, trace.x, trace.y])")
     assert (first[0], newest[0]) == ("step 2", "step 4") and first[1] == newest[1] == [4, 12, 20]
     assert newest[2] == [3.25, 2.25, 1.25]
+    names = ["copy, 64 tokens", "copy, 128 tokens", *(f"task_{number}, 64 tokens" for number in range(6))]
+    assert browser.ask(f"{plots}[5].data.map(trace => trace.name)") == names
+    assert browser.ask(f"{plots}[6].data.map(trace => [trace.x, trace.y])") == [[[2, 3, 4], [0.25, 0.375, 0.5]]]
+    assert browser.ask(f"[5, 6].map(at => {plots}[at].querySelectorAll('.legend').length)") == [0, 1]
     assert browser.console_messages() == []
 
 

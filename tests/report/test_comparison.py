@@ -12,6 +12,7 @@ from report.comparison import ABSENT, compare, differing, flat
 from report.comparison_page import comparison_data
 from report.comparison_table import csv_table, text_table
 from report.errors import ReportError
+from report.metrics import probe_nll
 from report.page import write_page
 from report.run_folder import RunFiles
 from tests.report.browser import open_browser
@@ -29,6 +30,7 @@ def made(root: Path, name: str, num_steps: int, shift: float, **config: object) 
         row["throughput/step_seconds"] = 1.8
         if row["step"] % 10 == 0:
             row["eval/loss"] = 2 + shift + 1 / row["step"]
+            row |= {probe_nll("copy", length): shift + length for length in (128, 64)}
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
     folder.config.write_text(yaml.safe_dump({**CONFIG, "name": name, "wandb": {"group": name}, **config}))
     return folder
@@ -124,7 +126,8 @@ def test_the_page_draws_a_curve_per_run_and_shows_hostile_names_as_text(tmp_path
         borders = "[...document.querySelectorAll('.swatch')].map(one => getComputedStyle(one).borderTopStyle)"
         assert browser.ask(borders) == ["solid"] * 8 + ["dashed"] and browser.ask(legends) == 0
         browser.open(other)
-        assert browser.ask("document.getElementById('settings').hidden") and browser.console_messages() == []
+        hidden = "['settings', 'probes'].every(section => document.getElementById(section).hidden)"
+        assert browser.ask(hidden) and browser.console_messages() == []
         browser.open(page)
         assert browser.text("h1") == "two runs" and "61,440 tokens" in browser.text("#summary")
         cells = "[...document.querySelectorAll('#run-table td:first-child')].map(cell => cell.textContent)"
@@ -132,6 +135,12 @@ def test_the_page_draws_a_curve_per_run_and_shows_hostile_names_as_text(tmp_path
         drawn = "[...document.querySelectorAll('#steps .plot')].map(plot => plot.data.length)"
         assert set(browser.ask(drawn)) == {2} and browser.ask(legends) > 0
         assert not browser.ask("document.getElementById('settings').hidden")
+        assert browser.ask("document.querySelectorAll('#probes .main-svg').length") >= 2
+        titles = "[...document.querySelectorAll('#probes figcaption span')].map(span => span.textContent)"
+        labels = [f"copy, {length} tokens: NLL of right answers" for length in (64, 128)]
+        assert browser.ask(titles) == labels
+        drawn = "[...document.querySelectorAll('#probes .plot')].map(plot => plot.data.map(run => run.y[0]))"
+        assert browser.ask(drawn) == [[pytest.approx(length + 0.1), length] for length in (64, 128)]
         browser.choose("over", 1)
         assert browser.eventually("document.querySelectorAll('#tokens .main-svg').length > 0")
         assert browser.ask("document.querySelector('#tokens .plot').data[0].x.at(-1)") == 61440

@@ -15,6 +15,9 @@ from report.metrics import (
     bucket_loss,
     layer_metric,
     positions_metric,
+    probe_choice,
+    probe_nll,
+    probe_score,
     signals,
     source_loss,
     source_perplexity,
@@ -30,6 +33,8 @@ def test_names_are_those_of_the_contract() -> None:
     assert positions_metric("std") == "positions/std"
     assert source_loss("web") == "eval/source/web/loss" and source_perplexity("web") == "eval/source/web/perplexity"
     assert bucket_loss(1024, 2048) == "eval/position/1024-2048/loss"
+    names = [build("copy", 64) for build in (probe_nll, probe_choice, probe_score)]
+    assert names == [f"eval/probe/copy-64/{figure}" for figure in ("nll", "choice", "score")]
     assert list(signals(SYMBOLS)) == [
         *("gate_norm", "slope_norm", "gate_grad_norm", "slope_grad_norm", "gate_update_ratio", "slope_update_ratio"),
         *("gradient_share", "gradient_residual", "gradient_slope", "position_error"),
@@ -59,6 +64,13 @@ def test_a_source_of_any_name_is_found_again(source: str) -> None:
         assert entry is not None and entry.source == source and entry.metric.scope is Scope.source
 
 
+@given(st.text(min_size=1), st.integers(0, 2**20))
+def test_a_probe_is_found_again(task: str, length: int) -> None:
+    for build in (probe_nll, probe_choice, probe_score):
+        entry = TABLE.find(build(task, length))
+        assert entry is not None and entry.probe == (task, length) and entry.metric.scope is Scope.probe
+
+
 @given(st.integers(0, 2**20), st.integers(0, 2**20))
 def test_a_bucket_is_found_again(start: int, stop: int) -> None:
     entry = TABLE.find(bucket_loss(start, stop))
@@ -70,6 +82,7 @@ def test_a_bucket_is_found_again(start: int, stop: int) -> None:
     [
         *("train/other", "positions/layer_16/std", "positions/layer_5/std", "positions/layer_05/content_norm"),
         *("eval/source//loss", "eval/position/8/loss", "eval/position/a-b/loss", "eval/position/01-8/loss", "eval/x"),
+        *("eval/probe/copy/nll", "eval/probe/-64/nll", "eval/probe/copy-064/nll", "eval/probe/copy-64/other"),
     ],
 )
 def test_other_names_are_not_known(name: str) -> None:

@@ -42,7 +42,8 @@ def test_heads_become_their_layers_mean_lowest_and_highest_in_a_section_per_stat
 
 
 def test_evaluations_have_sections_by_source_and_by_position() -> None:
-    assert scalars({"step": 2, **evaluated(2)}, TABLE) == {
+    assert scalars({"step": 2, **evaluated(2), "eval/probe/copy-64/nll": 0.5}, TABLE) == {
+        "eval/probe/copy-64/nll": 0.5,
         "eval/loss": 2.5,
         "eval/perplexity": 10.0,
         "eval_source_loss/web": 3.5,

@@ -51,8 +51,8 @@ class EvaluationConfig:
     """Rows per forward pass on one rank; null: the training's."""
     probe_interval: int | None = None
     """Steps between probes, a multiple of logging.interval; null: none."""
-    probes: ProbeConfig = field(default_factory=ProbeConfig)
-    """What probes ask (docs/evaluate.md): tasks, lengths, samples; during training nothing is generated."""
+    probes: ProbeConfig = field(default_factory=lambda: ProbeConfig(generate=False))
+    """What probes ask (docs/evaluate.md): tasks, lengths, samples; generate=true scores answers too, at ZeRO 0 to 2."""
 
     def validate(self) -> None:
         """Raises TrainError with the key, the value and the remedy, and EvaluateError for the probes."""

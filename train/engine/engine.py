@@ -8,7 +8,7 @@ import contextlib
 import io
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from model.attention import Documents
+from model.generate import most_likely
 from model.loss import LossSums
 from model.transformer import Olmo2
 from model.weights import Weights, initialise
@@ -131,6 +132,16 @@ class Engine(ABC):
         """
         sums: LossSums = self._run_without_gradient(micro.tokens_bt, micro.labels_bt, micro.documents)
         return sums
+
+    def continued(self, tokens_t: Tensor, max_new_tokens: int, eos_token_ids: Collection[int]) -> list[int]:
+        """Returns the most likely tokens after `tokens_t` ([T] int64) at the present weights, up to an EOS or so many.
+
+        As with `evaluate`, what follows is the same to the bit as without it. Not collective; not under ZeRO 3, where a
+        rank alone has no whole weights.
+        """
+        assert self.zero_stage < 3
+        with eager(self.compilation):
+            return most_likely(self.model, tokens_t, max_new_tokens, eos_token_ids)
 
     def forward_only(self, tokens_bt: Tensor) -> None:
         """Runs one forward pass of `tokens_bt` ([B, T] int64) for the hooks on the model, as `evaluate` does."""

@@ -4,5 +4,5 @@ A task is one file in this folder with a subclass of `EvaluationTask`; it is fou
 
     base.py              the interface
     validation_loss.py   loss and perplexity of the validation rows
-    probes.py            log-likelihood of right answers to made-up questions
+    probes.py            made-up questions: log-likelihoods of answers, scores of generated ones
 """

@@ -1,0 +1,211 @@
+"""Long documents to read: what a run holds out, files of text, or what every Python installation has.
+
+At each length, documents with at least so many tokens are read, up to a number of them; those that reach longer lengths
+come first, so that lengths have as many documents in common as there are. The first tokens of a document are read, and
+no EOS comes before them, as in the rows of a run's validation.
+"""
+
+import itertools
+import sysconfig
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import numpy as np
+import xxhash
+from tokenizers import Tokenizer
+
+from data.config import DataConfig
+from data.fetch.files import DataFile, describe_file
+from data.text.form import TextForm, with_form
+from data.text.frames import RecordCounts
+from data.text.names import DATA_SUFFIX, find_text_names
+from data.text.records import read_records
+from data.tokenizer import Piece, cut_document
+from data.tools.sample_texts import SKIPPED_FOLDERS
+from data.validation import validation_documents
+from evaluate.errors import EvaluateError
+
+Pieces = list[Piece]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Where documents come from, and what reads them."""
+
+    about: str
+    """In words."""
+    read: Callable[[], Iterator[tuple[str, Pieces]]]
+    """Yields the name of a source and the pieces of a document."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """The first tokens of a document."""
+
+    source: str
+    """The name of its source."""
+    tokens: np.ndarray
+    """int64 `[n]`: no more than the longest length that is asked for."""
+
+    def digest(self, length: int) -> str:
+        """Returns what tells its first `length` tokens from others."""
+        return xxhash.xxh3_64_hexdigest(self.tokens[:length].astype("<u4").tobytes())
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The documents to read."""
+
+    by_length: dict[int, list[Document]]
+    """At each length, all of at least so many tokens."""
+    num_read: int
+    """How many were looked at."""
+
+    def about(self) -> str:
+        """Returns how many there are for each length, in words."""
+        counts = ", ".join(f"{len(documents)} of {length:,}" for length, documents in self.by_length.items())
+        return f"documents of at least so many tokens: {counts} ({self.num_read:,} were looked at)"
+
+
+def held_out_texts(config: DataConfig, name: str) -> Texts:
+    """Returns the documents that a run of text holds out of its training, its sources in turn."""
+
+    def read() -> Iterator[tuple[str, Pieces]]:
+        waiting = deque(validation_documents(config))
+        while waiting:
+            source, documents = waiting.popleft()
+            pieces = next(documents, None)
+            if pieces is not None:
+                waiting.append((source, documents))
+                yield source, pieces
+
+    return Texts(f"what {name} holds out of its training", read)
+
+
+def texts_of(path: Path, text_key: str) -> Texts:
+    """Returns the documents of a file or a folder. Raises EvaluateError if there is none."""
+    folder, names = (path, find_text_names(path)) if path.is_dir() else (path.parent, [path.name])
+    if not path.exists():
+        raise EvaluateError(f"documents={path} is absent: give a text file, JSON lines, a table, or a folder of such")
+    if not names:
+        raise EvaluateError(f"documents={path} holds no text files (.jsonl, .parquet, .txt, or .zst and .gz of them)")
+
+    def read() -> Iterator[tuple[str, Pieces]]:
+        for name in names:
+            file, counts = describe_file(folder, name, None), RecordCounts()
+            for text in _texts_in(with_form(file, TextForm(text_key, key="text_key")), counts):
+                yield name, cut_document(text)
+            if counts.reason:
+                raise EvaluateError(f"documents={path}: {name}: {counts.reason}; text_key=NAME names the field")
+
+    return Texts(str(path), read)
+
+
+def python_texts() -> Texts:
+    """Returns Python's own texts: the language reference by section, and the standard library's modules as they are."""
+
+    def read() -> Iterator[tuple[str, Pieces]]:
+        sections = sorted(set(topics.values()), key=len, reverse=True)
+        for number, text in enumerate(sections):
+            if not any(text in longer for longer in sections[:number]):  # a section of another one
+                yield "language reference", cut_document(text)
+        root = Path(sysconfig.get_path("stdlib"))
+        for path in sorted(root.rglob("*.py")):
+            parts = path.relative_to(root).parts
+            if SKIPPED_FOLDERS.isdisjoint(parts) and parts[0] != "pydoc_data":  # which is the language reference
+                yield "standard library", cut_document(path.read_text(encoding="utf-8", errors="replace"))
+
+    return Texts("Python's language reference and standard library, which models may have been trained on", read)
+
+
+def choose(
+    texts: Texts,
+    tokenizer: Tokenizer,
+    eos_token_id: int,
+    lengths: Sequence[int],
+    number: int,
+    *,
+    pack: bool,
+    same: bool,
+) -> Chosen:
+    """Returns up to `number` documents for each length. Raises EvaluateError if there is none for any length."""
+    encode, ordered = _encoder(tokenizer), sorted(lengths)
+    shortest, longest = ordered[-1 if same else 0], ordered[-1]
+    num_read, reaching = 0, {length: list[Document]() for length in ordered}
+
+    def tokenised() -> Iterator[Document]:
+        nonlocal num_read
+        for source, pieces in texts.read():
+            num_read += 1
+            num_bytes = sum(len(piece.text.encode()) for piece in pieces)
+            if pack or num_bytes >= shortest:  # no token is shorter than a byte
+                yield Document(source, _first_tokens(pieces, encode, longest))
+
+    documents: Iterable[Document] = tokenised()
+    used: set[str] = set()
+    for document in _packed(documents, eos_token_id, longest) if pack else documents:
+        reached = [length for length in ordered if length <= len(document.tokens)]
+        if reached and len(reaching[reached[-1]]) < number and document.digest(shortest) not in used:  # else a copy
+            used.add(document.digest(shortest))
+            reaching[reached[-1]].append(document)
+        if len(reaching[longest]) == number:
+            break
+    by_length = {}
+    for length in ordered:
+        longer = [reaching[each] for each in reversed(ordered) if each >= (longest if same else length)]
+        by_length[length] = list(itertools.islice(itertools.chain(*longer), number))
+    chosen = Chosen(by_length, num_read)
+    if not any(by_length.values()):
+        least = f"no document of {shortest:,} tokens or more among the {num_read:,} of {texts.about}"
+        raise EvaluateError(f"{least}: give shorter lengths, pack=true, or documents=PATH")
+    return chosen
+
+
+def _texts_in(file: DataFile, counts: RecordCounts) -> Iterator[str]:
+    if DATA_SUFFIX.search(file.name):
+        yield from (record.text for record in read_records(file, counts))
+    else:
+        yield file.path.read_text(encoding="utf-8", errors="replace")
+
+
+def _encoder(tokenizer: Tokenizer) -> Callable[[Piece], list[int]]:
+    """Returns what encodes a piece as training does: special tokens that a text spells out are plain text."""
+    own = Tokenizer.from_str(tokenizer.to_str())
+    own.encode_special_tokens = True
+
+    def encode(piece: Piece) -> list[int]:
+        if piece.is_special:
+            special = own.token_to_id(piece.text)
+            assert special is not None
+            return [special]
+        ids: list[int] = own.encode(piece.text, add_special_tokens=False).ids
+        return ids
+
+    return encode
+
+
+def _first_tokens(pieces: Pieces, encode: Callable[[Piece], list[int]], length: int) -> np.ndarray:
+    tokens: list[int] = []
+    for piece in pieces:
+        tokens += encode(piece)
+        if len(tokens) >= length:
+            break
+    return np.array(tokens[:length], dtype=np.int64)
+
+
+def _packed(documents: Iterable[Document], eos_token_id: int, length: int) -> Iterator[Document]:
+    """Yields documents of `length` tokens: those that are, and those of one source together until they are."""
+    waiting: dict[str, list[np.ndarray]] = {}
+    for document in documents:
+        if len(document.tokens) == length:
+            yield document
+            continue
+        parts = waiting.setdefault(document.source, [])
+        parts += [document.tokens, np.array([eos_token_id])]
+        if sum(map(len, parts)) >= length:
+            yield Document(document.source, np.concatenate(waiting.pop(document.source))[:length])
+    for source, parts in waiting.items():
+        yield Document(source, np.concatenate(parts))
