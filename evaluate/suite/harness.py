@@ -94,9 +94,7 @@ class Harness:
                 return found
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
-        environment = {
-            name: value for name, value in os.environ.items() if name != "PYTHONPATH"
-        }  # see docs/suites.md
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # see docs/suites.md
         environment |= {"HF_MODULES_CACHE": str(out.parent / "modules")} | (OFFLINE if self.is_offline else {})
         with (out / "log.txt").open("wb") as log:
             ended = subprocess.run(
