@@ -40,7 +40,7 @@ from launch import runs
 from launch.hostfile import over_ssh
 from launch.kept_names import with_kept_names
 from launch.keys import print_keys
-from launch.local import Foreground, check_meeting, run_in_foreground, torchrun
+from launch.local import Foreground, check_meeting, on_this_machine, run_in_foreground
 from launch.search.wandb_sweep import write_wandb_sweep
 from launch.slurm.submit import print_submission, submit
 from launch.sweep import compare_members, is_finished, run_sweep
@@ -78,7 +78,7 @@ def launch(config: RunConfig) -> int:
 
 def foreground_of(config: RunConfig) -> Foreground:
     """Returns what runs a job whose launcher waits for its end. Raises TrainError if it cannot be started like this."""
-    return torchrun(config) if config.launch.hostfile is None else over_ssh(config)
+    return on_this_machine(config) if config.launch.hostfile is None else over_ssh(config)
 
 
 def print_manifest(configs: Sequence[RunConfig]) -> int:

@@ -17,6 +17,7 @@ from types import FrameType
 import psutil
 
 from launch.ranks import shape_of
+from launch.torchrun import say_killed
 from train.config import RunConfig
 from train.errors import EXIT_STOPPED, TrainError
 from train.launch_config import LaunchWay
@@ -38,18 +39,22 @@ class Foreground:
     """Asks the ranks of a running command to save and stop."""
     kill: Callable[[subprocess.Popen[bytes]], None]
     """Ends them at once."""
+    is_rank: bool = False
+    """Whether the command is the only rank itself, and not what starts the ranks."""
 
 
-def torchrun(config: RunConfig) -> Foreground:
-    """Returns what starts the ranks of this machine with torchrun. Raises TrainError as `shape_of` does."""
+def on_this_machine(config: RunConfig) -> Foreground:
+    """Returns the only rank, or torchrun, which starts those of this machine. Raises TrainError as `shape_of` does."""
     nodes, ranks = shape_of(config)
+    worker = ["train", "--config", str(RunFolder.of(config).launch)]
+    if (nodes, ranks) == (1, 1):  # torchrun would have nothing to do, and imports torch for it
+        return Foreground([sys.executable, "-u", "-m", *worker], 1, terminate, kill, is_rank=True)
     meeting = ["--standalone"]
     if config.launch.way is LaunchWay.nodes:
         at = f"--rdzv-endpoint={config.launch.rendezvous}"
         meeting = [f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-id={config.name}", at]
     command = [sys.executable, "-m", "launch.torchrun", *meeting, f"--nproc-per-node={ranks}"]
-    worker = ["--module", "train", "--config", str(RunFolder.of(config).launch)]
-    return Foreground([*command, *worker], ranks, terminate, kill)
+    return Foreground([*command, "--module", *worker], ranks, terminate, kill)
 
 
 def check_meeting(config: RunConfig) -> None:
@@ -65,13 +70,13 @@ def check_meeting(config: RunConfig) -> None:
 
 
 def terminate(process: subprocess.Popen[bytes]) -> None:
-    """Sends SIGTERM to torchrun, which passes it on to its ranks."""
+    """Sends SIGTERM to the rank, or to torchrun, which passes it on to its ranks."""
     process.terminate()
     process.send_signal(signal.SIGCONT)  # one that is stopped takes no signal before it goes on
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """Sends SIGKILL to torchrun and all its descendants: ranks have sessions of their own, no process group has all."""
+    """Sends SIGKILL to a process and its descendants: ranks have sessions of their own, no process group has all."""
     process.send_signal(signal.SIGSTOP)  # so that it starts no more; after its death its ranks cannot be found
     descendants = []
     with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
@@ -96,7 +101,10 @@ def run_in_foreground(job: Foreground) -> int:
     process = subprocess.Popen(job.command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL)
     while (code := _wait(process)) is None:
         stop.pass_on(process)
-    code = 128 - code if code < 0 else code  # torchrun itself was killed
+    if code < 0:  # the only rank or torchrun itself was killed
+        if job.is_rank and not stop.requested:
+            say_killed(0, signal.Signals(-code))
+        code = 128 - code
     # A rank that was still starting had nothing to save, and died of the signal.
     return EXIT_STOPPED if stop.requested and code == 128 + signal.SIGTERM else code
 

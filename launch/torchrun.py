@@ -50,11 +50,15 @@ def run() -> int:
         rank, failure = error.get_first_failure()
         if failure.exitcode >= 0:
             return failure.exitcode
-        number = signal.Signals(-failure.exitcode)
-        if number not in (signal.SIGTERM, signal.SIGINT):  # those are requests to stop
-            print(f"error: rank {rank} was ended by {number.name}: look for a lack of memory", file=sys.stderr)
+        say_killed(rank, signal.Signals(-failure.exitcode))
         return 128 - failure.exitcode
     return 0
+
+
+def say_killed(rank: int, number: signal.Signals) -> None:
+    """Prints which signal ended a rank, unless it is a request to stop."""
+    if number not in (signal.SIGTERM, signal.SIGINT):
+        print(f"error: rank {rank} was ended by {number.name}: look for a lack of memory", file=sys.stderr)
 
 
 def _pass_on(number: int, frame: FrameType | None) -> None:

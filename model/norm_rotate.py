@@ -56,7 +56,7 @@ def normalise_and_rotate(
     fits = _is_on_gpu(q_btd) and q_btd.dtype in DTYPES and not has_hooks(q_norm) and not has_hooks(k_norm)
     if kernel is Kernel.torch or not fits or index_t is not None:
         return by_torch(q_btd, k_btd, q_norm, k_norm, positions, table, index_t)
-    if kernel is Kernel.auto and not _works(q_btd.shape[-1], k_btd.shape[-1], table.num_pairs, q_btd.dtype):
+    if kernel is Kernel.auto and not kernel_works(q_btd.shape[-1], k_btd.shape[-1], table.num_pairs, q_btd.dtype):
         return by_torch(q_btd, k_btd, q_norm, k_norm, positions, table)
     return by_triton(q_btd, k_btd, q_norm, k_norm, positions, table)
 
@@ -68,9 +68,12 @@ def _is_on_gpu(x: Tensor) -> bool:
 _found: dict[tuple[Any, ...], bool] = {}
 
 
-@torch.compiler.assume_constant_result  # run, not traced, where a block is being compiled
-def _works(width: int, kv_width: int, num_pairs: int, dtype: torch.dtype) -> bool:
-    """Returns whether the kernel compiles, runs, and agrees with `by_torch` on this device; says so once."""
+def kernel_works(width: int, kv_width: int, num_pairs: int, dtype: torch.dtype) -> bool:
+    """Returns whether the kernel compiles, runs, and agrees with `by_torch` on this device; says so once.
+
+    It is to run, not to be traced: whoever compiles a model calls `torch.compiler.assume_constant_result(kernel_works)`
+    first. As a decorator here it would load torch's compiler, which takes two seconds, wherever a model is imported.
+    """
     sizes = (width, kv_width, num_pairs, dtype)
     if sizes not in _found:
         try:

@@ -1,4 +1,4 @@
-"""No module imports itself by way of others, and what a launcher loads needs no torch."""
+"""No module imports itself by way of others, what a launcher loads needs no torch, and a trainer no compiler."""
 
 import subprocess
 import sys
@@ -30,3 +30,8 @@ def test_what_a_launcher_loads_needs_no_torch(module: str) -> None:
     code = f"import sys, {module}; print(sorted({heavy} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_trainer_starts_without_the_compiler_of_torch() -> None:
+    code = "import sys, train.__main__; print('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

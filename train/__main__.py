@@ -10,6 +10,7 @@ Any key of the recipe can be set as key=value. The same command, run again, cont
 
 import gc
 import logging
+import os
 import sys
 import time
 import traceback
@@ -36,7 +37,7 @@ from train.config import RunConfig
 from train.distributed import Ranks, leave, seed_generators
 from train.engine.build import build_engine, resolve_precision
 from train.errors import EXIT_CRASHED, EXIT_STOPPED, EXIT_USER_ERROR, CollectiveError, StopReason, TrainError
-from train.processes import stop_with_parent
+from train.processes import PARENT, stop_with_parent
 from train.records import mend_records
 from train.run_folder import RunFolder, explained_write_errors
 from train.trainer import LostPeersError, Trainer
@@ -188,7 +189,7 @@ def check_vocabulary(stream: BatchStream, model: ModelConfig) -> None:
 def work(config: RunConfig) -> int:
     """Joins the other ranks and trains; turns errors into one line and an exit code."""
     ranks = Ranks()
-    if ranks.world_size > 1:  # a launcher started it
+    if ranks.world_size > 1 or PARENT in os.environ:  # a launcher started it
         stop_with_parent()
     logging.basicConfig(format="%(message)s")
     for name in ("data", "model"):

@@ -13,17 +13,18 @@ from launch import sweep
 from launch.kept_names import with_kept_names
 from report.run_folder import Holder
 from tests.launch.launching import ENDLESS, SMALL, end, last_step, launch, ranks_of, read, start, wait_for
-from train.compose.app import save_run_config
+from train.compose.app import load_run_config, save_run_config
 from train.compose.sweep import compose_members
-from train.errors import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
+from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
 from train.run_folder import RunFolder
 from train.signals import stop_signals
 
-BRIEF = ("launch.processes=1", "max_steps=2", "checkpoint.export_hf=false", "evaluation.enabled=false")
+BRIEF = ("launch.processes=1", "max_steps=3", "checkpoint.export_hf=false", "evaluation.enabled=false")
+WATCHED = ("position_watch.interval=1", "position_watch.policy=stop")
 
 
 def arguments(root: Path, sample: Path, *extra: str) -> list[str]:
-    return [*SMALL, *BRIEF, f"run_root={root}", f"data.root={sample}", "name=rates", *extra]
+    return [*SMALL, *BRIEF, *WATCHED, f"run_root={root}", f"data.root={sample}", "name=rates", *extra]
 
 
 @pytest.fixture
@@ -45,29 +46,58 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folders(root: Path, sample: Path) -> list[RunFolder]:
-    """Two rates at once, one of which is then named again beside a third, in turn."""
+def folders(root: Path) -> list[RunFolder]:
+    """The runs of `extended`; the last one ends with an alert."""
+    return [RunFolder(root / f"rates-optimizer.lr_{rate}") for rate in ("0.001", "0.002", "0.4")]
+
+
+@pytest.fixture(scope="module")
+def extended(root: Path, sample: Path) -> subprocess.CompletedProcess[str]:
+    """Two rates at once, one of which is then named again beside a third, in turn; how that ended."""
     command = arguments(root, sample, "-m")
     both = launch(*command, "optimizer.lr=1e-3,2e-3", "launch.parallel=2")
     assert both.returncode == EXIT_OK, both.stderr
-    more = launch(*command, "optimizer.lr=2e-3,4e-3")
-    assert more.returncode == EXIT_OK, more.stderr
-    assert more.stdout.startswith("rates-lr: 2 runs, 1 of them finished\n")
-    assert "best: rates-optimizer.lr_0.00" in more.stdout and "name=NEW init_from=" in more.stdout
-    return [RunFolder(root / f"rates-optimizer.lr_{rate}") for rate in ("0.001", "0.002", "0.004")]
+    assert "best: rates-optimizer.lr_0.00" in both.stdout and "name=NEW init_from=" in both.stdout
+    return launch(*command, "optimizer.lr=2e-3,0.4")
 
 
+@pytest.mark.usefixtures("extended")
 def test_members_differ_in_what_is_swept_and_each_trains_once(root: Path, folders: list[RunFolder]) -> None:
     assert sorted(root.glob("rates-optimizer*")) == [folder.path for folder in folders]
+    assert [load_run_config(folder.config).optimizer.lr for folder in folders] == [1e-3, 2e-3, 0.4]
     rows = [read(folder.metrics)[0] for folder in folders]
     assert len({row["train/loss"] for row in rows}) == 1
-    assert [row["optim/lr"] / rows[0]["optim/lr"] for row in rows] == pytest.approx([1, 2, 4])
+    assert [row["optim/lr"] / rows[0]["optim/lr"] for row in rows] == pytest.approx([1, 2, 400])
     assert [events(folder).count("start") for folder in folders] == [1, 1, 1]
     assert (root / "rates-lr-compared.html").exists()
     assert "rates-optimizer.lr_0.001 is finished" in (folders[0].path / "console.log").read_text()
     assert not (folders[2].path / "console.log").exists()
 
 
+def test_a_sweep_ends_with_the_worst_code_and_compares_its_members(
+    extended: subprocess.CompletedProcess[str], folders: list[RunFolder]
+) -> None:
+    assert extended.stdout.startswith("rates-lr: 2 runs, 1 of them finished\n")
+    assert [read(folder.events)[-1]["exit_code"] for folder in folders] == [EXIT_OK, EXIT_OK, EXIT_ALERTED]
+    assert extended.returncode == EXIT_ALERTED
+    assert f"{folders[2].path.name} ended with code {EXIT_ALERTED}; alone: " in extended.stderr
+    compared = [line.split()[0] for line in extended.stdout.splitlines()[-4:-1]]
+    assert compared[0] == "run" and sorted(compared[1:]) == [folder.path.name for folder in folders[1:]]
+    assert "best: " not in extended.stdout  # one of them is not finished
+
+
+def test_an_alert_that_stops_a_job_has_an_exit_code_of_its_own(
+    extended: subprocess.CompletedProcess[str], folders: list[RunFolder]
+) -> None:
+    assert extended.returncode == EXIT_ALERTED and "Traceback" not in extended.stderr
+    *_, alert, checkpoint, stop = read(folders[2].events)
+    assert (alert["event"], checkpoint["event"], stop["event"]) == ("alert", "checkpoint", "stop")
+    assert f"alert at step {alert['step']}: {alert['message']}" in extended.stdout
+    stopped = f"{folders[2].path.name} is stopped after step {stop['step']}, because of an alert: see "
+    assert stopped in extended.stdout
+
+
+@pytest.mark.usefixtures("extended")
 def test_a_finished_member_with_another_config_is_refused_before_anything_starts(
     root: Path, sample: Path, folders: list[RunFolder]
 ) -> None:
@@ -86,7 +116,7 @@ def names_in(root: Path, sample: Path, *swept: str) -> list[str]:
     return [member.config.name for member in with_kept_names(members)]
 
 
-@pytest.mark.usefixtures("folders")
+@pytest.mark.usefixtures("extended")
 def test_a_sweep_extended_by_a_key_keeps_the_names_of_what_is_there(root: Path, sample: Path) -> None:
     first, second = "rates-optimizer.lr_0.001", "rates-optimizer.lr_0.002"
     new = [f"{first}-seed_43", f"{second}-seed_43"]
@@ -112,7 +142,7 @@ def test_the_name_of_a_job_in_the_queue_is_kept_too(tmp_path: Path, sample: Path
 
 
 def test_ctrl_c_saves_the_member_that_runs_and_the_same_command_does_the_rest(root: Path, sample: Path) -> None:
-    swept = [*arguments(root, sample, "-m", "name=cut", "seed=1,2")]
+    swept = [*arguments(root, sample, "-m", "name=cut", "seed=1,2", "position_watch.policy=warn")]
     folder, other = (RunFolder(root / f"cut-seed_{seed}") for seed in (1, 2))
     endless = start(*swept, ENDLESS)
     wait_for(lambda: last_step(folder.metrics) >= 1, endless)

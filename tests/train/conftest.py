@@ -28,6 +28,8 @@ RESUMED: dict[str, dict[str, Any]] = {
     for precision in (Precision.fp32, Precision.bf16)
     for stage in (1, 2, 3)
 }
+for name in ("zero1-fp32", "zero2-bf16", "zero3-fp32"):  # each stage once with micro-batches that add up
+    RESUMED[name]["micro_batch_size"] = 2
 WORKERS = {"data__num_workers": 2}
 ROUTES: dict[
     str, list[tuple[int, int, int, Precision]]

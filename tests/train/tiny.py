@@ -55,7 +55,7 @@ def tiny(root: Path, **changes: Any) -> RunConfig:
         seed=5,
         sequence_length=LENGTH,
         global_batch_size=8,
-        micro_batch_size=2,
+        micro_batch_size=4,
         max_steps=8,
         model=ModelConfig(
             vocab_size=VOCAB_SIZE,

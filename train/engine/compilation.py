@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from model.config import ModelConfig
+from model.norm_rotate import kernel_works
 from model.transformer import Attention, Block, Olmo2
 from train.engine.config import compiles_blocks
 from train.errors import TrainError
@@ -53,6 +54,7 @@ class Compilation:
         import torch._dynamo
 
         torch._dynamo.config.recompile_limit = MAX_SHAPES * MAX_KINDS
+        torch.compiler.assume_constant_result(kernel_works)
         model.frequencies.turns(device)  # copied now: a copy that is first made inside a graph would compile it twice
         heads, after_attention = (self._compiled(function) for function in (Attention.heads, Block.after_attention))
         for block in model.layers:

@@ -34,7 +34,8 @@ State = dict[str, Tensor]
 
 def configured(stage: int, precision: Precision, **changes: Any) -> RunConfig:
     """Returns the config of a case."""
-    changes = {"engine__zero_stage": stage, "engine__precision": precision, **changes}
+    given = {"engine__zero_stage": stage, "engine__precision": precision, "micro_batch_size": MICRO_BATCH_SIZE}
+    changes = {**given, **changes}
     return tiny(Path(), **changes, optimizer__max_grad_norm=0.5, optimizer__eps=1e-2)  # AdamW, less sensitive to noise
 
 

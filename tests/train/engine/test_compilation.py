@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 import torch
 
+from model import norm_rotate
 from model.activations import activations
 from model.attention import Documents
 from model.config import ModelConfig
 from tests.distributed import run_ranks
+from tests.model.small import REPO, small
+from tests.model.small import built as built_alone
 from tests.train.engine.reference import RATES, batch, built, configured, num_valid
 from tests.train.probe import events, metrics, start
 from tests.train.tiny import LENGTH, tiny, write_tokens
 from train.distributed import Ranks
 from train.engine import compilation
-from train.engine.compilation import resolve_compile
+from train.engine.compilation import Compilation, resolve_compile
 from train.engine.config import Precision
 from train.engine.engine import Engine, MicroBatch
 from train.errors import TrainError
@@ -47,6 +50,18 @@ def test_zero_3_is_refused_in_one_line() -> None:
         resolve_compile(ModelConfig(compile=True), CPU, 3)
     with pytest.raises(TrainError, match=r"^model\.compile=true"):  # before any rank is started
         tiny(Path(), model__compile=True, engine__zero_stage=3).validate()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="without a GPU, Triton's interpreter runs it on the CPU")
+def test_the_kernel_for_gpus_is_tried_and_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(norm_rotate, "_is_on_gpu", lambda x: True)
+    monkeypatch.setattr(norm_rotate, "_found", {})
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    model = built_alone(small(), REPO)
+    compiled = Compilation(model, CPU)
+    with torch.no_grad():
+        model(torch.arange(4)[None])
+    assert compiled.num_graphs == KINDS + 1 and list(norm_rotate._found.values()) == [True]
 
 
 def trained(engine: Engine, documents: bool) -> list[float]:

@@ -29,8 +29,8 @@ from train.engine.config import Precision
 from train.engine.engine import Engine, MicroBatch
 
 NUM_STEPS = 2
-VARIANTS = [(stage, precision, False) for stage, precision in CASES]
-VARIANTS += [(2, Precision.fp32, True), (3, Precision.bf16, True)]  # with activation checkpointing
+CHECKPOINTING = [(2, Precision.fp32), (3, Precision.bf16)]  # of activations; their stages are without it, too
+VARIANTS = [(*case, case in CHECKPOINTING) for case in CASES]
 CUTS = [[0, 20, 23, LENGTH], [0, LENGTH]]  # documents of the rows of a micro-batch
 
 

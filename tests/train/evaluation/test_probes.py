@@ -49,6 +49,7 @@ def configured(root: Path, name: str, **changes: Any) -> RunConfig:
     asked = {
         "evaluation__interval": 3,
         "evaluation__probe_interval": 2,
+        "evaluation__micro_batch_size": 2,
         "evaluation__probes": replace(PROBES, generate=True),
         "position_watch__probe_tokenizer": str(root / "tokenizer.json"),
         "max_steps": 5,

@@ -55,6 +55,7 @@ def configured(root: Path, name: str, **changes: Any) -> RunConfig:
         "data__validation__file_list": str(root / "tokens" / "validation.txt"),
         "data__validation__rows": 10,
         "evaluation__interval": INTERVAL,
+        "evaluation__micro_batch_size": 2,
         "max_steps": LAST_STEP,
     }
     return tiny(root, name=name, **{**evaluated, **changes})
