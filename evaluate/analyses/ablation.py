@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from evaluate.analyses.texts import TextsConfig
 from evaluate.subject import ModelSubject
-from model.transformer import Olmo2
+from model.transformer import Block, Olmo2
 from report.evaluation.ablation import REPLACEMENTS
 
 
@@ -38,24 +38,25 @@ def ablation_row(subject: ModelSubject, config: TextsConfig, length: int, index:
 @contextmanager
 def positions_replaced(model: Olmo2, start: int, by: str) -> Iterator[None]:
     """Gives the layers from `start` up that learn positions the index or a constant while the block lasts."""
-    hooks = [
-        module.register_forward_hook(partial(_replacement, by, module.scheme.adds_index))
-        for layer, module in model.learned_positions()
-        if layer >= start
-    ]
+    blocks = [model.layers[layer] for layer, _ in model.learned_positions() if layer >= start]
+    replaced = [block for block in blocks if isinstance(block, Block)]
+    hooks = [block.positions.register_forward_hook(partial(_replacement, by)) for block in replaced]
+    for block in replaced:
+        block.attention.adds_index = False  # else YaRN would stretch the index that it adds, and not what takes it away
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+        for block in replaced:
+            block.attention.adds_index = block.positions.scheme.adds_index
 
 
-def _replacement(by: str, adds_index: bool, module: nn.Module, inputs: tuple[Tensor, ...], z_bth: Tensor) -> Tensor:
-    """Returns positions of the shape of z; of a scheme that adds the index, deviations that come to the same."""
+def _replacement(by: str, module: nn.Module, inputs: tuple[Tensor, ...], z_bth: Tensor) -> Tensor:
+    """Returns positions of the shape of z."""
     del module, inputs
     index_1t1 = torch.arange(z_bth.shape[1], device=z_bth.device, dtype=z_bth.dtype)[None, :, None]
-    sign = {"index": 0 if adds_index else 1, "constant": -1 if adds_index else 0}[by]
-    return torch.zeros_like(z_bth) + sign * index_1t1
+    return torch.zeros_like(z_bth) + {"index": 1, "constant": 0}[by] * index_1t1
 
 
 def _nll(subject: ModelSubject, tokens: list[int]) -> float:

@@ -8,8 +8,9 @@ import torch
 
 from evaluate.__main__ import main
 from evaluate.analyses.ablation import positions_replaced
-from model.config import PositionsConfig
+from model.config import PositionsConfig, YarnConfig
 from model.transformer import Olmo2
+from model.yarn import with_yarn
 from tests.model.small import built, small
 
 TOKENS = torch.arange(2, 42)[None]
@@ -43,6 +44,17 @@ def test_replaced_positions_make_the_model_that_they_stand_for(scheme: str, by: 
         assert torch.allclose(replaced, logits_of(model, layers), atol=1e-5)
         assert not torch.allclose(replaced, before, atol=1e-3)
     assert torch.equal(model(TOKENS), before)  # the model is as it was
+
+
+def test_a_constant_is_no_rotation_under_yarn_too() -> None:
+    """YaRN stretches the index of residual positions and not the deviation, so the one cannot take the other away."""
+    yarn = YarnConfig(factor=4.0, original_max_position=40)
+    model, config = trained("residual"), PositionsConfig("residual", start_layer=1)
+    stretched = with_yarn(model, small(), config, yarn)
+    unmoved = built(small(), PositionsConfig("repo", start_layer=1, yarn=yarn))  # z = 0 with maps of zeros
+    unmoved.load_state_dict(model.state_dict() | {k: v * 0 for k, v in model.state_dict().items() if "positions" in k})
+    with positions_replaced(stretched, 1, "constant"):
+        assert torch.allclose(stretched(TOKENS), unmoved(TOKENS), atol=1e-5)
 
 
 def test_the_command_takes_differences_by_text(

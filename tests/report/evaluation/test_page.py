@@ -110,7 +110,8 @@ def test_rows_of_other_code_and_files_of_other_names_are_left_out(tmp_path: Path
                 path = folders[-1] / file
                 path.parent.mkdir(exist_ok=True)
                 good = json.dumps(row)
-                changed = [json.dumps({**row, key: value}) for key in row for value in (None, "x", {}, True)]
+                wrong: tuple[Any, ...] = (None, "x", {}, True)
+                changed = [json.dumps({**row, key: value}) for key in row for value in wrong]
                 missing = [json.dumps({each: row[each] for each in row if each != key}) for key in row]
                 path.write_text("\n".join([*(changed + missing if more else [good]), good]))
                 if more:
