@@ -6,6 +6,7 @@ runs/NAME                       runs of the trainer             findings.json, t
 """
 
 import json
+import math
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -44,7 +45,7 @@ def replicate(config: ReplicateConfig, name: str, root: Path, report: Report) ->
     train(runs, config, root, report)
     _score(config, runs, root, report)
     found = findings(config, runs, rates, root)
-    write_text_whole(root / "findings.json", json.dumps(found, indent=1) + "\n", durable=False)
+    write_text_whole(root / "findings.json", json.dumps(_plain(found), indent=1, allow_nan=False) + "\n", durable=False)
     write_text_whole(root / "table.md", markdown(found, name), durable=False)
     write_text_whole(root / "page.html", page(found, name), durable=False)
     return found
@@ -64,6 +65,15 @@ def _check_settings(config: ReplicateConfig, root: Path) -> None:
             )
     root.mkdir(parents=True, exist_ok=True)
     write_text_whole(path, json.dumps(now, indent=1) + "\n", durable=False)
+
+
+def _plain(value: Any) -> Any:
+    """Returns plain data with null for what is no finite number, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _make_data(config: ReplicateConfig, seeds: Sequence[int], root: Path, report: Report) -> None:
