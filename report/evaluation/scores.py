@@ -11,11 +11,12 @@ from report.evaluation.means import Mean
 TABLE = "table.csv"
 LEAD = (
     "Made-up questions that need the context. Score: the share of right answers by the task's own rule, in percent; "
-    "NLL: minus the log-likelihood of the right answer, nats per token. A bar is one standard error over the questions "
-    "to each side: it does not cover another training seed. The same questions for all models of one tokenizer."
+    "NLL: minus the log-likelihood of the right answer, nats per token; choice: how often it is likelier than the "
+    "wrong answers, where there are any. A bar is one standard error over the questions to each side: it does not "
+    "cover another training seed. The same questions for all models of one tokenizer."
 )
 FORM = {"index": int, "gold": list, "score": float | None, "nll": float, "answer_tokens": int}
-FIGURES = {"score": ("score, %", 1), "nll": ("NLL, nats per token", 3)}
+FIGURES = {"score": ("score, %", 1), "nll": ("NLL, nats per token", 3), "choice": ("choice, %", 1)}
 
 
 def probes(folders: Sequence[Evaluated]) -> str | None:
@@ -70,16 +71,25 @@ def difference_rows(folders: Sequence[Evaluated], cells: Sequence[tuple[str, str
     return found
 
 
-def _by_question(rows: Sequence[dict[str, Any]]) -> dict[tuple[int, str], tuple[float, float]]:
-    """Returns score in percent and nats per token of each question, by its index and right answer."""
+def _by_question(rows: Sequence[dict[str, Any]]) -> dict[tuple[int, str], tuple[float, float, float]]:
+    """Returns FIGURES of each question, by its index and right answer."""
     return {
         (row["index"], str(row["gold"])): (
             math.nan if row["score"] is None else 100 * row["score"],
             row["nll"] / row["answer_tokens"],
+            _choice(row),
         )
         for row in rows
         if row["answer_tokens"] > 0
     }
+
+
+def _choice(row: dict[str, Any]) -> float:
+    """Returns 100 if the right answer is likelier than the wrong ones, else 0; not a number if there are none."""
+    wrong = row.get("wrong_nll")
+    if not isinstance(wrong, list) or not wrong or not all(isinstance(each, float) for each in wrong):
+        return math.nan
+    return 100.0 * (row["nll"] < min(wrong))
 
 
 def _of_task(rows: Sequence[dict[str, str]], task: str) -> list[dict[str, str]]:

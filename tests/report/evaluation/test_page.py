@@ -61,15 +61,17 @@ def test_the_verb_writes_the_page_and_mistakes_are_one_line(tmp_path: Path, caps
 
 def test_scores_are_compared_by_question(tmp_path: Path) -> None:
     paths = []
-    for name, scores, golds in (("rope", (0.0, 0.5, 1.0), "abc"), ("repo", (0.5, 1.0, 0.0), "abx")):
+    models = {"rope": ((0.0, 0.5, 1.0), "abc", 5.0), "repo": ((0.5, 1.0, 0.0), "abx", 9.0)}
+    for name, (scores, golds, wrong) in models.items():
         paths.append(folder_of(tmp_path / name, "copy,128,3,1.0,1.0,1.0,1.0,9"))
         rows = [
-            {"index": i, "gold": [gold], "score": score, "nll": 4.0 * i + len(name), "answer_tokens": 4}
+            {"index": i, "gold": [gold], "score": score, "nll": 4.0 + 4 * i, "answer_tokens": 4, "wrong_nll": [wrong]}
             for i, (score, gold) in enumerate(zip(scores, golds, strict=True))
         ]
         (paths[-1] / "copy-128.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     assert difference_rows(open_folders(paths), [("copy", "128")]) == [
-        ["copy", "128", "repo - rope", "2", "50.0 ± 0.0", "0.000 ± 0.000"]  # the third question is another
+        # The third question is another.
+        ["copy", "128", "repo - rope", "2", "50.0 ± 0.0", "0.000 ± 0.000", "50.0 ± 50.0"]
     ]
 
 
