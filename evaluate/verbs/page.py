@@ -6,7 +6,7 @@ from pathlib import Path
 from evaluate.verbs.arguments import Verbs
 
 EXAMPLES = """
-  python -m evaluate page evaluations/demo                                evaluations/demo/page.html
+  python -m evaluate page evaluations/demo-hf                             evaluations/demo-hf/page.html
   python -m evaluate page evaluations/rope evaluations/repo --out both.html     two models side by side
 """
 
