@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from evaluate.verbs.arguments import Verbs, add_source
+from evaluate.verbs.sources import print_progress
 
 EXAMPLES = """
   python -m evaluate probe runs/demo                                      every task, at the length of training
@@ -44,15 +45,11 @@ def _run(options: argparse.Namespace) -> None:
         print(f"left out: {why}", file=sys.stderr)
     subjects = {length: opened.subject(config.yarn.get(length)) for length in config.length}
     results = Results(options.out or Path("evaluations") / opened.name, settings | subject.digests())
-    summaries = [run(subjects[each.length], config, each, results, _progress) for each in planned]
+    summaries = [run(subjects[each.length], config, each, results, _report) for each in planned]
     results.write_tables()
     print(markdown(summaries), end="")
     print(f"{results.folder}: a row for each sample, table.md and table.csv")
 
 
-def _progress(task: str, length: int, done: int, total: int) -> None:
-    """Prints how far a task is, on a terminal after every sample, else at its end."""
-    if sys.stderr.isatty():
-        print(f"\r{task} {length}: {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-    elif done == total:
-        print(f"{task} {length}: {done}", file=sys.stderr, flush=True)
+def _report(task: str, length: int, done: int, total: int) -> None:
+    print_progress(f"{task} {length}", done, total)

@@ -9,10 +9,11 @@ from evaluate.config import check_yarn
 from evaluate.errors import EvaluateError
 from evaluate.perplexity.config import PerplexityConfig
 from evaluate.perplexity.documents import Chosen, Texts, choose, held_out_texts, python_texts, texts_of
-from evaluate.perplexity.measure import ModelReader, Report, Row, Rows, Variant, measure
+from evaluate.perplexity.measure import ModelReader, Row, Rows, Variant, measure
 from evaluate.perplexity.tables import csv_differences, csv_table, differences, lines, markdown, yarn_lines
 from evaluate.results import keep_settings
 from evaluate.verbs.opening import Opened, check_source
+from evaluate.verbs.sources import print_progress
 
 Measured = dict[Variant, list[Row]]
 
@@ -97,7 +98,11 @@ def _measure(config: PerplexityConfig, opened: Opened, chosen: Chosen, folder: P
         variants += [Variant(length)] if factor is None else [Variant(length), Variant(length, factor)]
     rows = folder / "perplexity"
     keep_settings(rows, opened.subject().digests() | {"trained_length": trained})
-    return measure(ModelReader(opened.subject), chosen.by_length, variants, Rows(rows), _progress(opened.name))
+
+    def report(variant: str, done: int, total: int) -> None:
+        print_progress(f"{opened.name} {variant}", done, total)
+
+    return measure(ModelReader(opened.subject), chosen.by_length, variants, Rows(rows), report)
 
 
 def _report(name: str, folder: Path, measured: Measured, about: str) -> None:
@@ -120,15 +125,3 @@ def _compare(name: str, folder: Path, measured: Measured, against: str, referenc
         folder / f"perplexity-against-{against}.csv", csv_differences(name, against, changes), durable=False
     )
     print(f"\n{text}", end="")
-
-
-def _progress(name: str) -> Report:
-    """Returns what prints how far a variant is: on a terminal after every document, else at its end."""
-
-    def progress(variant: str, done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\r{name} {variant}: {done}/{total}   ", end="", file=sys.stderr, flush=True)
-        elif done == total:
-            print(f"{name} {variant}: {done} documents", file=sys.stderr, flush=True)
-
-    return progress
