@@ -1,6 +1,7 @@
 """The texts that positions are read of: tokens in a row of a long text, from a random word on."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from evaluate.config import check_yarn
@@ -19,19 +20,22 @@ class TextsConfig:
     num_texts: int = 20
     """Texts; each has every length, the shorter ones being its beginning."""
     length: list[int] = field(default_factory=list)
-    """Tokens of a text; none stands for a quarter, a half and all of the length that the model was trained at."""
+    """Tokens of a text; none stands for the length of training, and for patterns a quarter and a half of it, too."""
     yarn: dict[int, float] = field(default_factory=dict)
     """YaRN's factor by length; none at the other lengths."""
     seed: int = 42
     """Of the texts, and of what is drawn at random."""
 
-    def lengths(self, trained: int) -> list[int]:
-        """Returns the lengths, in order. Raises EvaluateError for values out of range."""
+    def lengths(self, trained: int, parts: Sequence[int]) -> list[int]:
+        """Returns the lengths, in order; without any, `trained` divided by each of `parts`.
+
+        Raises EvaluateError for values out of range.
+        """
         if self.num_texts < 1:
             raise EvaluateError(f"num_texts={self.num_texts} must be 1 or more")
         if short := [length for length in self.length if length < CHUNK]:
             raise EvaluateError(f"length={short[0]} must be {CHUNK} or more, the tokens of a chunk")
-        lengths = sorted(set(self.length)) or [max(CHUNK, trained // part) for part in (4, 2, 1)]
+        lengths = sorted(set(self.length)) or [max(CHUNK, trained // part) for part in parts]
         check_yarn(self.yarn, lengths)
         return lengths
 

@@ -86,13 +86,13 @@ def test_shorter_texts_are_the_beginning_of_longer_ones(sample: Path, tmp_path: 
     config = TextsConfig()
     texts = [config.tokens(0, length, subject) for length in (32, 100)]
     assert texts[0] == texts[1][:32] and len(texts[1]) == 100 and texts[1] != config.tokens(1, 100, subject)
-    assert config.lengths(256) == [64, 128, 256]
+    assert config.lengths(256, (4, 2, 1)) == [64, 128, 256]
     with pytest.raises(EvaluateError, match="length=8 must be 16 or more"):
-        TextsConfig(length=[8]).lengths(256)
+        TextsConfig(length=[8]).lengths(256, (4, 2, 1))
     with pytest.raises(
         EvaluateError, match=r"yarn has a factor for length 512, which is none of length=\[64, 128, 256\]"
     ):
-        TextsConfig(yarn={512: 2.0}).lengths(256)
+        TextsConfig(yarn={512: 2.0}).lengths(256, (4, 2, 1))
     of_q = Tokenizer(BPE({"q": 0}, []))  # all other letters are left out
     with pytest.raises(EvaluateError, match="100 words have only"):
         config.tokens(0, 100, replace(subject, tokenizer=of_q))
