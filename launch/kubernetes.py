@@ -56,7 +56,7 @@ def _metadata(config: RunConfig) -> dict[str, Any]:
 
 
 def _config_map(config: RunConfig) -> dict[str, Any]:
-    text = OmegaConf.to_yaml(OmegaConf.structured(config))
+    text = OmegaConf.to_yaml(OmegaConf.create(config.as_plain()))
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(config), "data": {CONFIG_FILE: text}}
 
 

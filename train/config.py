@@ -9,10 +9,11 @@ config in a fraction of a second.
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 from data.config import DataConfig
 from model.config import ModelConfig, PositionsConfig
@@ -124,9 +125,7 @@ class RunConfig:
 
     def as_plain(self) -> dict[str, Any]:
         """Returns the same as dicts, lists, strings and numbers."""
-        plain = OmegaConf.to_container(OmegaConf.structured(self), resolve=True, enum_to_str=True)
-        assert isinstance(plain, dict)
-        return {str(key): value for key, value in plain.items()}
+        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
 
     def _check_rollback(self) -> None:
         """Raises TrainError if an alert, which takes two readings, would find all checkpoints before it deleted."""
@@ -145,6 +144,17 @@ class RunConfig:
                 f"{key}={interval} must be a multiple of logging.interval={self.logging.interval}: "
                 "values of a step that is not logged would be lost"
             )
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value of a config as plain data; OmegaConf takes a hundred times as long, at every checkpoint."""
+    if is_dataclass(value):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value.name if isinstance(value, Enum) else value
 
 
 def rows_per_rank(config: RunConfig, world_size: int) -> tuple[int, int]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from sqlalchemy.exc import SQLAlchemyError
 
 from train.compose.search import Search
 from train.errors import TrainError
@@ -18,8 +17,8 @@ from train.launch_config import SQLITE
 from train.run_folder import explained_write_errors
 
 JOURNAL, NOTE = "journal.log", "storage"
-FAULTS = (ValueError, KeyError, TypeError, AssertionError, optuna.exceptions.StorageInternalError, SQLAlchemyError)
-"""What Optuna raises for a file that is none of its own."""
+FAULTS = (ValueError, KeyError, TypeError, AssertionError, optuna.exceptions.StorageInternalError)
+"""What Optuna raises for a file that is none of its own; for one of SQLite, errors of SQLAlchemy too."""
 
 
 class _HeldLock(JournalFileSymlinkLock):
@@ -55,11 +54,16 @@ class Storage:
 
     def study(self, name: str) -> optuna.Study:
         """Opens the study, or begins it. Raises TrainError if the file is of something else."""
-        if not self.is_sqlite:
+        faults: tuple[type[Exception], ...] = FAULTS
+        if self.is_sqlite:
+            from sqlalchemy.exc import SQLAlchemyError  # a tenth of a second that a journal does not need
+
+            faults += (SQLAlchemyError,)
+        else:
             _mend(self.path)
         try:
             return optuna.create_study(storage=self._open(), study_name=name, load_if_exists=True)
-        except FAULTS as error:
+        except faults as error:
             raise TrainError(f"{self.path} is no storage of a search: move it away, or give another name=") from error
 
     def note(self, folder: Path) -> None:

@@ -78,10 +78,12 @@ class Study:
         self.storage.note(self.folder)
         study = self.storage.study(self._search.study)
         seen = dict(study.user_attrs)
-        self._check(seen.get(DEFINITION))
+        definition = self._search.definition()
+        if DEFINITION in seen:
+            self._check(seen[DEFINITION], definition)
+        else:
+            study.set_user_attr(DEFINITION, definition)
         self._study = study
-        if DEFINITION not in seen:
-            study.set_user_attr(DEFINITION, self._search.definition())
         self._extend(seen.get(COHORTS, []))
 
     def trials(self) -> list[FrozenTrial]:
@@ -161,10 +163,7 @@ class Study:
     def _set(self, trial: FrozenTrial, name: str, value: Any) -> None:
         optuna.trial.Trial(self._open, trial._trial_id).set_user_attr(name, value)
 
-    def _check(self, before: dict[str, Any] | None) -> None:
-        now = self._search.definition()
-        if before is None:
-            return
+    def _check(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         plain = json.loads(json.dumps(now))
         keys = [key for key in {**before, **plain} if key in before or key.startswith("space.")]  # no newer keys
         if changed := [key for key in keys if before.get(key) != plain.get(key)]:

@@ -74,7 +74,7 @@ def run_config_of(saved: Any, place: str) -> RunConfig:
 def save_run_config(config: RunConfig, path: Path) -> None:
     """Writes the whole config as YAML, replacing what was there. Not durable: every start writes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_whole(path, OmegaConf.to_yaml(OmegaConf.structured(config)), durable=False)
+    write_text_whole(path, OmegaConf.to_yaml(OmegaConf.create(config.as_plain())), durable=False)
 
 
 def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
