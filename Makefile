@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 VLLM    := .venv-vllm
 LM_EVAL := .venv-lm-eval
+unexport PYTHONDONTWRITEBYTECODE # tests start many processes, which would compile everything again
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-gpu test-vllm lm-eval chaos lint format bench pictures clean
@@ -27,8 +28,8 @@ demo: setup ## the main job, small: a RoPE backbone, then RePo, on real text (ab
 	$(BIN)/python -m launch experiment=demo-backbone
 	$(BIN)/python -m launch experiment=demo
 
-test: setup ## the tests (eight minutes on two cores)
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+test: setup ## the tests (six minutes on two cores)
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 test-slow: setup lm-eval ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -21,21 +21,36 @@ REMOTE_CODE = tempfile.TemporaryDirectory(prefix="remote-code-")
 os.environ["HF_MODULES_CACHE"] = REMOTE_CODE.name
 
 
-class OnePackageAtATime(LoadScopeScheduling):
-    """Gives all tests of a package to one process of pytest-xdist, as they share fixtures."""
+RUNS = ("callbacks", "checkpoint", "huggingface", "test_records.py", "test_trainer.py")
+"""What looks at the runs of tests/train/conftest.py."""
+LONGEST = ("tests/train/runs", "tests/launch", "tests/train")
+"""The groups that take longest, which begin first."""
+
+
+def group_of(nodeid: str) -> str:
+    """Returns the group of a test: those that share fixtures, which one process makes once."""
+    package = nodeid.split("::")[0].split("/")[:3]
+    if package[:2] == ["tests", "train"]:
+        return "tests/train/runs" if package[2] in RUNS else "tests/train"
+    return "/".join(package[:2])
+
+
+class OneGroupAtATime(LoadScopeScheduling):
+    """Gives all tests of a group to one process of pytest-xdist."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "/".join(nodeid.split("/")[:2])
+        return group_of(nodeid)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OnePackageAtATime:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneGroupAtATime:
     """Returns how tests are shared out."""
-    return OnePackageAtATime(config, log)
+    return OneGroupAtATime(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the package first that takes longest."""
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/train/"))
+    """Puts the groups first that take longest."""
+    order = {group: number for number, group in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))
 
 
 def pytest_collection_finish() -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 
 from launch.search.wandb_sweep import wandb_sweep, write_wandb_sweep
 from tests.composing import compose
@@ -16,6 +15,8 @@ from train.compose.search import Range, compose_search
 
 def agent_command(sweep: dict[str, Any], point: dict[str, Any]) -> list[str]:
     """Returns what `wandb agent` starts for a point, put together as its code does."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args  # takes a second
+
     macros = create_sweep_command_args({"args": {key: {"value": value} for key, value in point.items()}})
     macros |= {"env": ["/usr/bin/env"], "interpreter": ["python"]}
     words: list[str] = []
@@ -40,6 +41,8 @@ def test_the_file_is_valid_and_its_command_is_a_run(tmp_path: Path, monkeypatch:
     )
     search = compose_search([f"sweep={space}", "experiment=demo-backbone", "name=w", "max_steps=50"])
     assert write_wandb_sweep(search, tmp_path / "sweep.yaml") == 0
+    from wandb.sdk.launch.sweeps.utils import load_sweep_config
+
     sweep = load_sweep_config(str(tmp_path / "sweep.yaml"))
     assert sweep is not None and sweep == wandb_sweep(search)
     schema = json.loads(

@@ -27,7 +27,7 @@ from train.errors import TrainError
 from train.evaluation.probes import Probes
 
 PROBES = ProbeConfig(  # five samples over two ranks and micro-batches of two
-    task=["copy", "connectivity"], length=[300, 360], num_samples=5, max_items=12, generate=False
+    task=["copy", "connectivity"], length=[300, 360], num_samples=5, max_items=5, generate=False
 )
 NAMES = [
     f"eval/probe/{task}-{length}/{figure}"
