@@ -67,6 +67,22 @@ def test_tables() -> None:
     ]
 
 
+def test_samples_that_are_all_alike_are_no_certainty() -> None:
+    nll = Mean(1.0, 0.0)
+    summaries = [
+        Summary("copy", 64, 20, Mean(100.0, 0.0), nll, 60.5),
+        Summary("vt", 64, 500, Mean(0.0, 0.0), nll, 60.5),
+        Summary("cycle", 64, 1, Mean(50.0, math.nan), nll, 60.5, Mean(100.0, math.nan)),
+        Summary("fwe", 64, 7, Mean.of([100 / 3] * 7), nll, 60.5),
+    ]
+    assert [line.split(" | ")[3::2] for line in markdown(summaries).splitlines()[2:]] == [
+        ["100.0 [86.1, 100.0]", " |"],
+        ["0.0 [0.0, 0.6]", " |"],
+        ["50.0 [2.5, 97.5]", "100.0 [5.0, 100.0] |"],
+        ["33.3 [21.7, 56.5]", " |"],
+    ]
+
+
 def test_a_right_answer_is_chosen_where_it_is_more_likely_than_the_wrong_ones() -> None:
     row = {"score": None, "answer_tokens": 2, "tokens": 9}
     rows = [
