@@ -4,8 +4,8 @@ import argparse
 import difflib
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 from common.errors import UserError
 
@@ -28,6 +28,11 @@ def reported(run: Callable[[], None]) -> int:
     return EXIT_OK
 
 
+def close_verb(word: str, verbs: Iterable[str]) -> str | None:
+    """Returns the verb that a word is meant as, or None."""
+    return next(iter(difflib.get_close_matches(word.strip("-").lower(), verbs, n=1, cutoff=0.75)), None)
+
+
 def print_text(text: str) -> None:
     """Prints lines; a reader that has gone, as in `| head`, is no mistake."""
     try:
@@ -42,6 +47,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Prints the mistake and ends the process with exit code 2."""
         self.exit(EXIT_USER_ERROR, f"error: {message}; `{self.prog} --help` shows examples\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Ends the process for a word that is no verb; argparse asks this of every value that has choices."""
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            close = close_verb(value, action.choices)
+            hint = f"; did you mean `{self.prog} {close}`?" if close else f": choose from {', '.join(action.choices)}"
+            self.exit(EXIT_USER_ERROR, f"error: there is no verb {value!r}{hint}\n")
+        super()._check_value(action, value)
 
     def refuse_others(self, arguments: Sequence[str]) -> None:
         """Raises UserError for an option that is none of this parser's, help and Hydra's -m left out."""

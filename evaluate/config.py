@@ -34,7 +34,7 @@ class ProbeConfig:
     task: list[str] = field(default_factory=list)
     """Names of tasks; none stands for all that fit the length."""
     length: list[int] = field(default_factory=list)
-    """Tokens of a prompt together with its answer; none stands for the length that the model was trained at."""
+    """Tokens of a prompt with what is left for its answer; none stands for the length of the model's training."""
     yarn: dict[int, float] = field(default_factory=dict)
     """YaRN's factor by length, as in yarn=8192:2,16384:4; none at the other lengths."""
     num_samples: int = 500
@@ -44,7 +44,7 @@ class ProbeConfig:
     generate: bool = True
     """Whether answers are generated, which takes most of the time; log-likelihoods are measured in any case."""
     max_new_tokens: int | None = None
-    """Tokens that are generated, instead of the task's own number."""
+    """Tokens to generate, instead of the task's own number. Prompts leave room for them, also with generate=false."""
     haystack: str | None = None
     """A text file to hide needles in; Python's language reference if there is none."""
     num_words: int | None = None

@@ -13,6 +13,7 @@ from evaluate.samples import Fitted, Samples
 from evaluate.subject import Subject
 from evaluate.tasks import build_tasks
 from evaluate.tasks.task import Task
+from evaluate.too_long import Smallest, TooLongError, said_together
 
 EXTENDABLE = ("task", "length", "num_samples", "save_prompts")  # may differ between starts with one folder
 Report = Callable[[str, int, int, int], None]  # task, length, samples done, of
@@ -23,6 +24,10 @@ def settings_of(config: ProbeConfig) -> dict[str, Any]:
     settings = {key: value for key, value in asdict(config).items() if key not in EXTENDABLE}
     settings["haystack"] = open_haystack(config.haystack).digest
     settings["yarn"] = {str(length): factor for length, factor in config.yarn.items()}  # as JSON has it
+    if not config.generate and config.max_new_tokens is None:
+        settings["reserved"] = (
+            "answer"  # what prompts leave; earlier versions left the task's max_new_tokens, and had no key
+        )
     return {key: value.value if isinstance(value, Enum) else value for key, value in settings.items()}
 
 
@@ -37,12 +42,14 @@ class Planned:
 
 
 def plan(subject: Subject, config: ProbeConfig) -> tuple[list[Planned], list[str]]:
-    """Returns what there is to run, and why the rest is left out.
+    """Returns what there is to run, and why the rest is left out, a line for each reason.
 
     Left out is what does not fit a length, if the config names no tasks. Raises EvaluateError for an unknown task, for
     one that is named and does not fit, and if none fits.
     """
-    planned, left_out = [], []
+    planned: list[Planned] = []
+    too_long: list[Smallest] = []
+    others: dict[str, list[str]] = {}
     for name, task in build_tasks(config).items():
         for length in config.length:
             samples = Samples(name, task, length, config, subject.encode)
@@ -51,12 +58,19 @@ def plan(subject: Subject, config: ProbeConfig) -> tuple[list[Planned], list[str
             except EvaluateError as error:
                 if config.task:
                     raise
-                left_out.append(str(error))
+                if isinstance(error, TooLongError):
+                    too_long.append(error.smallest)
+                else:
+                    others.setdefault(str(error), []).append(f"{name} at length={length}")
             else:
                 planned.append(Planned(name, length, task, samples))
     if not planned:
-        raise EvaluateError(f"no task fits: {left_out[0]}")
-    return planned, left_out
+        raise EvaluateError(f"no task fits: {_shortest(too_long) if too_long else next(iter(others))}")
+    return planned, [*said_together(too_long), *(f"{', '.join(names)}: {why}" for why, names in others.items())]
+
+
+def _shortest(smallest: list[Smallest]) -> str:
+    return min(smallest, key=lambda each: each.taken).said()
 
 
 def run(subject: Subject, config: ProbeConfig, planned: Planned, results: Results, report: Report) -> Summary:

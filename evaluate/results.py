@@ -20,7 +20,7 @@ from typing import Any
 from common.files import write_text_whole
 from common.json_lines import JsonLines, read_json_lines
 from evaluate.errors import EvaluateError
-from report.evaluation.means import Mean
+from report.evaluation.means import Mean, written_percent
 
 Row = dict[str, Any]
 KEYS = {"index", "tokens", "score", "nll", "answer_tokens"}  # of a row, without which it has no part in means
@@ -115,8 +115,9 @@ def markdown(summaries: Sequence[Summary]) -> str:
     """Returns a Markdown table: scores and choices in percent, nats per token of the right answer, each with its SE."""
     lines = ["| task | length | samples | score, % | NLL, nats per token | choice, % |", "|---|---|---|---|---|---|"]
     for each in summaries:
-        score, choice = ("" if mean is None else _figure(mean, 1) for mean in (each.score, each.choice))
-        figures = f"{score} | {_figure(each.nll, 3)} | {choice}"
+        count = each.num_samples
+        score, choice = ("" if mean is None else written_percent(mean, count, 1) for mean in (each.score, each.choice))
+        figures = f"{score} | {each.nll.written(3)} | {choice}"
         lines.append(f"| {each.task} | {each.length} | {each.num_samples} | {figures} |")
     return "\n".join(lines) + "\n"
 
@@ -132,8 +133,3 @@ def csv_table(summaries: Sequence[Summary]) -> str:
         )
         writer.writerow([each.task, each.length, each.num_samples, *score, *nll, each.num_tokens, *choice])
     return out.getvalue()
-
-
-def _figure(mean: Mean, digits: int) -> str:
-    error = "" if math.isnan(mean.error) else f" ± {mean.error:.{digits}f}"
-    return f"{mean.value:.{digits}f}{error}"

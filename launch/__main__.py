@@ -24,7 +24,6 @@ saving (run the same command again), 76 stopped by the position watch after savi
 """
 
 import contextlib
-import difflib
 import importlib
 import os
 import re
@@ -34,6 +33,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.command_line import close_verb
 from common.console import keep_on_without_reader
 from common.words import counted
 from launch import runs
@@ -200,13 +200,13 @@ def no_verb(arguments: Sequence[str]) -> str | None:
     word = arguments[0] if arguments else ""
     if not re.fullmatch(r"-{0,2}[A-Za-z]+", word):
         return None
-    close = difflib.get_close_matches(word.strip("-").lower(), VERBS, n=1, cutoff=0.75)
+    close = close_verb(word, VERBS)
     if not close and word.startswith("-"):
         return None
     if is_known(word) or word in options("experiment"):
         return None  # a key without its value, or an experiment: the config's own messages say what to type
     if close:
-        return f"there is no verb {word!r}; did you mean `python -m launch {' '.join([close[0], *arguments[1:]])}`?"
+        return f"there is no verb {word!r}; did you mean `python -m launch {' '.join([close, *arguments[1:]])}`?"
     return f"{word!r} is no verb ({', '.join(VERBS)}), and no key=value, as in experiment=demo"
 
 

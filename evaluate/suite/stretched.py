@@ -10,6 +10,7 @@ from common.files import write_text_whole
 from evaluate.errors import EvaluateError
 
 CONFIG = "config.json"
+EXPORT = "`python -m model export RUN FOLDER`"
 TEXTS = {".md"}  # of an export, which no result depends on
 
 
@@ -17,13 +18,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Returns the config.json of an export. Raises EvaluateError if there is none."""
     try:
         found = json.loads((folder / CONFIG).read_text())
+    except FileNotFoundError:
+        raise EvaluateError(_absent(folder)) from None
     except (OSError, ValueError) as error:
-        raise EvaluateError(
-            f"{folder} is no Hugging Face folder ({CONFIG}: {error}): `python -m model export RUN FOLDER` writes one"
-        ) from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise EvaluateError(f"{folder / CONFIG} cannot be read ({why}): {EXPORT} writes a new one") from error
     if not isinstance(found, dict) or not isinstance(found.get("max_position_embeddings"), int):
         raise EvaluateError(f"{folder / CONFIG} has no max_position_embeddings: it is not known how long texts may be")
     return found
+
+
+def _absent(folder: Path) -> str:
+    if (folder / "hf" / CONFIG).is_file():
+        return f"{folder} is a run: give {folder / 'hf'}"
+    if folder.is_dir():
+        return f"{folder} is no Hugging Face folder, as it has no {CONFIG}: {EXPORT} writes one"
+    return f"{folder} is absent: give a Hugging Face folder; {EXPORT} writes one"
 
 
 def with_yarn(config: dict[str, Any], factor: float) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 
 from evaluate.suite.harness import Score
 from evaluate.suite.suites import Entry
+from report.evaluation.means import Mean, written_percent
 
 Results = Sequence[tuple[Entry, Score | str]]
 """Each task with its score, or with why there is none."""
@@ -43,7 +45,8 @@ def csv_table(results: Results, size: str, paper: Mapping[str, Mapping[str, floa
 
 
 def _cell(score: Score) -> str:
-    return f"{score.value:.1f}" + ("" if score.error is None else f" ± {score.error:.1f}")
+    mean = Mean(score.value, math.nan if score.error is None else score.error)
+    return written_percent(mean, score.samples, 1)
 
 
 def _number(value: float | None) -> str:

@@ -26,6 +26,7 @@ class CommonWords(Task):
 
     score = staticmethod(contained)
     max_new_tokens = 120
+    settings = ("num_common",)
 
     def __init__(self, config: ProbeConfig, is_long: bool = True) -> None:
         self._config, self._vocabulary = config, vocabulary(config.num_words)

@@ -31,6 +31,7 @@ class FrequentWords(Task):
 
     score = staticmethod(contained)
     max_new_tokens = 50
+    settings = ("coded_letters",)
 
     def __init__(self, config: ProbeConfig, num_words: int = NUM_ASKED + 2) -> None:
         self._config, self._letters = config, config.coded_letters

@@ -15,6 +15,7 @@ class KeyValue(Task):
 
     score = staticmethod(in_order)
     max_new_tokens = 1
+    settings = ("value_digits",)
 
     def __init__(self, config: ProbeConfig) -> None:
         self._digits = config.value_digits

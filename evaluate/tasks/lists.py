@@ -23,6 +23,7 @@ class Lists(Task):
         self._config, self._is_reversed = config, is_reversed
         self._words = [word for word in vocabulary(config.num_words).all if word.isalpha()]
         self.smallest, self.largest = 2, max(2, config.max_items)
+        self.settings = ("value_digits",) if config.items is Items.numbers else ()
 
     def sample(self, draw: random.Random, size: int) -> Sample:
         """Returns the example and the list."""

@@ -75,6 +75,8 @@ class Needles(Task):
         self._form, self._config = form, config
         self._vocabulary = vocabulary(config.num_words)
         num_needles = form.num_keys * form.num_values
+        self.settings = () if form.uuid_values else ("value_digits",)
+        self.settings += ("num_needles",) if num_needles > 1 else ()
         self.smallest = 50 if form.text is Text.prose else num_needles
         if form.text is Text.needles and not form.uuid_keys:
             self.largest = max(self.smallest, self._vocabulary.num_keys // MAX_SHARE_DRAWN - num_needles)

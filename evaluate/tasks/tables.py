@@ -88,6 +88,7 @@ class Table(Task):
 
     score = staticmethod(in_first_line)
     max_new_tokens = 32
+    settings = ("num_columns",)
 
     def __init__(self, form: str, kind: str, num_columns: int) -> None:
         self._write, self._ask = FORMATS[form], QUESTIONS[kind]

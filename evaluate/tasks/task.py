@@ -32,6 +32,8 @@ class Task(ABC):
     """The smallest size."""
     largest: int | None = None
     """The largest size, or None for any."""
+    settings: tuple[str, ...] = ()
+    """Numbers of the config that make a sample of the same size shorter where they are lower."""
 
     @abstractmethod
     def sample(self, draw: random.Random, size: int) -> Sample:

@@ -30,6 +30,7 @@ class VariableTracking(Task):
 
     score = staticmethod(contained)
     max_new_tokens = 30
+    settings = ("num_hops", "name_letters")
 
     def __init__(self, config: ProbeConfig, example_noise: int = EXAMPLE_NOISE) -> None:
         self._config = config

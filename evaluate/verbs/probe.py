@@ -2,10 +2,16 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evaluate.verbs.arguments import Verbs, add_source
-from evaluate.verbs.sources import print_progress
+from evaluate.verbs.sources import GOES_ON, print_progress
+
+if TYPE_CHECKING:
+    from evaluate.probe import Planned
+    from evaluate.results import Results
 
 EXAMPLES = """
   python -m evaluate probe runs/demo                                      every task, at the length of training
@@ -20,10 +26,9 @@ def add(verbs: Verbs) -> None:
     """Adds the verb to a command line."""
     verb = verbs.add("probe", "ask a model made-up questions, and write scores with their errors", EXAMPLES)
     add_source(verb)
-    verb.add_argument(
-        "settings", metavar="key=value", nargs="*", help="task=NAME,NAME length=N,N and others: docs/evaluate.md"
-    )
-    verb.set_defaults(run=_run)
+    said = "task=NAME,NAME length=N,N and others: docs/evaluate.md"
+    verb.add_argument("settings", metavar="key=value", nargs="*", default=[], help=said)
+    verb.set_defaults(run=_run, stopped=GOES_ON)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -45,7 +50,11 @@ def _run(options: argparse.Namespace) -> None:
         print(f"left out: {why}", file=sys.stderr)
     subjects = {length: opened.subject(config.yarn.get(length)) for length in config.length}
     results = Results(options.out or Path("evaluations") / opened.name, settings | subject.digests())
-    summaries = [run(subjects[each.length], config, each, results, _report) for each in planned]
+    try:
+        summaries = [run(subjects[each.length], config, each, results, _report) for each in planned]
+    except KeyboardInterrupt:
+        options.stopped = _after_stop(results, planned, config.num_samples)
+        raise
     results.write_tables()
     print(markdown(summaries), end="")
     print(f"{results.folder}: a row for each sample, table.md and table.csv")
@@ -53,3 +62,13 @@ def _run(options: argparse.Namespace) -> None:
 
 def _report(task: str, length: int, done: int, total: int) -> None:
     print_progress(f"{task} {length}", done, total)
+
+
+def _after_stop(results: "Results", planned: "Sequence[Planned]", num_samples: int) -> str:
+    """Writes the tables of what there is, and returns how much of what was asked for that is."""
+    rows = [results.rows(each.name, each.length) for each in planned]
+    done = sum(sum(index < num_samples for index in each) for each in rows)
+    if done:
+        results.write_tables()
+    found = f"{results.folder} has {done} of {len(planned) * num_samples} samples"
+    return f"{found}{', and table.md of them' if done else ''}; the same command goes on"

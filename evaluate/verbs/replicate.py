@@ -21,7 +21,7 @@ def add(verbs: Verbs) -> None:
         help="size=cpu|gpu|tiny (tiny: for tests), keys of configs/replicate/",
     )
     verb.add_argument("--out", type=Path, metavar="DIR", help="default: evaluations/replicate-SIZE")
-    verb.set_defaults(run=_run)
+    verb.set_defaults(run=_run, stopped="runs that are finished stay, and the same command goes on")
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -12,12 +12,15 @@ from evaluate.verbs.arguments import SOURCE, add_places
 if TYPE_CHECKING:
     from evaluate.verbs.opening import Opened
 
+GOES_ON = "rows that are written stay, and the same command goes on"
+
 
 def add_sources(verb: argparse.ArgumentParser, keys: str) -> None:
     """Adds sources and settings, and where results go; `keys` gives an example of the latter."""
     said = f"{SOURCE}, or several; {keys} and others: docs/analyses.md"
     verb.add_argument("settings", metavar="SOURCE|key=value", nargs="+", help=said)
     add_places(verb, "default: evaluations/NAME, by the name of each source; of several sources DIR/NAME")
+    verb.set_defaults(stopped=GOES_ON)
 
 
 def split_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -48,8 +51,13 @@ def opened_sources(sources: Sequence[str], options: argparse.Namespace) -> Itera
 
 
 def print_progress(what: str, done: int, total: int) -> None:
-    """Prints how far the work is, on a terminal each time, else at its end."""
+    """Prints how far the work is: on a terminal each time, in one line, else after each tenth."""
     if sys.stderr.isatty():
         print(f"\r{what}: {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-    elif done == total:
-        print(f"{what}: {done}", file=sys.stderr, flush=True)
+    elif 10 * done // total > 10 * (done - 1) // total:
+        print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
+
+
+def end_of_progress() -> str:
+    """Returns what a line begins with that may follow one of progress."""
+    return "\n" if sys.stderr.isatty() else ""

@@ -21,11 +21,17 @@ def add(verbs: Verbs) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    import sys
+
     from common.files import write_text_whole
     from report.evaluation.means import markdown_table
-    from report.evaluation.start_layers import HEAD, TABLE, csv_table, gather, start_layer_rows
+    from report.evaluation.start_layers import HEAD, TABLE, csv_table, gather, start_layer_rows, unfinished_at
+    from report.run_folder import RunFiles
 
     found = gather(options.runs, options.evaluations)
+    for files in map(RunFiles, options.runs):
+        if step := unfinished_at(files):
+            print(f"WARNING: {files.path} has not finished ({step}): its rows are marked", file=sys.stderr)
     folder = options.out or options.evaluations / "start-layers"
     folder.mkdir(parents=True, exist_ok=True)
     write_text_whole(folder / TABLE, csv_table(found), durable=False)

@@ -36,7 +36,7 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--batch-size", type=int, default=1, metavar="N", help="default: 1")
     verb.add_argument("--lm-eval", type=Path, metavar="PATH", help="lm_eval or its environment (.venv-lm-eval)")
     verb.add_argument("--out", type=Path, metavar="DIR", help="default: evaluations/NAME, by the name of the folder")
-    verb.set_defaults(run=_run)
+    verb.set_defaults(run=_run, stopped="scores that are written stay, and the same command goes on")
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -61,6 +61,14 @@ class Evaluated:
         return found if isinstance(found, dict) else {}
 
 
+def evaluations_of(run: str, root: Path) -> list[Path]:
+    """Returns the evaluation folders of a run's models that there are: of its export, of its steps, newest first, and
+    of its folder's own name.
+    """
+    steps = sorted(root.glob(f"{run}-step-*"), reverse=True)
+    return [each for each in (root / f"{run}-hf", *steps, root / run) if each.is_dir()]
+
+
 def open_folders(paths: Sequence[Path]) -> list[Evaluated]:
     """Returns the folders with a name and a colour each. Raises ReportError if one is absent or named twice."""
     resolved = [path.resolve() for path in paths]

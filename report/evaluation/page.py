@@ -9,11 +9,12 @@ from report.drawing import STYLE
 from report.errors import ReportError
 from report.evaluation.ablation import ablation
 from report.evaluation.attention import attention
-from report.evaluation.folder import Evaluated, open_folders
+from report.evaluation.folder import Evaluated, evaluations_of, open_folders
 from report.evaluation.patterns import patterns
 from report.evaluation.perplexity import perplexity
 from report.evaluation.scores import probes
 from report.evaluation.start_layers import start_layers
+from report.run_folder import RunFiles
 
 SECTIONS = (probes, perplexity, attention, patterns, ablation, start_layers)
 """Each returns the HTML of a section, or None if no folder has results of its kind; in the order of the page."""
@@ -23,12 +24,23 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def write_evaluation(paths: Sequence[Path], out: Path) -> None:
-    """Writes the page of these folders. Raises ReportError if they hold no results, or cannot be written to."""
+    """Writes the page of these folders. Raises ReportError for a run, if there are no results, or if it cannot."""
+    for path in paths:
+        _refuse_run(path)
     text = evaluation_page(open_folders(paths))
     try:
         write_text_whole(out, text, durable=False)
     except OSError as error:
         raise ReportError(f"cannot write {out} ({error.strerror or error}): write it elsewhere with --out") from error
+
+
+def _refuse_run(path: Path) -> None:
+    """Raises ReportError for the folder of a run, with where its evaluations are."""
+    if not RunFiles(path).config.is_file():
+        return
+    found = evaluations_of(path.resolve().name, Path("evaluations"))
+    where = f"give {found[0]}" if found else f"`python -m evaluate probe {path}` makes one"
+    raise ReportError(f"{path} is a run, and no folder of evaluations: {where}")
 
 
 def evaluation_page(folders: Sequence[Evaluated]) -> str:

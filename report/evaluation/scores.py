@@ -6,17 +6,19 @@ from typing import Any
 
 from report.drawing import Point, figure, lines, panels, section, table
 from report.evaluation.folder import Evaluated, colors, number
-from report.evaluation.means import Mean
+from report.evaluation.means import Mean, are_alike, written_percent
 
 TABLE = "table.csv"
 LEAD = (
     "Made-up questions that need the context. Score: the share of right answers by the task's own rule, in percent; "
     "NLL: minus the log-likelihood of the right answer, nats per token; choice: how often it is likelier than the "
     "wrong answers, where there are any. A bar is one standard error over the questions to each side: it does not "
-    "cover another training seed. The same questions for all models of one tokenizer."
+    "cover another training seed. Where all questions have one score there is no bar, and [a, b] is the range of the "
+    "mean with 95 % confidence. The same questions for all models of one tokenizer."
 )
 FORM = {"index": int, "gold": list, "score": float | None, "nll": float, "answer_tokens": int}
 FIGURES = {"score": ("score, %", 1), "nll": ("NLL, nats per token", 3), "choice": ("choice, %", 1)}
+PERCENT = ("score", "choice")
 
 
 def probes(folders: Sequence[Evaluated]) -> str | None:
@@ -31,7 +33,7 @@ def probes(folders: Sequence[Evaluated]) -> str | None:
         lengths = sorted({row["length"] for rows in own.values() for row in rows}, key=number)
         for key, (label, digits) in FIGURES.items():
             series = {
-                name: [Point(row["length"], number(row.get(key)), number(row.get(f"{key}_se"))) for row in rows]
+                name: [Point(row["length"], number(row.get(key)), _drawn_error(row, key)) for row in rows]
                 for name, rows in own.items()
             }
             if any(math.isfinite(point.value) for points in series.values() for point in points):
@@ -64,8 +66,8 @@ def difference_rows(folders: Sequence[Evaluated], cells: Sequence[tuple[str, str
                 continue
             differences = [[b - a for a, b in zip(first[each], other[each], strict=True)] for each in common]
             written = [
-                Mean.of(own).written(digits) if all(map(math.isfinite, own)) else ""
-                for own, (_, digits) in zip(zip(*differences, strict=True), FIGURES.values(), strict=True)
+                _written(Mean.of(own), key, len(own), lowest=-100.0) if all(map(math.isfinite, own)) else ""
+                for own, key in zip(zip(*differences, strict=True), FIGURES, strict=True)
             ]
             found.append([task, length, f"{folder.name} - {folders[0].name}", str(len(common)), *written])
     return found
@@ -101,7 +103,24 @@ def _length(row: dict[str, str]) -> float:
 
 
 def _cell(row: dict[str, str], key: str) -> str:
-    value, error, digits = number(row.get(key)), number(row.get(f"{key}_se")), FIGURES[key][1]
-    if not math.isfinite(value):
-        return ""
-    return f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if math.isfinite(error) else "")
+    mean = Mean(number(row.get(key)), number(row.get(f"{key}_se")))
+    return _written(mean, key, _count(row)) if math.isfinite(mean.value) else ""
+
+
+def _written(mean: Mean, key: str, count: int, lowest: float = 0.0) -> str:
+    """Returns one of FIGURES with its error, or with its range where all samples are alike."""
+    if key in PERCENT and count:
+        return written_percent(mean, count, FIGURES[key][1], lowest)
+    return mean.written(FIGURES[key][1])
+
+
+def _drawn_error(row: dict[str, str], key: str) -> float:
+    """Returns the standard error; not a number for a share of samples that are all alike, which has none."""
+    mean = Mean(number(row.get(key)), number(row.get(f"{key}_se")))
+    return math.nan if key in PERCENT and are_alike(mean, _count(row)) else mean.error
+
+
+def _count(row: dict[str, str]) -> int:
+    """Returns the number of samples; 0 if the table does not say."""
+    count = number(row.get("samples"))
+    return int(count) if math.isfinite(count) and count > 0 else 0

@@ -6,8 +6,9 @@ of its own, from which the section is drawn.
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from model.errors import ModelError
 from model.positions import learned_layers
 from report.drawing import Point, figure, lines, panels, section, table
 from report.errors import ReportError
-from report.evaluation.folder import Evaluated, number, open_folders
+from report.evaluation.folder import Evaluated, evaluations_of, number, open_folders
+from report.evaluation.means import Mean, are_alike, range_of_alike
 from report.evaluation.scores import TABLE as SCORES
 from report.metrics import EVAL_LOSS, STEP, TOKENS
-from report.run_folder import RunFiles, is_number
+from report.run_folder import FINISHED, RunFiles, is_number
 
 TABLE = "start-layers.csv"
 FIELDS = ("run", "start_layer", "measure", "value", "error", "note")
@@ -28,7 +30,7 @@ HEAD = ["measure", "start layer", "run", "value"]
 LEAD = (
     "Runs that differ in the lowest layer that learns its positions; `none` is a model without learned positions. One "
     "run of each start layer is one training seed: a difference that is smaller than that between seeds says nothing, "
-    "nor does one between runs of different numbers of tokens. "
+    "nor does one between runs of different numbers of tokens, as those that have not finished (marked) are. "
     "The paper (1B, start layers 3, 5 and 7) prints no numbers, and finds all three robust, with better general scores "
     "and worse needle scores the higher the start layer is."
 )
@@ -57,12 +59,14 @@ def gather(runs: Sequence[Path], evaluations: Path) -> list[Measured]:
         config = files.read_config()
         if not config:
             raise ReportError(f"{path} has no config.yaml: give the folder of a run, such as runs/demo")
-        start = start_layer(config, path)
+        start, unfinished = start_layer(config, path), unfinished_at(files)
+        mark = f"; unfinished, {unfinished}" if unfinished else ""
         losses = [row for row in files.read_metrics() if is_number(row.get(EVAL_LOSS))]
         if losses:
-            note = f"step {losses[-1][STEP]}, {losses[-1].get(TOKENS, 0):,} tokens"
+            note = f"step {losses[-1][STEP]}, {losses[-1].get(TOKENS, 0):,} tokens{mark}"
             found.append(Measured(files.path.name, start, "validation loss", losses[-1][EVAL_LOSS], float("nan"), note))
-        found += _scores(files.path.name, start, evaluations)
+        scores = _scores(files.path.name, start, evaluations)
+        found += [replace(each, note=f"{each.note}{mark}") for each in scores]
     if not found:
         raise ReportError("these runs have no validation loss and no probe scores: nothing to compare")
     return found
@@ -78,21 +82,32 @@ def start_layer(config: Mapping[str, Any], path: Path) -> str:
         raise ReportError(f"{path}/config.yaml does not say which layers learn positions ({error})") from error
 
 
+def unfinished_at(files: RunFiles) -> str:
+    """Returns `step N of M` for a run that has not reached its last step, else nothing."""
+    ends = [each for each in files.read_events() if each.get("event") in ("start", "resume", "stop")]
+    done, last = max((row[STEP] for row in files.read_metrics()), default=0), files.read_config().get("max_steps")
+    if any(each.get("reason") == FINISHED for each in ends[-1:]) or not isinstance(last, int) or done >= last:
+        return ""
+    return f"step {done:,} of {last:,}"
+
+
 def _scores(run: str, start: str, evaluations: Path) -> list[Measured]:
     """Returns the probe scores of the newest evaluation folder of a run, as `python -m evaluate probe` names it."""
-    steps = sorted(evaluations.glob(f"{run}-step-*"), reverse=True)
-    folders = [each for each in (evaluations / f"{run}-hf", *steps, evaluations / run) if (each / SCORES).is_file()]
+    folders = [each for each in evaluations_of(run, evaluations) if (each / SCORES).is_file()]
     if not folders:
         return []
     found = []
     for row in open_folders(folders[:1])[0].table(SCORES):
         for key, said in (("score", "score, %"), ("nll", "NLL")):
-            value, error = number(row.get(key)), number(row.get(f"{key}_se"))
-            if value == value:
-                measure = f"{row['task']}, {row['length']} tokens: {said}"
-                found.append(
-                    Measured(run, start, measure, value, error, f"{folders[0].name}, {row['samples']} samples")
-                )
+            mean, count = Mean(number(row.get(key)), number(row.get(f"{key}_se"))), number(row.get("samples"))
+            if math.isnan(mean.value):
+                continue
+            note = f"{folders[0].name}, {row.get('samples')} samples"
+            if key == "score" and count >= 1 and are_alike(mean, int(count)):
+                low, high = range_of_alike(mean.value, int(count))
+                mean, note = Mean(mean.value, math.nan), f"{note}, all alike: 95 % range [{low:.1f}, {high:.1f}]"
+            measure = f"{row['task']}, {row['length']} tokens: {said}"
+            found.append(Measured(run, start, measure, mean.value, mean.error, note))
     return found
 
 

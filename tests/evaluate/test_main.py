@@ -65,6 +65,22 @@ def test_a_mistake_is_one_line(
     assert code == 2 and said in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["probe"], "error: the following arguments are required: SOURCE;"),
+        (["prob", "runs/demo"], "error: there is no verb 'prob'; did you mean `python -m evaluate probe`?"),
+        (["startlayers"], "did you mean `python -m evaluate start-layers`?"),
+        (["xyzzy"], "error: there is no verb 'xyzzy': choose from probe, perplexity,"),
+    ],
+)
+def test_what_is_to_be_typed_is_said(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and said in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize("verb", ["probe", "attention", "patterns", "ablate", "perplexity"])
 def test_yarn_at_a_length_that_is_not_read_is_a_mistake(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from evaluate.perplexity.documents import Document
 from evaluate.perplexity.measure import Rows, Variant
 from evaluate.probe import plan, run, settings_of
 from evaluate.results import Mean, Results, Summary, csv_table, keep_settings, markdown, summary
+from evaluate.samples import Samples
 from tests.evaluate.models import Answering
 
 SETTINGS = ["task=key_value", "length=200", "value_digits=3"]
@@ -62,6 +64,22 @@ def test_tables() -> None:
         "copy,64,4,50.0,28.86751,1.23456,0.1,60.5,,",
         "vt,64,1,,,2.0,nan,64.0,,",
         "cycle,64,9,,,0.7,0.1,63.0,60.0,5.0",
+    ]
+
+
+def test_samples_that_are_all_alike_are_no_certainty() -> None:
+    nll = Mean(1.0, 0.0)
+    summaries = [
+        Summary("copy", 64, 20, Mean(100.0, 0.0), nll, 60.5),
+        Summary("vt", 64, 500, Mean(0.0, 0.0), nll, 60.5),
+        Summary("cycle", 64, 1, Mean(50.0, math.nan), nll, 60.5, Mean(100.0, math.nan)),
+        Summary("fwe", 64, 7, Mean.of([100 / 3] * 7), nll, 60.5),
+    ]
+    assert [line.split(" | ")[3::2] for line in markdown(summaries).splitlines()[2:]] == [
+        ["100.0 [86.1, 100.0]", " |"],
+        ["0.0 [0.0, 0.6]", " |"],
+        ["50.0 [2.5, 97.5]", "100.0 [5.0, 100.0] |"],
+        ["33.3 [21.7, 56.5]", " |"],
     ]
 
 
@@ -144,8 +162,62 @@ def test_tasks_that_do_not_fit_are_left_out_unless_they_are_named(sample: Path) 
     model = Answering(sample / "tokenizer.json", looks_up)
     planned, left_out = plan(model, parse_config(["length=200"]))
     assert {"copy", "key_value"} <= {each.name for each in planned}
-    assert any("niah_single_1 takes" in why for why in left_out)
+    assert len(left_out) == 1 and "niah_single_1 (" in left_out[0]
     with pytest.raises(EvaluateError, match="niah_single_1 takes"):
         plan(model, parse_config(["length=200", "task=niah_single_1"]))
-    with pytest.raises(EvaluateError, match="no task fits"):
+    with pytest.raises(EvaluateError, match="no task fits: length=3: copy takes"):
         plan(model, parse_config(["length=3"]))
+
+
+def test_tasks_that_are_left_out_share_a_line_for_each_reason(sample: Path) -> None:
+    model = Answering(sample / "tokenizer.json", looks_up)
+    generation, prompts = plan(model, parse_config(["length=512"]))[1]
+    assert "niah_single_3 (" in generation and generation.count("max_new_tokens=") == 1
+    assert "vt (" in prompts and "cwe (" in prompts and prompts.count("length=") == 2 and "max_new" not in prompts
+    lower, longer = re.findall(r"max_new_tokens=\d+", generation), re.findall(r"; (length=\d+) fits all", prompts)
+    assert not any(" niah_single_3 (" in why for why in plan(model, parse_config(["length=512", *lower]))[1])
+    assert plan(model, parse_config(longer))[1] == []
+    *_, few = plan(model, parse_config(["length=512", "value_digits=1", "num_needles=12"]))[1]
+    assert few.startswith("niah_multikey_1 at length=512, niah_multivalue at length=512, niah_multiquery at")
+    assert few.count("value_digits is too small") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["task=niah_single_1", "value_digits=2", "length=300"], r"left for .*max_new_tokens=\d+ or less"),
+        (["task=niah_multiquery", "length=300"], "a smaller value_digits or num_needles, or other"),
+        (
+            ["task=niah_single_2", "generate=false", "value_digits=1", "length=300"],
+            r"answer \d+; give length=\d+ or more, or",
+        ),
+        (["task=fwe", "length=200"], "a smaller coded_letters"),
+        (["task=table_cell_cells", "num_columns=2", "length=200"], "or more, or other tasks"),
+    ],
+)
+def test_what_takes_the_room_is_said_with_advice_that_works(sample: Path, settings: list[str], said: str) -> None:
+    model = Answering(sample / "tokenizer.json", looks_up)
+    with pytest.raises(EvaluateError, match=said) as caught:
+        plan(model, parse_config([*settings, "num_samples=5"]))
+    given = re.findall(r"(length=\d+|max_new_tokens=\d+) or (?:more|less)", str(caught.value))
+    for advice in given:
+        advised = [*(each for each in settings if not each.startswith(advice[:6])), advice, "num_samples=5"]
+        [planned], _ = plan(model, parse_config(advised))
+        assert all(planned.samples[index].num_tokens <= planned.length for index in range(5))
+    assert given
+
+
+def test_without_generation_the_room_is_the_answers(sample: Path, tmp_path: Path) -> None:
+    model = Answering(sample / "tokenizer.json", looks_up)
+
+    def planned(*settings: str) -> Samples:
+        return plan(model, parse_config(["task=niah_single_1", "length=600", *settings]))[0][0].samples
+
+    alone, generated = planned("generate=false")[0], planned()[0]
+    assert alone.num_tokens == len(alone.prompt) + len(alone.answer) and alone.size > generated.size
+    same = ("max_new_tokens=20", "generate=false"), ("max_new_tokens=20",)
+    assert planned(*same[0])[0] == planned(*same[1])[0]
+    probed(model, tmp_path, "num_samples=1", "generate=false")
+    assert json.loads((tmp_path / "settings.json").read_text())["reserved"] == "answer"
+    with pytest.raises(EvaluateError, match=r"generate: False there, True here\): give another --out"):
+        probed(model, tmp_path, "num_samples=1")

@@ -136,5 +136,21 @@ def test_a_mistake_is_one_line(
         code = stopped.code
     error = capsys.readouterr().err
     assert code == 2 and said in error and error.count("\n") == 1
-    assert main(["suite", str(tmp_path), "--suite", "local"]) == 2
-    assert "is no Hugging Face folder" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_export_is_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "config.json").write_text("{")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "hf").symlink_to(folder)
+    for name, said in (
+        ("absent", "absent is absent: give a Hugging Face folder; `python -m model export RUN FOLDER` writes one"),
+        ("", "is no Hugging Face folder, as it has no config.json: `python -m model export RUN FOLDER` writes one"),
+        ("damaged", "damaged/config.json cannot be read ("),
+        ("run", f"is a run: give {tmp_path / 'run' / 'hf'}"),
+    ):
+        assert main(["suite", str(tmp_path / name), "--suite", "local"]) == 2
+        error = capsys.readouterr().err
+        assert said in error and "Errno" not in error and error.count("\n") == 1

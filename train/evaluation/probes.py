@@ -1,15 +1,15 @@
 """Asks made-up questions while the model trains (evaluate/tasks): likelihoods of answers, and scores of generated ones.
 
 `evaluation.probe_interval` says how often, `evaluation.probes` what. Samples and figures are those of
-`python -m evaluate probe` with these settings (max_new_tokens=1 where nothing is generated): means over samples of the
-negative log-likelihood of the right answer per token; of whether that is more likely than the wrong ones, where a task
-has any; and of the score of what the model generates. Likelihoods take a forward pass per batch, which every ZeRO stage
-has. Generating takes whole weights on each rank, which ZeRO 3 has not.
+`python -m evaluate probe` with these settings: means over samples of the negative log-likelihood of the right answer
+per token; of whether that is more likely than the wrong ones, where a task has any; and of the score of what the model
+generates. Likelihoods take a forward pass per batch, which every ZeRO stage has. Generating takes whole weights on each
+rank, which ZeRO 3 has not.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -105,8 +105,6 @@ class Probes(EvaluationTask):
             ids: list[int] = encoder.encode([text])[:-1].tolist()  # without EOS
             return ids
 
-        if not probes.generate:
-            probes = replace(probes, max_new_tokens=1)
         questions = []
         for name, task in build_tasks(probes).items():
             for length in probes.length or [config.sequence_length]:

@@ -71,8 +71,15 @@ def test_scores_are_compared_by_question(tmp_path: Path) -> None:
         (paths[-1] / "copy-128.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     assert difference_rows(open_folders(paths), [("copy", "128")]) == [
         # The third question is another.
-        ["copy", "128", "repo - rope", "2", "50.0 ± 0.0", "0.000 ± 0.000", "50.0 ± 50.0"]
+        ["copy", "128", "repo - rope", "2", "50.0 [-66.5, 88.8]", "0.000 ± 0.000", "50.0 ± 50.0"]
     ]
+
+
+def test_questions_that_all_have_one_score_are_no_certainty(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "demo", "copy,128,20,100.0,0.0,1.5,0.25,9", "copy,256,1,0.0,nan,1.5,nan,9")
+    text = evaluation_page(open_folders([folder]))
+    assert "<td>100.0 [86.1, 100.0]</td><td>1.500 ± 0.250</td>" in text and "<td>0.0 [0.0, 95.0]</td>" in text
+    assert "<title>demo, 128: 100.0</title>" in text and "100.0 ±" not in text
 
 
 def test_scores_of_zero_have_an_axis_around_zero(tmp_path: Path) -> None:
@@ -144,3 +151,19 @@ def test_a_table_that_is_not_text_is_no_table(tmp_path: Path) -> None:
     with (folder / "table.csv").open("ab") as file:
         file.write(b"\xff\xfe\x00\n")
     assert "copy: score" in evaluation_page(open_folders([folder]))
+
+
+def test_a_run_is_no_folder_of_evaluations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/demo", "evaluations/demo-step-0000010", "evaluations/demo-step-0000020"):
+        Path(name).mkdir(parents=True)
+    Path("runs/demo/config.yaml").write_text("name: demo\n")
+    for said in ("give evaluations/demo-step-0000020", "give evaluations/demo-hf"):
+        assert main(["page", "runs/demo"]) == 2
+        assert f"runs/demo is a run, and no folder of evaluations: {said}\n" in capsys.readouterr().err
+        Path("evaluations/demo-hf").mkdir(exist_ok=True)
+    Path("evaluations").rename("elsewhere")
+    assert main(["page", "runs/demo"]) == 2 and not Path("runs/demo/page.html").exists()
+    assert "`python -m evaluate probe runs/demo` makes one" in capsys.readouterr().err

@@ -119,10 +119,9 @@ def subject(root: Path) -> ModelSubject:
 
 
 def test_the_figures_are_those_of_the_command(two: Any, root: Path, subject: ModelSubject, tmp_path: Path) -> None:
-    probes = replace(PROBES, max_new_tokens=1)
     expected = {}
-    for planned in plan(subject, probes)[0]:
-        found = run(subject, probes, planned, Results(tmp_path, {}), lambda *progress: None)
+    for planned in plan(subject, PROBES)[0]:
+        found = run(subject, PROBES, planned, Results(tmp_path, {}), lambda *progress: None)
         name = f"eval/probe/{found.task}-{found.length}"
         expected[f"{name}/nll"] = found.nll.value
         if found.choice is not None:
