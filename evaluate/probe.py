@@ -25,9 +25,7 @@ def settings_of(config: ProbeConfig) -> dict[str, Any]:
     settings["haystack"] = open_haystack(config.haystack).digest
     settings["yarn"] = {str(length): factor for length, factor in config.yarn.items()}  # as JSON has it
     if not config.generate and config.max_new_tokens is None:
-        settings["reserved"] = (
-            "answer"  # what prompts leave; earlier versions left the task's max_new_tokens, and had no key
-        )
+        settings["reserved"] = "answer"  # that prompts leave room for; earlier versions left max_new_tokens and no key
     return {key: value.value if isinstance(value, Enum) else value for key, value in settings.items()}
 
 
