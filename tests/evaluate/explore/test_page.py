@@ -54,7 +54,7 @@ def test_a_text_is_typed_and_looked_at(browser: Browser, server: Server, models:
         browser.choose("layer", layer)  # the second model has heads in layer 2
         assert browser.ask("document.getElementById('head').disabled") == bool(why)
         assert browser.text("#head-note") == why
-        assert browser.eventually(f"document.querySelector('#curves span').textContent.includes('all heads')")
+        assert browser.eventually("document.querySelector('#curves span').textContent.includes('all heads')")
     assert "longer than in training (64)" in browser.text("#status")
 
     browser.ask("document.getElementById('source').value = ''")
