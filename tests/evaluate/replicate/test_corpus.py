@@ -94,8 +94,8 @@ def test_sizes_are_valid(size: str) -> None:
             "no scheme foo; there are nope, repo, residual, rope, r2n1, n2r1",
         ),
         (
-            ["size=tiny", "corpus.tasks=[revers]"],
-            r"corpus\.tasks=revers: .* did you mean reverse\?",
+            ["size=tiny", "corpus.tasks=[reverse,cop]"],
+            r"corpus\.tasks=cop: .* did you mean copy\?",
         ),
         (["size=tiny", "parallel=0"], "parallel=0 must be 1 or more"),
         (["size=tiny", "probes.num_samples=0"], "probes.num_samples=0 must be 1 or more"),
