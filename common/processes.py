@@ -5,6 +5,7 @@ import ctypes
 import os
 import signal
 
+PARENT = "REPO_PARENT_PID"  # environment variable: the process id of the parent
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 

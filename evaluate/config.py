@@ -28,8 +28,8 @@ class Items(Enum):
 
 
 @dataclass
-class ProbeConfig:
-    """Which tasks, at which lengths, how large, and how many samples."""
+class SampleConfig:
+    """Which tasks, at which lengths, how large, and how many samples: what probes and analyses of them share."""
 
     task: list[str] = field(default_factory=list)
     """Names of tasks; none stands for all that fit the length."""
@@ -41,8 +41,6 @@ class ProbeConfig:
     """Samples of each task at each length."""
     seed: int = 42
     """Of the samples: the same for models that are to be compared."""
-    generate: bool = True
-    """Whether answers are generated, which takes most of the time; log-likelihoods are measured in any case."""
     max_new_tokens: int | None = None
     """Tokens to generate, instead of the task's own number. Prompts leave room for them, also with generate=false."""
     haystack: str | None = None
@@ -53,6 +51,14 @@ class ProbeConfig:
     """Digits of the values in needle and key_value tasks, and of items=numbers."""
     num_needles: int = 4
     """Keys of multikey_1 and multiquery, values of multivalue."""
+
+
+@dataclass
+class ProbeConfig(SampleConfig):
+    """The samples of all tasks, and how they are asked."""
+
+    generate: bool = True
+    """Whether answers are generated, which takes most of the time; log-likelihoods are measured in any case."""
     num_hops: int = 4
     """Assignments from variable to variable in vt."""
     name_letters: int = 5

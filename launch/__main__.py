@@ -35,6 +35,7 @@ from pathlib import Path
 
 from common.command_line import close_verb
 from common.console import keep_on_without_reader
+from common.processes import PARENT
 from common.words import counted
 from launch import runs
 from launch.hostfile import over_ssh
@@ -57,7 +58,7 @@ from train.compose.sweep import Member, sweep_app
 from train.config import RunConfig
 from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, StopReason, TrainError
 from train.launch_config import LaunchWay
-from train.processes import PARENT, stop_with_parent
+from train.processes import stop_with_parent
 from train.run_folder import RunFolder, explained_write_errors
 
 DRY_RUN = "--dry-run"

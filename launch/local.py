@@ -16,12 +16,12 @@ from types import FrameType
 
 import psutil
 
+from common.processes import PARENT
 from launch.ranks import shape_of
 from launch.torchrun import say_killed
 from train.config import RunConfig
 from train.errors import EXIT_STOPPED, TrainError
 from train.launch_config import LaunchWay
-from train.processes import PARENT
 from train.run_folder import RunFolder
 from train.signals import NOTICE, stop_signals
 

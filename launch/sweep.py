@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Protocol
 
+from common.processes import PARENT
 from common.words import counted
 from launch.ranks import count_gpus, gpus_in_words, shape_of
 from launch.runs import best_run, print_sweep
@@ -30,7 +31,6 @@ from train.compose.app import load_run_config
 from train.compose.sweep import Member
 from train.config import RunConfig
 from train.errors import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, TrainError
-from train.processes import PARENT
 from train.run_folder import RunFolder
 from train.signals import stop_signals
 

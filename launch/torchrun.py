@@ -14,8 +14,9 @@ from types import FrameType
 import psutil
 
 from common.console import keep_on_without_reader
+from common.processes import PARENT
 from train.errors import EXIT_USER_ERROR
-from train.processes import PARENT, stop_with_parent
+from train.processes import stop_with_parent
 from train.signals import stop_signals
 from train.temporary import own_folder
 

@@ -13,10 +13,13 @@ function tone(name) {
   return tones.get(name);
 }
 
-function context(canvas, height) {
-  const [width, ratio] = [canvas.parentNode.clientWidth - 34, devicePixelRatio || 1];
+// A canvas lies in a part of the page that scrolls: `height` takes the width and gives its own.
+function context(canvas, heightOf) {
+  const ratio = devicePixelRatio || 1;
+  canvas.style.height = `${heightOf(canvas.parentNode.clientWidth)}px`;
+  const width = canvas.parentNode.clientWidth; // without the scroll bar, if there is one now
+  const height = heightOf(width);
   canvas.style.height = `${height}px`;
-  canvas.style.width = `${width}px`;
   const [wide, high] = [Math.round(width * ratio), Math.round(height * ratio)];
   if (canvas.width !== wide) canvas.width = wide;
   if (canvas.height !== high) canvas.height = high;
@@ -26,6 +29,16 @@ function context(canvas, height) {
   g.font = `11px ${tone("sans")}`;
   g.lineJoin = "round";
   return { g, width, height };
+}
+
+// scrolls the part of the page that a canvas lies in to the chosen row, once after each choice
+function keepInSight(canvas, row, top, height) {
+  if (canvas.keptRow === row) return;
+  canvas.keptRow = row;
+  const around = canvas.parentNode;
+  if (top < around.scrollTop) around.scrollTop = top;
+  else if (top + height > around.scrollTop + around.clientHeight)
+    around.scrollTop = top + height - around.clientHeight;
 }
 
 let palette = [];
@@ -115,9 +128,8 @@ function statistics(name) {
 }
 
 function drawOverview(model, canvas, value) {
-  const sizes = grid(model, canvas.parentNode.clientWidth - 34);
-  const { layers, columnsOf, cellWidth, rowHeight, group } = sizes;
-  const { g, height } = context(canvas, sizes.height);
+  const { g, width, height } = context(canvas, (width) => grid(model, width).height);
+  const { layers, columnsOf, cellWidth, rowHeight, group } = grid(model, width);
   const name = $("statistic").value;
   const [low, high] = name === "curves" ? [0, 1] : bounds(statistics(name));
   g.textBaseline = "middle";
@@ -175,6 +187,7 @@ function drawOverview(model, canvas, value) {
     g.lineWidth = 2;
     const top = (layers.length - 1 - view.layer) * rowHeight;
     g.strokeRect(LEFT + Math.floor(view.head / group) * cellWidth, top, cellWidth, rowHeight);
+    keepInSight(canvas, view.layer, top, rowHeight);
   }
   const chosenRow = text.row(model, view.layer, view.head);
   const isShown = name !== "curves" && text.models[model].layers[view.layer]?.rows > 1;
@@ -190,7 +203,7 @@ function deviates() {
 }
 
 function drawCurve(models, canvas) {
-  const { g, width, height } = context(canvas, 330);
+  const { g, width, height } = context(canvas, () => 330);
   const shown = models
     .map((model) => [model, text.positions(model, view.layer, view.head, deviates())])
     .filter(([, z]) => z);
@@ -321,7 +334,7 @@ function line(g, at, bottom, dash) {
 function drawAttention(model, canvas, value) {
   const numHeads = text.models[model].num_heads;
   const rowHeight = Math.max(9, Math.min(22, Math.round(260 / numHeads)));
-  const { g, width, height } = context(canvas, rowHeight * numHeads + 34);
+  const { g, width, height } = context(canvas, () => rowHeight * numHeads + 34);
   const [right, bottom] = [width - 8, rowHeight * numHeads];
   const { from, to } = view;
   const x = (token) => LEFT + ((token - from) / (to - from)) * (right - LEFT);
@@ -358,6 +371,7 @@ function drawAttention(model, canvas, value) {
     g.strokeStyle = tone("ink");
     g.lineWidth = 1.6;
     g.strokeRect(LEFT, view.head * rowHeight, right - LEFT, rowHeight);
+    keepInSight(canvas, view.head, view.head * rowHeight, rowHeight);
   }
   drawIndexAxis(g, (token) => x(token + 0.5), bottom + 12, height - 6, right);
   if (view.hover !== null) line(g, x(view.hover + 0.5), bottom, []);

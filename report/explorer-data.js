@@ -46,6 +46,11 @@ class Reading {
     return rows && head < of.num_heads ? Math.floor((head * rows) / of.num_heads) : null;
   }
 
+  // whether the heads of a layer differ in their positions, in any of the models
+  hasHeads(models, layer) {
+    return models.some((model) => this.models[model].layers[layer]?.rows > 1);
+  }
+
   // z of every token, or its difference from the index
   positions(model, layer, head, deviation = false) {
     const row = this.row(model, layer, head);

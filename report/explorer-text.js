@@ -55,8 +55,9 @@ function paintStrip() {
   let title = "";
   if (kind === "position") {
     const z = text.positions(model, view.layer, view.head, deviates());
+    const heads = text.hasHeads([model], view.layer) ? `head ${view.head}` : "all heads";
     title = z
-      ? `position: ${name}, layer ${view.layer}, head ${view.head}`
+      ? `position: ${name}, layer ${view.layer}, ${heads}`
       : `${of ? of.scheme : "no such layer"}: no positions`;
     if (z) {
       const [low, high] = deviates() ? bounds(z) : text.limits(model, view.layer, view.head);
@@ -71,6 +72,8 @@ function paintStrip() {
     $("strip-value").textContent = weights ? `strongest ${figures(highest)}` : "";
   }
   $("strip-title").textContent = title;
+  strip.style.setProperty("--own", `var(--${LINES[model].tone})`);
+  drawStripLegend();
   strip.share = share;
   strip.version = (strip.version ?? 0) + 1;
   for (const part of strip.children) if (part.inSight) paintPart(part);
@@ -85,7 +88,7 @@ function paintPart(part) {
     const level = Number.isFinite(value) && value !== null ? Math.round(14 * Math.min(Math.max(value, 0), 1)) * 5 : 0;
     if (span.level === level) continue;
     span.level = level;
-    span.style.background = level ? `color-mix(in srgb, var(--accent) ${level}%, transparent)` : "";
+    span.style.background = level ? `color-mix(in srgb, var(--own) ${level}%, transparent)` : "";
   }
 }
 
@@ -138,15 +141,18 @@ function rows(head, entries) {
   return element("table", {}, cells("th", head), ...entries.map((entry) => cells("td", entry)));
 }
 
-function bar(share) {
+function bar(share, tone) {
   const made = element("i");
-  made.style.cssText = `display:block;height:8px;min-width:1px;border-radius:2px;background:var(--accent);width:${Math.round(100 * share)}%`;
+  made.style.cssText = `display:block;height:8px;min-width:1px;border-radius:2px;background:var(--${tone});width:${Math.round(100 * share)}%`;
   return made;
 }
 
 function ofModel(model, token) {
   const parts = [];
-  if (run.models.length > 1) parts.push(element("h4", { textContent: run.models[model].name }));
+  if (run.models.length > 1) {
+    const { tone, dash } = LINES[model];
+    parts.push(element("h4", {}, sign(run.models[model].name, across(tone, dash, 2))));
+  }
   const z = text.positions(model, view.layer, view.head);
   if (!z) parts.push(element("p", { textContent: "no position in this layer" }));
   else {
@@ -184,7 +190,7 @@ function ofModel(model, token) {
           `${(100 * weights[other]).toFixed(1)} %`,
           tokenButton(other),
           String(other),
-          bar(weights[other] / weights[most[0]]),
+          bar(weights[other] / weights[most[0]], LINES[model].tone),
         ]),
       ),
     );
@@ -218,5 +224,5 @@ function noteAttention() {
   if (token === null) return `${left}Click on a token.`;
   const has = run.models.some((_, model) => attention.rows.has(attentionKey(model)));
   const missing = kept && !has ? `That from token ${token} is left out. ` : "";
-  return `${left}${missing}Layer ${view.layer}, token ${token} (${visible(text.pieces[token])}): a row for each head. Colors are by the root of the weight, so that small ones are seen.`;
+  return `${left}${missing}Layer ${view.layer}, token ${token} (${visible(text.pieces[token])}).`;
 }

@@ -39,6 +39,7 @@ function choose(changes, isFar = false) {
     Object.assign($("layer"), { selectedIndex: view.layer });
     Object.assign($("head"), { selectedIndex: view.head });
     $("whole").hidden = view.from === 0 && view.to === text.length;
+    offerHeads();
     redraw();
   }
   if (differs("token", "hover")) redraw("curve", "attention", "outline", "panel", "captions");
@@ -63,7 +64,8 @@ function drawCaptions() {
   for (const { models, title, value } of figuresOf.curve) {
     const names = run.models.length > 1 && models.length === 1 ? `${run.models[models[0]].name}: ` : "";
     const schemes = new Set(models.map((model) => text.models[model].layers[view.layer]?.scheme ?? "no such layer"));
-    title.textContent = `${names}layer ${view.layer} (${[...schemes].join(" and ")}), head ${view.head}`;
+    const heads = text.hasHeads(models, view.layer) ? `head ${view.head}` : "all heads";
+    title.textContent = `${names}layer ${view.layer} (${[...schemes].join(" and ")}), ${heads}`;
     const said = models.map((model) => {
       const z = text.positions(model, view.layer, view.head, deviates());
       if (!z) return "";
@@ -82,7 +84,8 @@ function figure(parent, models, caption, label) {
   const canvas = element("canvas", { tabIndex: 0, role: "img", ariaLabel: label });
   const [title, value] = [element("span", { textContent: caption }), element("strong")];
   value.style.fontSize = "14px";
-  parent.append(element("figure", {}, element("figcaption", {}, title, value), canvas));
+  const inside = element("div", { className: "scrolled" }, canvas);
+  parent.append(element("figure", {}, element("figcaption", {}, title, value), inside));
   return { models, canvas, title, value };
 }
 
@@ -104,38 +107,7 @@ function buildFigures() {
   for (const { canvas } of figuresOf.curve) listenCurve(canvas);
   for (const { canvas } of figuresOf.attention) listenAttention(canvas);
   drawLegend();
-}
-
-function drawLegend() {
-  const sample = (tone, dash, words) => {
-    const made = element("span", { className: "key" });
-    const namespace = "http://www.w3.org/2000/svg";
-    const [picture, stroke] = ["svg", "line"].map((tag) => document.createElementNS(namespace, tag));
-    for (const [name, value] of Object.entries({ width: 34, height: 8 })) picture.setAttribute(name, value);
-    for (const [name, value] of Object.entries({
-      x1: 0,
-      x2: 34,
-      y1: 4,
-      y2: 4,
-      "stroke-width": 2,
-      "stroke-dasharray": dash.join(" "),
-    }))
-      stroke.setAttribute(name, value);
-    stroke.style.stroke = `var(--${tone})`;
-    picture.append(stroke);
-    made.append(picture, words);
-    return made;
-  };
-  const models = run.models.map(({ name }, model) =>
-    sample(LINES[model].tone, LINES[model].dash, `${name}, this head`),
-  );
-  $("legend").replaceChildren(
-    ...models,
-    sample("muted", [2, 4], "the index"),
-    ...($("models").value === "over" && run.models.length > 1 ? [] : [sample("faint", [], "other heads of the layer")]),
-    "Small marks at the bottom: tokens at the place of the one that is pointed at. ",
-    `Heads: ${STATISTICS[$("statistic").value].meaning}; click on one to see it large.`,
-  );
+  drawAttentionLegend();
 }
 
 function tokenAt(canvas, event) {
@@ -204,6 +176,16 @@ function listenAttention(canvas) {
 
 function options(select, entries) {
   select.replaceChildren(...entries.map(([value, label]) => element("option", { value, textContent: label })));
+}
+
+// A layer whose positions are the same for all heads leaves nothing to choose.
+function offerHeads() {
+  const models = [...run.models.keys()];
+  const schemes = new Set(models.flatMap((model) => text.models[model].layers[view.layer]?.scheme ?? []));
+  const hasHeads = text.hasHeads(models, view.layer);
+  $("head").disabled = !hasHeads;
+  $("head-note").textContent = hasHeads ? "" : `all heads of layer ${view.layer} (${[...schemes].join(" and ")}) are alike`;
+  $("head-note").title = hasHeads ? "" : "Attention differs by head: click on one of its rows, or use the keys , and .";
 }
 
 function listenStrip() {
@@ -279,7 +261,8 @@ function show(reading) {
   attention.rows.clear();
   const { models, length, numLayers, numHeads } = reading;
   const learned = models[0].layers.findLastIndex((layer) => layer.is_learned);
-  Object.assign(view, { token: null, hover: null, from: 0, to: length });
+  if (run.attention) readKeptAttention();
+  Object.assign(view, { token: startToken(), hover: null, from: 0, to: length });
   if (isFirst) view.layer = Math.max(0, learned); // the highest that learns
   const layerNames = [...Array(numLayers).keys()].map((layer) => [
     layer,
@@ -294,15 +277,22 @@ function show(reading) {
   Object.assign($("head"), { selectedIndex: view.head });
   $("found").hidden = false;
   $("whole").hidden = true;
-  if (run.attention) {
-    readKeptAttention();
-    $("strip").classList.toggle("kept", attention.tokens.size < length);
-  }
+  if (run.attention) $("strip").classList.toggle("kept", attention.tokens.size < length);
+  offerHeads();
   if (!figuresOf.curve.length) buildFigures();
   buildStrip();
   if (run.attention) for (const token of attention.tokens) spans[token].classList.add("has");
   waiting.clear();
   Object.values(DRAWN).forEach((drawn) => drawn());
+  scrollToToken(view.token);
+  $("readout").textContent = readout();
+  wantAttention(() => redraw("strip", "attention", "panel"));
+}
+
+// The last token that is more than white space and whose attention is there: it sees the most.
+function startToken() {
+  const seen = attention.tokens?.size ? [...attention.tokens].sort((a, b) => a - b) : [...text.pieces.keys()];
+  return seen.findLast((token) => text.pieces[token].trim()) ?? seen.at(-1);
 }
 
 function say(words, isWrong = false) {

@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parent
 SCRIPTS = {
     "report": ("charts", "evaluation", "heads", "tokens", "page"),
     "comparison": ("charts", "comparison"),
-    "explorer": ("charts", "explorer-data", "explorer-canvas", "explorer-text", "explorer"),
+    "explorer": ("charts", "explorer-data", "explorer-canvas", "explorer-text", "explorer-legend", "explorer"),
 }
 """The scripts of each page by the name of its template; each uses the ones before it."""
 

@@ -22,6 +22,7 @@ import torch
 
 from common.console import keep_on_without_reader
 from common.errors import UserError
+from common.processes import PARENT
 from data.errors import DataError
 from data.mix import describe_mix, too_many_epochs
 from data.stream import BatchStream, build_stream
@@ -37,7 +38,7 @@ from train.config import RunConfig
 from train.distributed import Ranks, leave, seed_generators
 from train.engine.build import build_engine, resolve_precision
 from train.errors import EXIT_CRASHED, EXIT_STOPPED, EXIT_USER_ERROR, CollectiveError, StopReason, TrainError
-from train.processes import PARENT, stop_with_parent
+from train.processes import stop_with_parent
 from train.records import mend_records
 from train.run_folder import RunFolder, explained_write_errors
 from train.trainer import LostPeersError, Trainer

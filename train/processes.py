@@ -6,9 +6,7 @@ import signal
 
 import psutil
 
-from common.processes import end_with_parent
-
-PARENT = "REPO_PARENT_PID"  # environment variable: the process id of the parent
+from common.processes import PARENT, end_with_parent
 
 
 def stop_with_parent() -> None:

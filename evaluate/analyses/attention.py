@@ -19,7 +19,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from evaluate.config import ProbeConfig
+from evaluate.config import ProbeConfig, SampleConfig
 from evaluate.errors import EvaluateError
 from evaluate.haystack import open_haystack
 from evaluate.layers import MAX_SCORES, read_layers, rows_of_attention
@@ -43,36 +43,19 @@ class Queries(Enum):
 
 
 @dataclass
-class AttentionConfig:
-    """Which needle tasks, at which lengths, how large, and how many samples: keys of probes, with their meaning."""
+class AttentionConfig(SampleConfig):
+    """Samples of needle tasks, by keys of probes with their meaning, and whose attention is read."""
 
     task: list[str] = field(default_factory=list)
     """Needle tasks; none stands for those of the paper's table 1 that fit the length."""
-    length: list[int] = field(default_factory=list)
-    """Tokens of a prompt together with its answer; none stands for the length that the model was trained at."""
-    yarn: dict[int, float] = field(default_factory=dict)
-    """YaRN's factor by length; none at the other lengths."""
     num_samples: int = 100
     """Samples of each task at each length."""
     queries: Queries = Queries.answer
     """answer: the answer's tokens, as in the paper; predicting: the tokens that predict them, each one earlier."""
-    seed: int = 42
-    """Of the samples."""
-    max_new_tokens: int | None = None
-    """Tokens that are left for the answer, instead of the task's own number."""
-    haystack: str | None = None
-    """A text file to hide needles in; Python's language reference if there is none."""
-    num_words: int | None = None
-    """How many words of each word list are drawn from; all if not set."""
-    value_digits: int = 7
-    """Digits of the values."""
-    num_needles: int = 4
-    """Keys of multikey_1 and multiquery, values of multivalue."""
 
     def probes(self) -> ProbeConfig:
         """Returns the probes of the same samples. Raises EvaluateError for a value out of range."""
-        own = {each.name for each in fields(ProbeConfig)}
-        config = ProbeConfig(**{name: value for name, value in vars(self).items() if name in own})
+        config = ProbeConfig(**{each.name: getattr(self, each.name) for each in fields(SampleConfig)})
         config.validate()
         known = forms(config)
         if other := [name for name in self.task if name not in known]:

@@ -14,15 +14,17 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import numpy as np
+import orjson
 import xxhash
 from tokenizers import Tokenizer
 
 from data.config import DataConfig
-from data.fetch.files import DataFile, describe_file
-from data.text.form import TextForm, with_form
+from data.fetch.files import describe_file
+from data.text.decode import read_lines
+from data.text.form import TextFile, TextForm, with_form
 from data.text.frames import RecordCounts
 from data.text.names import DATA_SUFFIX, find_text_names
-from data.text.records import read_records
+from data.text.records import is_plain, read_records
 from data.tokenizer import Piece, cut_document
 from data.tools.sample_texts import SKIPPED_FOLDERS
 from data.validation import validation_documents
@@ -96,11 +98,9 @@ def texts_of(path: Path, text_key: str) -> Texts:
 
     def read() -> Iterator[tuple[str, Pieces]]:
         for name in names:
-            file, counts = describe_file(folder, name, None), RecordCounts()
-            for text in _texts_in(with_form(file, TextForm(text_key, key="text_key")), counts):
+            file = with_form(describe_file(folder, name, None), TextForm(text_key, key="text_key"))
+            for text in _texts_in(file):
                 yield name, cut_document(text)
-            if counts.reason:
-                raise EvaluateError(f"documents={path}: {name}: {counts.reason}; text_key=NAME names the field")
 
     return Texts(str(path), read)
 
@@ -159,17 +159,46 @@ def choose(
         longer = [reaching[each] for each in reversed(ordered) if each >= (longest if same else length)]
         by_length[length] = list(itertools.islice(itertools.chain(*longer), number))
     chosen = Chosen(by_length, num_read)
+    if not num_read:
+        raise EvaluateError(f"there is no document in {texts.about}: it is empty; give others by documents=PATH")
     if not any(by_length.values()):
         least = f"no document of {shortest:,} tokens or more among the {num_read:,} of {texts.about}"
         raise EvaluateError(f"{least}: give shorter lengths, pack=true, or documents=PATH")
     return chosen
 
 
-def _texts_in(file: DataFile, counts: RecordCounts) -> Iterator[str]:
+def _texts_in(file: TextFile) -> Iterator[str]:
+    """Yields the documents of a file. Raises EvaluateError where one cannot be read, DataError for a damaged file."""
+    counts = RecordCounts()
     if DATA_SUFFIX.search(file.name):
-        yield from (record.text for record in read_records(file, counts))
-    else:
-        yield file.path.read_text(encoding="utf-8", errors="replace")
+        for record in read_records(file, counts):
+            if counts.num_bad:
+                break
+            yield record.text
+    elif file.num_bytes:
+        try:
+            yield file.path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            counts.bad_json += 1
+    if counts.bad_json:
+        raise EvaluateError(f"{file.path}, {_first_bad_line(file)}: repair the file, or leave it out")
+    if counts.bad_text:
+        raise EvaluateError(f"{file.path}: {counts.reason}; text_key=NAME names the field")
+
+
+def _first_bad_line(file: TextFile) -> str:
+    """Returns the first line that cannot be read, and why, in words."""
+    has_json = DATA_SUFFIX.search(file.name) is not None and not is_plain(file)
+    for number, line in enumerate(read_lines(file.path), 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            if has_json and text.strip():
+                orjson.loads(text)
+        except UnicodeDecodeError as error:
+            return f"line {number} is not UTF-8 ({error.reason} at its byte {error.start})"
+        except orjson.JSONDecodeError as error:
+            return f"line {number} is not JSON ({str(error).partition(':')[0]})"
+    return "it is not JSON"  # lines that are JSON by themselves, and one array together
 
 
 def _encoder(tokenizer: Tokenizer) -> Callable[[Piece], list[int]]:

@@ -11,6 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 import configs
 from evaluate.errors import EvaluateError
+from evaluate.tasks import check_names
+from model.positions import PATTERNS, SCHEMES
 
 FOLDER = Path(configs.__file__).parent / "replicate"
 BASELINE = "rope"
@@ -118,6 +120,12 @@ class ReplicateConfig:
     def validate(self) -> None:
         """Raises EvaluateError, naming the key and the remedy."""
         primary = self.primary
+        check_names(self.corpus.tasks, "corpus.tasks")
+        known = (*SCHEMES, *PATTERNS)
+        for name in self.schemes:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            _require(name in known, f"schemes={self.schemes}: there is no scheme {name}; {hint}")
         _require(
             BASELINE in self.schemes, f"schemes={self.schemes} lack {BASELINE}, which the others are compared with"
         )

@@ -8,6 +8,8 @@ runs/NAME                       runs of the trainer             findings.json, t
 import json
 import math
 import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
@@ -17,6 +19,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from common.files import write_text_whole
+from common.processes import end_with_parent
 from evaluate.errors import EvaluateError
 from evaluate.replicate.config import ReplicateConfig
 from evaluate.replicate.corpus import write_rows, write_tokenizer
@@ -116,7 +119,12 @@ def _in_processes(
     """Does all jobs, `count` at a time, each in a fresh process's state: torch and threads do not survive a fork."""
     if not jobs:
         return
-    with ProcessPoolExecutor(min(count, len(jobs)), multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        min(count, len(jobs)),
+        multiprocessing.get_context("spawn"),
+        end_with_parent,  # whose end by SIGKILL they do not see
+        (os.getpid(), signal.SIGKILL),
+    ) as pool:
         futures = [pool.submit(work, *job) for job in jobs]
         try:
             for done, future in enumerate(as_completed(futures), 1):

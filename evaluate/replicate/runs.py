@@ -4,7 +4,8 @@
     tune-SCHEME-RATE-...   stage 2 from the backbone of a tuning seed, for each rate
     SCHEME-seed-S          stage 2 from the backbone of its seed, at the rate that was best for the scheme
 
-A run that was interrupted goes on from its checkpoint. Each prints to console.log in its folder.
+A run that was interrupted goes on from its checkpoint; when this process dies, even by SIGKILL, its runs save and stop.
+Each prints to console.log in its folder.
 """
 
 import os
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.processes import PARENT
 from evaluate.errors import EvaluateError
 from evaluate.replicate.config import BASELINE, ReplicateConfig, StageConfig
 from evaluate.replicate.corpus import ANSWER_ID
@@ -146,7 +148,8 @@ class _Pool:
         folder.mkdir(parents=True, exist_ok=True)
         arguments = command(run, self._config, self._root)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environment = {"OMP_NUM_THREADS": str(max(1, cores // self._config.parallel)), **os.environ}
+        threads = str(max(1, cores // self._config.parallel))
+        environment = {"OMP_NUM_THREADS": threads, **os.environ, PARENT: str(os.getpid())}
         with (folder / LOG).open("ab") as log:
             with self._lock:
                 if self.is_stopped:

@@ -42,6 +42,8 @@ def _run(options: argparse.Namespace) -> None:
 
     if options.static is not None and options.port is not None:
         raise EvaluateError("--static serves nothing: leave out --port")
+    if options.static is not None:
+        _check_place(options.static)
     max_tokens = MAX_TOKENS if options.max_tokens is None else options.max_tokens
     if max_tokens < 1:
         raise EvaluateError(f"--max-tokens must be above 0, and is {max_tokens}")
@@ -75,6 +77,16 @@ def _open(options: argparse.Namespace) -> "list[Shown]":
         Shown(name, each.subject(options.yarn), each.writer.max_length)
         for name, each in zip(names, opened, strict=True)
     ]
+
+
+def _check_place(path: Path) -> None:
+    """Raises EvaluateError where no file can be written, before a model is read for it."""
+    from evaluate.errors import EvaluateError
+
+    if path.is_dir():
+        raise EvaluateError(f"--static {path} is a folder: name a file in it, as in {path / 'page.html'}")
+    if not path.parent.is_dir():
+        raise EvaluateError(f"--static {path}: there is no folder {path.parent}: make it (mkdir -p), or name another")
 
 
 def _read(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Opens what a verb is asked to look at. The trainer knows its runs and checkpoints: this module alone asks it."""
+"""Opens what a verb is asked to look at. The trainer knows its runs and checkpoints."""
 
 from pathlib import Path
 
@@ -9,9 +9,7 @@ from evaluate.subject import ModelSubject
 from model.config import YarnConfig
 from model.yarn import with_yarn
 from train.huggingface.generating import Writer, open_writer
-from train.huggingface.source import check_source, is_run_or_checkpoint, local_folder, open_saved
-
-__all__ = ["Opened", "check_source"]
+from train.huggingface.source import is_run_or_checkpoint, local_folder, open_saved
 
 
 class Opened:
@@ -20,6 +18,10 @@ class Opened:
     def __init__(self, source: str, tokenizer: Path | None) -> None:
         self.writer: Writer = open_writer(source, tokenizer)
         self._folder = local_folder(source)
+
+    def close(self) -> None:
+        """Lets go of the weights, so that those of the next source have room; nothing else may be asked then."""
+        del self.writer
 
     @property
     def name(self) -> str:

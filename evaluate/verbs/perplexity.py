@@ -3,7 +3,7 @@
 import argparse
 
 from evaluate.verbs.arguments import Verbs
-from evaluate.verbs.sources import add_sources, split_settings
+from evaluate.verbs.sources import add_sources, opened_sources, split_settings
 
 EXAMPLES = """
   python -m evaluate perplexity runs/demo                                 documents that the run holds out
@@ -22,8 +22,15 @@ def add(verbs: Verbs) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from evaluate.perplexity.config import parse_config
-    from evaluate.verbs.reading import read_documents
+    from evaluate.verbs.shared_documents import SharedDocuments
+    from train.huggingface.source import check_source
 
     sources, settings = split_settings(options.settings)
     config = parse_config(settings)
-    read_documents(config, sources, options.tokenizer, options.out)
+    for source in sources:  # a mistake in the last one costs no hours
+        check_source(source)
+    shared: SharedDocuments | None = None
+    for opened, folder in opened_sources(sources, options):
+        shared = shared or SharedDocuments(config, opened)
+        shared.read(opened, folder)
+        opened.close()

@@ -18,7 +18,7 @@ def add(verbs: Verbs) -> None:
         "settings",
         metavar="key=value",
         nargs="+",
-        help="size=cpu|gpu|tiny (tiny: for tests), keys of configs/replicate/",
+        help="size=cpu|gpu|tiny (tiny: minutes, learns nothing), keys of configs/replicate/",
     )
     verb.add_argument("--out", type=Path, metavar="DIR", help="default: evaluations/replicate-SIZE")
     verb.set_defaults(run=_run, stopped="runs that are finished stay, and the same command goes on")

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from common.processes import PARENT
 from launch.local import INHERITED
-from train.processes import PARENT
 
 REPORT = "doctor's report: "
 """How the line begins that the main rank prints."""

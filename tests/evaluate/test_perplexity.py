@@ -1,8 +1,10 @@
 """Losses by index in long documents: which tokens are read, what they sum to, folders that are gone on with."""
 
+import itertools
 import json
 import math
 import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import zstandard
 from tokenizers import Tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from data.errors import DataError
 from evaluate.__main__ import main
 from evaluate.errors import EvaluateError
 from evaluate.perplexity.config import parse_config
@@ -21,6 +25,7 @@ from evaluate.perplexity.documents import Chosen, Document, choose, python_texts
 from evaluate.perplexity.measure import ModelReader, Rows, Variant, bins, measure
 from evaluate.perplexity.tables import Line, differences, lines, markdown, per_document, shown_bins
 from evaluate.subject import ModelSubject
+from evaluate.verbs.opening import Opened
 from model.config import PositionsConfig, YarnConfig
 from model.yarn import with_yarn
 from report.evaluation.means import Mean
@@ -132,11 +137,44 @@ def test_documents_that_reach_longer_lengths_come_first(sample: Path, tmp_path: 
     assert len(chosen_of(folder, tokenizer, 64).by_length[64]) == 5
 
 
-def test_a_field_that_is_not_there_is_named(sample: Path, tmp_path: Path) -> None:
+GOOD = b'{"text": "The night train."}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", GOOD + b"\n{night\n" + GOOD, "a.jsonl, line 3 is not JSON ("),
+        (
+            "a.jsonl",
+            GOOD + b'{"text": "caf\xe9"}\n',
+            "a.jsonl, line 2 is not UTF-8 (invalid",
+        ),
+        ("a.jsonl", GOOD + b'{"text": "night', "a.jsonl is truncated: it ends within a line"),
+        (
+            "a.jsonl",
+            GOOD + b'{"body": "x"}\n',
+            "a.jsonl: record 2 has no text in 'text'; its fields are body (text)",
+        ),
+        ("a.jsonl", b"", "a.jsonl: it is empty; give others by documents=PATH"),
+        ("a.txt", b"one\ncaf\xe9 two\n", "a.txt, line 2 is not UTF-8"),
+        ("a.txt", b"", "a.txt: it is empty"),
+        ("a.md", b"one\ncaf\xe9 two\n", "a.md, line 2 is not UTF-8"),
+        ("a.md", b"", "a.md: it is empty"),
+        ("a.jsonl.zst", zstandard.compress(GOOD * 99)[:-4], "a.jsonl.zst is truncated: its last compressed frame"),
+        ("a.jsonl", None, "a.jsonl is absent: give a text file, JSON lines, a table, or a folder of such"),
+    ],
+    ids=itertools.count(),
+)
+def test_damaged_documents_are_one_line(
+    sample: Path, tmp_path: Path, name: str, content: bytes | None, said: str
+) -> None:
     tokenizer = Tokenizer.from_file(str(sample / "tokenizer.json"))
-    folder = write_texts(tmp_path / "texts", 4)
-    with pytest.raises(EvaluateError, match=r"a.jsonl: record 1 has no text in 'text'; its fields are body \(text\)"):
-        choose(texts_of(folder, "text"), tokenizer, 0, [8], 9, pack=False, same=False)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises((EvaluateError, DataError)) as caught:
+        choose(texts_of(tmp_path / name, "text"), tokenizer, 0, [4], 9, pack=False, same=False)
+    message = str(caught.value)
+    assert said in message and str(tmp_path) in message and "\n" not in message
 
 
 def test_pythons_own_texts_need_no_run(sample: Path) -> None:
@@ -229,3 +267,10 @@ def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], arguments: li
     assert main(["perplexity", *arguments]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_a_closed_source_holds_no_weights(folder: Path) -> None:
+    opened = Opened(str(folder), None)
+    weights = weakref.ref(opened.writer.model)
+    opened.close()
+    assert weights() is None

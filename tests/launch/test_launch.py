@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from common.processes import PARENT
 from data.tokens.published import published_order
 from launch.inputs import FIRST_IDS
 from report.probes import probe_files
@@ -32,7 +33,6 @@ from tests.launch.launching import (
     wait_for,
 )
 from train.errors import EXIT_DATA, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, TrainError
-from train.processes import PARENT
 from train.run_folder import RunFolder
 
 Launches = dict[str, Future[subprocess.CompletedProcess[str]]]

@@ -19,9 +19,10 @@ MAX_TOKENS = 300
 FIRST_TEXT = "The table of words.\nIt has a second line, and the words of the table again.\n" * 2
 
 
-def shown(name: str, layers: list[str], tokenizer: Path) -> Shown:
-    """A model with these schemes, bottom first; two query heads share a key head."""
-    model = built(small(vocab_size=512, num_kv_heads=2), PositionsConfig("list", layers=layers))
+def shown(name: str, layers: list[str], tokenizer: Path, **sizes: int) -> Shown:
+    """A model with these schemes, bottom first; two query heads share a key head, unless the sizes say otherwise."""
+    config = small(vocab_size=512, num_layers=len(layers), **(sizes or {"num_kv_heads": 2}))
+    model = built(config, PositionsConfig("list", layers=layers))
     with torch.no_grad():
         for _, module in model.learned_positions():
             final = module.get_parameter("final.weight")  # zero in residual layers

@@ -10,7 +10,7 @@ from evaluate.explore.explorer import Explorer, Shown
 from evaluate.explore.pages import static_page
 from evaluate.explore.server import Server
 from tests.evaluate.explore.answers import unpacked
-from tests.evaluate.explore.conftest import FIRST_TEXT, MAX_TOKENS
+from tests.evaluate.explore.conftest import FIRST_TEXT, MAX_TOKENS, shown
 from tests.report.browser import Browser, open_browser
 
 CTRL_ENTER = "\ue009\ue007"
@@ -43,6 +43,18 @@ def test_a_text_is_typed_and_looked_at(browser: Browser, server: Server, models:
     browser.open(server.url)
     assert browser.eventually("document.body.dataset.count === '1'")
     assert browser.ask("text.source") == FIRST_TEXT and "mixed and residual" in browser.text("h1")
+    assert browser.ask("text.pieces.slice(view.token + 1).join('').trim()") == ""  # the last one that is no white space
+    assert browser.eventually(f"{PANEL}.textContent.split('Attends most to').length === 3")  # in both models
+    legend = browser.text("#legend")
+    for said in ("mixed: the chosen head", "residual: the chosen head", "tokens at its place in residual", "the index"):
+        assert said in legend
+    assert "position of mixed" in browser.text("#strip-legend")
+    assert "of each model by itself" in browser.text("#attention-legend")
+    for layer, why in ((0, "all heads of layer 0 (rope) are alike"), (2, "")):
+        browser.choose("layer", layer)  # the second model has heads in layer 2
+        assert browser.ask("document.getElementById('head').disabled") == bool(why)
+        assert browser.text("#head-note") == why
+        assert browser.eventually("document.querySelector('#curves span').textContent.includes('all heads')")
     assert "longer than in training (64)" in browser.text("#status")
 
     browser.ask("document.getElementById('source').value = ''")
@@ -115,7 +127,9 @@ def test_a_file_shows_a_text_without_a_server(
         browser.open(page, dark=dark)
         assert browser.ask("[text.source, text.pieces.join('')]") == [HOSTILE, HOSTILE]
         assert inked(browser, "#curves canvas", "accent") > 100
+        assert browser.ask("view.token") > 9 and "Attends most to" in browser.text("#panel")
         browser.click("#strip span:nth-child(9)")
+        assert browser.eventually(f"{PANEL}.textContent.includes('token 8: ')")
         assert browser.eventually(f"{PANEL}.textContent.includes('Attends most to')")
         assert browser.ask("attention.tokens.size === text.length")
         assert browser.ask("performance.getEntriesByType('resource').length") == 0
@@ -130,6 +144,7 @@ def test_a_file_says_what_is_left_out(browser: Browser, models: list[Shown], tmp
     length = browser.ask("text.length")
     kept = browser.ask("[...attention.tokens]")
     assert 5 < len(kept) < length and kept[-1] == length - 1
+    assert browser.ask("view.token") in kept and browser.ask("attentionOf(0, view.head) !== null")
     browser.ask(f"choose({{ layer: 2, head: 1, token: {kept[3]} }}, true)")
     for model in (0, 1):
         expected = explorer.attention_rows(FIRST_TEXT, model, 2, kept[3])[1]
@@ -139,3 +154,20 @@ def test_a_file_says_what_is_left_out(browser: Browser, models: list[Shown], tmp
     note = f"This file holds attention from {len(kept)} of {length} tokens"
     assert browser.eventually("document.getElementById('attention-note').textContent.includes('is left out')")
     assert note in browser.text("#attention-note") and browser.console_messages() == []
+
+
+def test_many_layers_and_heads_scroll_in_their_panels(browser: Browser, sample: Path, tmp_path: Path) -> None:
+    model = shown("large", ["rope", *["repo"] * 39], sample / "tokenizer.json", num_heads=64, hidden_size=128)
+    page = tmp_path / "page.html"
+    page.write_text(static_page(Explorer([model]), "the table", attention_bytes=100_000))
+    for width in (1280, 700):
+        browser.open(page, width=width)
+        heights = browser.ask("[...document.querySelectorAll('figure')].map((figure) => figure.clientHeight)")
+        assert len(heights) == 5 and max(heights) < 700
+        assert browser.ask("document.documentElement.scrollWidth") <= width
+    browser.ask("choose({ layer: 1, head: 63 })")
+    for figure in ("overviews", "attentions"):  # the chosen row is in sight
+        box = f"document.querySelector('#{figure} .scrolled')"
+        assert browser.ask(f"{box}.scrollHeight > {box}.clientHeight + 50")
+        assert browser.eventually(f"{box}.scrollTop > 20")
+    assert browser.console_messages() == []

@@ -156,6 +156,11 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
         (["--text", str(odd)], "odd.txt is not UTF-8"),
         (["--text", str(tmp_path / "absent.txt")], "absent.txt: No such file"),
         (["--static", static, "--port", "1"], "--static serves nothing: leave out --port"),
+        (
+            ["--static", str(tmp_path / "new" / "page.html")],
+            f"there is no folder {tmp_path / 'new'}: make it (mkdir -p)",
+        ),
+        (["--static", str(tmp_path)], f"--static {tmp_path} is a folder: name a file in it"),
         (["--static", static, "--max-tokens", "9"], "tokens, more than 9: shorten it, or start with --max-tokens N"),
         (["--max-tokens", "0"], "--max-tokens must be above 0, and is 0"),
     ):

@@ -88,6 +88,15 @@ def test_sizes_are_valid(size: str) -> None:
         (["size=tiny", "seeds=[9]"], r"seeds \[9\] are in tuning.seeds too"),
         (["size=tiny", "schemes=[residual]"], "lack rope"),
         (["size=tiny", "primary.scheme=repo"], "primary.scheme=repo is none of"),
+        (["size=tiny", "schemes=[rope,residual,rep]"], r"schemes=.* no scheme rep; did you mean repo\?"),
+        (
+            ["size=tiny", "schemes=[rope,residual,foo]"],
+            "no scheme foo; there are nope, repo, residual, rope, r2n1, n2r1",
+        ),
+        (
+            ["size=tiny", "corpus.tasks=[reverse,cop]"],
+            r"corpus\.tasks=cop: .* did you mean copy\?",
+        ),
         (["size=tiny", "parallel=0"], "parallel=0 must be 1 or more"),
         (["size=tiny", "probes.num_samples=0"], "probes.num_samples=0 must be 1 or more"),
         (["size=tiny", "primary.lengths=[64]"], r"primary.lengths=\[64\]: not in probes.lengths"),

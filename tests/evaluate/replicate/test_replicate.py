@@ -5,9 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from train.errors import TrainError
+from train.run_folder import RunFolder
 
 COMMAND = [sys.executable, "-m", "evaluate", "replicate", "size=tiny", "tuning.seeds=[]", "--out"]
 
@@ -49,3 +53,28 @@ def test_a_run_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
     log = tmp_path / "out" / "runs" / "backbone-seed-1" / "console.log"
     assert ended.returncode == 2 and ended.stderr == f"error: backbone-seed-1 ended with code 2: see {log}\n"
     assert "hiden_size" in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_replication_leaves_no_run_that_trains(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with subprocess.Popen([*COMMAND, str(out), "stage_1.steps=4000"], stdout=subprocess.DEVNULL) as process:
+        folder = RunFolder(out / "runs" / "backbone-seed-1")
+        while not folder.metrics.exists() and process.poll() is None:
+            time.sleep(0.1)
+        assert process.poll() is None
+        process.kill()
+    while not is_free(folder):
+        time.sleep(0.1)
+    event = folder.last_event()
+    assert event is not None and event["event"] == "stop" and event["detail"] == "SIGTERM" and event["step"] < 4000
+    assert (folder.checkpoints / f"step-{event['step']:07d}").is_dir()
+
+
+def is_free(folder: RunFolder) -> bool:
+    """Whether no process trains the run."""
+    try:
+        folder.lock().close()
+    except TrainError:
+        return False
+    return True
