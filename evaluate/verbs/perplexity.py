@@ -33,4 +33,3 @@ def _run(options: argparse.Namespace) -> None:
     for opened, folder in opened_sources(sources, options):
         shared = shared or SharedDocuments(config, opened)
         shared.read(opened, folder)
-        opened.close()

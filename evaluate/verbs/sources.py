@@ -48,6 +48,7 @@ def opened_sources(sources: Sequence[str], options: argparse.Namespace) -> Itera
             raise EvaluateError(f"two sources are called {opened.name}: give folders of different names")
         names.append(opened.name)
         yield opened, root if options.out and len(sources) == 1 else root / opened.name
+        opened.close()
 
 
 def print_progress(what: str, done: int, total: int) -> None:
