@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,15 @@ class Interrupting(io.StringIO):
         return written
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """A Ctrl-C is heeded, also where a shell has told its background jobs to ignore it, as the command does."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("verb", ["probe", "attention", "patterns", "ablate", "perplexity"])
 def test_a_ctrl_c_is_one_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     error = Interrupting()
