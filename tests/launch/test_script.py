@@ -1,5 +1,6 @@
 """What `--dry-run` prints for SLURM is the script that would be submitted, of all members of a sweep at once."""
 
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
@@ -62,6 +63,24 @@ def test_a_written_script_does_what_the_one_by_hand_does(config: RunConfig) -> N
     assert "SRUN_OPTIONS=(--container-image=image.sqsh)" in text and "PROCESSES=4" in text
     for shown in (text, BY_HAND.read_text()):
         subprocess.run(["bash", "-n"], input=shown, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "meeting"),
+    [
+        ("1", ["--standalone"]),
+        ("2", ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=7", "--rdzv-endpoint=n1:20007"]),
+    ],
+)
+def test_a_job_of_one_node_needs_no_port_that_others_may_have(tmp_path: Path, nodes: str, meeting: list[str]) -> None:
+    for name, does in (("srun", 'printf "%s\\n" "$@"'), ("scontrol", "echo n1; echo n2")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "7", "SLURM_NNODES": nodes, "SLURM_JOB_NODELIST": "n[1-2]", "PYTHON": "python"}
+    environment = {**job, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", BY_HAND, "seed=1"], env=environment, capture_output=True, text=True)
+    workers = ["--kill-on-bad-exit=1", "python", "-m", "launch.torchrun", *meeting, "--nproc-per-node=1"]
+    assert done.stdout.splitlines()[: len(workers)] == workers, done.stderr
 
 
 def test_a_dry_run_prints_script_and_command_and_writes_nothing(

@@ -1,5 +1,6 @@
 """Runs as jobs of a real SLURM on this machine: warned, they save, requeue themselves and go on where they were."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -158,8 +159,9 @@ def test_one_task_of_an_array_is_requeued_alone_and_a_longer_sweep_submits_only_
 
 @pytest.mark.slow
 def test_a_mistake_is_one_line_in_the_log_and_is_not_requeued(cluster: Cluster) -> None:
-    folder = cluster.folder("absent")
-    cluster.submit("absent", f"data.root={cluster.root}/nothing")
+    folder, data = cluster.folder("absent"), cluster.root / "lost"
+    shutil.copytree(cluster.sample, data)  # the launcher finds it, the node does not
+    cluster.submit("absent", f"data.root={data}", f"launch.slurm.setup=['rm -r {data}']")
     job = str(folder.job_id())
     wait_for(lambda: cluster.state(job).startswith("FAILED"), None)
     assert cluster.state(job) == f"FAILED {EXIT_USER_ERROR}:0"
