@@ -30,14 +30,14 @@ class Interrupting(io.StringIO):
 
 
 @pytest.fixture
-def heeded() -> Iterator[None]:
-    """A Ctrl-C is heeded, also where a shell has told its background jobs to ignore it, as the command does."""
+def interruptible() -> Iterator[None]:
+    """A Ctrl-C interrupts, also where a shell has told its background jobs to ignore it, as the command does."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("heeded")
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("verb", ["probe", "attention", "patterns", "ablate", "perplexity"])
 def test_a_ctrl_c_is_one_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     error = Interrupting()
