@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.runs import pause
+from launch.runs import main, pause
 from tests.launch.launching import ENDLESS, ROOT, SMALL, end, last_event, last_step, read, start, wait_for
 from tests.report.folders import make_run
 from train.errors import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
@@ -65,6 +65,21 @@ def test_a_mistake_is_one_line(tmp_path: Path) -> None:
         wrong = verb(*arguments)
         assert (wrong.returncode, wrong.stdout) == (EXIT_USER_ERROR, ""), arguments
         assert wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1
+
+
+def test_a_run_below_the_default_folder_is_known_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        make_run(tmp_path / "runs" / name, range(1, 30))
+    monkeypatch.chdir(tmp_path)
+    assert main("status", ["one"]) == EXIT_OK and re.search(r"^one +", capsys.readouterr().out, re.MULTILINE)
+    assert main("compare", ["one", "runs/two"]) == EXIT_OK
+    for name, line in (("one", "nothing trains runs/one:"), ("three", "there is no run folder three:")):
+        assert main("stop", [name]) == EXIT_USER_ERROR and line in capsys.readouterr().err
+    make_run(tmp_path / "one", range(1, 3))
+    assert main("stop", ["one"]) == EXIT_USER_ERROR
+    assert "nothing trains one:" in capsys.readouterr().err, "a folder as typed comes first"
 
 
 def test_a_list_can_be_printed_again_and_again(tmp_path: Path) -> None:
