@@ -138,6 +138,9 @@ def print_comparison(arguments: Sequence[str]) -> int:
     parser.add_argument("--csv", type=Path, help="write the table there too, unrounded")
     parser.add_argument("--page", type=Path, help="write a page with curves there too, such as compare.html")
     given = parser.parse_args(arguments)
+    for option, file in (("--csv", given.csv), ("--page", given.page)):
+        if file is not None and not file.parent.is_dir():
+            raise TrainError(f"{option} {file}: there is no folder {file.parent}; make it with mkdir -p {file.parent}")
     paths = [path for path in given.runs if not path.name.endswith(BESIDE_RUNS)]  # `compare runs/NAME-*` has them
     folders = [files for path in map(folder_of, paths) for files in find_runs(path) or [RunFiles(path)]]
     comparison = compare(folders)

@@ -82,6 +82,17 @@ def test_a_run_below_the_default_folder_is_known_by_its_name(
     assert "nothing trains one:" in capsys.readouterr().err, "a folder as typed comes first"
 
 
+@pytest.mark.parametrize("option", ["--csv", "--page"])
+def test_a_file_in_a_folder_that_is_absent_is_refused_before_the_work(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [str(make_run(tmp_path / name, range(1, 30)).path) for name in ("one", "two")]
+    absent = tmp_path / "absent"
+    assert main("compare", [*runs, option, str(absent / "x")]) == EXIT_USER_ERROR
+    said = capsys.readouterr()
+    assert said.out == "" and f"there is no folder {absent}; make it with mkdir -p {absent}" in said.err
+
+
 def test_a_list_can_be_printed_again_and_again(tmp_path: Path) -> None:
     make_run(tmp_path / "one", range(1, 3))
     command = [sys.executable, "-m", "launch", "status", "--watch", "--seconds", "0.5", str(tmp_path)]
