@@ -5,6 +5,7 @@ python -m launch compare RUN RUN ... [--csv FILE] [--page FILE]
 python -m launch stop RUN                       save a checkpoint and stop; the run's own command continues it
 """
 
+import argparse
 import os
 import shlex
 import signal
@@ -29,6 +30,12 @@ BESIDE_RUNS = ("-compared.html", "-search", "-slurm")
 """How the names of what sweeps write beside their runs end."""
 RUNS = Path("runs")
 """Where runs lie if run_root is not set."""
+EXAMPLES = """examples:
+  python -m launch status                                          every run in runs
+  python -m launch status demo --watch                             one, again and again, until Ctrl-C
+  python -m launch compare demo demo-backbone                      on the screen
+  python -m launch compare runs/lr-* --csv lr.csv --page lr.html   several, also as a table and as a page
+  python -m launch stop demo                                       on this machine, over SSH, or by SLURM"""
 STOP_SECONDS = 600.0  # that `stop` waits for a checkpoint before it says that the run is still saving
 
 
@@ -257,7 +264,10 @@ def _wait_for_end(files: RunFiles, what: str, has_ended: Callable[[], bool], pol
 
 
 def _parser(verb: str, what: str) -> Parser:
-    return Parser(prog=f"python -m launch {verb}", description=what)
+    prog = f"python -m launch {verb}"
+    title, *lines = EXAMPLES.splitlines()
+    examples = "\n".join([title, *(line for line in lines if line.startswith(f"  {prog} "))])
+    return Parser(prog=prog, description=what, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 VERBS = {"status": print_status, "compare": print_comparison, "stop": stop_run}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.runs import main, pause
+from launch.runs import VERBS, main, pause
 from tests.launch.launching import ENDLESS, ROOT, SMALL, end, last_event, last_step, read, start, wait_for
 from tests.report.folders import make_run
 from train.errors import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
@@ -80,6 +80,14 @@ def test_a_run_below_the_default_folder_is_known_by_its_name(
     make_run(tmp_path / "one", range(1, 3))
     assert main("stop", ["one"]) == EXIT_USER_ERROR
     assert "nothing trains one:" in capsys.readouterr().err, "a folder as typed comes first"
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_help_shows_examples_of_its_verb(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(name, ["--help"])
+    examples = capsys.readouterr().out.partition("\nexamples:\n")[2].splitlines()
+    assert examples and all(line.startswith(f"  python -m launch {name} ") for line in examples)
 
 
 @pytest.mark.parametrize("option", ["--csv", "--page"])
