@@ -2,5 +2,6 @@
 
 
 def counted(number: int, noun: str) -> str:
-    """Returns a number and its noun, which takes an s for all numbers but one: `1 rank`, `8 ranks`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    """Returns a number and its noun, in the plural for all numbers but one: `1 rank`, `8 ranks`, `2 batches`."""
+    plural = "es" if noun.endswith(("ch", "sh", "s", "x")) else "s"
+    return f"{number:,} {noun}" + ("" if number == 1 else plural)

@@ -54,7 +54,7 @@ class Backend(Protocol):
         ...
 
     def epochs(self, cursors: Mapping[str, Any]) -> list[int]:
-        """Returns, for each source, the latest epoch (from 0) that one of these cursors is in."""
+        """Returns, for each source, the epoch (from 0) that all of these cursors have reached."""
         ...
 
     def mix(self) -> list[SourceMix]:

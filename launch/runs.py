@@ -5,6 +5,7 @@ python -m launch compare RUN RUN ... [--csv FILE] [--page FILE]
 python -m launch stop RUN                       save a checkpoint and stop; the run's own command continues it
 """
 
+import argparse
 import os
 import shlex
 import signal
@@ -27,6 +28,14 @@ from train.errors import EXIT_OK, EXIT_USER_ERROR, TrainError
 STATUS_HEADER = ["run", "state", "step", "loss", "eval loss", "tokens/s", "left", "checkpoint", "alerts", "where"]
 BESIDE_RUNS = ("-compared.html", "-search", "-slurm")
 """How the names of what sweeps write beside their runs end."""
+RUNS = Path("runs")
+"""Where runs lie if run_root is not set."""
+EXAMPLES = """examples:
+  python -m launch status                                          every run in runs
+  python -m launch status demo --watch                             one, again and again, until Ctrl-C
+  python -m launch compare demo demo-backbone                      on the screen
+  python -m launch compare runs/lr-* --csv lr.csv --page lr.html   several, also as a table and as a page
+  python -m launch stop demo                                       on this machine, over SSH, or by SLURM"""
 STOP_SECONDS = 600.0  # that `stop` waits for a checkpoint before it says that the run is still saving
 
 
@@ -46,14 +55,15 @@ def main(verb: str, arguments: Sequence[str]) -> int:
 def print_status(arguments: Sequence[str]) -> int:
     """Prints a line per run, again and again with --watch. Raises TrainError if there is no run."""
     parser = _parser("status", "how far each run is, and whether it is alive")
-    parser.add_argument("root", type=Path, nargs="?", default=Path("runs"), help="folder of runs, or one run")
+    parser.add_argument("root", type=Path, nargs="?", default=RUNS, help="folder of runs, or one run")
     parser.add_argument("--watch", action="store_true", help="print again and again, until Ctrl-C")
     parser.add_argument("--seconds", type=float, default=5.0, help="between two prints of --watch (default: 5)")
     given = parser.parse_args(arguments)
+    root = folder_of(given.root)
     while True:
-        runs = find_runs(given.root)
+        runs = find_runs(root)
         if not runs:
-            raise TrainError(f"there is no run in {given.root}: name the folder of runs, such as runs")
+            raise TrainError(f"there is no run in {root}: name the folder of runs, such as runs")
         jobs, trouble = jobs_or_trouble(runs)
         lines = [*status_lines([overview(files) for files in runs], jobs), *trouble]
         if not given.watch:
@@ -61,6 +71,12 @@ def print_status(arguments: Sequence[str]) -> int:
             return EXIT_OK
         print("\033[2J\033[H" + "\n".join([*lines, "", time.strftime("%H:%M:%S; Ctrl-C ends this")]), flush=True)
         time.sleep(pause(given.seconds))
+
+
+def folder_of(named: Path) -> Path:
+    """Returns the folder that a person names: as typed, or, if there is none, the run of that name in RUNS."""
+    in_runs = RUNS / named
+    return in_runs if not named.exists() and in_runs.is_dir() else named
 
 
 def pause(seconds: float) -> float:
@@ -125,12 +141,15 @@ def duration(seconds: float) -> str:
 def print_comparison(arguments: Sequence[str]) -> int:
     """Prints the table of several runs, and writes it as CSV and as a page where that is asked for."""
     parser = _parser("compare", "what differs between runs, and how well each does at equal tokens")
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders of runs")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="runs, or folders of runs")
     parser.add_argument("--csv", type=Path, help="write the table there too, unrounded")
     parser.add_argument("--page", type=Path, help="write a page with curves there too, such as compare.html")
     given = parser.parse_args(arguments)
+    for option, file in (("--csv", given.csv), ("--page", given.page)):
+        if file is not None and not file.parent.is_dir():
+            raise TrainError(f"{option} {file}: there is no folder {file.parent}; make it with mkdir -p {file.parent}")
     paths = [path for path in given.runs if not path.name.endswith(BESIDE_RUNS)]  # `compare runs/NAME-*` has them
-    folders = [files for path in paths for files in find_runs(path) or [RunFiles(path)]]
+    folders = [files for path in map(folder_of, paths) for files in find_runs(path) or [RunFiles(path)]]
     comparison = compare(folders)
     print(text_table(comparison))
     if given.csv is not None:
@@ -193,12 +212,14 @@ def stop_run(arguments: Sequence[str]) -> int:
     Raises TrainError if nothing trains it, or if that cannot be reached from this machine.
     """
     parser = _parser("stop", "save a checkpoint and stop; the run's own command continues it")
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, such as runs/demo")
-    files = RunFiles(parser.parse_args(arguments).run)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run, such as demo or runs/demo")
+    files = RunFiles(folder_of(parser.parse_args(arguments).run))
+    if not files.path.is_dir():
+        raise TrainError(f"there is no run folder {files.path}: `python -m launch status` lists those in {RUNS}")
     if job := jobs_of([files]).get(files.path.resolve().name):
         return _stop_job(files, job)
     holder = files.holder()
-    if not files.path.is_dir() or holder is None:
+    if holder is None:
         raise TrainError(f"nothing trains {files.path}: `python -m launch status` lists what runs")
     alive = holder.is_alive()
     if alive is False:
@@ -243,7 +264,10 @@ def _wait_for_end(files: RunFiles, what: str, has_ended: Callable[[], bool], pol
 
 
 def _parser(verb: str, what: str) -> Parser:
-    return Parser(prog=f"python -m launch {verb}", description=what)
+    prog = f"python -m launch {verb}"
+    title, *lines = EXAMPLES.splitlines()
+    examples = "\n".join([title, *(line for line in lines if line.startswith(f"  {prog} "))])
+    return Parser(prog=prog, description=what, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 VERBS = {"status": print_status, "compare": print_comparison, "stop": stop_run}

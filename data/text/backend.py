@@ -121,8 +121,8 @@ class TextBackend:
         return list(cursor if cursor.group < source.num_groups else Cursor(cursor.epoch + 1))
 
     def epochs(self, cursors: Mapping[str, Any]) -> list[int]:
-        """Returns the latest epoch, from 0, that a stream is in, for each source."""
-        return [max(epochs) for epochs in zip(*([at[0] for at in c["cursors"]] for c in cursors.values()), strict=True)]
+        """Returns the epoch, from 0, that all streams have reached, for each source: each reads a share of its own."""
+        return [min(epochs) for epochs in zip(*([at[0] for at in c["cursors"]] for c in cursors.values()), strict=True)]
 
     def mix(self) -> list[SourceMix]:
         """Returns the share of each source, and its tokens as far as the files that are ingested tell."""

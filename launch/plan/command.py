@@ -5,6 +5,13 @@
   python -m launch plan experiment=repo-7b-50b --gpus 64 --network 40     nodes with one card of 400 Gbit/s
   python -m launch plan experiment=repo-1b-50b --mfu 0.5 --json           another share of the peak; for scripts
 
+  --gpus N            GPUs in all (default: launch.processes, else those of this machine, else 1)
+  --gpu NAME          their kind (default: that of this machine, else an H100)
+  --gpus-per-node N   default: 8
+  --network N         gigabytes a second of each node to others (default: 320)
+  --mfu N             share of the GPU's peak, 0 to 1 (default: measured where there is one, else assumed)
+  --json              all of it for scripts
+
 Any key=value of a launch can be given. What is calculated and what is measured is said. Exit code 1: it does not fit.
 """
 

@@ -22,6 +22,7 @@ SAMPLE = "data.root=SAMPLE"  # the fixture's folder
         ([DEMO, "optimizer.lrr=1"], "there is no config key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
         ([DEMO, "+optimizer.lrr=1"], "there is no config key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
         ([DEMO, "optimiser.lr=1"], "there is no config key 'optimiser'; did you mean 'optimizer'?"),
+        ([DEMO, "run.name=pit"], "there is no config key 'run.name'; did you mean 'name'?"),
         ([DEMO, "modle=tiny"], "there is no config key 'modle'; did you mean 'model'?"),
         ([DEMO, "xyzzy=1"], "there is no config key 'xyzzy': `python -m launch keys` prints all that there are"),
         ([DEMO, "lr=1"], "there is no config key 'lr'; did you mean 'optimizer.lr'?"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.runs import pause
+from launch.runs import VERBS, main, pause
 from tests.launch.launching import ENDLESS, ROOT, SMALL, end, last_event, last_step, read, start, wait_for
 from tests.report.folders import make_run
 from train.errors import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
@@ -65,6 +65,40 @@ def test_a_mistake_is_one_line(tmp_path: Path) -> None:
         wrong = verb(*arguments)
         assert (wrong.returncode, wrong.stdout) == (EXIT_USER_ERROR, ""), arguments
         assert wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1
+
+
+def test_a_run_below_the_default_folder_is_known_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        make_run(tmp_path / "runs" / name, range(1, 30))
+    monkeypatch.chdir(tmp_path)
+    assert main("status", ["one"]) == EXIT_OK and re.search(r"^one +", capsys.readouterr().out, re.MULTILINE)
+    assert main("compare", ["one", "runs/two"]) == EXIT_OK
+    for name, line in (("one", "nothing trains runs/one:"), ("three", "there is no run folder three:")):
+        assert main("stop", [name]) == EXIT_USER_ERROR and line in capsys.readouterr().err
+    make_run(tmp_path / "one", range(1, 3))
+    assert main("stop", ["one"]) == EXIT_USER_ERROR
+    assert "nothing trains one:" in capsys.readouterr().err, "a folder as typed comes first"
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_help_shows_examples_of_its_verb(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(name, ["--help"])
+    examples = capsys.readouterr().out.partition("\nexamples:\n")[2].splitlines()
+    assert examples and all(line.startswith(f"  python -m launch {name} ") for line in examples)
+
+
+@pytest.mark.parametrize("option", ["--csv", "--page"])
+def test_a_file_in_a_folder_that_is_absent_is_refused_before_the_work(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [str(make_run(tmp_path / name, range(1, 30)).path) for name in ("one", "two")]
+    absent = tmp_path / "absent"
+    assert main("compare", [*runs, option, str(absent / "x")]) == EXIT_USER_ERROR
+    said = capsys.readouterr()
+    assert said.out == "" and f"there is no folder {absent}; make it with mkdir -p {absent}" in said.err
 
 
 def test_a_list_can_be_printed_again_and_again(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from common.words import counted
 from report.metrics import (
     BUCKET_LOSS,
     CE_LOSS,
@@ -112,8 +113,8 @@ class ConsoleReport(Callback):
         engine, name = trainer.engine, trainer.config.name
         begin = f"resuming after step {trainer.step}" if trainer.step else "starting"
         self._say(
-            f"{name}: {begin}, {trainer.max_steps} steps of {self._description}; {trainer.ranks.world_size} x "
-            f"{engine.device.type}, ZeRO {engine.zero_stage}, {engine.precision.value}"
+            f"{name}: {begin}, {counted(trainer.max_steps, 'step')} of {self._description}; "
+            f"{trainer.ranks.world_size} x {engine.device.type}, ZeRO {engine.zero_stage}, {engine.precision.value}"
         )
         self._started = (trainer.step, time.perf_counter())
         if self._console.is_terminal:

@@ -11,7 +11,7 @@ from hydra.errors import OverrideParseException
 
 from train.compose.groups import CONFIG_FOLDER, groups, options, outside_files
 from train.compose.keys import config_keys, with_placeholder
-from train.compose.names import did_you_mean
+from train.compose.names import closest_keys, did_you_mean
 
 _TYPOGRAPHIC = {
     "\u2013": "--",
@@ -111,7 +111,9 @@ def _reason(error: Exception, text: str) -> str:
         key = full_key or unknown[1]
         if key in groups():
             return f"{key} is not among the groups of this run: add it with a plus, as in +{key}={options(key)[0]}"
-        return f"there is no config key {key!r}{did_you_mean(key)}"
+        typed = re.search(r"Could not override '([^']+)'", text)
+        whole = typed[1] if typed and typed[1].startswith(f"{key}.") and not closest_keys(key) else key
+        return f"there is no config key {whole!r}{did_you_mean(whole)}"
     if mistyped := re.search(r"is not a subclass of \w+\. value: (.*)", text):
         return f"{mistyped[1]} is given where keys belong: {', '.join(_keys_below(full_key or ''))}"
     if full_key and "is not a ListConfig, list or tuple" in text:

@@ -82,12 +82,14 @@ def _closest(unknown: str, limit: int) -> list[str]:
         close = difflib.get_close_matches(last, of_group, n=limit, cutoff=0.6)
         if close or last not in OTHER_NAMES:
             return [of_group[name] for name in close]
+    elif group and last in keys:
+        return [last]
     if last in OTHER_NAMES:
         return [OTHER_NAMES[last]]
     whole = {name: name for name in keys} | OTHER_NAMES
     parts = {key.rpartition(".")[2]: key for key in reversed(keys)}
-    for names in (whole, parts):
-        if close := difflib.get_close_matches(unknown, names, n=limit, cutoff=0.7):
+    for names, cutoff in ((whole, 0.7), (parts, 0.8)):
+        if close := difflib.get_close_matches(unknown, names, n=limit, cutoff=cutoff):
             return list(dict.fromkeys(names[name] for name in close))
     return []
 

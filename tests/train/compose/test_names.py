@@ -18,6 +18,8 @@ def test_a_misspelt_or_misplaced_key_suggests_the_one_that_exists() -> None:
     assert closest_keys("engine.keep_every", 1) == ["checkpoint.keep_every"]
     assert closest_keys("data.sources.web.weigth", 1) == ["data.sources.web.weight"]
     assert closest_keys("positions.yarn.facter", 1) == ["positions.yarn.factor"]
+    assert closest_keys("run.name") == ["name"]
+    assert closest_keys("run") == [], "a search has rungs"
     assert closest_keys("modle", 1) == ["model"]
 
 
