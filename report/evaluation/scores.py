@@ -42,7 +42,8 @@ def probes(folders: Sequence[Evaluated]) -> str | None:
             }
             if any(math.isfinite(point.value) for points in series.values() for point in points):
                 show = f"{{:.{digits}f}}".format
-                figures.append(figure(f"{task}: {label}", lines(series, lengths, colors=colors(folders), show=show)))
+                drawn = lines(series, lengths, colors=colors(folders), show=show, from_zero=key in PERCENT)
+                figures.append(figure(f"{task}: {label}", drawn))
         cells += [
             [task, row["length"], name, row.get("samples", ""), *(_cell(row, key) for key in FIGURES)]
             for name, rows in own.items()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from evaluate.__main__ import main
+from report.drawing import Axis
 from report.errors import ReportError
 from report.evaluation.ablation import REPLACEMENTS
 from report.evaluation.attention import PARTS
@@ -104,11 +105,16 @@ def test_questions_that_all_have_one_score_are_no_certainty(tmp_path: Path) -> N
     assert "<title>demo, 128: 100.0</title>" in text and "100.0 ±" not in text
 
 
-def test_scores_of_zero_have_an_axis_around_zero(tmp_path: Path) -> None:
+def test_shares_have_an_axis_from_zero(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "demo", "copy,128,9,0.0,0.0,,,9")
     assert re.findall(r"text-anchor='end'>([^<]*)<", evaluation_page(open_folders([folder]))) == [
-        *("-1", "-0.5", "0", "0.5", "1")
+        *("0", "0.2", "0.4", "0.6", "0.8", "1")
     ]
+    folder = folder_of(tmp_path / "other", "copy,128,9,1.0,2.0,,,9")  # an error bar ends at the axis
+    text = evaluation_page(open_folders([folder]))
+    assert re.findall(r"text-anchor='end'>([^<]*)<", text)[0] == "0"
+    zero = f"{Axis(0.0, 1.0, from_zero=True).y(0.0):.1f}"
+    assert re.search(rf"y1='{zero}' y2='[\d.]+' stroke='#1f6f78' stroke-width='2'", text)
 
 
 def test_damaged_numbers_are_left_out(tmp_path: Path) -> None:
