@@ -20,7 +20,7 @@ Report = Callable[[str, int, int, int], None]  # task, length, samples done, of
 
 
 def settings_of(config: ProbeConfig) -> dict[str, Any]:
-    """Returns what a sample and its result depend on, the model left out. Raises EvaluateError and OSError."""
+    """Returns what a sample and its result depend on, the model left out. Raises EvaluateError."""
     settings = {key: value for key, value in asdict(config).items() if key not in EXTENDABLE}
     settings["haystack"] = open_haystack(config.haystack).digest
     settings["yarn"] = {str(length): factor for length, factor in config.yarn.items()}  # as JSON has it

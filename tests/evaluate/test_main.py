@@ -111,7 +111,7 @@ def test_a_first_sample_that_is_too_long_is_known_before_anything_runs(
         (["task=cpoy"], "there is no such task; did you mean copy?"),
         (["tasks=copy"], "there is no key tasks; did you mean task?"),
         (["--lenght", "5"], "unrecognized arguments: --lenght"),
-        (["haystack=absent.txt"], "absent.txt: No such file"),
+        (["haystack=absent.txt"], "haystack=absent.txt: No such file"),
         ([], "absent is absent: give a Hugging Face folder"),
     ],
 )
@@ -148,3 +148,8 @@ def test_yarn_at_a_length_that_is_not_read_is_a_mistake(
 ) -> None:
     assert main([verb, str(folder), "yarn=99:2", "--out", str(tmp_path / "out")]) == 2
     assert "yarn has a factor for length 99, which is none of" in capsys.readouterr().err
+
+
+def test_a_replication_without_a_size_says_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replicate"]) == 2
+    assert capsys.readouterr().err == "error: give one size=NAME: cpu, gpu, tiny\n"
