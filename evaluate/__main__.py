@@ -14,7 +14,7 @@ from evaluate.verbs.sources import end_of_progress
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code."""
-    verbs = Verbs("What a model can do with its context.")
+    verbs = Verbs("Measure what a model does with its context, draw what was found, and compare position schemes.")
     for file in VERBS:
         file.add(verbs)
     parser = verbs.parser

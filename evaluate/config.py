@@ -1,6 +1,7 @@
 """The settings of probes, as `python -m evaluate probe SOURCE key=value ...` takes them; how settings are read."""
 
 import difflib
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -138,7 +139,23 @@ def parse_settings(kind: type[Config], assignments: Sequence[str]) -> Config:
         merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(lines))
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        message = str(error).splitlines()[0]
-        raise EvaluateError(f"{getattr(error, 'full_key', None) or 'a setting'}: {message}") from error
+        full_key = getattr(error, "full_key", None) or "a setting"
+        key = re.split(r"[.\[]", full_key)[0]
+        if takes := _takes(key, known.get(key)):
+            wrong = next(each for each in reversed(assignments) if each.startswith(f"{key}="))
+            raise EvaluateError(f"{wrong}: {key} takes {takes}") from error
+        raise EvaluateError(f"{full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(config, kind)
     return config
+
+
+def _takes(key: str, kind: object) -> str | None:
+    """Returns which values a key of numbers or of true and false takes, in words; None for other keys."""
+    words = {
+        bool: "true or false",
+        int: f"a whole number, as in {key}=10",
+        float: f"a number, as in {key}=0.5",
+        list[int]: f"whole numbers, as in {key}=256,512",
+        dict[int, float]: f"LENGTH:FACTOR, as in {key}=8192:2",
+    }
+    return next((said for each, said in words.items() if kind in (each, each | None)), None)

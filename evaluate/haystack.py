@@ -39,7 +39,7 @@ class Haystack:
 
 @functools.cache
 def open_haystack(path: str | None) -> Haystack:
-    """Returns the text of a file, or of the language reference. Raises EvaluateError and OSError."""
+    """Returns the text of a file, or of the language reference. Raises EvaluateError."""
     if path is None:
         paragraphs = [part.strip() for _, text in sorted(topics.items()) for part in text.split("\n\n")]
         return Haystack(tuple(" ".join(part for part in paragraphs if _PROSE.fullmatch(part)).split()))
@@ -47,6 +47,8 @@ def open_haystack(path: str | None) -> Haystack:
         words = Path(path).read_text(encoding="utf-8").split()
     except UnicodeDecodeError as error:
         raise EvaluateError(f"haystack={path} is no text in UTF-8 ({error.reason}): give a text file") from error
+    except OSError as error:
+        raise EvaluateError(f"haystack={path}: {error.strerror or error}: give a text file") from error
     if len(words) < _MIN_WORDS:
         raise EvaluateError(f"haystack={path} has {len(words)} words: give a text of {_MIN_WORDS} or more")
     return Haystack(tuple(words))

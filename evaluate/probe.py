@@ -1,6 +1,6 @@
 """Runs probes on a model: each sample by generation and by the log-likelihood of its right answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
@@ -20,7 +20,7 @@ Report = Callable[[str, int, int, int], None]  # task, length, samples done, of
 
 
 def settings_of(config: ProbeConfig) -> dict[str, Any]:
-    """Returns what a sample and its result depend on, the model left out. Raises EvaluateError and OSError."""
+    """Returns what a sample and its result depend on, the model left out. Raises EvaluateError."""
     settings = {key: value for key, value in asdict(config).items() if key not in EXTENDABLE}
     settings["haystack"] = open_haystack(config.haystack).digest
     settings["yarn"] = {str(length): factor for length, factor in config.yarn.items()}  # as JSON has it
@@ -71,10 +71,38 @@ def _shortest(smallest: list[Smallest]) -> str:
     return min(smallest, key=lambda each: each.taken).said()
 
 
+def run_all(
+    subjects: Mapping[int, Subject],
+    config: ProbeConfig,
+    planned: Sequence[Planned],
+    results: Results,
+    report: Report,
+) -> tuple[list[Summary], list[str]]:
+    """Runs what is planned, each length on its subject. Returns the means, and why samples are left out, a line each.
+
+    A task that turns out too long at a later sample is given up there: the samples before it stay and count. Raises
+    what `run` does; TooLongError only if the config names the tasks.
+    """
+    summaries: list[Summary] = []
+    given_up: list[str] = []
+    for each in planned:
+        try:
+            summaries.append(run(subjects[each.length], config, each, results, report))
+        except TooLongError as error:
+            if config.task:
+                raise
+            rows = [row for index, row in results.rows(each.name, each.length).items() if index < config.num_samples]
+            given_up.append(f"{config.num_samples - len(rows)} of {config.num_samples} samples of {each.name}: {error}")
+            if rows:
+                summaries.append(summary(each.name, each.length, rows))
+                given_up[-1] += f"; the table has the mean of the other {len(rows)}"
+    return summaries, given_up
+
+
 def run(subject: Subject, config: ProbeConfig, planned: Planned, results: Results, report: Report) -> Summary:
     """Runs the samples that the results lack, and returns the means over all. `report` gets the progress.
 
-    Raises EvaluateError if a sample does not fit the length, and OSError if a row cannot be written.
+    Raises TooLongError if a sample does not fit the length, and OSError if a row cannot be written.
     """
     name, length = planned.name, planned.length
     rows, writer = results.rows(name, length), results.writer(name, length)

@@ -47,9 +47,14 @@ class Samples:
         self._max_new_tokens = config.max_new_tokens or (task.max_new_tokens if config.generate else 1)
 
     def check(self) -> None:
-        """Raises TooLongError if the smallest sample is too long."""
-        if self._fitted(self._task.smallest, "size").num_tokens > self._length:
-            raise TooLongError(self._smallest_at("size"))
+        """Raises TooLongError if the smallest sample is too long: that of no index, or one of the first ones."""
+        for index in self._tried():
+            self._check(index)
+
+    def _check(self, index: str) -> None:
+        """Raises TooLongError if the smallest sample of an index is too long."""
+        if self._fitted(self._task.smallest, index).num_tokens > self._length:
+            raise TooLongError(self._smallest_at(index))
 
     def __getitem__(self, index: int) -> Fitted:
         """Returns a sample. Raises TooLongError if the smallest one is too long."""
@@ -64,7 +69,7 @@ class Samples:
     def _size(self) -> int:
         """The largest size for which one sample, of no index, has at most the length."""
         task = self._task
-        self.check()
+        self._check("size")
         fits, too_large = task.smallest, None if task.largest is None else task.largest + 1
         while too_large is None or too_large - fits > 1:
             size = 2 * fits if too_large is None else min(2 * fits, (fits + too_large) // 2)
@@ -82,9 +87,13 @@ class Samples:
         longest = max(len(each) for each in (answer, *wrong_answers))
         return Fitted(sample, prompt, answer, max(self._max_new_tokens, longest), size, wrong_answers)
 
+    def _tried(self) -> list[str]:
+        """Returns the indices of the samples that are tried before any other."""
+        return ["size", *map(str, range(min(self._config.num_samples, NUM_TRIED)))]
+
     def _smallest_at(self, index: str) -> Smallest:
         """Returns what the smallest samples take: that of this index, and those of the first ones."""
-        indices = list(dict.fromkeys(["size", index, *map(str, range(min(self._config.num_samples, NUM_TRIED)))]))
+        indices = list(dict.fromkeys([*self._tried(), index]))
         prompt, answer = self._smallest(indices)
         generated = max(self._max_new_tokens, answer)
         settings = tuple(name for name in self._task.settings if getattr(self._config, name) > _lowest(name))

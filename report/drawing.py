@@ -32,15 +32,15 @@ class Point:
 
 
 class Axis:
-    """A vertical axis from a lowest to a highest value."""
+    """A vertical axis from a lowest to a highest value, or from zero, as for shares."""
 
-    def __init__(self, low: float, high: float, margin: float = 0.5) -> None:
+    def __init__(self, low: float, high: float, margin: float = 0.5, *, from_zero: bool = False) -> None:
         margin = max(margin, 0.06 * (high - low))
-        self._low, self._high = low - margin, high + margin
+        self._low, self._high = 0.0 if from_zero else low - margin, high + margin
 
     def y(self, value: float) -> float:
-        """Returns where a value is drawn."""
-        share = (value - self._low) / (self._high - self._low)
+        """Returns where a value is drawn; one below the axis, at its low end."""
+        share = max(0.0, (value - self._low) / (self._high - self._low))
         return (1 - share) * (PANEL_HEIGHT - BOTTOM - 10) + 10
 
     def lines(self) -> str:
@@ -111,16 +111,17 @@ def lines(
     *,
     colors: Mapping[str, str],
     show: Callable[[float], str],
+    from_zero: bool = False,
 ) -> str:
     """Returns a curve for each name over the labels, in their order.
 
-    Values that are no finite numbers are left out; `show` writes a value under the mouse.
+    Values that are no finite numbers are left out; `show` writes a value under the mouse. Shares are drawn from zero.
     """
     kept = {name: [each for each in points if math.isfinite(each.value)] for name, points in series.items()}
     if not any(kept.values()):
         return svg([])
     ends = [each.value + sign * _error(each) for points in kept.values() for each in points for sign in (-1, 1)]
-    axis = Axis(min(ends), max(ends), margin=0.02 * max(map(abs, ends)) or 1.0)
+    axis = Axis(min(ends), max(ends), margin=0.02 * max(map(abs, ends)) or 1.0, from_zero=from_zero)
     parts = [axis.lines(), *_x_labels(labels)]
     for number, (name, points) in enumerate(kept.items()):
         color, shift = colors[name], (number - (len(kept) - 1) / 2) * min(8, 120 / len(labels) / len(kept))

@@ -147,7 +147,7 @@ def _paper_table(found: Mapping[str, Any]) -> tuple[str, str, list[str], list[li
 def _points(values: Mapping[str, Sequence[float]]) -> str:
     """Returns a drawing with a column of points for each scheme, and a line at the mean."""
     flat = [each for own in values.values() for each in own]
-    axis = Axis(min(flat), max(flat))
+    axis = Axis(min(flat), max(flat), from_zero=True)
     parts = [axis.lines()]
     for number, (scheme, own) in enumerate(values.items()):
         x, color = column(number, len(values)), COLORS[number % len(COLORS)]

@@ -135,15 +135,17 @@ def choose(
     """Returns up to `number` documents for each length. Raises EvaluateError if there is none for any length."""
     encode_piece, ordered = _encoder(tokenizer), sorted(lengths)
     shortest, longest = ordered[-1 if same else 0], ordered[-1]
-    num_read, reaching = 0, {length: list[Document]() for length in ordered}
+    num_read, num_tokens, reaching = 0, 0, {length: list[Document]() for length in ordered}
 
     def tokenised() -> Iterator[Document]:
-        nonlocal num_read
+        nonlocal num_read, num_tokens
         for source, pieces in texts.read():
             num_read += 1
             num_bytes = sum(len(piece.text.encode()) for piece in pieces)
             if pack or num_bytes >= shortest:  # no token is shorter than a byte
-                yield Document(source, _first_tokens(pieces, encode_piece, longest))
+                tokens = _first_tokens(pieces, encode_piece, longest)
+                num_tokens += len(tokens)
+                yield Document(source, tokens)
 
     documents: Iterable[Document] = tokenised()
     used: set[str] = set()
@@ -162,6 +164,11 @@ def choose(
     if not num_read:
         raise EvaluateError(f"there is no document in {texts.about}: it is empty; give others by documents=PATH")
     if not any(by_length.values()):
+        if pack:
+            raise EvaluateError(
+                f"pack=true did not fill {shortest:,} tokens: the {num_read:,} documents of {texts.about} have "
+                f"{num_tokens:,} in all, those of one source together; give shorter lengths, or documents=PATH"
+            )
         least = f"no document of {shortest:,} tokens or more among the {num_read:,} of {texts.about}"
         raise EvaluateError(f"{least}: give shorter lengths, pack=true, or documents=PATH")
     return chosen

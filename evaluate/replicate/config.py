@@ -2,12 +2,12 @@
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 
 import yaml
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 import configs
 from evaluate.errors import EvaluateError
@@ -163,10 +163,22 @@ def read_config(arguments: Sequence[str]) -> ReplicateConfig:
         config = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         key = getattr(error, "full_key", None)
+        if isinstance(error, ConfigKeyError) and key:
+            raise EvaluateError(f"there is no key {key}; {_meant(key, size)}") from error
         raise EvaluateError(f"{key or 'a setting'}: {str(error).splitlines()[0]}") from error
     assert isinstance(config, ReplicateConfig)
     config.validate()
     return config
+
+
+def _meant(key: str, size: str) -> str:
+    """Returns which key is meant, or where keys are, in words."""
+    keys = [each.name for each in fields(ReplicateConfig)]
+    for each in fields(ReplicateConfig):
+        if is_dataclass(each.type):
+            keys += [f"{each.name}.{own.name}" for own in fields(each.type)]
+    close = difflib.get_close_matches(key, keys, n=1)
+    return f"did you mean {close[0]}?" if close else f"configs/replicate/{size}.yaml has those that there are"
 
 
 def size_of(arguments: Sequence[str]) -> str:

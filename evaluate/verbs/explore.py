@@ -47,6 +47,8 @@ def _run(options: argparse.Namespace) -> None:
     max_tokens = MAX_TOKENS if options.max_tokens is None else options.max_tokens
     if max_tokens < 1:
         raise EvaluateError(f"--max-tokens must be above 0, and is {max_tokens}")
+    if options.yarn is not None and not options.yarn >= 1:
+        raise EvaluateError(f"--yarn must be 1 or more, and is {options.yarn:g}")
     text = SAMPLE if options.text is None else _read(options.text)
     explorer = Explorer(_open(options), max_tokens)
     if options.static is not None:

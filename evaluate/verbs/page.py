@@ -1,6 +1,7 @@
 """`python -m evaluate page`: what evaluations found, on one page."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from evaluate.verbs.arguments import Verbs
@@ -20,8 +21,12 @@ def add(verbs: Verbs) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from report.evaluation.folder import open_folders
     from report.evaluation.page import write_evaluation
+    from report.evaluation.scores import other_questions
 
     out = options.out or options.folders[0] / "page.html"
     write_evaluation(options.folders, out)
+    if other := other_questions(open_folders(options.folders)):
+        print(f"WARNING: {other}", file=sys.stderr)
     print(f"page: {out}")

@@ -33,7 +33,8 @@ def add(verbs: Verbs) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from evaluate.config import check_yarn, parse_config
-    from evaluate.probe import plan, run, settings_of
+    from evaluate.errors import EvaluateError
+    from evaluate.probe import plan, run_all, settings_of
     from evaluate.results import Results, markdown
     from evaluate.tasks import build_tasks
     from evaluate.verbs.opening import Opened
@@ -47,17 +48,25 @@ def _run(options: argparse.Namespace) -> None:
     subject = opened.subject()
     planned, left_out = plan(subject, config)
     for why in left_out:
-        print(f"left out: {why}", file=sys.stderr)
+        _say_left_out(why)
     subjects = {length: opened.subject(config.yarn.get(length)) for length in config.length}
     results = Results(options.out or Path("evaluations") / opened.name, settings | subject.digests())
     try:
-        summaries = [run(subjects[each.length], config, each, results, _report) for each in planned]
+        summaries, given_up = run_all(subjects, config, planned, results, _report)
     except KeyboardInterrupt:
-        options.stopped = _after_stop(results, planned, config.num_samples)
+        options.stopped = f"{_after_stop(results, planned, config.num_samples)}; the same command goes on"
         raise
+    except EvaluateError as error:
+        raise EvaluateError(f"{error}. {_after_stop(results, planned, config.num_samples)}") from error
+    for why in given_up:
+        _say_left_out(why)
     results.write_tables()
     print(markdown(summaries), end="")
     print(f"{results.folder}: a row for each sample, table.md and table.csv")
+
+
+def _say_left_out(why: str) -> None:
+    print(f"left out: {why}", file=sys.stderr)
 
 
 def _report(task: str, length: int, done: int, total: int) -> None:
@@ -71,4 +80,4 @@ def _after_stop(results: "Results", planned: "Sequence[Planned]", num_samples: i
     if done:
         results.write_tables()
     found = f"{results.folder} has {done} of {len(planned) * num_samples} samples"
-    return f"{found}{', and table.md of them' if done else ''}; the same command goes on"
+    return f"{found}{', and table.md of them' if done else ''}"

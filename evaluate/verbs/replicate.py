@@ -17,7 +17,8 @@ def add(verbs: Verbs) -> None:
     verb.add_argument(
         "settings",
         metavar="key=value",
-        nargs="+",
+        nargs="*",
+        default=[],
         help="size=cpu|gpu|tiny (tiny: minutes, learns nothing), keys of configs/replicate/",
     )
     verb.add_argument("--out", type=Path, metavar="DIR", help="default: evaluations/replicate-SIZE")

@@ -171,7 +171,7 @@ def _by_layer(title: str, found: Sequence[Attended], folders: Sequence[Evaluated
             points.append(Point(str(layer), mean.value, mean.error))
         series[each.folder.name] = points
     labels = [str(layer) for layer in range(max(len(each.schemes) for each in found))]
-    return figure(title, lines(series, labels, colors=colors(folders), show="{:.3f}".format))
+    return figure(title, lines(series, labels, colors=colors(folders), show="{:.3f}".format, from_zero=True))
 
 
 def _heat(each: Attended, beside: Sequence[Attended]) -> str:

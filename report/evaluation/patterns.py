@@ -157,7 +157,7 @@ def _histogram(found: Sequence[Read], own_colors: Any) -> str:
         series[name] = [
             Point(label, 100 * count / max(1, len(own))) for label, count in zip(labels, counts, strict=True)
         ]
-    return lines(series, labels, colors=own_colors, show="{:.1f}".format)
+    return lines(series, labels, colors=own_colors, show="{:.1f}".format, from_zero=True)
 
 
 def _flat(heads: Heads) -> list[float]:

@@ -1,5 +1,6 @@
 """Scores of probes: evaluations/NAME/table.csv, as `python -m evaluate probe` writes it."""
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +15,11 @@ LEAD = (
     "NLL: minus the log-likelihood of the right answer, nats per token; choice: how often it is likelier than the "
     "wrong answers, where there are any. A bar is one standard error over the questions to each side: it does not "
     "cover another training seed. Where all questions have one score there is no bar, and [a, b] is the range of the "
-    "mean with 95 % confidence. The same questions for all models of one tokenizer."
+    "mean with 95 % confidence. "
 )
+SAME = "The same questions for all models of one tokenizer."
+SETTINGS = "settings.json"
+OF_THE_MODEL = ("weights", "tokenizer", "yarn")  # settings that models which are compared may differ in
 FORM = {"index": int, "gold": list, "score": float | None, "nll": float, "answer_tokens": int}
 FIGURES = {"score": ("score, %", 1), "nll": ("NLL, nats per token", 3), "choice": ("choice, %", 1)}
 PERCENT = ("score", "choice")
@@ -38,7 +42,8 @@ def probes(folders: Sequence[Evaluated]) -> str | None:
             }
             if any(math.isfinite(point.value) for points in series.values() for point in points):
                 show = f"{{:.{digits}f}}".format
-                figures.append(figure(f"{task}: {label}", lines(series, lengths, colors=colors(folders), show=show)))
+                drawn = lines(series, lengths, colors=colors(folders), show=show, from_zero=key in PERCENT)
+                figures.append(figure(f"{task}: {label}", drawn))
         cells += [
             [task, row["length"], name, row.get("samples", ""), *(_cell(row, key) for key in FIGURES)]
             for name, rows in own.items()
@@ -49,20 +54,40 @@ def probes(folders: Sequence[Evaluated]) -> str | None:
     if differences := difference_rows(folders, list(dict.fromkeys((each[0], each[1]) for each in cells))):
         said = "<p class='lead'>Paired differences, by question:</p>"
         body += said + table(["task", "length", "models", *head[3:]], differences)
-    return section("Probes", LEAD, body)
+    other = other_questions(folders)
+    return section("Probes", LEAD + (f"{other[0].upper()}{other[1:]}." if other else SAME), body)
+
+
+def other_questions(folders: Sequence[Evaluated]) -> str | None:
+    """Returns which settings of the questions differ, in words; None if these are the same, or not known."""
+    kept = [settings for each in folders if (settings := _of_questions(each))]
+    differing = []
+    for key in dict.fromkeys(key for settings in kept for key in settings):
+        values = list(dict.fromkeys(_said(settings.get(key)) for settings in kept))
+        if len(values) > 1:
+            differing.append(f"{key} {' and '.join(values)}")
+    return f"settings differ: {', '.join(differing)}: not the same questions" if differing else None
+
+
+def _of_questions(folder: Evaluated) -> dict[str, Any]:
+    return {key: value for key, value in folder.settings(SETTINGS).items() if key not in OF_THE_MODEL}
+
+
+def _said(value: object) -> str:
+    return "not set" if value is None else json.dumps(value).strip('"')
 
 
 def difference_rows(folders: Sequence[Evaluated], cells: Sequence[tuple[str, str]]) -> list[list[str]]:
     """Returns, of each task and length, the results of every model after the first minus the first's, by question.
 
-    Questions with other right answers are not paired.
+    Questions of other settings or with other right answers are not paired.
     """
     found = []
     for task, length in cells:
         first, *others = [_by_question(folder.rows(f"{task}-{length}.jsonl", FORM)) for folder in folders]
         for folder, other in zip(folders[1:], others, strict=True):
             common = sorted(first.keys() & other.keys())
-            if not common:
+            if not common or other_questions([folders[0], folder]):
                 continue
             differences = [[b - a for a, b in zip(first[each], other[each], strict=True)] for each in common]
             written = [

@@ -4,8 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from evaluate.__main__ import main
+from evaluate.config import parse_config
+from evaluate.errors import EvaluateError
+from evaluate.samples import Samples
+from evaluate.tasks import build_tasks
 
 SETTINGS = ["num_samples=2", "max_new_tokens=8", "value_digits=2"]
 
@@ -44,13 +49,69 @@ def test_yarn_changes_what_is_read_at_its_length_alone(folder: Path, tmp_path: P
     assert plain[400] == stretched[400] and plain[600] != stretched[600]
 
 
+LATE = ["generate=false", "num_samples=3"]
+
+
+@pytest.fixture
+def two_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tasks are all that there are, and two samples are tried before a probe."""
+    two = ("niah_single_3", "reverse")
+    monkeypatch.setattr("evaluate.samples.NUM_TRIED", 2)
+    monkeypatch.setattr("evaluate.probe.build_tasks", lambda config: {each: build_tasks(config)[each] for each in two})
+
+
+def length_too_short_from(index: int, folder: Path) -> int:
+    """Returns a length at which this sample of niah_single_3 is the first too long one: UUIDs differ in tokens."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    config = parse_config(LATE)
+    task = build_tasks(config)["niah_single_3"]
+    for length in range(440, 600):
+        samples = Samples("niah_single_3", task, length, config, lambda text: tokenizer.encode(text).ids)
+        try:
+            for each in range(3):
+                _ = samples[each]
+        except EvaluateError:
+            if each == index:
+                return length
+    raise AssertionError("no such length")
+
+
+@pytest.mark.usefixtures("two_tasks")
+def test_a_task_that_turns_out_too_long_is_given_up_and_the_others_run(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    length = f"length={length_too_short_from(2, folder)}"
+    assert main(["probe", str(folder), length, *LATE, "--out", str(tmp_path / "all")]) == 0
+    said = capsys.readouterr()
+    (line,) = [each for each in said.err.splitlines() if each.startswith("left out: 1 of 3 samples of niah_single_3: ")]
+    assert f"{length}: niah_single_3 takes " in line and line.endswith("the table has the mean of the other 2")
+    table = (tmp_path / "all/table.md").read_text()
+    assert set(table.splitlines()) <= set(said.out.splitlines())
+    assert f"| niah_single_3 | {length[7:]} | 2 |" in table and f"| reverse | {length[7:]} | 3 |" in table
+
+    named = ["task=niah_single_3,reverse", length, "--out", str(tmp_path / "named")]
+    assert main(["probe", str(folder), *named, *LATE]) == 2
+    error = capsys.readouterr().err
+    assert "error: length=" in error and f"{tmp_path / 'named'} has 2 of 6 samples, and table.md of them" in error
+    assert f"| niah_single_3 | {length[7:]} | 2 |" in (tmp_path / "named/table.md").read_text()
+
+
+@pytest.mark.usefixtures("two_tasks")
+def test_a_first_sample_that_is_too_long_is_known_before_anything_runs(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = ["task=reverse,niah_single_3", f"length={length_too_short_from(1, folder)}"]
+    assert main(["probe", str(folder), *named, *LATE, "--out", str(tmp_path / "out")]) == 2
+    assert "niah_single_3 takes" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["task=cpoy"], "there is no such task; did you mean copy?"),
         (["tasks=copy"], "there is no key tasks; did you mean task?"),
         (["--lenght", "5"], "unrecognized arguments: --lenght"),
-        (["haystack=absent.txt"], "absent.txt: No such file"),
+        (["haystack=absent.txt"], "haystack=absent.txt: No such file"),
         ([], "absent is absent: give a Hugging Face folder"),
     ],
 )
@@ -87,3 +148,8 @@ def test_yarn_at_a_length_that_is_not_read_is_a_mistake(
 ) -> None:
     assert main([verb, str(folder), "yarn=99:2", "--out", str(tmp_path / "out")]) == 2
     assert "yarn has a factor for length 99, which is none of" in capsys.readouterr().err
+
+
+def test_a_replication_without_a_size_says_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replicate"]) == 2
+    assert capsys.readouterr().err == "error: give one size=NAME: cpu, gpu, tiny\n"

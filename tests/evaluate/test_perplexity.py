@@ -131,6 +131,9 @@ def test_documents_that_reach_longer_lengths_come_first(sample: Path, tmp_path: 
     assert all(eos not in each.tokens for each in chosen.by_length[64])  # the text of it is plain text
     with pytest.raises(EvaluateError, match=r"no document of 9,000 tokens or more among the 6 of .*: give shorter"):
         chosen_of(folder, tokenizer, 9000)
+    said = r"pack=true did not fill 9,000 tokens: the 6 documents of .* have [1-9][\d,]+ in all,"
+    with pytest.raises(EvaluateError, match=said):
+        chosen_of(folder, tokenizer, 9000, pack=True)
     packed = chosen_of(folder, tokenizer, 300, pack=True).by_length[300]
     assert len(packed) >= 2 and all(len(each.tokens) == 300 for each in packed)
     shutil.copy(folder / "a.jsonl", folder / "b.jsonl")  # copies are read once

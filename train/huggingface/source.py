@@ -41,6 +41,7 @@ from train.run_folder import RunFolder
 
 HUB = "hf://"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@[\w./-]+")
+_OF_A_MODEL = re.compile(r"-(hf|step-\d+)$")  # after the run's name, in that of a folder of evaluations
 _HUB_FOLDER = Path("checkpoints/hub")
 _HUB_FILES = ("*.json", "*.safetensors")
 
@@ -193,12 +194,26 @@ def _kind(folder: Path, source: str) -> Kind:
         return Kind.checkpoint
     if (folder / "config.json").is_file():
         return Kind.hugging_face
-    run = RunFolder(folder)
-    if run.exported_step() is not None or checkpoint_folders(run.checkpoints):
+    if _is_run(folder):
         return Kind.run
+    meant = _meant(folder)
     raise TrainError(
         f"{source} holds neither a config.json (Hugging Face) nor a checkpoint, and is no run that has saved one"
+        + (f": give {meant}" if meant else "")
     )
+
+
+def _is_run(folder: Path) -> bool:
+    run = RunFolder(folder)
+    return run.exported_step() is not None or bool(checkpoint_folders(run.checkpoints))
+
+
+def _meant(folder: Path) -> str | None:
+    """Returns what is meant by a run's folder of checkpoints, or by the evaluations of a run; None for others."""
+    if steps := checkpoint_folders(folder):
+        return f"{steps[0]} for the newest, or the run, {folder.parent}"
+    run = Path(RunConfig.run_root) / _OF_A_MODEL.sub("", folder.resolve().name)
+    return f"the run, {run}" if _is_run(run) else None
 
 
 def _hub_address(source: str) -> str | None:

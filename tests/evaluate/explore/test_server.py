@@ -162,6 +162,7 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
         ),
         (["--static", str(tmp_path)], f"--static {tmp_path} is a folder: name a file in it"),
         (["--static", static, "--max-tokens", "9"], "tokens, more than 9: shorten it, or start with --max-tokens N"),
+        (["--yarn", "0.5"], "--yarn must be 1 or more, and is 0.5"),
         (["--max-tokens", "0"], "--max-tokens must be above 0, and is 0"),
     ):
         assert main(["explore", str(folder), *arguments]) == 2

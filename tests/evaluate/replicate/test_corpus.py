@@ -84,7 +84,9 @@ def test_sizes_are_valid(size: str) -> None:
     [
         ([], "give one size=NAME: cpu, gpu, tiny"),
         (["size=cpuu"], "there is no size=cpuu; did you mean cpu?"),
-        (["size=tiny", "sed=1"], "sed: Key 'sed' not in 'ReplicateConfig'"),
+        (["size=tiny", "sed=1"], r"there is no key sed; did you mean seeds\?"),
+        (["size=tiny", "corpus.task=[copy]"], r"there is no key corpus\.task; did you mean corpus\.tasks\?"),
+        (["size=tiny", "xyzzy=1"], r"there is no key xyzzy; configs/replicate/tiny\.yaml has those that there are"),
         (["size=tiny", "seeds=[9]"], r"seeds \[9\] are in tuning.seeds too"),
         (["size=tiny", "schemes=[residual]"], "lack rope"),
         (["size=tiny", "primary.scheme=repo"], "primary.scheme=repo is none of"),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from evaluate.__main__ import main
+from report.drawing import Axis
 from report.errors import ReportError
 from report.evaluation.ablation import REPLACEMENTS
 from report.evaluation.attention import PARTS
@@ -75,6 +76,28 @@ def test_scores_are_compared_by_question(tmp_path: Path) -> None:
     ]
 
 
+def test_questions_of_other_settings_are_not_called_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"index": 0, "gold": ["a"], "score": 1.0, "nll": 2.0, "answer_tokens": 1}
+
+    def compared(*settings: dict[str, Any]) -> tuple[str, str]:
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        folders = [folder_of(root / str(k), "copy,128,1,1.0,1.0,1.0,1.0,9") for k in range(len(settings))]
+        for folder, own in zip(folders, settings, strict=True):
+            (folder / "copy-128.jsonl").write_text(json.dumps(row))
+            (folder / "settings.json").write_text(json.dumps({"seed": 42, "weights": folder.name} | own))
+        assert main(["page", *map(str, folders)]) == 0
+        return capsys.readouterr().err, (folders[0] / "page.html").read_text()
+
+    error, text = compared({"value_digits": 2}, {"value_digits": 2})
+    assert not error and "The same questions" in text and "Paired differences" in text
+    error, text = compared({"value_digits": 2}, {"value_digits": 3})
+    said = "ettings differ: value_digits 2 and 3: not the same questions"
+    assert error == f"WARNING: s{said}\n" and f"S{said}." in text
+    assert "The same questions" not in text and "Paired differences" not in text
+
+
 def test_questions_that_all_have_one_score_are_no_certainty(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "demo", "copy,128,20,100.0,0.0,1.5,0.25,9", "copy,256,1,0.0,nan,1.5,nan,9")
     text = evaluation_page(open_folders([folder]))
@@ -82,11 +105,16 @@ def test_questions_that_all_have_one_score_are_no_certainty(tmp_path: Path) -> N
     assert "<title>demo, 128: 100.0</title>" in text and "100.0 ±" not in text
 
 
-def test_scores_of_zero_have_an_axis_around_zero(tmp_path: Path) -> None:
+def test_shares_have_an_axis_from_zero(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "demo", "copy,128,9,0.0,0.0,,,9")
     assert re.findall(r"text-anchor='end'>([^<]*)<", evaluation_page(open_folders([folder]))) == [
-        *("-1", "-0.5", "0", "0.5", "1")
+        *("0", "0.2", "0.4", "0.6", "0.8", "1")
     ]
+    folder = folder_of(tmp_path / "other", "copy,128,9,1.0,2.0,,,9")  # an error bar ends at the axis
+    text = evaluation_page(open_folders([folder]))
+    assert re.findall(r"text-anchor='end'>([^<]*)<", text)[0] == "0"
+    zero = f"{Axis(0.0, 1.0, from_zero=True).y(0.0):.1f}"
+    assert re.search(rf"y1='{zero}' y2='[\d.]+' stroke='#1f6f78' stroke-width='2'", text)
 
 
 def test_damaged_numbers_are_left_out(tmp_path: Path) -> None:

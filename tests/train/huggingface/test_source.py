@@ -205,6 +205,18 @@ def test_what_holds_no_weights_is_refused_before_anything_is_read(tmp_path: Path
         check_source(str(tmp_path / name))
 
 
+def test_what_lies_beside_weights_says_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/demo/checkpoints/step-0000002", "runs/demo/checkpoints/step-0000010", "evaluations/demo-hf"):
+        Path(folder).mkdir(parents=True)
+    Path("evaluations/demo-step-0000010").mkdir()
+    newest = "runs/demo/checkpoints/step-0000010 for the newest, or the run, runs/demo"
+    sources = {"runs/demo/checkpoints": newest, "evaluations/demo-hf": "the run, runs/demo"}
+    for source, said in (sources | {"evaluations/demo-step-0000010": "the run, runs/demo"}).items():
+        with pytest.raises(TrainError, match=f"is no run that has saved one: give {said}$"):
+            check_source(source)
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A hub with one model, whose files break off at first."""
