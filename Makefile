@@ -28,7 +28,7 @@ demo: setup ## the main job, small: a RoPE backbone, then RePo, on real text (ab
 	$(BIN)/python -m launch experiment=demo-backbone
 	$(BIN)/python -m launch experiment=demo
 
-test: setup ## the tests (six minutes on two cores)
+test: setup ## the tests (seven minutes on two cores)
 	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 test-slow: setup lm-eval ## the tests that take minutes

@@ -186,7 +186,7 @@ SAMPLE = "data.root=SAMPLE"  # the fixture's folder
         (["status", "--wach"], "unrecognized arguments: --wach; `python -m launch status --help` shows examples"),
         (["status", "--seconds", "x"], "argument --seconds: invalid float value: 'x'; `python -m launch status --h"),
         (["stop"], "the following arguments are required: RUN; `python -m launch stop --help` shows examples"),
-        (["stop", "/absent"], "nothing trains /absent: `python -m launch status` lists what runs"),
+        (["stop", "/absent"], "there is no run folder /absent: `python -m launch status` lists those in runs"),
         (["compare", "/absent"], "a comparison needs two runs or more: name their folders, such as runs/a runs/b"),
         # Plans and checks.
         (["plan", "demo"], "'demo' is not of the form key=value; did you mean experiment=demo?"),
