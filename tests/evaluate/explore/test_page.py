@@ -39,7 +39,19 @@ def inked(browser: Browser, canvas: str, tone: str) -> int:
     return int(browser.ask(drawn))
 
 
-def test_a_text_is_typed_and_looked_at(browser: Browser, server: Server, models: list[Shown]) -> None:
+def type_hostile(browser: Browser, server: Server) -> str:
+    """Opens the page, types a text, chooses a head of layer 1 and returns what the page has read."""
+    browser.open(server.url)
+    assert browser.eventually("document.body.dataset.count === '1'")
+    browser.ask("document.getElementById('source').value = ''")
+    browser.type("#source", HOSTILE.replace("\t", " ") + CTRL_ENTER)
+    assert browser.eventually("document.body.dataset.count === '2'")
+    browser.choose("layer", 1)
+    browser.choose("head", 2)  # it shares the positions of key-value head 1
+    return str(browser.ask("text.source"))
+
+
+def test_the_page_begins_with_a_token_and_its_legends(browser: Browser, server: Server) -> None:
     browser.open(server.url)
     assert browser.eventually("document.body.dataset.count === '1'")
     assert browser.ask("text.source") == FIRST_TEXT and "mixed and residual" in browser.text("h1")
@@ -56,15 +68,12 @@ def test_a_text_is_typed_and_looked_at(browser: Browser, server: Server, models:
         assert browser.text("#head-note") == why
         assert browser.eventually("document.querySelector('#curves span').textContent.includes('all heads')")
     assert "longer than in training (64)" in browser.text("#status")
+    assert browser.console_messages() == []
 
-    browser.ask("document.getElementById('source').value = ''")
-    browser.type("#source", HOSTILE.replace("\t", " ") + CTRL_ENTER)
-    assert browser.eventually("document.body.dataset.count === '2'")
-    typed = browser.ask("text.source")
+
+def test_a_text_that_is_typed_is_drawn_as_it_was_read(browser: Browser, server: Server, models: list[Shown]) -> None:
+    typed = type_hostile(browser, server)
     assert browser.ask("window.hacked") is None and browser.ask("text.pieces.join('')") == typed
-
-    browser.choose("layer", 1)
-    browser.choose("head", 2)  # it shares the positions of key-value head 1
     header, numbers = unpacked(Explorer(models).read(typed))
     length = len(header["pieces"])
     repo, residual = (numbers[start * length : (start + 1) * length] for start in (1 + 1, 3 + 1 + 1))
@@ -76,7 +85,14 @@ def test_a_text_is_typed_and_looked_at(browser: Browser, server: Server, models:
     assert inked(browser, "#curves figure:nth-child(1) canvas", "accent") > 100
     assert inked(browser, "#curves figure:nth-child(2) canvas", "warm") > 100
     assert inked(browser, "#overviews canvas", "accent") > 50
+    assert browser.console_messages() == []
 
+
+def test_a_token_is_pointed_at_and_chosen(browser: Browser, server: Server, models: list[Shown]) -> None:
+    typed = type_hostile(browser, server)
+    header, numbers = unpacked(Explorer(models).read(typed))
+    length = len(header["pieces"])
+    repo = numbers[2 * length : 3 * length]
     browser.ask("document.getElementById('tolerance').value = 0.5")
     browser.point_at("#strip span:nth-child(6)")
     assert browser.eventually(f"{PANEL}.textContent.includes('token 5: ')")
@@ -101,7 +117,11 @@ def test_a_text_is_typed_and_looked_at(browser: Browser, server: Server, models:
     for statistic in range(1, 5):
         browser.choose("statistic", statistic)
         assert browser.eventually("!waiting.size")
+    assert browser.console_messages() == []
 
+
+def test_a_token_is_text_and_a_text_that_is_too_long_is_refused(browser: Browser, server: Server) -> None:
+    type_hostile(browser, server)
     markup = "<img src=x onerror='window.hacked = 1'>"  # in one token
     browser.ask(f"(text.pieces[8] = text.pieces[9] = `{markup}`, buildStrip(), 0)")
     browser.ask("choose({ layer: 1, token: 8, hover: null })")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from train.errors import TrainError
 from train.run_folder import RunFolder
 
 COMMAND = [sys.executable, "-m", "evaluate", "replicate", "size=tiny", "tuning.seeds=[]", "--out"]
@@ -64,17 +63,8 @@ def test_a_killed_replication_leaves_no_run_that_trains(tmp_path: Path) -> None:
             time.sleep(0.1)
         assert process.poll() is None
         process.kill()
-    while not is_free(folder):
+    while folder.is_in_use():
         time.sleep(0.1)
     event = folder.last_event()
     assert event is not None and event["event"] == "stop" and event["detail"] == "SIGTERM" and event["step"] < 4000
     assert (folder.checkpoints / f"step-{event['step']:07d}").is_dir()
-
-
-def is_free(folder: RunFolder) -> bool:
-    """Whether no process trains the run."""
-    try:
-        folder.lock().close()
-    except TrainError:
-        return False
-    return True
