@@ -23,12 +23,13 @@ from report.comparison import Comparison, compare
 from report.comparison_table import aligned, csv_table, figure, text_table
 from report.overview import Overview, find_runs, overview
 from report.run_folder import Holder, RunFiles
+from train.config import RunConfig
 from train.errors import EXIT_OK, EXIT_USER_ERROR, TrainError
 
 STATUS_HEADER = ["run", "state", "step", "loss", "eval loss", "tokens/s", "left", "checkpoint", "alerts", "where"]
 BESIDE_RUNS = ("-compared.html", "-search", "-slurm")
 """How the names of what sweeps write beside their runs end."""
-RUNS = Path("runs")
+RUNS = Path(RunConfig.run_root)
 """Where runs lie if run_root is not set."""
 EXAMPLES = """examples:
   python -m launch status                                          every run in runs
