@@ -22,6 +22,12 @@ from train.errors import TrainError
 
 logger = logging.getLogger(__name__)
 
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free disk space there, or "),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a part of this path is a file; "),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "make it writable for you, or "),
+}
+"""Number of an error -> what to do about it besides choosing another folder."""
 EXPORTED_STEP = "step"  # file in hf/ that says which step its weights are of
 
 
@@ -195,6 +201,5 @@ def explained_write_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise TrainError(
-            f"cannot write in {folder} ({error.strerror}): free disk space there, or set run_root to another folder"
-        ) from error
+        remedy = f"{REMEDIES.get(error.errno or 0, '')}set run_root to another folder"
+        raise TrainError(f"cannot write in {folder} ({error.strerror}): {remedy}") from error

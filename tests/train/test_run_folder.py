@@ -1,5 +1,6 @@
 """A run folder has one owner, and is free when that process has ended; a folder that cannot be written is one line."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from train.errors import TrainError
-from train.run_folder import RunFolder
+from train.run_folder import RunFolder, explained_write_errors
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
@@ -122,9 +123,23 @@ def test_a_read_only_folder_is_one_line(tmp_path: Path) -> None:
     mount = f"mount -t tmpfs -o ro,size=64k tmpfs {tmp_path}"
     ended = in_a_mount_of_its_own(mount, sys.executable, "-c", WRITER, str(tmp_path / "run"))
     assert ended.stdout == (
-        f"cannot write in {tmp_path / 'run'} (Read-only file system): free disk space there, or set run_root to "
-        "another folder\n"
+        f"cannot write in {tmp_path / 'run'} (Read-only file system): set run_root to another folder\n"
     ), ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "No space left on device): free disk space there, or set run_root to another folder"),
+        (errno.EACCES, "Permission denied): make it writable for you, or set run_root to another folder"),
+        (errno.EEXIST, "File exists): a part of this path is a file; set run_root to another folder"),
+        (errno.EIO, "Input/output error): set run_root to another folder"),
+    ],
+)
+def test_the_advice_fits_what_writing_met(tmp_path: Path, number: int, advice: str) -> None:
+    with pytest.raises(TrainError) as caught, explained_write_errors(tmp_path):
+        raise OSError(number, os.strerror(number))
+    assert str(caught.value) == f"cannot write in {tmp_path} ({advice}"
 
 
 def test_a_folder_that_was_deleted_under_a_run_is_locked_again(
