@@ -221,7 +221,7 @@ def _planned() -> int:
         return search_app(lambda search: launch_search(search, is_dry=is_dry))
     if is_sweep(sys.argv[1:]):
         return sweep_app(lambda members: launch_sweep(members, is_dry=is_dry))
-    return hydra_app(print_command, __doc__ or "")
+    return hydra_app(print_command, __doc__ or "", had_options=is_dry)
 
 
 def _print_wandb_sweep() -> int:

@@ -14,6 +14,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 
 from common.command_line import Parser, print_text
 from launch.doctor import machine, nodes, ranks
@@ -62,7 +63,8 @@ def run(arguments: Sequence[str]) -> int:
     if not given.seconds > 0:
         raise TrainError(f"--seconds {given.seconds:g} has to be above 0")
     sys.argv = [sys.argv[0], *overrides]  # what Hydra reads
-    return hydra_app(lambda config: examine_run(config, given, overrides), __doc__ or "")
+    task = partial(examine_run, given=given, overrides=overrides)
+    return hydra_app(task, __doc__ or "", had_options=bool(arguments))
 
 
 def examine_run(config: RunConfig, given: argparse.Namespace, overrides: Sequence[str]) -> int:

@@ -20,6 +20,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from common.command_line import Parser, print_text
 from launch.gpus import installed_gpus
@@ -51,7 +52,8 @@ def run(arguments: Sequence[str]) -> int:
     if is_sweep(overrides):
         raise TrainError("a plan is of one run: leave out -m and sweep=, and give each key one value")
     sys.argv = [sys.argv[0], *overrides]  # what Hydra reads
-    return hydra_app(lambda config: print_plan(config, given, overrides), __doc__ or "")
+    task = partial(print_plan, given=given, overrides=overrides)
+    return hydra_app(task, __doc__ or "", had_options=bool(arguments))
 
 
 def plan_parser() -> Parser:

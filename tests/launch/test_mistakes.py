@@ -73,6 +73,7 @@ SAMPLE = "data.root=SAMPLE"  # the fixture's folder
         (["--dry-run", "demo"], "'demo' is not of the form key=value; did you mean experiment=demo?"),
         (["keys", "xyzzy"], "no key matches 'xyzzy': `python -m launch keys` prints all that there are"),
         (["keys", "a", "b"], "one pattern at a time: python -m launch keys PATTERN"),
+        (["--dry-run"], "experiment is not given; choose one of demo, demo-backbone, "),
         ([DEMO, "--dry-run=1"], "option --dry-run takes no value"),
         ([DEMO, "--nproc_per_node=8"], "there is no option --nproc_per_node; set the key launch.processes=VALUE"),
         ([DEMO, "--output-dir", "x"], "there is no option --output-dir; set the key run_root=VALUE"),
@@ -140,11 +141,11 @@ SAMPLE = "data.root=SAMPLE"  # the fixture's folder
         ([DEMO, "init_from=runs/absent", "data.root=http://127.0.0.1:9"], "init_from=runs/absent is absent: give a H"),
         (
             ["experiment=demo-backbone", SAMPLE, "run_root=/proc/runs"],
-            "cannot write in /proc/runs/demo-backbone (No suc",
+            "cannot write in /proc/runs/demo-backbone (No such file or directory): set run_root to another folder\n",
         ),
         (
             ["experiment=demo-backbone", SAMPLE, "run_root=README.md"],
-            "cannot write in README.md/demo-backbone (Not a d",
+            "cannot write in README.md/demo-backbone (Not a directory): a part of this path is a file; set run_root to",
         ),
         # Sweeps.
         (["sweep=nope", DEMO], "there is no sweep=nope; choose one of optuna, paper, repo-lr, schemes, start-layers"),
@@ -190,6 +191,7 @@ SAMPLE = "data.root=SAMPLE"  # the fixture's folder
         (["compare", "/absent"], "a comparison needs two runs or more: name their folders, such as runs/a runs/b"),
         # Plans and checks.
         (["plan", "demo"], "'demo' is not of the form key=value; did you mean experiment=demo?"),
+        (["plan", "--gpus", "8"], "experiment is not given; choose one of demo, demo-backbone, "),
         (["plan", DEMO, "--gpus"], "argument --gpus: expected one argument; `python -m launch plan --help` shows"),
         (["plan", DEMO, "--gpus", "x"], "argument --gpus: invalid int value: 'x'; `python -m launch plan --help` sho"),
         (["plan", DEMO, "--gpus", "-1"], "--gpus -1 has to be above 0"),
@@ -198,6 +200,7 @@ SAMPLE = "data.root=SAMPLE"  # the fixture's folder
         (["plan", DEMO, "engine.zero_stage=0"], "engine.zero_stage=0 does not work with bf16: use engine.zero_stage=1"),
         (["plan", DEMO, "--mfu", "45"], "--mfu 45 is a share of the peak: give 0.45 for 45 %"),
         (["plan", DEMO, "-m", "seed=1,2"], "a plan is of one run: leave out -m and sweep=, and give each key one val"),
+        (["doctor", "--json"], "experiment is not given; choose one of demo, demo-backbone, "),
         (["doctor", DEMO, "--all-node"], "there is no option --all-node; did you mean --all-nodes?"),
         (["doctor", DEMO, "--seconds", "0"], "--seconds 0 has to be above 0"),
         (["doctor", DEMO, "sweep=schemes"], "the doctor examines one run: leave out -m and sweep=, and give each key"),

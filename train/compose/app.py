@@ -20,7 +20,7 @@ from common.errors import UserError
 from common.files import write_text_whole
 from data.fetch.credentials import take_credentials
 from train.compose.command_line import for_hydra
-from train.compose.errors import explain
+from train.compose.errors import explain, no_option
 from train.compose.groups import CONFIG_FOLDER, register_dataclasses, schema
 from train.compose.outside import with_registered_files
 from train.compose.renamed import with_new_keys, with_new_names
@@ -77,12 +77,16 @@ def save_run_config(config: RunConfig, path: Path) -> None:
     write_text_whole(path, OmegaConf.to_yaml(OmegaConf.create(config.as_plain())), durable=False)
 
 
-def hydra_app(task: Callable[[RunConfig], int], usage: str) -> int:
+def hydra_app(task: Callable[[RunConfig], int], usage: str, *, had_options: bool = False) -> int:
     """Composes a config from sys.argv and calls `task` with it.
 
     Returns the exit code: the task's own; EXIT_USER_ERROR after one line on standard error when the command line or
-    the config is wrong. A sweep is train/compose/sweep.py's.
+    the config is wrong. A sweep is train/compose/sweep.py's. Without any argument the usage is printed, unless
+    `had_options` says that the caller has taken options out of sys.argv.
     """
+    if had_options and not sys.argv[1:]:
+        print(f"error: {no_option('experiment', '')}", file=sys.stderr)
+        return EXIT_USER_ERROR
     if not sys.argv[1:] or set(sys.argv[1:]) & {"-h", "--help"}:
         print(usage.strip())
         return EXIT_OK if sys.argv[1:] else EXIT_USER_ERROR
