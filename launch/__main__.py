@@ -60,6 +60,7 @@ from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, S
 from train.launch_config import LaunchWay
 from train.processes import stop_with_parent
 from train.run_folder import RunFolder, explained_write_errors
+from train.signals import ignore_stop_signals
 
 DRY_RUN = "--dry-run"
 VERBS = ("keys", "plan", "doctor", *runs.VERBS)
@@ -291,6 +292,8 @@ if __name__ == "__main__":
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as it was during the imports (launch/__init__.py)
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        sys.exit(main())
+        code = main()
     except KeyboardInterrupt:
-        sys.exit(EXIT_STOPPED)
+        code = EXIT_STOPPED
+    ignore_stop_signals()  # what the run ended with has been said
+    sys.exit(code)

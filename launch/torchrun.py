@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 
 import psutil
@@ -17,9 +18,10 @@ from common.console import keep_on_without_reader
 from common.processes import PARENT
 from train.errors import EXIT_USER_ERROR
 from train.processes import stop_with_parent
-from train.signals import stop_signals
+from train.signals import STOP_SIGNALS, ignore_stop_signals, stop_signals
 from train.temporary import own_folder
 
+LOOK_AGAIN = 0.1  # seconds
 NOT_MET = "start the same command on each within ten minutes, with a host and a port that all of them reach"
 
 
@@ -39,8 +41,7 @@ def run() -> int:
     sys.argv[1:1] = ["--signals-to-handle=SIGQUIT"]  # and no other signal
     with contextlib.suppress(OSError):  # torchrun's own choice is in TMPDIR too, but a kill would leave it there
         sys.argv[1:1] = [f"--log-dir={own_folder()}"]
-    for number in stop_signals():
-        signal.signal(number, _pass_on)
+    _Request()
     try:
         main()
     except RendezvousError as error:
@@ -53,23 +54,48 @@ def run() -> int:
             return failure.exitcode
         say_killed(rank, signal.Signals(-failure.exitcode))
         return 128 - failure.exitcode
+    finally:
+        ignore_stop_signals()  # the interpreter would end by the next one, while it shuts down
     return 0
 
 
 def say_killed(rank: int, number: signal.Signals) -> None:
     """Prints which signal ended a rank, unless it is a request to stop."""
-    if number not in (signal.SIGTERM, signal.SIGINT):
+    if number not in STOP_SIGNALS:
         print(f"error: rank {rank} was ended by {number.name}: look for a lack of memory", file=sys.stderr)
 
 
-def _pass_on(number: int, frame: FrameType | None) -> None:
-    """Sends SIGTERM to the ranks, which save and stop; exits if there are none yet."""
-    ranks = psutil.Process().children()
-    for rank in ranks:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            rank.send_signal(signal.SIGTERM)
-    if not ranks:
-        os._exit(128 + signal.SIGTERM)
+class _Request:
+    """Waits for a signal that asks to stop, and passes the first on to the ranks; exits if there are none yet."""
+
+    def __init__(self) -> None:
+        self._has_started = False
+        self._is_passed_on = False
+        sys.addaudithook(self._on_audit)
+        for number in stop_signals():
+            signal.signal(number, self._on_signal)
+
+    def _on_audit(self, event: str, arguments: tuple[object, ...]) -> None:
+        if event == "subprocess.Popen" and "LOCAL_RANK" in (arguments[3] or ()):  # type: ignore[operator]
+            self._has_started = True
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self._is_passed_on:
+            self._is_passed_on = True
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Sends SIGTERM to the ranks, which save and stop."""
+        ranks = psutil.Process().children()
+        for rank in ranks:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rank.send_signal(signal.SIGTERM)
+        if not ranks and not self._has_started:
+            os._exit(128 + signal.SIGTERM)
+        if not ranks:  # the first starts at this moment, or all have ended and torchrun ends with their code
+            again = threading.Timer(LOOK_AGAIN, self._pass_on)
+            again.daemon = True
+            again.start()
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from train.errors import EXIT_CRASHED, EXIT_STOPPED, EXIT_USER_ERROR, Collective
 from train.processes import stop_with_parent
 from train.records import mend_records
 from train.run_folder import RunFolder, explained_write_errors
+from train.signals import StopSignals
 from train.trainer import LostPeersError, Trainer
 from train.vocabulary import vocabulary_problem
 from train.watchdog import Watchdog
@@ -53,10 +54,13 @@ def train(
     ranks: Ranks,
     callbacks: Sequence[Callback] = (),
     clock: Callable[[], float] = time.monotonic,
+    *,
+    until_exit: bool = False,
 ) -> int:
     """Runs the recipe on this rank and returns the exit code; `callbacks` come after those that every run has.
 
-    `clock`, in seconds, is what the watchdog measures its limits with.
+    `clock`, in seconds, is what the watchdog measures its limits with. With `until_exit`, stop signals have no effect
+    once the run has ended.
 
     A run that is rolled back starts again in this process, as after a kill.
 
@@ -64,15 +68,21 @@ def train(
     """
     folder = RunFolder.of(config)
     lock = folder.lock() if ranks.is_main else nullcontext()
+    signals = StopSignals(is_main=ranks.is_main, until_exit=until_exit)
     with lock, Watchdog(config.watchdog, ranks, folder, clock) as watchdog:
-        while (reason := train_once(config, ranks, folder, callbacks, watchdog)) is StopReason.rollback:
+        while (reason := train_once(config, ranks, folder, callbacks, watchdog, signals)) is StopReason.rollback:
             free_memory()
             watchdog.begin_again()
         return reason.exit_code
 
 
 def train_once(
-    config: RunConfig, ranks: Ranks, folder: RunFolder, callbacks: Sequence[Callback], watchdog: Watchdog
+    config: RunConfig,
+    ranks: Ranks,
+    folder: RunFolder,
+    callbacks: Sequence[Callback],
+    watchdog: Watchdog,
+    signals: StopSignals,
 ) -> StopReason:
     """Runs the recipe from its newest checkpoint to the end, a stop or a rollback; returns which."""
     watchdog.enter("start")
@@ -97,7 +107,7 @@ def train_once(
     engine = build_engine(config, ranks, weights)
     watchdog.enter("restoring the run")
     every_run = build_callbacks(config)
-    trainer = Trainer(config, ranks, folder, engine, stream, [*every_run, *callbacks], checkpoints, watchdog)
+    trainer = Trainer(config, ranks, folder, engine, stream, [*every_run, *callbacks], checkpoints, watchdog, signals)
     stop = trainer.fit(start.resume)
     ranks.barrier()  # the main rank may still be writing the last page of the report
     engine.close()
@@ -201,7 +211,7 @@ def work(config: RunConfig) -> int:
     try:
         ranks.join()
         check_agreement(config, ranks)
-        return train(config, ranks)
+        return train(config, ranks, until_exit=True)
     except CollectiveError as error:
         if ranks.is_main:
             print(f"error: {error}", file=sys.stderr)

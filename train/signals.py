@@ -15,19 +15,32 @@ def stop_signals() -> list[signal.Signals]:
     return [number for number in STOP_SIGNALS if not (nohup and number == signal.SIGHUP)]
 
 
-class StopSignals:
-    """A context in which stop signals are recorded instead of ending the process."""
+def ignore_stop_signals() -> None:
+    """Makes them change nothing from now on: the exit code of this process is decided."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
-    def __init__(self, *, is_main: bool) -> None:
+
+class StopSignals:
+    """A context in which stop signals are recorded instead of ending the process.
+
+    With `until_exit` they are recorded after it too, unless it was left by an error: the run has ended, and the process
+    ends with its exit code.
+    """
+
+    def __init__(self, *, is_main: bool, until_exit: bool = False) -> None:
         self.received: str | None = None  # the name of the latest
         self._is_main = is_main
+        self._until_exit = until_exit
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         self._before = {number: signal.signal(number, self._on_signal) for number in stop_signals()}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if self._until_exit and error is None:
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -52,6 +52,7 @@ class Trainer:
         callbacks: Sequence[Callback],
         checkpoints: Checkpoints,
         watchdog: Watchdog,
+        signals: StopSignals,
     ) -> None:
         self.config = config
         self.ranks = ranks
@@ -78,7 +79,7 @@ class Trainer:
         """Whether a callback left work of the last step to the next start, because a stop was requested."""
         self._skipped_in_a_row = 0
         self._metrics: dict[str, Any] = {}
-        self._signals = StopSignals(is_main=ranks.is_main)
+        self._signals = signals
         self._stop: Stop | None = None  # asked for by a callback
         self._rolls_back = False
         checkpoints.report_to(partial(self.callbacks.on_checkpoint, self), partial(self.callbacks.on_save_failed, self))

@@ -1,9 +1,11 @@
 """A job from one command, through a kill and a Ctrl-C, to its end: on real processes, on real text."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,7 +34,7 @@ from tests.launch.launching import (
     start,
     wait_for,
 )
-from train.errors import EXIT_DATA, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, TrainError
+from train.errors import EXIT_DATA, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, StopReason, TrainError
 from train.run_folder import RunFolder
 
 Launches = dict[str, Future[subprocess.CompletedProcess[str]]]
@@ -96,7 +98,7 @@ def unattended(root: Path) -> Iterator[Launches]:
 
 @pytest.fixture(scope="module")
 def restarted(root: Path, sample: Path) -> Job:
-    """The same command twice: one rank is killed, then Ctrl-C; then the end, a few steps later."""
+    """The same command twice: one rank is killed, then Ctrl-C; then the end, a few steps later, and SIGTERM then."""
     command, folder = arguments(root, sample, "restarted", processes=1), RunFolder(root / "restarted")
 
     killed = start(*command, ENDLESS)
@@ -110,7 +112,15 @@ def restarted(root: Path, sample: Path) -> Job:
     interrupted.send_signal(signal.SIGINT)
     launches.append(end(interrupted))
 
-    return Job(folder, [*launches, launch(*command, f"max_steps={last_step(folder.metrics) + 5}")])
+    finished = start(*command, f"max_steps={last_step(folder.metrics) + 5}")
+    wait_for(lambda: read(folder.events)[-1].get("reason") == StopReason.finished.word, finished)
+    processes = [psutil.Process(finished.pid), *ranks_of(finished)]
+    while finished.poll() is None:  # one after the other, until the launcher has ended
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+        time.sleep(0.01)
+    return Job(folder, [*launches, end(finished)])
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +196,12 @@ def test_ctrl_c_saves_and_stops_with_a_code_that_says_run_it_again(restarted: Jo
     ).items()
     assert f"restarted is stopped after step {stop['step']}; the same command continues it" in interrupted.stdout
     assert "saving a checkpoint, then stopping" in interrupted.stderr and "Traceback" not in interrupted.stderr
+
+
+def test_a_signal_after_the_end_of_a_run_changes_nothing(restarted: Job) -> None:
+    finished = restarted.launches[2]
+    assert finished.returncode == EXIT_OK, finished.stderr
+    assert f"restarted is finished after {restarted.num_steps} steps" in finished.stdout
 
 
 def events_before(job: Job, event: dict[str, Any]) -> dict[str, Any]:

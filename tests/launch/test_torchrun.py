@@ -1,4 +1,4 @@
-"""torchrun as a launch starts it: it passes on a request to stop, says what killed a rank, and tidies up."""
+"""torchrun as a launch starts it: it passes on the first request to stop, says what killed a rank, and tidies up."""
 
 import os
 import signal
@@ -10,7 +10,11 @@ import psutil
 
 from tests.launch.launching import ROOT, end, wait_for
 
-KILLED_WHEN_ASKED = "trap 'kill -KILL $$' TERM; touch \"$1\"; while :; do sleep 0.1; done"
+KILLED_WHEN_ASKED = """
+trap '(while kill -USR1 $PPID; do sleep 0.02; done) >/dev/null 2>&1 & kill -KILL $$' TERM  # asked until it ends
+touch "$1"
+while :; do sleep 0.1; done
+"""
 
 
 def torchrun(temporary: Path, *worker: str) -> subprocess.Popen[str]:

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from train.signals import NOTICE, StopSignals
+import pytest
+
+from train.signals import NOTICE, STOP_SIGNALS, StopSignals, ignore_stop_signals
 
 ROOT = Path(__file__).parents[2]
 WAITING_IN_C = """
@@ -31,6 +33,24 @@ def test_a_second_ctrl_c_ends_a_process_that_is_stuck_in_c() -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=900) == -signal.SIGINT
         assert process.stderr.read() == NOTICE.decode()
+
+
+def test_a_signal_after_the_end_has_no_effect_and_one_after_an_error_has() -> None:
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        with StopSignals(is_main=True, until_exit=True) as signals:
+            pass
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.received == "SIGTERM"
+        ignore_stop_signals()
+        for number in STOP_SIGNALS:
+            signal.raise_signal(number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    with pytest.raises(ValueError, match="of the run"), StopSignals(is_main=True, until_exit=True):
+        raise ValueError("of the run")
+    assert {number: signal.getsignal(number) for number in STOP_SIGNALS} == before
 
 
 def test_a_process_under_nohup_goes_on_after_its_terminal_is_closed() -> None:
