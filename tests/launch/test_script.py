@@ -83,6 +83,26 @@ def test_a_job_of_one_node_needs_no_port_that_others_may_have(tmp_path: Path, no
     assert done.stdout.splitlines()[: len(workers)] == workers, done.stderr
 
 
+DROPS_A_SIGNAL = """#!/bin/bash
+trap : USR1  # as srun does before its tasks run
+kill -USR1 $PPID
+sleep 0.5
+trap 'exit 75' USR1
+for _ in $(seq 100); do sleep 0.1; done
+"""
+
+
+def test_a_warning_that_srun_drops_while_it_starts_is_sent_again(tmp_path: Path) -> None:
+    (tmp_path / "srun").write_text(DROPS_A_SIGNAL)
+    (tmp_path / "scontrol").write_text('#!/bin/sh\necho "$@"\n')
+    for name in ("srun", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    environment = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", BY_HAND], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "start 1 of job 7 ended with code 75: requeued\nrequeue 7\n"
+
+
 def test_a_dry_run_prints_script_and_command_and_writes_nothing(
     config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
