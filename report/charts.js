@@ -27,6 +27,11 @@ function sentence(text) {
   return text && `${text[0].toUpperCase()}${text.slice(1)}.`;
 }
 
+function explanation({ meaning, unit }) {
+  // what a figure means and is counted in; nothing for a metric that report/metrics.py does not know
+  return [sentence(meaning), unit && `Unit: ${unit}.`].filter(Boolean).join(" ");
+}
+
 // ---------------------------------------------------------------- Plotly layout
 
 const CONFIG = { responsive: true, displayModeBar: false };
@@ -131,13 +136,14 @@ function marks(curves) {
   ];
 }
 
-function card(parent, title, value) {
+function card(parent, chart, value) {
   const plot = element("div", { className: "plot" });
   parent.append(
     element(
       "figure",
       {},
-      element("figcaption", {}, element("span", { textContent: title }), element("strong", { textContent: value })),
+      element("figcaption", {}, element("span", { textContent: chart.label }), element("strong", { textContent: value })),
+      element("p", { className: "note", textContent: explanation(chart) }),
       plot,
     ),
   );
@@ -153,8 +159,7 @@ function draw(redraw) {
 
 function drawCharts(parent, charts) {
   for (const chart of charts) {
-    const plot = card(parent, chart.label, figures(chart.smooth_y.at(-1) ?? chart.y.at(-1)));
-    plot.previousSibling.title = sentence(chart.meaning);
+    const plot = card(parent, chart, figures(chart.smooth_y.at(-1) ?? chart.y.at(-1)));
     draw(() => {
       const noisy = chart.smooth_y.length > 0;
       const hover = `step %{x}: %{y:.5g}<extra></extra>`;
@@ -186,8 +191,7 @@ function drawSeries(parent, series, of, { named = false, axis = "step", legend =
   for (const each of series) {
     const last = each.curves.map((curve) => curve.y.at(-1));
     const [low, high] = extent(last);
-    const plot = card(parent, each.label, low === high ? figures(low) : `${figures(low)} – ${figures(high)}`);
-    plot.previousSibling.title = sentence(each.meaning);
+    const plot = card(parent, each, low === high ? figures(low) : `${figures(low)} – ${figures(high)}`);
     draw(() => {
       const traces = each.curves.map((curve, index) => ({
         x: curve.x,

@@ -24,6 +24,11 @@ function comparison() {
   $("written").textContent = `Written ${run.written}. Drag over a chart to zoom in, double-click to zoom out.`;
   fillTable($("run-table"), run.runs, true);
   fillTable($("setting-table"), run.settings);
+  $("columns").append(
+    ...run.columns.map((column) =>
+      element("li", {}, element("b", { textContent: column.label }), ` ${explanation(column)}`),
+    ),
+  );
   $("settings").hidden = !run.settings.length;
   const runs = { named: true, legend: run.order.length <= MOST_IN_LEGENDS };
   drawSeries($("steps"), run.steps, "run", runs);

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from report.errors import ReportError
-from report.metrics import CE_LOSS, EVAL_LOSS, STEP_SECONDS, TOKENS, TOKENS_PER_SECOND
-from report.overview import WINDOW, Overview, overview
+from report.metrics import CE_LOSS, EVAL_LOSS, STEP_SECONDS, TOKENS, TOKENS_PER_SECOND, WINDOW
+from report.overview import Overview, overview
 from report.run_folder import Row, RunFiles, is_number
 
 SEEDS = ("seed", "data.seed")

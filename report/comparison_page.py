@@ -9,6 +9,7 @@ from report.comparison import ComparedRun, Comparison
 from report.comparison_table import run_cells, same_over_seeds, setting_cells, title
 from report.metrics import (
     CE_LOSS,
+    COLUMNS,
     EVAL,
     EVAL_LOSS,
     GRAD_NORM,
@@ -36,13 +37,20 @@ def comparison_data(comparison: Comparison, name: str) -> dict[str, Any]:
     means = {positions_metric(own): metric for own, metric in STATISTICS.items()}
     probes = _probes(runs)
     has_seeds = any(len(setting.runs) > 1 for setting in comparison.settings)
+    tables = [run_cells(comparison), setting_cells(comparison) if has_seeds else []]
+    headings = {heading for table in tables if table for heading in table[0]}
     return {
         "name": name,
         "written": time.strftime("%Y-%m-%d %H:%M"),
         "summary": " ".join([f"{len(runs)} runs {title(comparison)}.", *same_over_seeds(comparison)]),
         "order": [run.name for run in runs],
-        "runs": run_cells(comparison),
-        "settings": setting_cells(comparison) if has_seeds else [],
+        "runs": tables[0],
+        "settings": tables[1],
+        "columns": [
+            {"label": column.label, "unit": column.unit, "meaning": column.meaning}
+            for column in COLUMNS
+            if column.label in headings
+        ],
         "steps": _series(runs, {name: RUN_METRICS[name] for name in CHARTS}, STEP),
         "tokens": _series(runs, {name: RUN_METRICS[name] for name in CHARTS}, TOKENS),
         "positions": _series(runs, means, STEP),
@@ -79,5 +87,6 @@ def _series(runs: Sequence[ComparedRun], metrics: dict[str, Metric], axis: str) 
                 smooth = "smooth_" if drawn["smooth_x"] else ""
                 curves.append({"title": run.name, "color": color, "x": drawn[f"{smooth}x"], "y": drawn[f"{smooth}y"]})
         if curves:
-            charts.append({"name": name, "label": metric.label, "meaning": metric.meaning, "curves": curves})
+            described = {"label": metric.label, "unit": metric.unit, "meaning": metric.meaning}
+            charts.append({"name": name, **described, "curves": curves})
     return charts

@@ -3,8 +3,7 @@
 function drawLossByPosition(parent, chart) {
   const newest = chart.readings.at(-1);
   const [low, high] = extent(newest.values);
-  const plot = card(parent, chart.label, low === high ? figures(low) : `${figures(low)} – ${figures(high)}`);
-  plot.previousSibling.title = sentence(chart.meaning);
+  const plot = card(parent, chart, low === high ? figures(low) : `${figures(low)} – ${figures(high)}`);
   draw(() => {
     const traces = chart.readings.map((reading) => ({
       x: chart.buckets.map(([start, stop]) => (start + stop) / 2),

@@ -81,7 +81,7 @@ function drawHeat() {
   );
   $("heat-label").textContent = `step ${steps[chosen.reading]}`;
   $("heat-value").textContent = figures(z[chosen.layer]?.[chosen.head]);
-  $("meaning").textContent = sentence(statistic.meaning);
+  $("meaning").textContent = explanation(statistic);
 }
 
 function drawHistory() {

@@ -67,6 +67,8 @@ OPEN_ALERTS = "positions/open_alerts"
 EVAL = "eval/"
 """How the names of all results of evaluations begin."""
 EVAL_LOSS, EVAL_PERPLEXITY = f"{EVAL}loss", f"{EVAL}perplexity"
+WINDOW = 10
+"""Last values of a figure that tables of runs average."""
 
 
 def _by_name(metrics: Iterable[Metric]) -> dict[str, Metric]:
@@ -98,6 +100,22 @@ RUN_METRICS = _by_name(
     ]
 )
 """Metrics with one name, by that name."""
+
+
+COLUMNS = (
+    Metric("eval_loss", "eval loss", "nats", "the last validation loss up to the tokens that the table names"),
+    Metric("loss", "loss", "nats", f"mean cross entropy of the last {WINDOW} logged training steps up to those tokens"),
+    Metric("to_best", "to best", "nats", "above the best, by the eval loss if all runs have one, else the loss"),
+    Metric("step", "step", "", "updates done by now, which may be more than those tokens"),
+    Metric("state", "state", "", "whether the run goes on"),
+    Metric("tokens_per_second", "tokens/s", "tokens/s", "median of the logged steps, over all ranks"),
+    Metric("process_hours", "process-hours", "hours", "of all processes, within steps; GPU-hours on GPUs"),
+    Metric("alerts", "alerts", "", "alerts of the position watch, also those that are over"),
+    Metric("seeds", "seeds", "", "runs of the setting"),
+    Metric("mean", "mean", "nats", "mean over seeds of the eval loss if all runs have one, else of the loss"),
+    Metric("spread", "spread", "nats", "sample standard deviation of it over seeds"),
+)
+"""Columns of tables that compare runs; all others are keys of the config."""
 
 
 def _statistic(name: str, label: str, unit: str, meaning: str) -> Metric:
@@ -173,16 +191,16 @@ def signals(symbols: Mapping[str, str]) -> dict[str, Metric]:
             ),
             Metric(
                 GRADIENT_RESIDUAL,
-                "residual",
+                "residual of the gradient",
                 "share",
-                "sum of dz over a row, which should be 0, over the sum of |dz|",
+                "sum over a row of dz, the loss's gradient by positions, which should be 0, over the sum of |dz|",
                 Scope.layer,
             ),
             Metric(
                 GRADIENT_SLOPE,
-                "slope",
+                "slope of the loss",
                 "share",
-                "change of the loss as positions move along dz, over the expected; 1: right, -1: wrong sign",
+                "change of the loss as positions move along its gradient, over the expected; 1: right, -1: wrong sign",
                 Scope.layer,
             ),
             Metric(

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from report.metrics import CE_LOSS, EVAL_LOSS, OPEN_ALERTS, STEP, STEP_SECONDS, TOKENS, TOKENS_PER_SECOND
+from report.metrics import CE_LOSS, EVAL_LOSS, OPEN_ALERTS, STEP, STEP_SECONDS, TOKENS, TOKENS_PER_SECOND, WINDOW
 from report.run_folder import Row, RunFiles, is_number
 from report.summary import status
 
 TAIL_BYTES = 1 << 20  # of metrics.jsonl: tens to thousands of rows
-WINDOW = 10  # last values of a figure that are averaged
 KILLED = "killed"
 """State of a run whose process is dead and left no stop event; the others are those of `status`."""
 NOT_STARTED = "no step"

@@ -44,6 +44,8 @@ def test_the_page_of_a_real_run_renders_without_a_network_or_a_console_message(
         assert browser.text("#status") == f"finished after step {NUM_STEPS}"
         titles = browser.ask("[...document.querySelectorAll('#main-charts figcaption span')].map(s => s.textContent)")
         assert titles == ["Loss", "Learning rate", "Gradient norm", "Tokens per second"]
+        notes = browser.ask("[...document.querySelectorAll('.grid > figure > .note')].map(s => s.textContent)")
+        assert "Cross entropy per valid token. Unit: nats." in notes and all(notes)
         drawn = browser.ask("[...document.querySelectorAll('.plot')].filter(p => p.querySelector('.main-svg')).length")
         assert drawn == browser.ask("document.querySelectorAll('.plot').length") > len(titles) + 3
         for section in ("means", "rest"):

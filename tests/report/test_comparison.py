@@ -132,6 +132,10 @@ def test_the_page_draws_a_curve_per_run_and_shows_hostile_names_as_text(tmp_path
         assert browser.text("h1") == "two runs" and "61,440 tokens" in browser.text("#summary")
         cells = "[...document.querySelectorAll('#run-table td:first-child')].map(cell => cell.textContent)"
         assert browser.ask(cells) == ["b", hostile]
+        headings = "[...document.querySelectorAll('th')].map(cell => cell.textContent)"
+        explained = "[...document.querySelectorAll('#columns b')].map(cell => cell.textContent)"
+        assert set(browser.ask(headings)) - set(browser.ask(explained)) == {"run", "seed"}
+        assert browser.ask("[...document.querySelectorAll('.grid > figure > .note')].every(note => note.textContent)")
         drawn = "[...document.querySelectorAll('#steps .plot')].map(plot => plot.data.length)"
         assert set(browser.ask(drawn)) == {2} and browser.ask(legends) > 0
         assert not browser.ask("document.getElementById('settings').hidden")
