@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from common.command_line import Parser, print_text
+from common.words import counted
 from launch.gpus import installed_gpus
 from launch.plan import page
 from launch.plan.advice import advise, check_gpus
@@ -35,8 +36,10 @@ from train.compose.app import hydra_app
 from train.compose.command_line import is_sweep
 from train.config import RunConfig
 from train.devices import DEVICES, Device, find_device
+from train.engine.config import Precision
 from train.engine.memory import element_bytes
 from train.errors import EXIT_OK, TrainError
+from train.launch_config import LaunchWay
 
 EXIT_DOES_NOT_FIT = 1
 DEFAULT_GPU = "H100"
@@ -74,7 +77,7 @@ def print_plan(config: RunConfig, given: argparse.Namespace, overrides: Sequence
         raise TrainError(
             "engine.zero_stage=0 does not work with bf16: use engine.zero_stage=1, or engine.precision=fp32"
         )
-    cluster, note = cluster_of(config, given)
+    cluster, is_assumed = cluster_of(config, given)
     measured = closest(config, cluster.device) if given.mfu is None else None
     mfu, basis = ASSUMED_MFU, f"calculated, at an assumed MFU of {ASSUMED_MFU:.0%}; not measured"
     if given.mfu is not None:
@@ -88,11 +91,12 @@ def print_plan(config: RunConfig, given: argparse.Namespace, overrides: Sequence
     changes = [] if advice is None else advice.arguments
     command = launch_command(overrides, changes, cluster if advice is None else advice.estimate.cluster)
     if given.json:
-        print_text(json.dumps(page.as_data(needs, files, basis, advice, command), indent=1))
+        data = page.as_data(needs, files, basis, advice, command) | {"device_is_assumed": is_assumed}
+        print_text(json.dumps(data, indent=1))
         return EXIT_OK if needs.fits else EXIT_DOES_NOT_FIT
     others = [number for number in SIZES if config.global_batch_size % number == 0 and _splits(config, number)]
     table = [estimate(config, Cluster(cluster.device, n, cluster.gpus_per_node, cluster.network), mfu) for n in others]
-    lines = [page.heading(config, needs) + note, ""]
+    lines = [page.heading(config, needs), *(assumption_lines(config, cluster) if is_assumed else []), ""]
     for part in (
         page.memory_lines(config, needs),
         page.advice_lines(needs, advice),
@@ -105,8 +109,8 @@ def print_plan(config: RunConfig, given: argparse.Namespace, overrides: Sequence
     return EXIT_OK if needs.fits else EXIT_DOES_NOT_FIT
 
 
-def cluster_of(config: RunConfig, given: argparse.Namespace) -> tuple[Cluster, str]:
-    """Returns the GPUs to plan for, and a note where they were chosen for want of any here. Raises TrainError."""
+def cluster_of(config: RunConfig, given: argparse.Namespace) -> tuple[Cluster, bool]:
+    """Returns the GPUs to plan for, and whether their kind is assumed for want of any here. Raises TrainError."""
     for option in ("gpus", "gpus_per_node", "network", "mfu"):
         value = getattr(given, option)
         if value is not None and value <= 0:
@@ -114,13 +118,20 @@ def cluster_of(config: RunConfig, given: argparse.Namespace) -> tuple[Cluster, s
     if given.mfu is not None and given.mfu > 1:
         raise TrainError(f"--mfu {given.mfu:g} is a share of the peak: give 0.45 for 45 %")
     here = installed_gpus()
-    note = ""
-    if given.gpu is None and not here:
-        note = f" (no GPU here: planned for {DEFAULT_GPU}; --gpu names another)"
     gpus = given.gpus or config.launch.processes or count_gpus() or 1
     check_gpus(config, gpus)
     device = device_called(given.gpu or (here[0].name if here else DEFAULT_GPU))
-    return Cluster(device, gpus, given.gpus_per_node, given.network * 1e9), note
+    cluster = Cluster(device, gpus, given.gpus_per_node, given.network * 1e9)
+    return cluster, given.gpu is None and not here
+
+
+def assumption_lines(config: RunConfig, cluster: Cluster) -> list[str]:
+    """Returns what was assumed where no GPU is here, how to plan for others, and what a launch here would do."""
+    lines = [f"No GPU is here: this plan assumes {cluster.gpus} x {cluster.device.name}; --gpu and --gpus name others."]
+    if config.launch.way is LaunchWay.local and config.engine.precision is not Precision.bf16:
+        ranks = counted(config.launch.processes or config.launch.cpu_processes, "rank")
+        lines.append(f"Started here, the run trains on the CPU, on {ranks}: memory and speed below are not of that.")
+    return lines
 
 
 def device_called(name: str) -> Device:

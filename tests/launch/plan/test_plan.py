@@ -11,6 +11,7 @@ import pytest
 
 from launch.__main__ import main
 from launch.plan.advice import advise
+from launch.plan.command import assumption_lines
 from launch.plan.disk import disk
 from launch.plan.estimate import Cluster, estimate
 from launch.plan.measured import Measurement, closest, save
@@ -108,6 +109,24 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     for word in ("weights", "optimizer", "activations", "tokens/s", "not measured", "checkpoints", "GPU-hours", "fits"):
         assert word in text
     assert text.endswith(f"python -m launch {JOB} launch=slurm launch.nodes=2 launch.gpus_per_node=8\n")
+
+
+def test_what_is_assumed_without_a_gpu_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.plan.command.installed_gpus", tuple)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(sys, "argv", ["launch", "plan", "experiment=demo"])
+    assert main() == EXIT_OK
+    said = capsys.readouterr().out.splitlines()[1:3]
+    assert said == [
+        "No GPU is here: this plan assumes 1 x H100; --gpu and --gpus name others.",
+        "Started here, the run trains on the CPU, on 2 ranks: memory and speed below are not of that.",
+    ]
+    cannot = ["engine.precision=bf16"]  # on a CPU
+    assert assumption_lines(compose("experiment=demo", *cannot), Cluster(device("H100"), 1)) == said[:1]
+    assert planned(capsys, monkeypatch, "experiment=demo")[1]["device_is_assumed"] is True
+    assert planned(capsys, monkeypatch, "experiment=demo", "--gpu", "h100")[1]["device_is_assumed"] is False
 
 
 def test_a_measured_speed_of_the_same_gpu_replaces_the_assumed_one(job: RunConfig, tmp_path: Path) -> None:
