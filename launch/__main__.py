@@ -284,6 +284,7 @@ def print_command(config: RunConfig) -> int:
     if config.launch.way is LaunchWay.kubernetes:
         return print_manifest([config])
     print(shlex.join(foreground_of(config).command))
+    print(f"# would write {RunFolder.of(config).launch} for it, and delete that at the end")
     return EXIT_OK
 
 

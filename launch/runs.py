@@ -64,7 +64,10 @@ def print_status(arguments: Sequence[str]) -> int:
     while True:
         runs = find_runs(root)
         if not runs:
-            raise TrainError(f"there is no run in {root}: name the folder of runs, such as runs")
+            advice = f"name the folder of runs, such as {RUNS}"
+            if root == RUNS:
+                advice = "start one with `python -m launch experiment=NAME`, or name another folder of runs"
+            raise TrainError(f"there is no run in {root}: {advice}")
         jobs, trouble = jobs_or_trouble(runs)
         lines = [*status_lines([overview(files) for files in runs], jobs), *trouble]
         if not given.watch:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from data.fetch.remote import is_remote
 from launch.plan.advice import Advice
 from launch.plan.disk import Disk
 from launch.plan.estimate import GIB, Estimate
@@ -60,7 +61,8 @@ def speed_lines(needs: Estimate, basis: str) -> list[str]:
 
 def disk_lines(config: RunConfig, files: Disk) -> list[str]:
     """Returns lines on disks."""
-    data = "not known without a network" if files.data is None else f"{files.data / 1e9:,.1f} GB in {config.data.root}"
+    unknown = "not known without a network" if is_remote(config.data.root) else f"not there yet: {config.data.root}"
+    data = unknown if files.data is None else f"{files.data / 1e9:,.1f} GB in {config.data.root}"
     cache = f"; cache at most {files.cache / 1e9:,.1f} GB" if files.cache else ""
     return [
         "disk",

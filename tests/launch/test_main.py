@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.__main__ import trained_with
+from launch.__main__ import print_command, trained_with
 from launch.runs import best_run
 from report.run_folder import RunFiles
 from tests.composing import compose
@@ -38,6 +38,13 @@ def test_a_finished_run_goes_on_only_with_what_it_was_trained_with(
     save_run_config(trained, folder.config)
     expected = None if kept is None else [DEMO, own, *kept]
     assert trained_with([DEMO, own, *more], compose(DEMO, own, *more), folder) == expected
+
+
+def test_a_dry_run_names_the_file_that_its_command_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert print_command(compose(DEMO, f"run_root={tmp_path}", "launch.processes=1", "launch.cpu_processes=1")) == 0
+    command, remark = capsys.readouterr().out.splitlines()
+    assert remark == f"# would write {command.split()[-1]} for it, and delete that at the end"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_ctrl_c_while_python_imports_is_no_page_of_python(tmp_path: Path) -> None:

@@ -70,9 +70,11 @@ def test_a_mistake_is_one_line(tmp_path: Path) -> None:
 def test_a_run_below_the_default_folder_is_known_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main("status", []) == EXIT_USER_ERROR
+    assert "there is no run in runs: start one with `python -m launch" in capsys.readouterr().err
     for name in ("one", "two"):
         make_run(tmp_path / "runs" / name, range(1, 30))
-    monkeypatch.chdir(tmp_path)
     assert main("status", ["one"]) == EXIT_OK and re.search(r"^one +", capsys.readouterr().out, re.MULTILINE)
     assert main("compare", ["one", "runs/two"]) == EXIT_OK
     for name, line in (("one", "nothing trains runs/one:"), ("three", "there is no run folder three:")):

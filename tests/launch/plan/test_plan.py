@@ -116,9 +116,11 @@ def test_what_is_assumed_without_a_gpu_is_said(
 ) -> None:
     monkeypatch.setattr("launch.plan.command.installed_gpus", tuple)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(sys, "argv", ["launch", "plan", "experiment=demo"])
+    monkeypatch.setattr(sys, "argv", ["launch", "plan", "experiment=demo", "data.root=/absent"])
     assert main() == EXIT_OK
-    said = capsys.readouterr().out.splitlines()[1:3]
+    said = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("  data            not there yet: /absent") for line in said)
+    said = said[1:3]
     assert said == [
         "No GPU is here: this plan assumes 1 x H100; --gpu and --gpus name others.",
         "Started here, the run trains on the CPU, on 2 ranks: memory and speed below are not of that.",
