@@ -123,6 +123,8 @@ def check_shared_memory(subject: Subject) -> Result:
 
 def check_disk_for_the_run(subject: Subject) -> Result:
     """Compares the free space below run_root with checkpoints and exports."""
+    if shutil.disk_usage(_existing(Path(subject.config.run_root))).total == 0:
+        return skipped(f"{subject.config.run_root} is on no disk: see write access")
     needed = disk(subject.config).in_run_folder
     free = _free(Path(subject.config.run_root))
     found = f"{free / 1e9:,.1f} GB free in {subject.config.run_root}, {needed / 1e9:,.1f} GB needed"
@@ -171,7 +173,12 @@ def check_write_access(subject: Subject) -> Result:
 
 def _free(path: Path) -> int:
     """Returns the free bytes where a folder is, or would be made."""
+    return shutil.disk_usage(_existing(path)).free
+
+
+def _existing(path: Path) -> Path:
+    """Returns the folder, or the closest one above it that exists."""
     path = path.absolute()
     while not path.exists():
         path = path.parent
-    return shutil.disk_usage(path).free
+    return path

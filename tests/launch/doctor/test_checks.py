@@ -131,6 +131,8 @@ def test_disks_and_write_access(config: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     config.run_root = f"{tmp_path}/file/runs"
     assert state_of(machine.check_write_access, config)[0] is State.failed
+    config.run_root = "/proc/nope"  # no space to free there
+    assert state_of(machine.check_disk_for_the_run, config)[0] is State.skipped
 
 
 def test_published_files_that_are_not_fetched_yet_need_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
