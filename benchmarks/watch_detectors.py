@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.detectors.cases import FAILURES, INTERVAL, SIZES, Case, Half, Scope, all_cases
+from benchmarks.detectors.cases import ALL_FAILURES, INTERVAL, SIZES, Case, Half, Scope, all_cases
 from benchmarks.detectors.recording import Recorder, path_of, read
 from train.distributed import Ranks, leave
 from train.watch.alert import Place
@@ -70,7 +70,7 @@ def judged(case: Case, readings: Sequence[Reading]) -> Outcome:
 
 def _is_damaged(case: Case, place: Place) -> bool:
     assert case.failure is not None
-    scope = FAILURES[case.failure].scope
+    scope = ALL_FAILURES[case.failure].scope
     if scope is Scope.model:
         return True
     if scope is Scope.layer or len(place) < 2:
@@ -81,7 +81,7 @@ def _is_damaged(case: Case, place: Place) -> bool:
 def is_in_time(case: Case, outcome: Outcome) -> bool:
     """Returns whether the damage was said as soon as its failure asks."""
     assert case.failure is not None
-    return outcome.readings is not None and outcome.readings <= FAILURES[case.failure].soon
+    return outcome.readings is not None and outcome.readings <= ALL_FAILURES[case.failure].soon
 
 
 def described(case: Case) -> str:
@@ -109,7 +109,7 @@ def table(half: Half, folder: Path) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for case in hurt:
-        outcome, soon = outcomes[case], FAILURES[str(case.failure)].soon
+        outcome, soon = outcomes[case], ALL_FAILURES[str(case.failure)].soon
         said = f"{outcome.readings or 'never'} ({soon})" + ("" if is_in_time(case, outcome) else " **late**")
         run = f"{described(case)}, layer {case.layer}"
         lines.append(f"| {case.failure} | {run} | {said} | {', '.join(outcome.kinds)} | {', '.join(outcome.wrong)} |")
