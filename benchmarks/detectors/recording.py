@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+import math
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -19,6 +20,7 @@ from data.tokenizer import EOS_TOKEN, TOKENIZER_NAME, DocumentEncoder
 from data.tools.sample import build_sample
 from model.config import ModelConfig, PositionsConfig
 from model.weights import random_weights
+from report.metrics import HEAD_SIGNALS
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.build import build_engine
@@ -229,7 +231,11 @@ def read(case: Case, folder: Path) -> list[Reading]:
 
 
 def _reading(plain: dict[str, Any]) -> Reading:
+    """Returns a reading; figures of heads that came after it was recorded are not known (NaN)."""
     heads, signals, maps = (
         {int(layer): values for layer, values in plain[name].items()} for name in ("heads", "signals", "maps")
     )
+    for values in heads.values():
+        for name in HEAD_SIGNALS.keys() - values.keys():
+            values[name] = [math.nan] * len(values["std"])
     return Reading(plain["step"], heads, signals, maps, plain["loss"], tuple(plain.get("deviations", ())))

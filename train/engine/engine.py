@@ -217,7 +217,7 @@ class Engine(ABC):
         names = [group["name"] for group in self._engine.optimizer.param_groups]
         number = names.index(POSITIONS_GROUP)
         group = self._hyperparameters[number] | {"lr": self._engine.optimizer.param_groups[number]["lr"]}
-        change = adamw_change(before, *(state[key] for key in MOMENTS), num_updates, group)
+        change = adamw_change(before, state["exp_avg"], state["exp_avg_sq"], num_updates, group)
         return change * (num_updates > num_before)
 
     def save(self, folder: Path, write: Callable[[Any, Path], None]) -> None:
