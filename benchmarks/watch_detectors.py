@@ -1,11 +1,12 @@
 """How well the position watch tells healthy runs from injured ones.
 
-    python -m benchmarks.watch_detectors                  record what is missing (an hour of CPU), print the tables
+    python -m benchmarks.watch_detectors                  record what is missing (two hours of CPU), print the tables
     python -m benchmarks.watch_detectors --half tuning    only the half on which the detectors were tuned
-    python -m benchmarks.watch_detectors --half fresh     only the runs that they were never tuned on
+    python -m benchmarks.watch_detectors --half updates   only the runs that came last
+    python -m benchmarks.watch_detectors --recordings DIR    keep the readings there; default: runs/watch-detectors
 
 Each run trains a small model with the real optimizer, engine and meter, on made-up or real text; its readings are kept.
-Then the detectors see the readings, which takes seconds. An injured run is caught if an alert about a damaged place is
+Then the detectors see the readings, which takes seconds, and training is not needed again to judge other rules. An injured run is caught if an alert about a damaged place is
 open within so many readings of the damage. A wrong alert is an alert before the damage, or about a place that is
 not damaged.
 """
@@ -27,7 +28,8 @@ TITLES = {
     Half.judging: "### Judging half",
     Half.fresh: "### Fresh runs",
     Half.again: "### Fresh runs, again",
-    Half.last: "### New runs for the rules that changed last",
+    Half.last: "### Runs for fading layers and layers below a wrong one",
+    Half.updates: "### Runs for the check of updates",
 }
 
 
@@ -53,7 +55,7 @@ def judged(case: Case, readings: Sequence[Reading]) -> Outcome:
     num_since, known = 0, set()
     for reading in readings:
         is_damaged = case.failure is not None and reading.step > case.breaks - 1
-        # The reading of the step of the damage is taken before it.
+        # Most of the reading of the step of the damage is taken before it.
         num_since += is_damaged and reading.step > case.breaks
         detectors.observe(reading)
         for kind, place in detectors.open_episodes:
