@@ -15,7 +15,7 @@ from report.metrics import OPEN_ALERTS
 from train.callbacks.callback import StatefulCallback, TrainerInterface
 from train.callbacks.console import Screen
 from train.errors import Stop, StopReason
-from train.watch.alert import UNHURT, Alert
+from train.watch.alert import ONLY_REPORTED, Alert
 from train.watch.config import AlertPolicy, PositionWatchConfig
 from train.watch.detectors import Detectors
 from train.watch.meter import Meter
@@ -86,7 +86,7 @@ class PositionWatch(StatefulCallback):
             trainer.save()
         elif self._config.policy is AlertPolicy.stop:
             trainer.stop(Stop(StopReason.alert))
-        failures = [alert for alert in raised if alert.kind not in UNHURT]
+        failures = [alert for alert in raised if alert.kind not in ONLY_REPORTED]
         if self._config.policy is AlertPolicy.rollback and failures:
             trainer.roll_back(min(failures, key=lambda alert: alert.since))
 

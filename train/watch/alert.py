@@ -47,8 +47,10 @@ ADVICE = {
 """What to try, by the kind of the alert."""
 
 
-UNHURT = ("rope", "not_learning")
-"""Kinds after which no weights are damaged: to go back and learn more slowly would not help."""
+ONLY_REPORTED = ("rope", "not_learning", "wrong_update")
+"""Kinds that no rollback follows: to learn more slowly would not help, as no weights are damaged or training does not
+damage them.
+"""
 
 
 @dataclass(frozen=True)
