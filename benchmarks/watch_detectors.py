@@ -6,9 +6,9 @@
     python -m benchmarks.watch_detectors --recordings DIR    keep the readings there; default: runs/watch-detectors
 
 Each run trains a small model with the real optimizer, engine and meter, on made-up or real text; its readings are kept.
-Then the detectors see the readings, which takes seconds, and training is not needed again to judge other rules. An injured run is caught if an alert about a damaged place is
-open within so many readings of the damage. A wrong alert is an alert before the damage, or about a place that is
-not damaged.
+Then the detectors see the readings, which takes seconds, and other rules are judged without training. An injured run is
+caught if an alert about a damaged place is open within so many readings of the damage. A wrong alert is an alert before
+the damage, or about a place that is not damaged.
 """
 
 import argparse

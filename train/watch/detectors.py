@@ -14,8 +14,9 @@ rate passes through both, and its loss falls. So a range alone raises an alert o
     not_finite       head    a position is not finite; said at once, of the lowest such layer
     wrong_positions  layer   a token's position changes with later tokens
     same_heads       layer   all heads have the same positions
-    collapse         head    the spread or the row vanished; or no rotary frequency resolves the spread any more, or
-                             neighbours share a position, and the loss is worse
+    collapse         head    the spread or the row vanished; or little is left of the row, and the loss is worse or
+                             something else than the optimizer takes it away; or no rotary frequency resolves the
+                             spread any more, or neighbours share a position, and the loss is worse
     rope             model   every head of every layer follows the token index: |rank correlation| above 0.95
     explosion        head    the row grows faster and faster, or at one stroke; or |z| is so large that float32
                              positions are 1/8 apart; or the range is too wide, and the loss is worse

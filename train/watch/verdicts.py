@@ -31,6 +31,7 @@ Verdicts = dict[Place, bool | None]
 UNCHANGED_READINGS, UNCHANGED_STEPS = 20, 1000  # after which a layer whose spread has not doubled does not learn
 COLLAPSED, RESTORED = 0.1, 0.2  # of the spread that a head has held
 VANISHED = 1e-4  # of the same: a collapse, whatever the loss does
+VANISHED_ROW = 0.01  # of the highest norm of a head's row, likewise
 FLAT = 0.95  # constant_share of a head whose neighbours share a position
 EXPLODED, CONTAINED = 2.0, 1.0  # range, in sequence lengths
 WIDE = 20.0  # range, in sequence lengths, of a head that has held no spread yet
@@ -67,8 +68,7 @@ def not_finite_heads(layer: int, reading: Reading) -> list[bool]:
 def is_collapsed(layer: int, head: int, reading: Reading, memory: Memory) -> bool | None:
     """Judges whether a head's positions are nearly equal.
 
-    That a row becomes smaller is no failure by itself: where training wants it, the loss does not suffer, and where
-    something else does it, the row is a `wrong_update`.
+    That a row becomes smaller is no failure by itself: training may want it, and the loss does not suffer then.
 
     Deviations that are equal leave RoPE, which the run began as: a failure only while the loss is worse.
     """
@@ -80,7 +80,8 @@ def is_collapsed(layer: int, head: int, reading: Reading, memory: Memory) -> boo
         memory.held(layer, head),
         memory.held_norm(layer, head),
     )
-    if norm < COLLAPSED * held_norm:
+    is_harmful = is_wrong_update(layer, head, reading) or memory.is_worse(reading.loss)
+    if norm < VANISHED_ROW * held_norm or (norm < COLLAPSED * held_norm and is_harmful):
         return True
     is_equal = spread < RESOLVED or flat > FLAT
     if is_equal and (spread < VANISHED * held or (spread < COLLAPSED * held and memory.is_worse(reading.loss))):

@@ -40,7 +40,8 @@ CASES: dict[str, tuple[str, str, tuple[Change, ...]]] = {
     "neighbours fall together": ("collapse", "layer 6", (set_heads((6,), q01=0.0, q99=0.7, constant_share=1.0), worse)),
     "a head keeps next to nothing": ("collapse", "layer 6 head 2", (set_heads((6,), (2,), q01=0.0, q99=0.7e-3),)),
     "a layer collapses": ("collapse", "layer 6", (set_heads((6,), **COLLAPSED), worse)),
-    "rows vanish": ("collapse", "layer 6 head 2", (set_heads((6,), (2,), head_norm=0.9e-3),)),
+    "rows vanish": ("collapse", "layer 6 head 2", (set_heads((6,), (2,), head_norm=0.9e-4),)),
+    "little is left of a row": ("collapse", "layer 6 head 2", (set_heads((6,), (2,), head_norm=0.9e-3), worse)),
     "two layers and a head": (
         "collapse",
         "layers 5, 7; layer 6 head 3",
@@ -148,6 +149,7 @@ HARMLESS: dict[str, tuple[Change, ...]] = {
     "rows that are not known": (
         set_heads(head_norm=math.nan, head_grad_norm=math.nan, gradient_error=math.nan, update_error=math.nan),
     ),
+    "little is left of a row while the loss is as usual": (set_heads((6,), (2,), head_norm=0.9e-3),),
     "rounding of an update": (set_heads(update_error=0.9 * WRONG_UPDATE),),
     "rounding in bf16": (set_signal(gradient_residual=0.02, position_error=0.05), set_heads(gradient_error=0.03)),
     "all heads alike but one": (set_heads((6,), (0, 1, 2), similarity=0.9999), set_heads((6,), (3,), similarity=0.8)),
@@ -324,7 +326,7 @@ def test_rows_that_training_makes_smaller_are_no_failure_and_those_that_somethin
 
 
 def test_a_row_that_vanishes_is_said_with_the_step_at_which_it_began_to_fall() -> None:
-    [(_, alert)] = alerts_of((16, (scaled_rows(6, (2,), 0.6),)))
+    [(_, alert)] = alerts_of((17, (scaled_rows(6, (2,), 0.4),)))
     assert (alert.kind, alert.where, alert.since) == ("collapse", "layer 6 head 2", 1100) and "fades" in alert.message
 
 

@@ -26,7 +26,7 @@ def test_every_alert_is_explained() -> None:
     assert rows.keys() == ADVICE.keys() == RECOVERED.keys()
     for kind, values in {
         "collapse": (
-            f"{verdicts.COLLAPSED:.0%}",
+            f"below {verdicts.VANISHED_ROW:.0%} of the highest, or below {verdicts.COLLAPSED:.0%} while",
             f"above {verdicts.RESTORED:.0%} and",
             f"above {verdicts.RESTORED:.0%} of the highest",
             f"below {memory.RESOLVED:g} ",
