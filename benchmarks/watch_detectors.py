@@ -1,13 +1,14 @@
 """How well the position watch tells healthy runs from injured ones.
 
-    python -m benchmarks.watch_detectors                  record what is missing (an hour of CPU), print the tables
+    python -m benchmarks.watch_detectors                  record what is missing (two hours of CPU), print the tables
     python -m benchmarks.watch_detectors --half tuning    only the half on which the detectors were tuned
-    python -m benchmarks.watch_detectors --half fresh     only the runs that they were never tuned on
+    python -m benchmarks.watch_detectors --half updates   only the runs that came last
+    python -m benchmarks.watch_detectors --recordings DIR    keep the readings there; default: runs/watch-detectors
 
 Each run trains a small model with the real optimizer, engine and meter, on made-up or real text; its readings are kept.
-Then the detectors see the readings, which takes seconds. An injured run is caught if an alert about a damaged place is
-open within so many readings of the damage. A wrong alert is an alert before the damage, or about a place that is
-not damaged.
+Then the detectors see the readings, which takes seconds, and other rules are judged without training. An injured run is
+caught if an alert about a damaged place is open within so many readings of the damage. A wrong alert is an alert before
+the damage, or about a place that is not damaged.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.detectors.cases import FAILURES, INTERVAL, SIZES, Case, Half, Scope, all_cases
+from benchmarks.detectors.cases import ALL_FAILURES, INTERVAL, SIZES, Case, Half, Scope, all_cases
 from benchmarks.detectors.recording import Recorder, path_of, read
 from train.distributed import Ranks, leave
 from train.watch.alert import Place
@@ -27,7 +28,8 @@ TITLES = {
     Half.judging: "### Judging half",
     Half.fresh: "### Fresh runs",
     Half.again: "### Fresh runs, again",
-    Half.last: "### New runs for the rules that changed last",
+    Half.last: "### Runs for fading layers and layers below a wrong one",
+    Half.updates: "### Runs for the check of updates",
 }
 
 
@@ -53,7 +55,7 @@ def judged(case: Case, readings: Sequence[Reading]) -> Outcome:
     num_since, known = 0, set()
     for reading in readings:
         is_damaged = case.failure is not None and reading.step > case.breaks - 1
-        # The reading of the step of the damage is taken before it.
+        # Most of the reading of the step of the damage is taken before it.
         num_since += is_damaged and reading.step > case.breaks
         detectors.observe(reading)
         for kind, place in detectors.open_episodes:
@@ -70,7 +72,7 @@ def judged(case: Case, readings: Sequence[Reading]) -> Outcome:
 
 def _is_damaged(case: Case, place: Place) -> bool:
     assert case.failure is not None
-    scope = FAILURES[case.failure].scope
+    scope = ALL_FAILURES[case.failure].scope
     if scope is Scope.model:
         return True
     if scope is Scope.layer or len(place) < 2:
@@ -81,7 +83,7 @@ def _is_damaged(case: Case, place: Place) -> bool:
 def is_in_time(case: Case, outcome: Outcome) -> bool:
     """Returns whether the damage was said as soon as its failure asks."""
     assert case.failure is not None
-    return outcome.readings is not None and outcome.readings <= FAILURES[case.failure].soon
+    return outcome.readings is not None and outcome.readings <= ALL_FAILURES[case.failure].soon
 
 
 def described(case: Case) -> str:
@@ -109,7 +111,7 @@ def table(half: Half, folder: Path) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for case in hurt:
-        outcome, soon = outcomes[case], FAILURES[str(case.failure)].soon
+        outcome, soon = outcomes[case], ALL_FAILURES[str(case.failure)].soon
         said = f"{outcome.readings or 'never'} ({soon})" + ("" if is_in_time(case, outcome) else " **late**")
         run = f"{described(case)}, layer {case.layer}"
         lines.append(f"| {case.failure} | {run} | {said} | {', '.join(outcome.kinds)} | {', '.join(outcome.wrong)} |")

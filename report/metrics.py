@@ -147,11 +147,13 @@ STATISTICS = _by_name(
 """Statistics of positions by their own name, in the order in which train/watch/statistics.py stacks them."""
 
 HEAD_NORM, HEAD_GRADIENT, GRADIENT_ERROR = "head_norm", "head_grad_norm", "gradient_error"
+UPDATE_ERROR = "update_error"
 HEAD_SIGNALS = _by_name(
     [
         _statistic(HEAD_NORM, "norm of the head's row", "", "Euclidean norm of the head's row of the last map"),
         _statistic(HEAD_GRADIENT, "gradient of the head", "", "norm of the gradient of this row, before clipping"),
         _statistic(GRADIENT_ERROR, "error of the gradient", "share", "of this row, against that of its positions"),
+        _statistic(UPDATE_ERROR, "error of the update", "share", "of this row, against what the optimizer makes of it"),
     ]
 )
 """Training signals of heads by their own name: of a head's row of the map whose output is the positions."""

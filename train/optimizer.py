@@ -5,11 +5,11 @@ maps included, except the input embedding. The maps of learned position schemes 
 can have their own learning rate; with the recipe's values that changes nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.weights import is_position_parameter
 from train.optimizer_config import OptimizerConfig
@@ -54,3 +54,16 @@ def build_optimizer(
     return torch.optim.AdamW(
         parameter_groups(named, config), lr=config.lr, betas=(beta1, beta2), eps=config.eps, fused=fused
     )
+
+
+def adamw_change(
+    value: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, num_updates: Tensor, group: Mapping[str, Any]
+) -> Tensor:
+    """Returns what AdamW's update number `num_updates` adds to `value`, given its moments after it, in float64.
+
+    `group`: lr, weight_decay, betas and eps. It is the rule itself, independent of the kernel that made the update.
+    """
+    beta1, beta2 = group["betas"]
+    num = num_updates.double()
+    mean, square = exp_avg.double() / (1 - beta1**num), exp_avg_sq.double() / (1 - beta2**num)
+    return -group["lr"] * (mean / (square.sqrt() + group["eps"]) + group["weight_decay"] * value.double())

@@ -16,6 +16,7 @@ FEW_READINGS = 19  # the latter of a run with more than INTERVAL steps between r
 FRESH = 5000  # the first seed of the runs that the detectors were never tuned on
 AGAIN = 8000  # the first seed of those that came after what the fresh ones showed
 LAST = 11000  # the first seed of those that came after two rules were changed: fading layers, layers below a wrong one
+UPDATES = 14000  # the first seed of those that came after the update of a row was checked
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Half(Enum):
     fresh = "fresh"
     again = "again"
     last = "last"
+    updates = "updates"
 
 
 class Scope(Enum):
@@ -92,7 +94,7 @@ class Case:
     def half(self) -> Half:
         """Returns what the run is for."""
         if self.seed >= LAST:
-            return Half.last
+            return Half.updates if self.seed >= UPDATES else Half.last
         if self.seed >= FRESH:
             return Half.again if self.seed >= AGAIN else Half.fresh
         return Half.judging if self.seed % 2 else Half.tuning
@@ -151,6 +153,14 @@ FAILURES = {
     "positions 2^21 from zero": Failure(damage.output(lambda z, _: z + 2.0**21), Scope.layer, 3),
     "rate of the maps a thousand times too high": Failure(Injury(rate_factor=1000.0), Scope.model, 3),
 }
+WRITTEN = {  # failures that came with the check of updates, only in the runs for it
+    "W_z of a head 0.5 % less a step": Failure(damage.scaled_map(0.995, one_head=True), Scope.head, 12),
+    "W_z of a head 0.1 % less a step": Failure(damage.scaled_map(0.999, one_head=True), Scope.head, 12),
+    "W_z 0.1 % more a step": Failure(damage.scaled_map(1.001), Scope.layer, 12),
+    "W_z kept as it was": Failure(damage.kept_map(), Scope.layer, 12),
+    "noise of 1 % in W_z": Failure(Injury(repeat=damage.noisy_map), Scope.layer, 12),
+}
+ALL_FAILURES = FAILURES | WRITTEN
 
 
 def healthy() -> list[Case]:
@@ -266,6 +276,29 @@ def last() -> list[Case]:
     return [*injured, *healthy]
 
 
+def updates() -> list[Case]:
+    """Returns new runs for the check of updates: maps that something else writes to, and healthy ones at high rates."""
+    sizes = ("small", "medium", "long")
+    plans = [(size, lr, steps) for steps in (240, 480) for size in sizes for lr in (3e-3, 1e-2)]
+    plans += [("small", 1e-2, steps) for steps in (2000, 1500, 1000, 700)]
+    plans += [("medium", 1e-2, 1000), ("long", 1e-2, 700), ("small", 3e-3, 2000), ("small", 3e-3, 1000)]
+    plans += [("long", 3e-3, 700), ("small", 2e-2, 500), ("wide", 1e-2, 300), ("real text", 3e-3, 240)]
+    healthy = [
+        Case(f"updates {size} {lr:g} {seed}", seed, size, lr, steps, ("decay", "constant", "warm")[seed % 3])
+        for seed, (size, lr, steps) in enumerate(plans, UPDATES)
+    ]
+    names = [name for name in ALL_FAILURES if "less a step" in name or name in WRITTEN]
+    names += ["W_z 0.7 a step", "W_z of a head zero", "a head 3 % more a step", "a layer 3 % more a step"]
+    injured = []
+    for number, name in enumerate(names):
+        for repeat in (0, 1):
+            size, lr = sizes[(number + repeat) % 3], (3e-3, 1e-2)[repeat]
+            layer, head = 1 + number % (SIZES[size].layers - 1), number % 2
+            seed, steps = UPDATES + 1000 + 10 * (number % 3) + repeat, INJURED_READINGS * INTERVAL
+            injured.append(Case(f"updates {name} {lr:g}", seed, size, lr, steps, "decay", name, layer, head))
+    return [*injured, *healthy]
+
+
 def all_cases() -> list[Case]:
     """Returns all runs."""
-    return [*healthy(), *injured(), *fresh_healthy(), *fresh_injured(), *again(), *last()]
+    return [*healthy(), *injured(), *fresh_healthy(), *fresh_injured(), *again(), *last(), *updates()]

@@ -33,6 +33,25 @@ def scaled_map(factor: float, *, one_head: bool = False, once: bool = False) -> 
     return Injury(begin=scale) if once else Injury(repeat=scale)
 
 
+def kept_map() -> Injury:
+    """Gives W_z after every update the values that it had when the damage began."""
+    kept: dict[int, Tensor] = {}
+
+    def begin(module: Positions, head: int) -> None:
+        kept[id(module)] = module.get_parameter("final.weight").detach().clone()
+
+    def repeat(module: Positions, head: int) -> None:
+        module.get_parameter("final.weight").data.copy_(kept[id(module)])
+
+    return Injury(begin, repeat)
+
+
+def noisy_map(module: Positions, head: int) -> None:
+    """Adds noise to W_z, a hundredth of its root mean square."""
+    weight = module.get_parameter("final.weight").data
+    weight.add_(torch.randn_like(weight) * weight.square().mean().sqrt() / 100)
+
+
 def mean_rows(module: Positions, head: int) -> None:
     """Gives W_z the same row for every head."""
     weight = module.get_parameter("final.weight").data

@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+import math
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -11,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from benchmarks.detectors.cases import FAILURES, SIZES, Case, Scope, Size
+from benchmarks.detectors.cases import ALL_FAILURES, SIZES, Case, Scope, Size
 from data.text.decode import read_lines
 from data.tokenizer import EOS_TOKEN, TOKENIZER_NAME, DocumentEncoder
 from data.tools.sample import build_sample
 from model.config import ModelConfig, PositionsConfig
 from model.weights import random_weights
+from report.metrics import HEAD_SIGNALS
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.build import build_engine
@@ -28,6 +31,7 @@ from train.optimizer_config import OptimizerConfig
 from train.schedule import ScheduleConfig, learning_rate
 from train.watch.meter import Meter
 from train.watch.reading import Reading
+from train.watch.row_updates import rows_now
 
 SAMPLE_MEGABYTES = 4.0  # of real text
 MAX_SKIPPED = 10  # updates in a row that were not finite, after which a run ends
@@ -109,7 +113,7 @@ class _Injured:
     """The damage of a case, put into a model in training."""
 
     def __init__(self, case: Case, engine: Engine) -> None:
-        self._failure = FAILURES[case.failure] if case.failure is not None else None
+        self._failure = ALL_FAILURES[case.failure] if case.failure is not None else None
         self._head, self._breaks = case.head, case.breaks
         everywhere = self._failure is not None and self._failure.scope is Scope.model
         self._modules = [m for layer, m in engine.model.learned_positions() if everywhere or layer == case.layer]
@@ -165,6 +169,7 @@ class Run:
             self.engine._adamw.load_state_dict(start.moments)
         self._injured = _Injured(case, self.engine)
         self._num_skipped = 0
+        self._rows: dict[int, Tensor] | None = None
 
     def go(self, until: int) -> None:
         """Trains up to a step, with a reading every `interval` steps and after an update that was not finite."""
@@ -172,7 +177,7 @@ class Run:
         while self.step < until and self._num_skipped < MAX_SKIPPED:
             self.step += 1
             is_read = self.step == 1 or self.step % self._case.interval == 0 or self._num_skipped == 1
-            meter = Meter(self.engine, filtered_rows=False) if is_read else None
+            meter = Meter(self.engine, filtered_rows=False, rows=self._rows) if is_read else None
             rows = self.text.rows()
             labels = shifted_labels(rows, everything)
             micro = to_micro_batch(rows, labels, None, self.engine.device)
@@ -183,6 +188,7 @@ class Run:
             update = self.engine.update(rate, self._injured.rate_factor(self.step))
             self._injured.after_update(self.step)
             self._num_skipped = 0 if update.applied else self._num_skipped + 1
+            self._rows = rows_now(self.engine) if (self.step + 1) % self._case.interval == 0 else None
             if meter is not None:
                 reading = meter.finish(self.step, update.grad_norm, world_size=1)
                 assert reading is not None
@@ -225,7 +231,11 @@ def read(case: Case, folder: Path) -> list[Reading]:
 
 
 def _reading(plain: dict[str, Any]) -> Reading:
+    """Returns a reading; figures of heads that came after it was recorded are not known (NaN)."""
     heads, signals, maps = (
         {int(layer): values for layer, values in plain[name].items()} for name in ("heads", "signals", "maps")
     )
+    for values in heads.values():
+        for name in HEAD_SIGNALS.keys() - values.keys():
+            values[name] = [math.nan] * len(values["std"])
     return Reading(plain["step"], heads, signals, maps, plain["loss"], tuple(plain.get("deviations", ())))

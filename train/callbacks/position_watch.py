@@ -9,14 +9,17 @@ back: `position_watch.policy`. In between it costs nothing. A model without lear
 import math
 from typing import Any
 
+from torch import Tensor
+
 from report.metrics import OPEN_ALERTS
 from train.callbacks.callback import StatefulCallback, TrainerInterface
 from train.callbacks.console import Screen
 from train.errors import Stop, StopReason
-from train.watch.alert import UNHURT, Alert
+from train.watch.alert import ONLY_REPORTED, Alert
 from train.watch.config import AlertPolicy, PositionWatchConfig
 from train.watch.detectors import Detectors
 from train.watch.meter import Meter
+from train.watch.row_updates import rows_now
 from train.watch.statistics import CHUNK
 
 
@@ -32,6 +35,7 @@ class PositionWatch(StatefulCallback):
         self._detectors = Detectors(sequence_length, warmup_steps)
         self._has_positions = False
         self._meter: Meter | None = None
+        self._rows: dict[int, Tensor] | None = None  # after the update before a reading
         self._raised: list[Alert] = []  # at this step
         self._is_lost = False  # whether the last update was the first of a row that were not finite
         self._num_lost = 0  # of this row
@@ -47,13 +51,15 @@ class PositionWatch(StatefulCallback):
     def on_step_start(self, trainer: TrainerInterface) -> None:
         is_due = trainer.is_logged and (trainer.step == 1 or trainer.step % self._config.interval == 0)
         if (is_due or self._is_lost) and self._has_positions:
-            self._meter = Meter(trainer.engine, self._config.filtered_rows)
+            self._meter = Meter(trainer.engine, self._config.filtered_rows, self._rows)
 
     def on_gradients(self, trainer: TrainerInterface) -> None:
         if self._meter is not None:
             self._meter.read_gradients()
 
     def on_update(self, trainer: TrainerInterface) -> None:
+        is_next = self._has_positions and (trainer.step + 1) % self._config.interval == 0
+        self._rows = rows_now(trainer.engine) if is_next else None
         self._num_lost = 0 if math.isfinite(trainer.update.grad_norm) else self._num_lost + 1
         self._is_lost = self._num_lost == 1
         if self._meter is None:
@@ -80,7 +86,7 @@ class PositionWatch(StatefulCallback):
             trainer.save()
         elif self._config.policy is AlertPolicy.stop:
             trainer.stop(Stop(StopReason.alert))
-        failures = [alert for alert in raised if alert.kind not in UNHURT]
+        failures = [alert for alert in raised if alert.kind not in ONLY_REPORTED]
         if self._config.policy is AlertPolicy.rollback and failures:
             trainer.roll_back(min(failures, key=lambda alert: alert.since))
 

@@ -28,7 +28,7 @@ from train.engine.config import Precision
 from train.engine.settings import deepspeed_config
 from train.engine.stopwatch import Stopwatch
 from train.errors import TrainError
-from train.optimizer import POSITIONS_GROUP, build_optimizer, uses_fused_kernel
+from train.optimizer import POSITIONS_GROUP, adamw_change, build_optimizer, uses_fused_kernel
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state of a parameter, besides its step counter
 OWN_SETTINGS = ("weight_decay", "betas", "eps", "fused")  # of a parameter group, whatever a checkpoint says
@@ -197,6 +197,29 @@ class Engine(ABC):
     def local_start(self, parameter: Any) -> int:
         """Returns the index in the flat parameter at which `local_value` and `local_gradient` begin. Not collective."""
 
+    def num_updates(self, parameter: Any) -> Tensor:
+        """Returns a copy of AdamW's counter of this rank's part of a parameter, on this rank's device; 0 at the start.
+
+        Not collective.
+        """
+        counter = self._adamw_state(parameter).get("step", torch.zeros(()))
+        return counter.detach().to(self.device, copy=True)
+
+    def local_change(self, parameter: Any, before: Tensor, num_before: Tensor) -> Tensor:
+        """Returns what the last update adds to `before` by AdamW's rule, flat float64; zero if it was dropped.
+
+        `before` is what `local_value` was, of a map of learned positions, and `num_before` what `num_updates` was. The
+        rate is that of the update, all else as configured; the moments are those after it. Not collective.
+        """
+        state, num_updates = self._adamw_state(parameter), self.num_updates(parameter)
+        if not len(before) or "step" not in state:
+            return torch.zeros_like(before, dtype=torch.float64)
+        names = [group["name"] for group in self._engine.optimizer.param_groups]
+        number = names.index(POSITIONS_GROUP)
+        group = self._hyperparameters[number] | {"lr": self._engine.optimizer.param_groups[number]["lr"]}
+        change = adamw_change(before, state["exp_avg"], state["exp_avg_sq"], num_updates, group)
+        return change * (num_updates > num_before)
+
     def save(self, folder: Path, write: Callable[[Any, Path], None]) -> None:
         """Passes parameters and optimizer state to `write(state, path)`, once per file of this rank in `folder`.
 
@@ -255,6 +278,10 @@ class Engine(ABC):
     @abstractmethod
     def _whole_master(self, parameter: Any) -> Tensor:
         """Returns the whole fp32 value of a parameter."""
+
+    @abstractmethod
+    def _adamw_state(self, parameter: Any) -> dict[str, Tensor]:
+        """Returns AdamW's moments of what `local_value` returns, flat, and its counter `step`; empty before any."""
 
     @abstractmethod
     def _set_moment(self, parameter: Any, key: str, value: Tensor) -> None:

@@ -60,5 +60,9 @@ class PlainEngine(Engine):
     def _whole_master(self, parameter: Any) -> Tensor:
         return parameter
 
+    def _adamw_state(self, parameter: Any) -> dict[str, Tensor]:
+        state = self._adamw.state.get(parameter, {})
+        return {key: value if key == "step" else self._local(value) for key, value in state.items()}
+
     def _set_moment(self, parameter: Any, key: str, value: Tensor) -> None:
         self._adamw.state[parameter][key].copy_(value.view_as(parameter))

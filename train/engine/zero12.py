@@ -29,6 +29,20 @@ class Zero12Engine(ZeroEngine):
         fragment = parameter._hp_mapping
         return 0 if fragment is None else int(fragment.lp_fragment_address.start)
 
+    def _adamw_state(self, parameter: Any) -> dict[str, Tensor]:
+        fragment = parameter._hp_mapping
+        if fragment is None:
+            return {}
+        [masters], address = (
+            self._adamw.param_groups[fragment.param_group_index]["params"],
+            fragment.hp_fragment_address,
+        )
+        state = self._adamw.state.get(masters, {})
+        return {
+            key: value if key == "step" else value.narrow(0, address.start, address.numel)
+            for key, value in state.items()
+        }
+
     def _fragment_gradient(self, parameter: Any, fragment: Any) -> Tensor:
         gradient: Tensor = fragment.get_lp_grad_fragment(parameter._index_in_param_group)
         return gradient.flatten()

@@ -16,6 +16,7 @@ from model.weights import Weights
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.config import Precision
+from train.engine.engine import MOMENTS
 from train.engine.zero import ZeroEngine
 
 
@@ -41,6 +42,16 @@ class Zero3Engine(ZeroEngine):
 
     def local_start(self, parameter: Any) -> int:
         return min(int(parameter.ds_tensor.numel()) * self._rank, int(parameter.ds_numel))
+
+    def _adamw_state(self, parameter: Any) -> dict[str, Tensor]:
+        from deepspeed.utils import safe_get_local_optimizer_state
+
+        counters = [state["step"] for state in self._adamw.state.values() if "step" in state]
+        if not counters:
+            return {}
+        parts = {key: safe_get_local_optimizer_state(parameter, key) for key in MOMENTS}
+        # An update is of all that this rank holds, so all counters are the same.
+        return {"step": counters[0], **{key: self._without_padding(parameter, part) for key, part in parts.items()}}
 
     def _without_padding(self, parameter: Any, part: Tensor) -> Tensor:
         return part[: max(0, min(len(part), parameter.ds_numel - len(part) * self._rank))]

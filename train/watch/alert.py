@@ -19,6 +19,7 @@ RECOVERED = {
     "explosion": "the positions are within bounds again",
     "dead_gradient": "the gradient is there again",
     "wrong_gradient": "the gradient is that of the loss again",
+    "wrong_update": "updates are those of the optimizer again",
     "instability": "updates and gradients are moderate again",
     "not_learning": "the positions have started to spread",
 }
@@ -37,6 +38,8 @@ ADVICE = {
     "model.attention=plain",
     "wrong_gradient": "look for a wrong backward pass or a hook that changes gradients, and rule out the kernel "
     "with model.attention=plain",
+    "wrong_update": "look for what writes to the weights besides the optimizer (a callback, a hook), and resume "
+    "from a checkpoint before it",
     "instability": "give the fresh parameters a warm-up (optimizer.repo_warmup_steps) or a lower "
     "optimizer.repo_lr_multiplier",
     "not_learning": "raise optimizer.repo_lr_multiplier",
@@ -44,8 +47,10 @@ ADVICE = {
 """What to try, by the kind of the alert."""
 
 
-UNHURT = ("rope", "not_learning")
-"""Kinds after which no weights are damaged: to go back and learn more slowly would not help."""
+ONLY_REPORTED = ("rope", "not_learning", "wrong_update")
+"""Kinds that no rollback follows: to learn more slowly would not help, as no weights are damaged or training does not
+damage them.
+"""
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,11 @@ def wrong_gradient_symptom(slopes: Sequence[float], residuals: Sequence[float], 
         f"the gradient at the positions is not that of the loss (which changes by {slope:.2g} times the expected, and "
         f"the gradients of a row add up to {max(residuals):.1g} of their sizes instead of zero)"
     )
+
+
+def wrong_update_symptom(error: float) -> str:
+    """Describes a head whose row changes by so much of its norm without the optimizer."""
+    return f"a step changes the head's row by {error:.2%} of its norm beyond what the optimizer does"
 
 
 def instability_symptom(update_ratio: float, share: float) -> str:

@@ -14,9 +14,9 @@ rate passes through both, and its loss falls. So a range alone raises an alert o
     not_finite       head    a position is not finite; said at once, of the lowest such layer
     wrong_positions  layer   a token's position changes with later tokens
     same_heads       layer   all heads have the same positions
-    collapse         head    the spread or the row vanished, or the row fades from reading to reading, faster or for
-                             longer than a row that turns around; or no rotary frequency resolves the spread any more,
-                             or neighbours share a position, and the loss is worse
+    collapse         head    the spread or the row vanished; or little is left of the row, and the loss is worse or
+                             something else than the optimizer takes it away; or no rotary frequency resolves the
+                             spread any more, or neighbours share a position, and the loss is worse
     rope             model   every head of every layer follows the token index: |rank correlation| above 0.95
     explosion        head    the row grows faster and faster, or at one stroke; or |z| is so large that float32
                              positions are 1/8 apart; or the range is too wide, and the loss is worse
@@ -25,13 +25,15 @@ rate passes through both, and its loss falls. So a range alone raises an alert o
     wrong_gradient   layer   the loss does not change as the gradient at the positions says, or this gradient does not
                              add up to zero over a row
                      head    the gradient at the positions is not what arrives at the head's row
+    wrong_update     head    an update changes the row by something that the optimizer's rule does not give
     instability      layer   an update changes half of a map, or its maps are 90 % of the whole model's gradient
     not_learning     layer   no rotary frequency ever resolved a head, and for 20 readings and 1000 steps after the
                              warm-up the widest spread has not doubled
 
 An earlier line explains a later one: where positions are not finite, nothing else is known; where the heads of a layer
 have collapsed or exploded, or are the same, or the model has become RoPE, the gradients change as a consequence, so no
-alert about them is raised; nor is the wide range of a head that follows the token index an explosion.
+alert about them is raised; nor is the wide range of a head that follows the token index an explosion. A row that has
+collapsed or exploded is not called a `wrong_update` besides.
 
 So does a higher layer explain a lower one. What is lost on the way back from the loss to a layer is lost to all below:
 where the gradient at the positions of a layer is wrong, or its positions have exploded, the loss does not change as the
@@ -54,6 +56,7 @@ from report.metrics import (
     HEAD_GRADIENT,
     HEAD_NORM,
     POSITION_ERROR,
+    UPDATE_ERROR,
 )
 from train.watch import verdicts as judge
 from train.watch.alert import (
@@ -71,6 +74,7 @@ from train.watch.alert import (
     rope_symptom,
     wrong_gradient_symptom,
     wrong_positions_symptom,
+    wrong_update_symptom,
 )
 from train.watch.memory import Memory
 from train.watch.reading import Reading
@@ -235,6 +239,8 @@ class Detectors:
             is_told = is_explained or dead or found["collapse"][place]
             lost = None if is_told else judge.is_dead_head(*place, reading, self._memory)
             found["dead_gradient"][place] = lost
+            is_written = None if is_explained or found["collapse"][place] else judge.is_wrong_update(*place, reading)
+            found["wrong_update"][place] = is_written
             found["wrong_gradient"][place] = None if is_told or lost or wrong else judge.is_wrong_row(*place, reading)
         found["instability"][layer,] = None if is_explained else judge.is_unstable(layer, reading, self._memory)
         found["not_learning"][layer,] = (
@@ -275,6 +281,8 @@ class Detectors:
                 [values[GRADIENT_RESIDUAL] for values in whole],
                 [heads[layer][GRADIENT_ERROR][head] for layer, head in of_heads],
             )
+        if kind == "wrong_update":
+            return wrong_update_symptom(max(heads[layer][UPDATE_ERROR][head] for layer, head in of_heads))
         if kind == "instability":
             update = max(judge.largest_update(layer, reading) for layer in layers)
             return instability_symptom(update, max(signals[layer][GRADIENT_SHARE] for layer in layers))

@@ -25,17 +25,22 @@ if TYPE_CHECKING:
     from train.engine.engine import Engine
 
 
+def head_maps(modules: Mapping[int, Positions]) -> dict[int, nn.Module]:
+    """Returns the map of each layer whose outputs are the positions; layers whose scheme names none have no rows."""
+    return {
+        layer: module.get_submodule(module.scheme.head_map)
+        for layer, module in modules.items()
+        if module.scheme.head_map is not None
+    }
+
+
 class HeadRows:
     """The rows of the maps whose outputs are the positions, their gradients, and what the gradients should be."""
 
     def __init__(self, engine: "Engine", modules: Mapping[int, Positions]) -> None:
         self._engine = engine
         self._modules = modules
-        self._maps = {  # layers whose scheme names no such map have no row
-            layer: module.get_submodule(module.scheme.head_map)
-            for layer, module in modules.items()
-            if module.scheme.head_map is not None
-        }
+        self._maps = head_maps(modules)
         self._shapes = {
             layer: modules[layer].scheme.maps()[str(modules[layer].scheme.head_map)] for layer in self._maps
         }

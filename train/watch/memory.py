@@ -38,8 +38,6 @@ class Memory:
     """Layer -> of each head, the row norms of the last NUM_NORMS readings, the newest last."""
     steps: list[int] = field(default_factory=list)
     """The steps of these readings."""
-    first_norms: dict[str, list[float]] = field(default_factory=dict)
-    """Layer -> of each head, the norm of its row at the first reading."""
     held_norms: dict[str, list[float]] = field(default_factory=dict)
     """Layer -> of each head, the highest norm of its row."""
     losses: list[float] = field(default_factory=list)
@@ -80,7 +78,6 @@ class Memory:
         known = [norm if math.isfinite(norm) else 0.0 for norm in norms]
         earlier = self.norms.get(key, [[] for _ in known])
         self.norms[key] = [[*before, norm][-NUM_NORMS:] for before, norm in zip(earlier, known, strict=True)]
-        self.first_norms.setdefault(key, known)
         held = self.held_norms.get(key, [0.0] * len(known))
         self.held_norms[key] = [
             h if bad else max(h, norm) for h, norm, bad in zip(held, known, is_exploded, strict=True)
@@ -105,10 +102,6 @@ class Memory:
     def last_norms(self, layer: int, head: int) -> list[float]:
         """Returns the row norms of the last readings, the newest last."""
         return self.norms[str(layer)][head] if str(layer) in self.norms else []
-
-    def first_norm(self, layer: int, head: int) -> float:
-        """Returns the row norm at the first reading; 0 if none is known yet."""
-        return self.first_norms[str(layer)][head] if str(layer) in self.first_norms else 0.0
 
     def start_of_trend(self, layer: int, head: int, norm: float) -> int | None:
         """Returns the step from which on the norm of a head's row has fallen, or risen, by TREND or more a reading.

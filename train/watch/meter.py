@@ -14,6 +14,7 @@ The training signals of a layer, with w a map, g its gradient and w' the map aft
     gradient_slope     whether dz is the gradient of the loss (row_check.py)
     position_error     whether z belongs to its token (row_check.py)
     head_norm ...      of the rows of the last map, per head (head_rows.py)
+    update_error       of the same: whether an update is that of the optimizer (row_updates.py)
 
 Every element of a parameter is held by exactly one rank (`Engine.local_value`), so each rank squares what it holds, and
 only sums of squares are exchanged. The residual checks an invariant: only differences of positions enter attention, so
@@ -42,11 +43,13 @@ from report.metrics import (
     POSITION_ERROR,
     STATISTICS,
     UPDATE,
+    UPDATE_ERROR,
     map_signal,
 )
 from train.watch.head_rows import HeadRows
 from train.watch.reading import Reading
 from train.watch.row_check import RowCheck, check_values
+from train.watch.row_updates import RowUpdates
 from train.watch.statistics import Sequences, sequences_of, weighted_sums
 
 if TYPE_CHECKING:
@@ -56,12 +59,15 @@ if TYPE_CHECKING:
 class Meter:
     """Takes one reading of `engine.model`, which has learned positions: create, `read_gradients`, `finish`."""
 
-    def __init__(self, engine: "Engine", filtered_rows: bool) -> None:
+    def __init__(self, engine: "Engine", filtered_rows: bool, rows: Mapping[int, Tensor] | None = None) -> None:
+        """Takes what `rows_now` (row_updates.py) returned after the update before; None: not known."""
         self._engine = engine
         self._filtered_rows = filtered_rows
         self._modules: dict[int, Positions] = dict(engine.model.learned_positions())
         self._groups: list[Sequences] | None = None  # of the micro-batch in the forward pass; None outside of one
         self._squares: MapSquares | None = None
+        self._rows_before = rows
+        self._updates: RowUpdates | None = None
         zero = torch.zeros((), dtype=torch.float64, device=engine.device)
         self._statistics = dict.fromkeys(self._modules, zero)  # broadcast to their shapes by the first sum
         self._residuals = dict.fromkeys(self._modules, zero.repeat(2))
@@ -91,6 +97,7 @@ class Meter:
         for hook in self._hooks:
             hook.remove()
         self._squares = MapSquares(self._engine, self._modules)
+        self._updates = RowUpdates(self._engine, self._modules, self._rows_before)
         self._rows.read()
         assert self._check is not None
         checked = self._check.run(self._engine, self._modules)
@@ -103,24 +110,27 @@ class Meter:
 
         `grad_norm`: of the whole model's gradient, before clipping.
         """
-        assert self._squares is not None
+        assert self._squares is not None and self._updates is not None
         parts = [torch.stack(list(sums.values())) for sums in (self._statistics, self._residuals)]
-        parts += [self._squares.after_update(), self._checked, self._loss, self._rows.values()]
+        parts += [self._squares.after_update(), self._checked, self._loss]
+        parts += [self._rows.values(), self._updates.after_update()]
         flat = torch.cat([part.flatten() for part in parts])
         if world_size > 1:
             dist.all_reduce(flat)
         pieces = flat.cpu().split([part.numel() for part in parts])
-        statistics, residuals, squares, checked, loss, rows = (
+        statistics, residuals, squares, checked, loss, rows, updates = (
             piece.view_as(part) for piece, part in zip(pieces, parts, strict=True)
         )
         if not statistics[0, -1].any():
             return None
         means = (statistics[:, :-1] / statistics[:, -1:]).tolist()
         of_maps, of_rows = self._squares.by_layer(squares), self._rows.by_layer(rows, world_size)
+        errors = self._updates.by_layer(updates)
         heads, signals = {}, {}
         for i, layer in enumerate(self._modules):
             error, slope = check_values(checked[i].tolist())
             heads[layer] = dict(zip(STATISTICS, means[i], strict=True)) | of_rows[layer]
+            heads[layer][UPDATE_ERROR] = errors[layer]
             signals[layer] = signal_values(of_maps[layer], residuals[i].tolist(), grad_norm)
             signals[layer] |= {GRADIENT_SLOPE: slope, POSITION_ERROR: error}
         symbols = {layer: dict(module.scheme.symbols) for layer, module in self._modules.items()}

@@ -18,6 +18,7 @@ from report.metrics import (
     NORM,
     POSITION_ERROR,
     UPDATE,
+    UPDATE_ERROR,
     map_signal,
 )
 from train.watch.alert import Place
@@ -30,9 +31,7 @@ Verdicts = dict[Place, bool | None]
 UNCHANGED_READINGS, UNCHANGED_STEPS = 20, 1000  # after which a layer whose spread has not doubled does not learn
 COLLAPSED, RESTORED = 0.1, 0.2  # of the spread that a head has held
 VANISHED = 1e-4  # of the same: a collapse, whatever the loss does
-ALL_FADED, NUM_ALL_FALLS = 0.7, 4  # of the norm of every row of a layer that is left after so many falls in a row
-SLOW_FADE, NUM_SLOW_FALLS = 0.97, 16  # left by each of so many falls, those of all rows of a layer together
-FADED, NUM_FALLS = 0.58, 7  # the same of a single row, which also falls, but not so long, when it only turns round
+VANISHED_ROW = 0.01  # of the highest norm of a head's row, likewise
 FLAT = 0.95  # constant_share of a head whose neighbours share a position
 EXPLODED, CONTAINED = 2.0, 1.0  # range, in sequence lengths
 WIDE = 20.0  # range, in sequence lengths, of a head that has held no spread yet
@@ -49,6 +48,7 @@ LARGE_UPDATE, MODERATE_UPDATE = 0.5, 0.25  # of a map's norm, in one step
 LARGE_SHARE, MODERATE_SHARE = 0.9, 0.7  # of the model's gradient norm
 SLOPES = (0.8, 1.25)  # gradient_slope of a gradient that is the loss's
 WRONG_ERROR, RIGHT_ERROR = 0.3, 0.1  # gradient_error of a head
+WRONG_UPDATE, RIGHT_UPDATE = 1e-4, 1e-5  # update_error of a head, which rounding makes 1e-7
 WRONG_RESIDUAL, RIGHT_RESIDUAL = 0.2, 0.1  # gradient_residual of a layer
 WRONG_POSITIONS, RIGHT_POSITIONS = 0.3, 0.1  # position_error of a layer
 SAME, DIFFERENT = 0.99999, 0.999  # similarity of all heads of a layer
@@ -66,7 +66,9 @@ def not_finite_heads(layer: int, reading: Reading) -> list[bool]:
 
 
 def is_collapsed(layer: int, head: int, reading: Reading, memory: Memory) -> bool | None:
-    """Judges whether a head's positions are nearly equal, or are about to be.
+    """Judges whether a head's positions are nearly equal.
+
+    That a row becomes smaller is no failure by itself: training may want it, and the loss does not suffer then.
 
     Deviations that are equal leave RoPE, which the run began as: a failure only while the loss is worse.
     """
@@ -78,48 +80,14 @@ def is_collapsed(layer: int, head: int, reading: Reading, memory: Memory) -> boo
         memory.held(layer, head),
         memory.held_norm(layer, head),
     )
-    if norm < COLLAPSED * held_norm or _is_fading(layer, head, reading, memory):
+    is_harmful = is_wrong_update(layer, head, reading) or memory.is_worse(reading.loss)
+    if norm < VANISHED_ROW * held_norm or (norm < COLLAPSED * held_norm and is_harmful):
         return True
     is_equal = spread < RESOLVED or flat > FLAT
     if is_equal and (spread < VANISHED * held or (spread < COLLAPSED * held and memory.is_worse(reading.loss))):
         return True
-    is_kept = not norm < RESTORED * held_norm and _is_rising(layer, head, reading, memory)
+    is_kept = not norm < RESTORED * held_norm
     return False if spread > RESTORED * held and spread > RESOLVED and is_kept else None
-
-
-def _is_fading(layer: int, head: int, reading: Reading, memory: Memory) -> bool:
-    if memory.num_readings < NUM_EARLY:
-        return False
-    heads = range(len(reading.heads[layer]["std"]))
-    for num_falls, left in all_fades(len(heads)):
-        if len(heads) > 1 and all(_left(layer, each, reading, memory, num_falls) < left for each in heads):
-            return True
-    if not reading.heads[layer][HEAD_NORM][head] < memory.first_norm(layer, head):
-        return False  # it is still larger than when it was fresh
-    return _left(layer, head, reading, memory, NUM_FALLS) < FADED
-
-
-def all_fades(num_heads: int) -> list[tuple[int, float]]:
-    """Returns after how many falls in a row of all rows of a layer their norms are too low, and what is left then.
-
-    All rows fall together for a while when a layer changes its scale, and the fewer they are, the more often.
-    """
-    num_slow = max(NUM_ALL_FALLS, math.ceil(NUM_SLOW_FALLS / num_heads))
-    return [(NUM_ALL_FALLS, ALL_FADED), (num_slow, SLOW_FADE**num_slow)]
-
-
-def _left(layer: int, head: int, reading: Reading, memory: Memory, num_falls: int) -> float:
-    """Returns what is left of the norm of a head's row since `num_falls` readings ago; 1 if it did not always fall."""
-    norms = [*memory.last_norms(layer, head), reading.heads[layer][HEAD_NORM][head]][-num_falls - 1 :]
-    if max(norms) > REGROWN * memory.held_norm(layer, head):
-        return 1.0  # it falls back from an explosion
-    has_fallen = len(norms) > num_falls and all(later < earlier for earlier, later in pairwise(norms))
-    return norms[-1] / norms[0] if has_fallen else 1.0
-
-
-def _is_rising(layer: int, head: int, reading: Reading, memory: Memory) -> bool:
-    norms = memory.last_norms(layer, head)
-    return bool(norms) and reading.heads[layer][HEAD_NORM][head] >= norms[-1]
 
 
 def is_exploded(layer: int, head: int, reading: Reading, memory: Memory, length: int) -> bool | None:
@@ -243,6 +211,12 @@ def is_wrong_row(layer: int, head: int, reading: Reading) -> bool | None:
     """Judges whether the gradient of a head's row is not what its positions ask for."""
     error = reading.heads[layer][GRADIENT_ERROR][head]
     return True if error > WRONG_ERROR else False if error < RIGHT_ERROR else None
+
+
+def is_wrong_update(layer: int, head: int, reading: Reading) -> bool | None:
+    """Judges whether something other than the optimizer changes a head's row."""
+    error = reading.heads[layer][UPDATE_ERROR][head]
+    return True if error > WRONG_UPDATE else False if error < RIGHT_UPDATE else None
 
 
 def is_misplaced(layer: int, reading: Reading) -> bool | None:

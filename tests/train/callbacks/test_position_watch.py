@@ -7,7 +7,7 @@ import pytest
 from train.callbacks.callback import TrainerInterface
 from train.callbacks.position_watch import PositionWatch
 from train.errors import Stop, StopReason
-from train.watch.alert import ADVICE, UNHURT, Alert
+from train.watch.alert import ADVICE, ONLY_REPORTED, Alert
 from train.watch.config import AlertPolicy, PositionWatchConfig
 
 
@@ -46,7 +46,7 @@ def test_each_policy_answers_each_kind_of_alert_once(kind: str) -> None:
     assert asked(AlertPolicy.warn, raised) == []
     assert asked(AlertPolicy.checkpoint, raised) == ["save"]
     assert asked(AlertPolicy.stop, raised) == [StopReason.alert]
-    expected = [] if kind in UNHURT else [raised]
+    expected = [] if kind in ONLY_REPORTED else [raised]
     assert asked(AlertPolicy.rollback, raised) == expected
 
 

@@ -16,7 +16,7 @@ def reading(step: int, *changes: Change) -> Reading:
     """Positions a few units apart, maps that learn, and `changes`."""
     usual = dict.fromkeys(STATISTICS, 0.5) | {"std": 2.0, "min": -4.0, "max": 6.0, "range": 10.0, "resolution": 9.0}
     usual |= {"q01": -3.0, "q99": 5.0}
-    usual |= dict.fromkeys(HEAD_SIGNALS, 0.01)
+    usual |= dict.fromkeys(HEAD_SIGNALS, 0.01) | {"update_error": 1e-7}
     heads = {layer: {name: [value] * NUM_HEADS for name, value in usual.items()} for layer in LAYERS}
     signal = dict.fromkeys(signals(MAPS), 0.01) | {"gradient_slope": 1.0}
     made = Reading(step, heads, {layer: dict(signal) for layer in LAYERS}, dict.fromkeys(LAYERS, MAPS), 3.0)

@@ -69,6 +69,11 @@ FAILURES: dict[str, tuple[str, str, Callable[[], Breaking]]] = {  # name -> kind
     ),
     "a wrong sign": ("wrong_gradient", "layer 1", lambda: injured(damage.position_gradient(lambda dz, _: -dz))),
     "an offset after the meter": ("wrong_gradient", "layer 1", lambda: injured(damage.later_gradient(damage.offset))),
+    "a row that something else writes to": (
+        "wrong_update",
+        "layer 1 head 1",
+        lambda: Breaking(scale_final(0.995, 1), ALWAYS, only_first=True),
+    ),
     "a random order": ("wrong_positions", "layer 1", lambda: injured(damage.output(damage.permuted))),
     "heads that are mixed": ("same_heads", "layer 1", lambda: injured(damage.output(damage.mixed))),
     "positions are the index": ("rope", "all learned layers", lambda: Breaking(once(force_index), ALWAYS)),

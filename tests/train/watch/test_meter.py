@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from benchmarks.detectors import damage
@@ -21,6 +22,7 @@ from report.metrics import (
     GRADIENT_SLOPE,
     HEAD_SIGNALS,
     STATISTICS,
+    UPDATE_ERROR,
     signals,
 )
 from tests.distributed import freeze_modules, run_ranks
@@ -41,11 +43,12 @@ from train.config import RunConfig
 from train.distributed import Ranks
 from train.engine.build import build_engine
 from train.engine.config import Precision
-from train.engine.engine import MicroBatch
+from train.engine.engine import Engine, MicroBatch
 from train.watch import meter
 from train.watch.meter import Meter
 from train.watch.reading import Reading
 from train.watch.row_check import check_values
+from train.watch.row_updates import RowUpdates, rows_now
 
 CUTS = [[0, 20, 23, LENGTH], [0, LENGTH]]  # documents of the rows of a micro-batch
 PLAIN = (2, Precision.fp32)
@@ -58,6 +61,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+UpdateErrors = dict[str, dict[int, list[float]]]
+WRITTEN_LAYER, WRITTEN_ROW = 2, 1
+
+
 def read(
     ranks: Ranks,
     config: RunConfig,
@@ -66,8 +73,12 @@ def read(
     filtered_rows: bool = False,
     evaluating: bool = False,
     injury: Injury | None = None,
+    errors: UpdateErrors | None = None,
 ) -> Reading:
-    """The reading of one update on the global batch of step 0, micro-batches of two rows."""
+    """The reading of one update on the global batch of step 0, micro-batches of two rows.
+
+    `errors` gets the update errors after something else has written to a row, and of a second update that is refused.
+    """
     config.model.activation_checkpointing = activation_checkpointing
     engine = build_engine(config, ranks, random_weights(config.model, config.positions, config.seed))
     tokens, labels = batch(0)
@@ -83,14 +94,39 @@ def read(
             engine.forward_only(tokens[:1])
         engine.accumulate(MicroBatch(tokens[rows], labels[rows], documents), num_valid(0))
     reader.read_gradients()
+    updates = RowUpdates(engine, dict(engine.model.learned_positions()))
     update = engine.update(*RATES[0])
     reading = reader.finish(1, update.grad_norm, ranks.world_size)
+    if errors is not None:
+        scale_row(engine, WRITTEN_LAYER, WRITTEN_ROW, 0.99)
+        errors["written"] = errors_of(updates)
+        updates = RowUpdates(engine, dict(engine.model.learned_positions()), rows_now(engine))
+        for _ in range(engine.num_micro_batches):
+            engine.accumulate(MicroBatch(tokens[:2], labels[:2]), 100.0)
+        engine.update(*RATES[1], accept=lambda norm: False)
+        errors["refused"] = errors_of(updates)
     hooked = [module for module in engine.model.modules() if type(module).__name__ in ("Positions", "Olmo2")]
     left = [hook for module in hooked for hook in module._forward_hooks.values() if "Meter" in repr(hook)]
     assert reading is not None and not left
     engine.close()
     freeze_modules()
     return reading
+
+
+def scale_row(engine: Engine, layer: int, row: int, factor: float) -> None:
+    """Multiplies a row of the masters of W_z, on the ranks that hold it."""
+    weight = dict(engine.model.learned_positions())[layer].get_parameter("final.weight")
+    part, start = engine.local_value(weight), engine.local_start(weight)
+    scheme = dict(engine.model.learned_positions())[layer].scheme
+    is_row = torch.arange(start, start + len(part)) // scheme.maps()["final"][1] == row
+    part.mul_(torch.where(is_row, factor, 1.0))
+
+
+def errors_of(updates: RowUpdates) -> dict[int, list[float]]:
+    squares = updates.after_update()
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(squares)
+    return updates.by_layer(squares)
 
 
 INJURIES: dict[str, tuple[Injury, dict[str, float], list[float]]] = {  # what -> signals of layer 1, errors of its rows
@@ -124,8 +160,8 @@ def uneven(stage: int) -> RunConfig:
     return config
 
 
-def read_all(ranks: Ranks) -> dict[Any, Reading]:
-    readings: dict[Any, Reading] = {name: read(ranks, configured(*PLAIN), **v) for name, v in VARIANTS.items()}
+def read_all(ranks: Ranks) -> dict[Any, Any]:
+    readings: dict[Any, Any] = {name: read(ranks, configured(*PLAIN), **v) for name, v in VARIANTS.items()}
     if ranks.world_size == 1:
         residual = configured(*PLAIN)
         residual.positions.scheme = "residual"
@@ -137,19 +173,21 @@ def read_all(ranks: Ranks) -> dict[Any, Reading]:
         for name in ("wrong sign", "gradient a hundred times too large"):
             readings["bf16", name] = read(ranks, configured(1, Precision.bf16), injury=INJURIES[name][0])
     if ranks.world_size > 1:
-        readings |= {case: read(ranks, configured(*case)) for case in CASES if case != PLAIN}
-        readings[PLAIN] = readings["plain"]
+        for case in CASES:
+            errors: UpdateErrors = {}
+            readings[case] = read(ranks, configured(*case), errors=errors)
+            readings["errors", case] = errors
         readings |= {("uneven", stage): read(ranks, uneven(stage)) for stage in (0, 1, 2, 3)}
     return readings
 
 
 @pytest.fixture(scope="module")
-def two() -> list[dict[Any, Reading]]:
+def two() -> list[dict[Any, Any]]:
     return run_ranks(read_all, 2)
 
 
 @pytest.fixture(scope="module")
-def one() -> dict[Any, Reading]:
+def one() -> dict[Any, Any]:
     [readings] = run_ranks(read_all, 1)
     return readings
 
@@ -184,6 +222,18 @@ def test_the_training_signal_is_that_of_autograd_and_adamw(two: Any, stage: int,
             assert values["head_norm"] == pytest.approx(weights(key).double().norm(dim=1).tolist(), rel=1e-6)
             assert values["head_grad_norm"] == pytest.approx(rows, rel=tolerance)
             assert max(values["gradient_error"]) < (1e-5 if precision is Precision.fp32 else 2e-2)
+            assert max(values["update_error"]) < 1e-6  # masters and moments are fp32
+
+
+@pytest.mark.parametrize(("stage", "precision"), CASES)
+def test_what_else_writes_to_a_row_shows_in_it_and_a_refused_update_is_right(
+    two: Any, stage: int, precision: Precision
+) -> None:
+    for rank in two:
+        errors = rank["errors", (stage, precision)]
+        assert errors["written"][WRITTEN_LAYER].pop(WRITTEN_ROW) == pytest.approx(0.01, rel=0.5)
+        assert max(error for layer in errors["written"].values() for error in layer) < 1e-6
+        assert errors["refused"] == {1: [0, 0], 2: [0, 0]}
 
 
 @pytest.mark.parametrize("name", INJURIES)
@@ -251,7 +301,7 @@ def test_one_rank_and_two_read_the_same(one: Any, two: Any, variant: str) -> Non
         assert rank[variant].metrics().keys() == one[variant].metrics().keys()
         for name, value in one[variant].metrics().items():
             rel, absolute = (1e-4, 1e-12) if name.endswith(GRADIENT_RESIDUAL) else (1e-5, 1e-12)
-            if name.endswith((GRADIENT_ERROR, GRADIENT_SLOPE)):  # of float32 rounding
+            if name.endswith((GRADIENT_ERROR, UPDATE_ERROR, GRADIENT_SLOPE)):  # of float32 rounding
                 rel, absolute = 0, 1e-3
             if name.rpartition("/")[2] in STATISTICS:
                 rel, absolute = 1e-13, 1e-13  # of float64 sums in another order
