@@ -59,6 +59,11 @@ def print_progress(what: str, done: int, total: int) -> None:
         print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
 
 
+def print_left_out(why: str) -> None:
+    """Prints that a task, or samples of it, are left out, and why."""
+    print(f"left out: {why}", file=sys.stderr)
+
+
 def end_of_progress() -> str:
     """Returns what a line begins with that may follow one of progress."""
     return "\n" if sys.stderr.isatty() else ""
