@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evaluate.verbs.arguments import Verbs, add_source
@@ -37,6 +36,7 @@ def _run(options: argparse.Namespace) -> None:
     from evaluate.results import Results, markdown
     from evaluate.tasks import build_tasks
     from evaluate.verbs.opening import Opened
+    from report.evaluation.folder import EVALUATIONS
 
     config = parse_config(options.settings)
     build_tasks(config)
@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> None:
     for why in left_out:
         print_left_out(why)
     subjects = {length: opened.subject(config.yarn.get(length)) for length in config.length}
-    results = Results(options.out or Path("evaluations") / opened.name, settings | subject.digests())
+    results = Results(options.out or EVALUATIONS / opened.name, settings | subject.digests())
     try:
         summaries, given_up = run_all(subjects, config, planned, results, _report)
     except KeyboardInterrupt:

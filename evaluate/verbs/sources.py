@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from evaluate.errors import EvaluateError
 from evaluate.verbs.arguments import SOURCE, add_places
+from report.evaluation.folder import EVALUATIONS
 
 if TYPE_CHECKING:
     from evaluate.verbs.opening import Opened
@@ -40,7 +41,7 @@ def opened_sources(sources: Sequence[str], options: argparse.Namespace) -> Itera
     """
     from evaluate.verbs.opening import Opened
 
-    root = options.out or Path("evaluations")
+    root = options.out or EVALUATIONS
     names: list[str] = []
     for source in sources:
         opened = Opened(source, options.tokenizer)
