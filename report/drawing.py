@@ -10,7 +10,7 @@ WIDTH, PANEL_HEIGHT, LEFT, RIGHT, BOTTOM = 540, 240, 56, 12, 46
 CELL_HEIGHT, MAX_CELL_WIDTH = 22, 60
 MAX_TEXTS_IN_CELLS = 16  # columns of a heat map from which cells are too narrow for their numbers
 STYLE = """
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(460px, 100%), 1fr)); gap: 18px; }
+.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(460px, 100%), 1fr)); gap: 18px; }
 figure { margin: 0; padding: 12px; background: var(--card); border: 1px solid var(--line); border-radius: 9px; }
 figcaption { font-weight: 600; } svg { width: 100%; height: auto; display: block; }
 svg text { font: 11px var(--sans); fill: var(--muted); } .scroll { overflow-x: auto; }
@@ -92,11 +92,21 @@ def bar(x1: float, x2: float, y: float, color: str, width: int = 2) -> str:
     return f"<line x1='{x1:.1f}' x2='{x2:.1f}' y1='{y:.1f}' y2='{y:.1f}' stroke='{color}' stroke-width='{width}'/>"
 
 
-def dot(x: float, y: float, color: str, title: str) -> str:
+def dot(x: float, y: float, color: str, title: str, *, is_hollow: bool = False) -> str:
     """Returns a point; the title is shown under the mouse."""
     return (
-        f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3.4' fill='{color}' fill-opacity='.75'>"
+        f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3.4' {_fill(color, is_hollow)}>"
         f"<title>{html.escape(title)}</title></circle>"
+    )
+
+
+def line_key(name: str, color: str, dash: str | None) -> str:
+    """Returns the name of a curve behind a piece of it, for a legend."""
+    stroke = f" stroke-dasharray='{dash}'" if dash else ""
+    return (
+        "<svg viewBox='0 0 34 10' style='display:inline-block;width:34px;height:10px;vertical-align:middle'>"
+        f"<line x1='1' x2='33' y1='5' y2='5' stroke='{color}' stroke-width='2'{stroke}/>"
+        f"<circle cx='17' cy='5' r='3.4' {_fill(color, dash is not None)}/></svg> {html.escape(name)}"
     )
 
 
@@ -112,10 +122,12 @@ def lines(
     colors: Mapping[str, str],
     show: Callable[[float], str],
     from_zero: bool = False,
+    dashes: Mapping[str, str] | None = None,
 ) -> str:
     """Returns a curve for each name over the labels, in their order.
 
-    Values that are no finite numbers are left out; `show` writes a value under the mouse. Shares are drawn from zero.
+    A curve with `dashes` has hollow points. Values that are no finite numbers are left out; `show` writes a value
+    under the mouse. Shares are drawn from zero.
     """
     kept = {name: [each for each in points if math.isfinite(each.value)] for name, points in series.items()}
     if not any(kept.values()):
@@ -127,14 +139,18 @@ def lines(
         color, shift = colors[name], (number - (len(kept) - 1) / 2) * min(8, 120 / len(labels) / len(kept))
         places = [(column(labels.index(each.label), len(labels)) + shift, axis.y(each.value)) for each in points]
         joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        parts.append(f"<polyline points='{joined}' fill='none' stroke='{color}' stroke-opacity='.55'/>")
+        dash = (dashes or {}).get(name)
+        stroke = f"stroke-dasharray='{dash}' stroke-width='1.5'" if dash else "stroke-opacity='.55'"
+        parts.append(f"<polyline points='{joined}' fill='none' stroke='{color}' {stroke}/>")
         for (x, y), each in zip(places, points, strict=True):
             low, high = axis.y(each.value - _error(each)), axis.y(each.value + _error(each))
             parts.append(
                 f"<line x1='{x:.1f}' x2='{x:.1f}' y1='{low:.1f}' y2='{high:.1f}' stroke='{color}' stroke-width='2'/>"
             )
             error = f" ± {show(each.error)}" if math.isfinite(each.error) else ""
-            parts.append(dot(x, y, color, f"{name}, {each.label}: {show(each.value)}{error}"))
+            parts.append(
+                dot(x, y, color, f"{name}, {each.label}: {show(each.value)}{error}", is_hollow=dash is not None)
+            )
     return svg(parts)
 
 
@@ -165,6 +181,12 @@ def heat(values: Sequence[Sequence[float]], rows: Sequence[str], *, low: float, 
                     f"font-size:{9 if count > 8 else 10.5}px;pointer-events:none'>{said}</text>"
                 )
     return svg(parts, len(values) * CELL_HEIGHT + 8)
+
+
+def _fill(color: str, is_hollow: bool) -> str:
+    return (
+        f"fill='var(--card)' stroke='{color}' stroke-width='1.6'" if is_hollow else f"fill='{color}' fill-opacity='.75'"
+    )
 
 
 def _error(point: Point) -> float:

@@ -15,6 +15,7 @@ from data.fetch.web import TRANSIENT, WebFolder
 if TYPE_CHECKING:
     from huggingface_hub import HfUri
 
+CONNECT_SECONDS = 10.0
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -32,6 +33,25 @@ def parse_hub(root: str) -> "HfUri":
 def is_offline() -> bool:
     """Returns whether the hub must not be asked (HF_HUB_OFFLINE)."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def check_reachable(address: "HfUri") -> None:
+    """Raises DataError if no connection to the hub can be made: once, for a person who waits.
+
+    What the hub answers, and how long it takes for that, is left to `HubFolder`.
+    """
+    from huggingface_hub import HfApi
+
+    if is_offline():
+        return
+    try:
+        HfApi().repo_info(address.id, repo_type=address.type, revision=address.revision, timeout=CONNECT_SECONDS)
+    except Exception as error:  # the client's, its HTTP library's, and the system's
+        if getattr(error, "response", None) is None and "Connect" in type(error).__name__:
+            raise DataError(
+                f"the hub cannot be reached ({str(error).strip().splitlines()[0]}), so {address.id} cannot be fetched: "
+                "check the network, or give a folder of this machine"
+            ) from error
 
 
 class HubFolder(WebFolder):

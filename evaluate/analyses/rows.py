@@ -14,12 +14,17 @@ def complete_rows(
     """Makes the rows of the indices below `count` that the file lacks. `report` gets how many there are, and of how
     many. Raises OSError if a row cannot be written.
     """
-    present = {index for row in read_json_lines(path) if isinstance(index := row.get("index"), int)}
-    writer = JsonLines(path)
+    present, writer = present_rows(path, count), JsonLines(path)
     for index in range(count):
         if index not in present:
             writer.append_now({"index": index, **make(index)})
         report(index + 1, count)
+
+
+def present_rows(path: Path, count: int) -> set[int]:
+    """Returns the indices below `count` that the file has."""
+    indices = {index for row in read_json_lines(path) if isinstance(index := row.get("index"), int)}
+    return indices & set(range(count))
 
 
 def scheme_names(model: Olmo2) -> list[str]:

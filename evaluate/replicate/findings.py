@@ -143,7 +143,8 @@ def _verdict(found: Mapping[str, Any], p: float, num_seeds: int) -> str:
     if _is_supported(found, p):
         word = "above" if found["mean"] > 0 else "below"
         return f"{text}. Supported: {found['scheme']} is {word} {BASELINE} here."
-    half = 100 * max(found["t_high"] - found["mean"], found["mean"] - found["t_low"])
+    ends = ("low", "high") if math.isnan(found["t_low"]) else ("t_low", "t_high")
+    half = 100 * max(abs(found[end] - found["mean"]) for end in ends)
     return (
         f"{text}. Not supported: neither that {found['scheme']} is better nor that it is worse. A difference of less "
         f"than about {half:.1f} points cannot be seen with {_seeds(num_seeds)} here."

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from report.evaluation.means import range_of_alike
+
 LEVEL = 0.95
 DRAWS_AT_ONCE = 500
 
@@ -23,10 +25,10 @@ class Estimate:
     by_seed: list[float]
     low: float
     high: float
-    """Ends of the interval by the bootstrap, at LEVEL."""
+    """Ends of the interval by the bootstrap, at LEVEL; of `range_of_alike` if all differences are alike."""
     t_low: float
     t_high: float
-    """Ends of Student's interval over the means of seeds; not numbers with one seed."""
+    """Ends of Student's interval over the means of seeds; not numbers with one seed, or differences all alike."""
     p: float
     """Two-sided, of Student's test over the means of seeds; not a number with one seed."""
 
@@ -34,8 +36,13 @@ class Estimate:
 def estimate(cells: Sequence[np.ndarray], draws: int, seed: int = 0) -> Estimate:
     """Returns the mean of a comparison with its intervals; `cells` have the same number of seeds."""
     by_seed = np.mean([cell.mean(axis=1) for cell in cells], axis=0)
-    low, high = bootstrap(cells, draws, seed)
-    t_low, t_high = t_interval(by_seed.tolist())
+    if all((cell == cells[0].flat[0]).all() for cell in cells):  # drawn again, they would have no spread either
+        count = min(cell.shape[1] for cell in cells)  # of samples, which seeds share
+        low, high = (end / 100 for end in range_of_alike(100 * float(by_seed.mean()), count, lowest=-100.0))
+        t_low, t_high = math.nan, math.nan
+    else:
+        low, high = bootstrap(cells, draws, seed)
+        t_low, t_high = t_interval(by_seed.tolist())
     return Estimate(float(by_seed.mean()), by_seed.tolist(), low, high, t_low, t_high, t_test(by_seed.tolist()))
 
 

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from evaluate.verbs.arguments import Verbs
-from evaluate.verbs.sources import add_sources, opened_sources, print_progress, split_settings
+from evaluate.verbs.sources import add_sources, opened_sources, print_left_out, print_progress, split_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,9 +53,10 @@ def _run(options: argparse.Namespace) -> None:
 
 def _measure(opened: "Opened", folder: "Path", config: "AttentionConfig") -> None:
     from evaluate.analyses.attention import planned, settings_of
-    from evaluate.analyses.rows import complete_rows, scheme_names
+    from evaluate.analyses.rows import complete_rows, present_rows, scheme_names
     from evaluate.config import check_yarn
     from evaluate.results import keep_settings
+    from evaluate.too_long import TooLongError
     from report.evaluation.attention import FOLDER
 
     subject = opened.subject()
@@ -64,11 +65,24 @@ def _measure(opened: "Opened", folder: "Path", config: "AttentionConfig") -> Non
     found = planned(config, subject, lengths)
     kept = settings_of(config) | {"schemes": scheme_names(subject.model)} | subject.digests()
     keep_settings(folder / FOLDER, kept)
+    given_up: list[str] = []
     for (task, length), samples in found.items():
         at_length = opened.subject(config.yarn.get(length))
         make = partial(_row, at_length, samples, config.queries)
         report = partial(print_progress, f"{opened.name} {task} {length}")
-        complete_rows(folder / FOLDER / f"{task}-{length}.jsonl", config.num_samples, make, report)
+        path = folder / FOLDER / f"{task}-{length}.jsonl"
+        try:
+            complete_rows(path, config.num_samples, make, report)
+        except TooLongError as error:  # at a later sample than those that are tried first
+            if config.task:
+                raise
+            done = len(present_rows(path, config.num_samples))
+            given_up.append(
+                f"{config.num_samples - done} of {config.num_samples} samples of {task}: {error}; the table has the "
+                f"mean of the other {done}"
+            )
+    for why in given_up:
+        print_left_out(why)
 
 
 def _row(subject: "ModelSubject", samples: "Samples", queries: "Queries", index: int) -> dict[str, object]:

@@ -1,13 +1,11 @@
 """`python -m evaluate probe`: made-up questions for a model."""
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evaluate.verbs.arguments import Verbs, add_source
-from evaluate.verbs.sources import GOES_ON, print_progress
+from evaluate.verbs.sources import GOES_ON, print_left_out, print_progress
 
 if TYPE_CHECKING:
     from evaluate.probe import Planned
@@ -38,6 +36,7 @@ def _run(options: argparse.Namespace) -> None:
     from evaluate.results import Results, markdown
     from evaluate.tasks import build_tasks
     from evaluate.verbs.opening import Opened
+    from report.evaluation.folder import EVALUATIONS
 
     config = parse_config(options.settings)
     build_tasks(config)
@@ -48,9 +47,9 @@ def _run(options: argparse.Namespace) -> None:
     subject = opened.subject()
     planned, left_out = plan(subject, config)
     for why in left_out:
-        _say_left_out(why)
+        print_left_out(why)
     subjects = {length: opened.subject(config.yarn.get(length)) for length in config.length}
-    results = Results(options.out or Path("evaluations") / opened.name, settings | subject.digests())
+    results = Results(options.out or EVALUATIONS / opened.name, settings | subject.digests())
     try:
         summaries, given_up = run_all(subjects, config, planned, results, _report)
     except KeyboardInterrupt:
@@ -59,14 +58,10 @@ def _run(options: argparse.Namespace) -> None:
     except EvaluateError as error:
         raise EvaluateError(f"{error}. {_after_stop(results, planned, config.num_samples)}") from error
     for why in given_up:
-        _say_left_out(why)
+        print_left_out(why)
     results.write_tables()
     print(markdown(summaries), end="")
     print(f"{results.folder}: a row for each sample, table.md and table.csv")
-
-
-def _say_left_out(why: str) -> None:
-    print(f"left out: {why}", file=sys.stderr)
 
 
 def _report(task: str, length: int, done: int, total: int) -> None:

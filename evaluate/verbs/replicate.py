@@ -31,10 +31,11 @@ def _run(options: argparse.Namespace) -> None:
 
     from evaluate.replicate.config import read_config, size_of
     from evaluate.replicate.replicate import replicate
+    from report.evaluation.folder import EVALUATIONS
 
     config = read_config(options.settings)
     name = f"replicate-{size_of(options.settings)}"
-    root = (options.out or Path("evaluations") / name).resolve()
+    root = (options.out or EVALUATIONS / name).resolve()
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have told its background jobs to ignore the first
         signal.signal(number, signal.default_int_handler)
     start = time.monotonic()

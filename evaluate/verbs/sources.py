@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from evaluate.errors import EvaluateError
 from evaluate.verbs.arguments import SOURCE, add_places
+from report.evaluation.folder import EVALUATIONS
 
 if TYPE_CHECKING:
     from evaluate.verbs.opening import Opened
@@ -40,7 +41,7 @@ def opened_sources(sources: Sequence[str], options: argparse.Namespace) -> Itera
     """
     from evaluate.verbs.opening import Opened
 
-    root = options.out or Path("evaluations")
+    root = options.out or EVALUATIONS
     names: list[str] = []
     for source in sources:
         opened = Opened(source, options.tokenizer)
@@ -57,6 +58,11 @@ def print_progress(what: str, done: int, total: int) -> None:
         print(f"\r{what}: {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
     elif 10 * done // total > 10 * (done - 1) // total:
         print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
+
+
+def print_left_out(why: str) -> None:
+    """Prints that a task, or samples of it, are left out, and why."""
+    print(f"left out: {why}", file=sys.stderr)
 
 
 def end_of_progress() -> str:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from evaluate.verbs.arguments import Verbs
+from report.evaluation.folder import EVALUATIONS
 
 EXAMPLES = """
   python -m evaluate start-layers runs/start-layers/*                     loss and probe scores by start layer
@@ -15,7 +16,7 @@ def add(verbs: Verbs) -> None:
     said = "gather loss and probe scores of runs that differ in their start layer, as those of sweep=start-layers"
     verb = verbs.add("start-layers", said, EXAMPLES)
     verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run folder, such as runs/demo")
-    verb.add_argument("--evaluations", type=Path, default=Path("evaluations"), metavar="DIR", help="of probe scores")
+    verb.add_argument("--evaluations", type=Path, default=EVALUATIONS, metavar="DIR", help="of probe scores")
     verb.add_argument("--out", type=Path, metavar="DIR", help="default: evaluations/start-layers")
     verb.set_defaults(run=_run)
 

@@ -43,11 +43,12 @@ def _run(options: argparse.Namespace) -> None:
     from evaluate.results import keep_settings
     from evaluate.suite.harness import PLACE, Harness, find_command
     from evaluate.suite.stretched import digest_of, read_config
+    from report.evaluation.folder import EVALUATIONS
 
     folder = options.folder.absolute()
     trained = read_config(folder)["max_position_embeddings"]
     name = f"{folder.parent.name}-{folder.name}" if folder.name == "hf" else folder.name
-    out = (options.out or Path("evaluations") / name).absolute()
+    out = (options.out or EVALUATIONS / name).absolute()
     results = out / f"suite-{options.suite}"
     planned = _plan(options, folder, trained, results)
     command = PLACE if options.dry_run and options.lm_eval is None else find_command(options.lm_eval)

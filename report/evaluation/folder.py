@@ -16,6 +16,8 @@ Form = Any
 """What a value of JSON has to be: a type (float stands for any number), a dict of forms by key, or a list with the form
 of all values. The key "" stands for all keys.
 """
+EVALUATIONS = Path("evaluations")
+"""Where the results of models go, each in a folder of its name."""
 HEADS = [[float]]
 """The form of a number for each layer and head."""
 

@@ -9,7 +9,7 @@ from report.drawing import STYLE
 from report.errors import ReportError
 from report.evaluation.ablation import ablation
 from report.evaluation.attention import attention
-from report.evaluation.folder import Evaluated, evaluations_of, open_folders
+from report.evaluation.folder import EVALUATIONS, Evaluated, evaluations_of, open_folders
 from report.evaluation.patterns import patterns
 from report.evaluation.perplexity import perplexity
 from report.evaluation.scores import probes
@@ -38,7 +38,7 @@ def _refuse_run(path: Path) -> None:
     """Raises ReportError for the folder of a run, with where its evaluations are."""
     if not RunFiles(path).config.is_file():
         return
-    found = evaluations_of(path.resolve().name, Path("evaluations"))
+    found = evaluations_of(path.resolve().name, EVALUATIONS)
     where = f"give {found[0]}" if found else f"`python -m evaluate probe {path}` makes one"
     raise ReportError(f"{path} is a run, and no folder of evaluations: {where}")
 

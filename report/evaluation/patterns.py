@@ -10,7 +10,7 @@ from typing import Any
 
 from report.drawing import Point, figure, heat, lines, panels, section, table
 from report.evaluation.folder import HEADS, Evaluated, colors, names_of
-from report.evaluation.means import Mean
+from report.evaluation.means import Mean, written_percent
 
 FOLDER = "patterns"
 KINDS = {
@@ -89,7 +89,8 @@ def pattern_rows(found: Sequence[Read]) -> list[list[str]]:
     cells = []
     for each in found:
         for kind, said in KINDS.items():
-            shares = [Mean.of([100 * value for value in each.means(kind, name)]).written(1) for name in ALL_SHARES]
+            means = [Mean.of([100 * value for value in each.means(kind, name)]) for name in ALL_SHARES]
+            shares = [written_percent(mean, len(each.rows), 1) for mean in means]
             cells.append([str(each.length), each.folder.name, said, str(len(each.rows)), *shares])
     return cells
 

@@ -1,19 +1,21 @@
 """Losses by index in long documents: evaluations/NAME/perplexity.csv, as `python -m evaluate perplexity` writes it."""
 
-import html
 import math
 from collections.abc import Sequence
 
-from report.drawing import Point, figure, lines, panels, section, table
+from report.drawing import Point, figure, line_key, lines, panels, section, table
 from report.evaluation.folder import Evaluated, number
 
 TABLE = "perplexity.csv"
 LEAD = (
     "Loss of each token given all before it, in nats, by its index in long documents; ranges double in length. One "
-    "curve for each model, without YaRN and with it. A bar is one standard error over documents to each side. Models "
-    "are compared by the paired differences of perplexity-against-*.csv, which are far more exact than these bars."
+    "curve for each model, without YaRN (a whole line) and with it (dashed). A bar is one standard error over "
+    "documents to each side. Models are compared by the paired differences of perplexity-against-*.csv, which are far "
+    "more exact than these bars."
 )
 HEAD = ("tokens", "model", "range", "documents", "NLL", "perplexity", "minus without YaRN")
+DASHES = ("7 4", "2 3", "9 3 2 3")
+"""Of the curves under YaRN, by its factor; those without it are not dashed."""
 Row = dict[str, str]
 
 
@@ -25,7 +27,13 @@ def perplexity(folders: Sequence[Evaluated]) -> str | None:
     lengths = sorted({row["length"] for _, row in rows}, key=number)
     if not lengths:
         return None
-    colors = {_curve(each.name, row): _color(each.color, row) for each in folders for row in each.table(TABLE)}
+    colors = {_curve(each.name, row): each.color for each in folders for row in each.table(TABLE)}
+    factors = sorted({factor for _, row in rows if math.isfinite(factor := number(row.get("yarn")))})
+    dashes = {
+        _curve(name, row): DASHES[factors.index(factor) % len(DASHES)]
+        for name, row in rows
+        if math.isfinite(factor := number(row.get("yarn")))
+    }
     figures, cells = [], []
     for length in lengths:
         own = [(_curve(name, row), row) for name, row in rows if row["length"] == length]
@@ -35,12 +43,10 @@ def perplexity(folders: Sequence[Evaluated]) -> str | None:
         for curve, row in parts:
             point = Point(_range(row), number(row.get("nll")), number(row.get("nll_se")))
             series.setdefault(curve, []).append(point)
-        drawn = lines(series, list(dict.fromkeys(labels)), colors=colors, show="{:.3f}".format)
+        drawn = lines(series, list(dict.fromkeys(labels)), colors=colors, show="{:.3f}".format, dashes=dashes)
         figures.append(figure(f"{_grouped(length)} tokens", drawn))
         cells += [_cells(curve, row) for curve, row in own]
-    key = " &nbsp; ".join(
-        f"<span style='color:{color}'>\u25cf</span> {html.escape(curve)}" for curve, color in colors.items()
-    )
+    key = " &nbsp; ".join(line_key(curve, color, dashes.get(curve)) for curve, color in colors.items())
     return section("Loss by index", LEAD, f"<p>{key}</p>" + panels(figures) + table(HEAD, cells))
 
 
@@ -61,11 +67,6 @@ def _cells(curve: str, row: Row) -> list[str]:
 def _curve(name: str, row: Row) -> str:
     factor = number(row.get("yarn"))
     return f"{name}, YaRN {factor:g}" if math.isfinite(factor) else name
-
-
-def _color(color: str, row: Row) -> str:
-    """Returns the model's colour, a darker one under YaRN."""
-    return f"color-mix(in srgb, {color} 50%, var(--ink))" if math.isfinite(number(row.get("yarn"))) else color
 
 
 def _is_whole(row: Row) -> bool:

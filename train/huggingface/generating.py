@@ -18,7 +18,7 @@ from model.transformer import Olmo2
 from model.weights import checked_weights, initialise
 from train.errors import TrainError
 from train.huggingface.companions import find_tokenizer
-from train.huggingface.source import fetch_source, is_run_or_checkpoint, open_saved, open_source
+from train.huggingface.source import check_reachable, fetch_source, is_run_or_checkpoint, open_saved, open_source
 
 _LOW, _HIGH = (60, 110, 255), (255, 80, 60)  # colours of the smallest and the largest position of a head
 
@@ -71,6 +71,7 @@ def open_writer(source: str, tokenizer: Path | None) -> Writer:
 
     Raises DataError, ModelError and TrainError.
     """
+    check_reachable(source)
     folder = fetch_source(source)
     opened = open_source(folder)
     config, positions = read_configs(opened)

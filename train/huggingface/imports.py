@@ -14,7 +14,7 @@ from model.huggingface.tokenizer import NAME, tokenizer_files
 from model.positions import layer_schemes, overrides_for
 from model.weights import Source, checked_weights, finite, hf_keys
 from train.errors import TrainError
-from train.huggingface.source import check_target, fetch_source, open_source
+from train.huggingface.source import check_reachable, check_target, fetch_source, open_source
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ def import_weights(
     Raises DataError, ModelError and TrainError, with everything that is wrong, and OSError; no folder is there then.
     """
     check_target(folder)
+    check_reachable(source)
     origin = fetch_source(source)
     opened = open_source(origin)
     config, positions = read_configs(opened)

@@ -19,8 +19,9 @@ from typing import Any
 
 from torch import Tensor
 
+from data.fetch import hub
 from data.fetch.download import download, download_all, missing_bytes
-from data.fetch.roots import open_root
+from data.fetch.roots import LISTING_NAME, open_root
 from model.hf_config import hf_config
 from model.weights import Source, hf_keys, open_hf, parameter_shapes
 from report.run_folder import RunFiles
@@ -101,6 +102,16 @@ def local_folder(source: str) -> Path:
     if address is None:
         return Path(source).expanduser()
     return _HUB_FOLDER / re.sub(r"[^\w.@-]+", "--", address.removeprefix(HUB))
+
+
+def check_reachable(source: str) -> None:
+    """Raises DataError if `source` has to be fetched from the hub and there is no way to it.
+
+    For commands that a person waits for: `fetch_source` tries for a minute, as runs need it.
+    """
+    address = _hub_address(source)
+    if address is not None and not (local_folder(source) / LISTING_NAME).is_file():
+        hub.check_reachable(hub.parse_hub(address))
 
 
 def fetch_source(source: str, report: Callable[[int], None] = lambda num_bytes: None) -> Path:

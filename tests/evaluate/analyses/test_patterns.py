@@ -115,6 +115,8 @@ def test_the_command_counts_goes_on_and_draws(folder: Path, tmp_path: Path, caps
         "null: noise of the same std",
         "null: walk of the same steps",
     ]
+    noise = [line for line in said if line.startswith("| 64 |") and "noise" in line][-1]
+    assert noise.split(" | ")[5] == "0.0 [0.0, 63.2]"  # Mono: three texts alike are no certainty
     assert len((out / "patterns/text-64.jsonl").read_text().splitlines()) == 3
     assert main(["page", str(out)]) == 0
     assert "Range d against the length" in (out / "page.html").read_text()

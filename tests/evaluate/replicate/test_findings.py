@@ -74,6 +74,12 @@ def test_seeds_that_disagree_support_nothing(tmp_path: Path) -> None:
     assert "cannot be seen with 8 seeds here" in said
 
 
+def test_the_same_difference_in_all_samples_is_no_certainty(tmp_path: Path) -> None:
+    said = found_with(tmp_path, [0.0, 0.0, 0.0])["sentences"][0]
+    assert "+0.0 points [-39.3, +39.3], p = 1." in said  # six samples
+    assert "A difference of less than about 39.3 points cannot be seen with 3 seeds here." in said
+
+
 def test_one_seed_supports_nothing(tmp_path: Path) -> None:
     found = found_with(tmp_path, [0.4])
     assert "With one seed nothing is known" in found["sentences"][0]

@@ -32,3 +32,13 @@ def test_each_model_has_a_curve_without_yarn_and_one_with_it(tmp_path: Path) -> 
     ]
     assert "<td>256-512</td><td>8</td><td>2.250 ± 0.125</td><td>9.49</td><td>-0.250 ± 0.062</td>" in text
     assert "<td>all</td><td>8</td><td>2.750 ± 0.100</td>" in text
+
+
+def test_every_factor_of_yarn_has_dashes_of_its_own_and_the_models_colour(tmp_path: Path) -> None:
+    rows = [f"512,{factor},0,512,8,3.0,0.25,20.09,," for factor in ("", "2.0", "4.0")]
+    parts = [row.replace("0,512,8", f"{start},{stop},8") for row in rows for start, stop in ((0, 256), (256, 512))]
+    text = evaluation_page(open_folders([folder_of(tmp_path / name, *parts) for name in ("repo", "rope")]))
+    curves = re.findall(r"<polyline [^>]*stroke='([^']*)' (stroke-dasharray='[^']*'|stroke-opacity)", text)
+    assert len(set(curves)) == len(curves) == 6 and len({color for color, _ in curves}) == 2
+    keys = re.findall(r"stroke='([^']*)' stroke-width='2'( stroke-dasharray='[^']*')?/>[^>]*>[^>]*> ?([^<&]*)", text)
+    assert {name.strip() for _, _, name in keys} >= {"repo", "repo, YaRN 2", "rope, YaRN 4"}

@@ -23,6 +23,7 @@ from model.export import save_hf
 from model.huggingface.flavours import Flavour
 from model.weights import hf_weights
 from tests.data.fetch.server import Handler, reset_after, serving, status
+from tests.distributed import free_port
 from tests.model.small import REPO, built, small
 from tests.train.conftest import Runs
 from train.checkpoint.masters import read_masters
@@ -31,8 +32,9 @@ from train.compose.app import CONFIG_FOLDER, to_run_config
 from train.distributed import Ranks
 from train.errors import TrainError
 from train.huggingface.fetching import fetch_on_main
+from train.huggingface.generating import open_writer
 from train.huggingface.imports import import_weights
-from train.huggingface.source import check_source, fetch_source, open_source
+from train.huggingface.source import check_reachable, check_source, fetch_source, open_source
 from train.run_folder import RunFolder
 from train.watchdog import Watchdog
 from train.watchdog_config import WatchdogConfig
@@ -289,3 +291,24 @@ def test_a_model_that_the_hub_does_not_have_is_an_error(hub: Any, tmp_path: Path
         path.unlink()
     with pytest.raises(UserError, match="safetensors"):
         fetch_source("hf://a/b@main")
+
+
+def test_a_hub_without_a_way_to_it_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    for work in (lambda: open_writer("hf://no/such", None), lambda: import_weights("no/such@main", tmp_path / "out")):
+        with pytest.raises(
+            UserError, match=r"^the hub cannot be reached \(.*so no/such cannot be fetched: check the n"
+        ):
+            work()
+    assert not caplog.records  # of another try
+
+
+def test_what_is_listed_already_needs_no_way_to_the_hub(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_reachable("hf://a/b@main")
+    fetch_source("hf://a/b@main")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    check_reachable("hf://a/b@main")
