@@ -113,6 +113,16 @@ class KnownRequests:
         self._begin()
 
 
+def unreachable_reason(error: Exception) -> str | None:
+    """Returns why no connection was made at all, such as a name that is not known; None for any other failure."""
+    cause = error.args[0] if isinstance(error, requests.ConnectionError) and error.args else error
+    for name in ("reason", "original_error"):  # of too many tries, and of a proxy
+        cause = getattr(cause, name, cause)
+    if not isinstance(cause, urllib3.exceptions.NewConnectionError):
+        return None
+    return getattr(cause.__cause__, "strerror", None) or str(cause)
+
+
 def _known_from(answer: requests.Response, headers: Mapping[str, str]) -> Known:
     """Returns how the request was sent that got this answer, without these headers."""
     address = str(answer.request.url)

@@ -17,7 +17,7 @@ import urllib3
 from data.errors import DataError
 from data.fetch.answer import Answer, NoRangesError, Piece, changed_error
 from data.fetch.background import run_all
-from data.fetch.connections import MAX_CONNECTIONS, KnownRequests
+from data.fetch.connections import MAX_CONNECTIONS, KnownRequests, unreachable_reason
 from data.fetch.credentials import VARIABLE
 from data.fetch.retry import TransientError, retried
 
@@ -37,6 +37,10 @@ MAX_FILE_BYTES = 1 << 62
 MAX_MANIFEST_BYTES = 1 << 30
 
 
+class UnreachableError(TransientError):
+    """No connection to a host could be made."""
+
+
 class WebFolder:
     """The files below an http(s) prefix; a `data.fetch.remote.Remote`."""
 
@@ -48,6 +52,7 @@ class WebFolder:
         self._url_of = url_of
         self._headers = dict(headers or {})
         self._known = KnownRequests()
+        self._is_reached = False
 
     def listing(self, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         """Returns size and mark (ETag, else Last-Modified) of the named files; without names, of all in manifest.json.
@@ -56,7 +61,8 @@ class WebFolder:
         """
         if names is None:
             return self._manifest()
-        return dict(zip(names, run_all(self._describe, names, MAX_CONNECTIONS), strict=True))
+        first = [self._describe(name) for name in names[:1]]  # alone: what is wrong with the place is said once
+        return dict(zip(names, first + run_all(self._describe, names[1:], MAX_CONNECTIONS), strict=True))
 
     def read(self, name: str, start: int, num_bytes: int, etag: str | None = None) -> Answer:
         """Returns the bytes from `start` on, or from 0 if the server has no ranges, up to the end.
@@ -130,8 +136,19 @@ class WebFolder:
         return {"bytes": int(length), "etag": _mark_of(headers)}
 
     def _ask_for_file(self, method: str, url: str) -> urllib3.BaseHTTPResponse:
-        """Returns an answer that is no web page: a network that wants a login answers any request with one."""
-        response = self._ask(method, url, {})
+        """Returns an answer that is no web page: a network that wants a login answers any request with one.
+
+        Raises DataError for a host that cannot be reached and never has been: its address is wrong, or all are.
+        """
+        try:
+            response = self._ask(method, url, {})
+        except UnreachableError as error:
+            if self._is_reached:
+                raise
+            raise DataError(
+                f"{error}; correct the address, or connect this machine to the network (a proxy is named by "
+                "HTTPS_PROXY), and type the same again"
+            ) from error
         if _is_page(response):
             response.close()
             raise TransientError(
@@ -148,7 +165,10 @@ class WebFolder:
         except LEADS_NOWHERE as error:
             raise DataError(f"{url} leads nowhere ({error}); correct data.root or the name of the file") from error
         except (urllib3.exceptions.HTTPError, OSError) as error:  # which requests' errors are, too
+            if reason := unreachable_reason(error):
+                raise UnreachableError(f"{'/'.join(url.split('/')[:3])} cannot be reached ({reason})") from error
             raise TransientError(f"{url} cannot be reached ({type(error).__name__})") from error
+        self._is_reached = True
         status = response.status
         if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
             return response
