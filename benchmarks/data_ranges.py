@@ -36,7 +36,7 @@ from data.tokens.backend import TokenBackend
 from data.tokens.files import TOKEN_DTYPE, list_token_files
 from data.tokens.published import is_kept
 
-LENGTH, BATCH_SIZE = 4096, 512
+LENGTH = 4096
 ROW_BYTES = LENGTH * TOKEN_DTYPE.itemsize
 NUM_FILES, PUBLISHED_TOKENS = 576, 51_470_000_000
 FILE_BYTES = PUBLISHED_TOKENS // NUM_FILES * TOKEN_DTYPE.itemsize
@@ -62,7 +62,7 @@ def main() -> None:
         with serving_s3(place) if arguments.s3 else serving_web(place, arguments.latency) as root:
             listed, cache = str(place / "files.txt"), str(place / "cache")
             config = DataConfig(DataKind.tokens, root, file_list=listed, eos_token_id=1, cache_dir=cache)
-            measure_first_batch(config, table, range(8, 24) if arguments.s3 else range(10_000, 20_000))
+            measure_first_batch(config, table, *((64, range(16, 48)) if arguments.s3 else (512, range(10_000, 20_000))))
             for connections in (1, 8, 32):
                 measure_rate(config, connections, arguments.rows, table)
             if not arguments.s3:
@@ -70,16 +70,16 @@ def main() -> None:
     Console(width=110).print(table)
 
 
-def measure_first_batch(config: DataConfig, table: Table, steps: range) -> None:
-    """Seconds to a batch of 512 rows: nothing known, sizes and order known, and rows on the disk, too."""
+def measure_first_batch(config: DataConfig, table: Table, num_rows: int, steps: range) -> None:
+    """Seconds to a batch of so many rows: nothing known, sizes and order known, and rows on the disk, too."""
     rng = np.random.default_rng(0)
     some, other = (int(rng.integers(steps.start, steps.stop)) for _ in range(2))
-    first = timed_batch(config, 0)
-    kept = timed_batch(config, 0)
-    resumed = timed_batch(without_rows(config), some)
-    workers = timed_batch(dataclasses.replace(without_rows(config), num_workers=WORKERS), other)
+    first = timed_batch(config, 0, num_rows)
+    kept = timed_batch(config, 0, num_rows)
+    resumed = timed_batch(without_rows(config), some, num_rows)
+    workers = timed_batch(dataclasses.replace(without_rows(config), num_workers=WORKERS), other, num_rows)
     for name, (seconds, cpu), target in (
-        ("first batch of 512 rows, nothing known: s (s of CPU)", first, "2 s"),
+        (f"first batch of {num_rows} rows, nothing known: s (s of CPU)", first, "2 s"),
         ("  a resume at a random step, sizes and order known", resumed, "2 s"),
         (f"  the same with {WORKERS} data workers", workers, "2 s"),
         ("  rows that have been read before", kept, ""),
@@ -87,10 +87,10 @@ def measure_first_batch(config: DataConfig, table: Table, steps: range) -> None:
         table.add_row(name, f"{seconds:.2f} ({cpu:.2f})", target)
 
 
-def timed_batch(config: DataConfig, step: int) -> tuple[float, float]:
+def timed_batch(config: DataConfig, step: int, batch_size: int) -> tuple[float, float]:
     """Seconds from nothing to the batch of this step, by the clock and of CPU of this process."""
     start, cpu = time.perf_counter(), time.process_time()
-    with closing(open_stream(config, step)) as stream:
+    with closing(open_stream(config, step, batch_size)) as stream:
         stream.next_batch()
         taken = time.perf_counter() - start, time.process_time() - cpu
     num_rows = NUM_FILES * (FILE_BYTES // ROW_BYTES)
@@ -108,11 +108,11 @@ def without_rows(config: DataConfig) -> DataConfig:
     return dataclasses.replace(config, cache_dir=str(cache))
 
 
-def open_stream(config: DataConfig, step: int) -> BatchStream:
+def open_stream(config: DataConfig, step: int, batch_size: int) -> BatchStream:
     """Returns the stream that goes on at a step."""
-    stream = build_stream(config, sequence_length=LENGTH, global_batch_size=BATCH_SIZE)
+    stream = build_stream(config, sequence_length=LENGTH, global_batch_size=batch_size)
     if step:
-        state = {**stream.state_dict(), "batches": step, "streams": {"rows": [0, step * BATCH_SIZE]}}
+        state = {**stream.state_dict(), "batches": step, "streams": {"rows": [0, step * batch_size]}}
         stream.load_state_dict(state)
     return stream
 
@@ -219,7 +219,7 @@ def respond(request: bytes) -> bytes:
 
 @contextmanager
 def serving_s3(place: Path) -> Iterator[str]:
-    """Yields the address of a bucket in a local moto server, a process of its own: four files of 64 MiB."""
+    """Yields the address of a bucket in a local moto server, a process of its own: 16 files of 4 MiB."""
     ours, theirs = multiprocessing.Pipe()
     server = multiprocessing.get_context("fork").Process(target=serve_s3, args=(theirs,), daemon=True)
     server.start()
@@ -229,9 +229,9 @@ def serving_s3(place: Path) -> Iterator[str]:
 
     bucket = s3fs.S3FileSystem()
     bucket.mkdir("mix")
-    names = [f"part-{number}.npy" for number in range(4)]
+    names = [f"part-{number}.npy" for number in range(16)]
     for name in names:
-        bucket.pipe_file(f"mix/{name}", bytes(1 << 26))
+        bucket.pipe_file(f"mix/{name}", bytes(1 << 22))
     (place / "files.txt").write_text("\n".join(names))
     try:
         yield "s3://mix"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from data.errors import DataError
 from data.fetch import web
 from data.fetch.bucket import Bucket
-from data.fetch.connections import KnownRequests, session
+from data.fetch.connections import MAX_CONNECTIONS, KnownRequests, session
 from data.fetch.credentials import VARIABLE
 from data.fetch.files import DataFile
 from data.fetch.quota import CopyQuota
@@ -82,6 +82,11 @@ def test_many_parts_go_over_few_connections_and_neighbours_are_one_request(serve
     gets = [extent for method, _, extent in server.seen if method == "GET"]
     assert len(gets) == 8 and "bytes=0-81919" in gets
     assert server.num_connections <= 4 + 1  # and that of the listing
+
+
+def test_sizes_of_many_files_are_asked_for_over_few_connections(server: FileServer) -> None:
+    WebFolder(server.url).listing(["a.npy"] * 100)
+    assert server.num_connections <= MAX_CONNECTIONS
 
 
 def test_a_stalled_answer_is_asked_for_again(
