@@ -103,13 +103,6 @@ class RangeReader:
             return str(error)
         return None
 
-    def prepare(self) -> None:
-        """Makes the empty copies that reading makes as it needs them; leaves errors to it."""
-        with contextlib.suppress(OSError):
-            for index, file in enumerate(self.files):
-                if not is_present(file):
-                    self._copy(index)
-
     def expect(self, parts: Iterable[Part]) -> None:
         """Begins to fetch what is missing of these parts, in the order in which they are needed; returns at once."""
         if self._process != os.getpid():

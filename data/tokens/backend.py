@@ -32,7 +32,7 @@ from data.rows import Rows
 from data.tokenizer import DocumentEncoder
 from data.tokens.files import MAX_TOKEN_ID, TOKEN_DTYPE, TokenRows, check_token_ids, list_token_files, name_sources
 from data.tokens.layout import HEADER_MAGIC, header_error
-from data.tokens.published import is_kept, kept_order
+from data.tokens.published import kept_order
 
 logger = logging.getLogger(__name__)
 
@@ -107,10 +107,7 @@ class TokenBackend:
         """Yields the rows of these slots; the cursor is (epoch, rows of it read). Raises DataError."""
         epoch, start = cursors[STREAM]
         while True:
-            place = (self._order_folder, len(self.rows), self.seed, epoch)
-            if self.rows.ranges is not None and not is_kept(*place):
-                self._background.submit(self.rows.ranges.prepare)  # the order takes a second, without Python's lock
-            order = kept_order(*place, self._background.submit)
+            order = kept_order(self._order_folder, len(self.rows), self.seed, epoch, self._background.submit)
             self._fetch_ahead(order[start:])
             for numbers, tokens in self._tokens_of(_steps(order, start, self.num_slots, slots), len(slots)):
                 start += self.num_slots

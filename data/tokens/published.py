@@ -23,11 +23,6 @@ def published_order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
     return order
 
 
-def is_kept(folder: Path, num_rows: int, seed: int, epoch: int) -> bool:
-    """Returns whether there is a file in `folder` with the order of an epoch, damaged or not."""
-    return _path(folder, num_rows, seed, epoch).exists()
-
-
 def kept_order(
     folder: Path,
     num_rows: int,
@@ -41,7 +36,7 @@ def kept_order(
     """
     if num_rows < MIN_KEPT_ROWS:
         return published_order(num_rows, seed, epoch)
-    path = _path(folder, num_rows, seed, epoch)
+    path = folder / f"order-{num_rows}-{seed}-{epoch}.u32"
     with suppress(OSError):
         kept = np.fromfile(path, "<u4")
         if len(kept) == num_rows + 1 and zlib.crc32(kept[:-1].data) == kept[-1]:
@@ -49,10 +44,6 @@ def kept_order(
     order = published_order(num_rows, seed, epoch)
     submit(lambda: _keep(path, order))
     return order
-
-
-def _path(folder: Path, num_rows: int, seed: int, epoch: int) -> Path:
-    return folder / f"order-{num_rows}-{seed}-{epoch}.u32"
 
 
 def _keep(path: Path, order: np.ndarray) -> None:
