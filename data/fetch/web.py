@@ -166,7 +166,7 @@ class WebFolder:
             raise DataError(f"{url} leads nowhere ({error}); correct data.root or the name of the file") from error
         except (urllib3.exceptions.HTTPError, OSError) as error:  # which requests' errors are, too
             if reason := unreachable_reason(error):
-                raise UnreachableError(f"{'/'.join(url.split('/')[:3])} cannot be reached ({reason})") from error
+                raise UnreachableError(f"{url} cannot be reached ({reason})") from error
             raise TransientError(f"{url} cannot be reached ({type(error).__name__})") from error
         self._is_reached = True
         status = response.status
