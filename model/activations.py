@@ -1,8 +1,8 @@
 """How many bytes a forward pass keeps for the backward pass, and what both take beside that; without torch.
 
 The counts are those of autograd for model/transformer.py, tensor by tensor (tests/model/test_activations.py holds them
-against its saved tensors). On a GPU, RMSNorm is one kernel that keeps its input and a scale per token; on a CPU it
-keeps two float32 tensors of its width.
+against its saved tensors). RMSNorm keeps its input and a scale per token; in half precision on a CPU it keeps two
+float32 tensors of its width.
 """
 
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ def _norm_bytes_per_token(config: ModelConfig, width: int, element: int, on_gpu:
     scale = FLOAT32
     if config.norm_precision is NormPrecision.reference:  # the float32 input, and the unit vector as it is rounded
         return (FLOAT32 + element) * width + scale
-    return (element if on_gpu else 2 * FLOAT32) * width + scale
+    return (element if on_gpu or element == FLOAT32 else 2 * FLOAT32) * width + scale
 
 
 def _score_bytes_per_token(config: ModelConfig, length: int) -> int:
