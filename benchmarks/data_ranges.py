@@ -10,6 +10,7 @@ own on the same cores. Clock time, and CPU time of the reader: waiting for answe
 import argparse
 import asyncio
 import dataclasses
+import importlib.util
 import logging
 import multiprocessing
 import os
@@ -23,9 +24,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Column, Table
 
+from benchmarks.figures import Figure, Origin, leave_out, report
 from data.config import DataConfig, DataKind
 from data.fetch.quota import GIB, CopyQuota
 from data.fetch.ranges import Part, RangeReader
@@ -43,10 +43,11 @@ RANGE = re.compile(rb"(?i)\r\nrange: bytes=(\d+)-(\d*)")
 GPU_TOKENS = 63_000  # per second
 ROWS_PER_SECOND = {gpus: gpus * GPU_TOKENS / LENGTH for gpus in (8, 64)}
 WORKERS = 2
+MOST_SECONDS = 2.0
 
 
 def main() -> None:
-    """Measures everything and prints the table."""
+    """Measures everything."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.data_ranges", description=(__doc__ or "").split("\n")[0]
     )
@@ -55,21 +56,21 @@ def main() -> None:
     parser.add_argument("--s3", action="store_true", help="read through s3fs from moto, without added latency")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s")
-    table = Table("", Column("measured", justify="right"), Column("target", justify="right"))
+    if arguments.s3 and (absent := [name for name in ("s3fs", "moto") if importlib.util.find_spec(name) is None]):
+        leave_out(f"needs {' and '.join(absent)}: pip install s3fs 'moto[server,s3]'")
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         with serving_s3(place) if arguments.s3 else serving_web(place, arguments.latency) as root:
             listed, cache = str(place / "files.txt"), str(place / "cache")
             config = DataConfig(DataKind.tokens, root, file_list=listed, eos_token_id=1, cache_dir=cache)
-            measure_first_batch(config, table, *((64, range(16, 48)) if arguments.s3 else (512, range(10_000, 20_000))))
+            measure_first_batch(config, *((64, range(16, 48)) if arguments.s3 else (512, range(10_000, 20_000))))
             for connections in (1, 8, 32):
-                measure_rate(config, connections, arguments.rows, table)
+                measure_rate(config, connections, arguments.rows)
             if not arguments.s3:
-                measure_bytes(config, table)
-    Console(width=110).print(table)
+                measure_bytes(config)
 
 
-def measure_first_batch(config: DataConfig, table: Table, num_rows: int, steps: range) -> None:
+def measure_first_batch(config: DataConfig, num_rows: int, steps: range) -> None:
     """Seconds to a batch of so many rows: nothing known, sizes and order known, and rows on the disk, too."""
     rng = np.random.default_rng(0)
     some, other = (int(rng.integers(steps.start, steps.stop)) for _ in range(2))
@@ -78,12 +79,12 @@ def measure_first_batch(config: DataConfig, table: Table, num_rows: int, steps: 
     resumed = timed_batch(without_rows(config), some, num_rows)
     workers = timed_batch(dataclasses.replace(without_rows(config), num_workers=WORKERS), other, num_rows)
     for name, (seconds, cpu), target in (
-        (f"first batch of {num_rows} rows, nothing known: s (s of CPU)", first, "2 s"),
-        ("  a resume at a random step, sizes and order known", resumed, "2 s"),
-        (f"  the same with {WORKERS} data workers", workers, "2 s"),
-        ("  rows that have been read before", kept, ""),
+        (f"first batch of {num_rows} rows by range, nothing known", first, MOST_SECONDS),
+        ("a resume by range, sizes and order known", resumed, MOST_SECONDS),
+        (f"a resume by range with {WORKERS} data workers", workers, MOST_SECONDS),
+        ("a batch of rows that have been read before", kept, None),
     ):
-        table.add_row(name, f"{seconds:.2f} ({cpu:.2f})", target)
+        report(Figure(name, seconds, "s", at_most=target), Figure(f"{name}: CPU", cpu, "s"))
 
 
 def timed_batch(config: DataConfig, step: int, batch_size: int) -> tuple[float, float]:
@@ -115,7 +116,7 @@ def open_stream(config: DataConfig, step: int, batch_size: int) -> BatchStream:
     return stream
 
 
-def measure_rate(config: DataConfig, connections: int, num_rows: int, table: Table) -> None:
+def measure_rate(config: DataConfig, connections: int, num_rows: int) -> None:
     """Rows per second of one process that reads rows in random order."""
     root = open_root(config.root, without_rows(config).cache_dir)
     files = list_token_files(root, Path(str(config.file_list)))
@@ -135,11 +136,14 @@ def measure_rate(config: DataConfig, connections: int, num_rows: int, table: Tab
     reader.close()
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     needed = ", ".join(f"{number:,.0f} for {gpus} GPUs" for gpus, number in ROWS_PER_SECOND.items())
-    name = f"rows/s of one process, connections: {connections} (ms of CPU each)"
-    table.add_row(name, f"{num_rows / seconds:,.0f} ({cpu / num_rows * 1e3:.2f})", needed)
+    name = f"rows by range, one process, connections: {connections}"
+    report(
+        Figure(f"{name} (needed of all processes: {needed})", num_rows / seconds, "rows/s"),
+        Figure(f"{name}: CPU of a row", cpu / num_rows * 1e3, "ms"),
+    )
 
 
-def measure_bytes(config: DataConfig, table: Table) -> None:
+def measure_bytes(config: DataConfig) -> None:
     """Bytes fetched over bytes used by one process, without a bound and with a small one."""
     rows, steps = 128, 100
     used = rows * steps * ROW_BYTES
@@ -157,8 +161,12 @@ def measure_bytes(config: DataConfig, table: Table) -> None:
         ahead = backend.num_ahead * rows * ROW_BYTES  # at most: fetched, and used by the next steps
         fetched = reader.num_fetched
         reader.close()
-        cells = f"{fetched / used:.2f}, of which ahead at most {ahead / used:.2f}"
-        table.add_row(f"bytes fetched / bytes used, {name}; copies of {largest / used:.2f} at most", cells, "")
+        what = f"rows by range, {name}: bytes"
+        report(
+            Figure(f"{what} fetched, of those used", fetched / used, origin=Origin.counted),
+            Figure(f"{what} fetched ahead at most, of those used", ahead / used, origin=Origin.counted),
+            Figure(f"{what} of the copies at most, of those used", largest / used, origin=Origin.counted),
+        )
 
 
 @contextmanager
