@@ -52,9 +52,9 @@ class KnownRequests:
         self._begin()
 
     def _begin(self) -> None:
-        self._process = os.getpid()
         self._known: dict[str, Known] = {}
         self._hosts: dict[str, Known] = {}
+        self._process = os.getpid()  # last: other threads look at it
 
     def send(
         self, method: str, url: str, own: Mapping[str, str], headers: Mapping[str, str], timeout: tuple[float, float]

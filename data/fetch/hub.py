@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import DataError
 from data.fetch.answer import Answer, Piece
-from data.fetch.retry import TransientError, retried
+from data.fetch.retry import TransientError, is_attended, retried
 from data.fetch.web import TRANSIENT, WebFolder
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def find_snapshot(address: "HfUri") -> Path:
 def _ask_hub(ask: Callable[[], Any], repo: str, is_first: bool = False) -> Any:
     """Returns the hub's answer; tries again what may pass, so that a busy hub costs a minute and not a rank.
 
-    If nothing has been asked before and no connection can be made, raises DataError at once.
+    If nothing has been asked before and no connection can be made, raises DataError at once to a person.
     """
     if is_offline():
         raise DataError(
@@ -154,7 +154,7 @@ def _ask_hub(ask: Callable[[], Any], repo: str, is_first: bool = False) -> Any:
         except Exception as error:  # the client's, its HTTP library's, and the system's
             status = getattr(getattr(error, "response", None), "status_code", None)
             reason = f"the hub does not tell what {repo} holds ({str(error).strip().splitlines()[0]})"
-            if is_first and _is_unreachable(error):
+            if is_first and is_attended() and _is_unreachable(error):
                 raise DataError(f"{reason}; connect this machine to the network, and type the same again") from error
             if isinstance(error, ValueError) or (status is not None and status < 500 and status not in TRANSIENT):
                 raise DataError(f"{reason}; check its name, its revision and your access to it") from error

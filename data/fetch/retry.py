@@ -1,6 +1,7 @@
 """Tries again what the network failed at, with growing pauses, and gives up with one sentence."""
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,6 +15,11 @@ Result = TypeVar("Result")
 NUM_TRIES = 7  # without any progress: pauses of 1, 2, 4 ... seconds, a minute in all
 FIRST_PAUSE = 1.0  # seconds
 LONGEST_PAUSE = 300.0  # seconds, also where a server asks for more
+
+
+def is_attended() -> bool:
+    """Returns whether a person waits for this process: a rank of a job has to get over failures by itself."""
+    return "RANK" not in os.environ
 
 
 class TransientError(Exception):

@@ -19,7 +19,7 @@ from data.fetch.answer import Answer, NoRangesError, Piece, changed_error
 from data.fetch.background import run_all
 from data.fetch.connections import MAX_CONNECTIONS, KnownRequests, unreachable_reason
 from data.fetch.credentials import VARIABLE
-from data.fetch.retry import TransientError, retried
+from data.fetch.retry import TransientError, is_attended, retried
 
 CHUNK_BYTES = 1 << 20
 TIMEOUTS = (10.0, 30.0)  # seconds to connect, and between two pieces of an answer
@@ -138,16 +138,17 @@ class WebFolder:
     def _ask_for_file(self, method: str, url: str) -> urllib3.BaseHTTPResponse:
         """Returns an answer that is no web page: a network that wants a login answers any request with one.
 
-        Raises DataError for a host that cannot be reached and never has been: its address is wrong, or all are.
+        To a person, raises DataError for a host that cannot be reached and never has been: its address is wrong, or
+        all are.
         """
         try:
             response = self._ask(method, url, {})
         except UnreachableError as error:
-            if self._is_reached:
+            if self._is_reached or not is_attended():
                 raise
             raise DataError(
-                f"{error}; correct the address, or connect this machine to the network (a proxy is named by "
-                "HTTPS_PROXY), and type the same again"
+                f"{error}; correct the address, or connect this machine to the network (its proxy is what "
+                "HTTP_PROXY or HTTPS_PROXY names), and type the same again"
             ) from error
         if _is_page(response):
             response.close()

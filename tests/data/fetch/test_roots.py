@@ -17,7 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from data.config import DataConfig, DataKind, Fetch
 from data.errors import DataError
-from data.fetch import quota
+from data.fetch import quota, retry
 from data.fetch.download import download
 from data.fetch.roots import matches_pattern, open_root
 from data.stream import build_stream
@@ -269,10 +269,19 @@ def test_text_in_a_token_file_is_refused_without_a_tokenizer(tmp_path: Path) -> 
             stream.next_batch()
 
 
-def test_a_server_that_is_down_is_one_line(config: DataConfig) -> None:
+@pytest.mark.parametrize(
+    ("rank", "said"), [(None, "; correct the address"), ("0", f", {retry.NUM_TRIES} times in a row; try again later")]
+)
+def test_a_server_that_is_down_is_one_line_which_a_rank_waits_for(
+    config: DataConfig, rank: str | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        with pytest.raises(DataError, match=r"cannot be reached \(Connection refused\); correct the address") as error:
+        with pytest.raises(DataError, match=rf"cannot be reached \(Connection refused\){said}") as error:
             build_stream(
                 at(config, f"http://127.0.0.1:{taken.getsockname()[1]}"), sequence_length=64, global_batch_size=16
             )

@@ -85,6 +85,7 @@ def test_fetch_from_a_host_that_cannot_be_reached_is_one_line_at_once_and_leaves
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
+    monkeypatch.delenv("RANK", raising=False)
     names = [f"part-{number}.npy" for number in range(100)]
     with socket.socket() as bound:  # does not listen: connections are refused
         bound.bind(("127.0.0.1", 0))
