@@ -22,32 +22,38 @@ def ignore_stop_signals() -> None:
 
 
 class StopSignals:
-    """A context in which stop signals are recorded instead of ending the process.
+    """A context in which stop signals are recorded instead of ending the process; it may be entered again.
 
     With `until_exit` they are recorded after it too, unless it was left by an error: the run has ended, and the process
-    ends with its exit code.
+    ends with its exit code. Everywhere, a second SIGINT ends the process at once.
     """
 
     def __init__(self, *, is_main: bool, until_exit: bool = False) -> None:
         self.received: str | None = None  # the name of the latest
         self._is_main = is_main
         self._until_exit = until_exit
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: dict[signal.Signals, Any] = {}  # what the first entry found
+        self._has_ended = False
 
     def __enter__(self) -> "StopSignals":
-        self._before = {number: signal.signal(number, self._on_signal) for number in stop_signals()}
+        self._has_ended = False
+        for number in stop_signals():
+            if number not in self._before:
+                self._before[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._has_ended = True
         if self._until_exit and error is None:
             return
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._before.clear()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
         if number == signal.SIGINT:
             # The system's own handling from now on: it ends the process even while that waits for a lost peer in C.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            if self._is_main:
+            if self._is_main and not self._has_ended:
                 os.write(2, NOTICE)

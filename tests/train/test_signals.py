@@ -53,6 +53,25 @@ def test_a_signal_after_the_end_has_no_effect_and_one_after_an_error_has() -> No
     assert {number: signal.getsignal(number) for number in STOP_SIGNALS} == before
 
 
+def test_an_error_after_a_second_entry_gives_signals_back_and_says_nothing_of_a_save(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    signals = StopSignals(is_main=True, until_exit=True)
+    try:
+        with signals:  # until a rollback, say
+            pass
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received == "SIGINT" and capfd.readouterr().err == ""
+        with pytest.raises(ValueError, match="of the run"), signals:
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # the next one ends the process
+            raise ValueError("of the run")
+        assert {number: signal.getsignal(number) for number in STOP_SIGNALS} == before
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def test_a_process_under_nohup_goes_on_after_its_terminal_is_closed() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
