@@ -3,7 +3,7 @@
 import ctypes
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-LARGEST_REUSED = 1 << 26  # bytes of a block; a larger one goes back to the system at once
+LARGEST_REUSED = 1 << 25  # bytes of a block; a larger one goes back to the system at once. Older versions refuse more
 LARGEST_KEPT = (1 << 31) - 1  # bytes at the end of the heap
 
 
@@ -14,6 +14,6 @@ def keep_freed_memory() -> None:
     step asks for memory: 100 MB and 2 to 5 % of the CPU time of the demo's steps (benchmarks/results/step.md).
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:
-        set_option(M_MMAP_THRESHOLD, LARGEST_REUSED)
+    # The second alone would be worse than nothing: with it, malloc no longer raises its own limit for blocks.
+    if set_option is not None and set_option(M_MMAP_THRESHOLD, LARGEST_REUSED):
         set_option(M_TRIM_THRESHOLD, LARGEST_KEPT)
