@@ -67,6 +67,8 @@ def run_one(command: Sequence[str], log: Path) -> Result:
     figures, reason = read(file)
     last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"])[-1]
     broke = "" if code in (0, LEFT_OUT) else f"exit code {code}, {last} ({log})"
+    if not (figures or reason or broke):
+        broke = f"it gave no figure ({log})"
     return Result(figures, reason, broke, time.monotonic() - start)
 
 

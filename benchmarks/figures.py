@@ -93,7 +93,7 @@ def _append(line: dict[str, Any]) -> None:
 def read(path: Path) -> tuple[list[Figure], str]:
     """Returns the figures that a benchmark has written to a file, and why it is left out; empty if it is not."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines]
+    rows = [json.loads(line) for line in lines if line.endswith("}")]  # a killed one leaves half a line
     reasons = [row.pop("left_out") for row in rows if "left_out" in row]
     return [Figure(**{**row, "origin": Origin(row["origin"])}) for row in rows if row], "; ".join(reasons)
 

@@ -21,14 +21,17 @@ def test_one_table_has_the_figures_of_all_and_what_is_missing_is_a_line(
         "precision": [sys.executable, "-m", "benchmarks.precision", "--tokens", "16"],
         "fails": python("report(Figure('speed', 2500, 'MB/s', at_least=3e3)); raise ValueError('no such thing')"),
         "gpu": python("leave_out('no GPU here')"),
+        "silent": python(""),
+        "cut": python("report(Figure('a', 1)); open(os.environ[FILE_VARIABLE], 'a').write('{\"wh'); os._exit(9)"),
         "last": python("report(Figure('waits', 0, at_most=0, origin=Origin.counted))"),
     }
     results = run_all(chosen, tmp_path / "new" / "table.md")
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("precision: 3 figures, 1 of 1 targets met, ")
     assert said[1].startswith("fails: broke: exit code 1, ValueError: no such thing (")
-    assert said[2:3] == ["gpu: left out: no GPU here"] and len(said) == 4
-    assert [bool(result.broke) for result in results.values()] == [False, True, False, False]
+    assert said[2:3] == ["gpu: left out: no GPU here"] and len(said) == 6
+    assert said[3].startswith("silent: broke: it gave no figure (") and said[4].startswith("cut: broke: exit code 9, ")
+    assert [bool(result.broke) for result in results.values()] == [False, True, False, True, True, False]
     rows = (tmp_path / "new" / "table.md").read_text().splitlines()
     assert "| fails | speed | 2,500 MB/s | at least 3,000 MB/s | **missed** | measured |" in rows
     assert "| last | waits | 0 | at most 0 | met | counted |" in rows
