@@ -69,7 +69,7 @@ format: setup ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup ## the measurements behind the claims in the README
+bench: setup ## the measurements behind the claims in the README, in one table with targets
 	$(BIN)/python -m benchmarks
 
 pictures: setup ## the README's pictures, trained and drawn again (minutes)

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
+from benchmarks.figures import Figure, Origin, report
 from model.accounting import num_parameters
 from model.weights import random_weights
 from train.checkpoint.resume import find_checkpoint, load_checkpoint
@@ -120,17 +121,26 @@ def scaled(row: Row, model: str, overrides: list[str]) -> Row:
     return {name: value * parameters / row["parameters"] for name, value in row.items()} | {"parameters": parameters}
 
 
-def describe(model: str, row: Row) -> str:
-    """Returns one line of the table."""
-    times = "  ".join(f"{name} {row[name]:.2f}" for name in TIMES)
-    return f"{model:<22}{row['parameters'] / 1e6:>7,.0f} M  {row['bytes'] / 1e9:>6.2f} GB  {times}"
+def figures(model: str, row: Row, origin: Origin = Origin.measured) -> list[Figure]:
+    """Returns the figures of one model."""
+    named = f"checkpoint of {model}, {row['parameters'] / 1e6:,.0f} M parameters"
+    times = [Figure(f"{named}: {what}", row[name], "s", origin=origin) for name, what in TIMES.items()]
+    return [Figure(f"{named}: size", row["bytes"] / 1e9, "GB", origin=origin), *times]
 
 
-TIMES = ("DeepSpeed", "at once", "stall", "behind", "verify", "load", "convert")
+TIMES = {
+    "DeepSpeed": "DeepSpeed's own save",
+    "at once": "a save at once",
+    "stall": "a save in the background, training stands still",
+    "behind": "a save in the background, until published",
+    "verify": "verifying",
+    "load": "loading",
+    "convert": "converting to the universal form",
+}
 
 
 def main() -> None:
-    """Prints a line per model."""
+    """Reports the figures of each model."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoint", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--models", nargs="+", default=["tiny", "small"])
     parser.add_argument("--folder", type=Path, help="on the disk to be measured; default: a temporary folder")
@@ -141,15 +151,16 @@ def main() -> None:
     ranks.join()
     root = arguments.folder or ranks.on_main(lambda: Path(tempfile.mkdtemp(prefix="checkpoint-")))
     device = torch.cuda.get_device_name() if ranks.device.type == "cuda" else "CPU"
-    say = print if ranks.is_main else lambda line: None
-    say(f"{ranks.world_size} x {device}, torch {torch.__version__}, on {root}; seconds, medians of {arguments.repeats}")
+    if ranks.is_main:
+        print(f"{ranks.world_size} x {device}, torch {torch.__version__}, on {root}, medians of {arguments.repeats}")
     row: Row = {}
     for model in arguments.models:
         with redirect_stdout(StringIO()):  # resuming says what it does
             row = measure(model, root, arguments.overrides, arguments.repeats, ranks)
-        say(describe(model, row))
-    if LARGE not in arguments.models:
-        say(describe(f"{LARGE} (calculated)", scaled(row, LARGE, arguments.overrides)))
+        if ranks.is_main:
+            report(*figures(model, row))
+    if ranks.is_main and LARGE not in arguments.models:
+        report(*figures(LARGE, scaled(row, LARGE, arguments.overrides), Origin.calculated))
     if ranks.is_main and arguments.folder is None:
         shutil.rmtree(root)
 

@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from benchmarks.figures import Figure, Origin, markdown_table, report
 from model import exact, norm_rotate
 from model.accounting import flops_per_token
 from model.config import Kernel, ModelConfig, PositionsConfig
@@ -290,14 +291,15 @@ def of_engine(case: tuple[int, Precision], seen: dict[str, Any]) -> dict[str, fl
     }
 
 
-HEADER = "| counter | first | now |"
+TITLES = ("counter", "first", "now")
+HEADER = markdown_table(TITLES, [])
 
 
 def committed() -> dict[str, tuple[float, float]]:
     """Returns (first, now) of each counter in the committed table."""
     if not RESULTS.exists():
         return {}
-    lines = RESULTS.read_text(encoding="utf-8").partition(HEADER)[2].splitlines()[2:]
+    lines = RESULTS.read_text(encoding="utf-8").partition(HEADER)[2].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     return {name: (float(first), float(now)) for name, first, now in cells}
 
@@ -305,8 +307,8 @@ def committed() -> dict[str, tuple[float, float]]:
 def table(counters: dict[str, float]) -> str:
     """Returns the Markdown table: what was first committed, and what is counted now."""
     before = committed()
-    rows = (f"| {name} | {before.get(name, (now, now))[0]:g} | {now:g} |" for name, now in counters.items())
-    return "\n".join((HEADER, "|---|---|---|", *rows, ""))
+    rows = [(name, f"{before.get(name, (now, now))[0]:g}", f"{now:g}") for name, now in counters.items()]
+    return markdown_table(TITLES, rows)
 
 
 def main() -> None:
@@ -315,9 +317,19 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="replace the last column of the committed table")
     arguments = parser.parse_args()
     counted, closed = gemm_flops()
-    print(f"FLOPs of the matrix products of a micro-batch: {counted:,} counted, {closed:,} in closed form")
-    rows = table(model_counters() | engine_counters())
+    counters, before = model_counters() | engine_counters(), committed()
+    rows = table(counters)
     print(rows)
+    grown = [name for name, value in counters.items() if name in before and value > before[name][1]]
+    report(
+        Figure("FLOPs of matrix products, of the closed form", counted / closed, at_most=1, origin=Origin.counted),
+        Figure(f"counters above the committed ones {grown or ''}".rstrip(), len(grown), "", 0, origin=Origin.counted),
+        *(
+            Figure(f"1B, {name}", value, at_most=before[name][1] if name in before else None, origin=Origin.counted)
+            for name, value in counters.items()
+            if name.startswith("micro-batch")
+        ),
+    )
     if arguments.write:
         text = RESULTS.read_text(encoding="utf-8").partition(HEADER)[0] if RESULTS.exists() else "# Counters\n\n"
         RESULTS.write_text(text + rows, encoding="utf-8")

@@ -29,9 +29,8 @@ os.environ.update(TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", HF_DATASE
 
 import numpy as np
 from datasets import IterableDataset, load_dataset
-from rich.console import Console
-from rich.table import Column, Table
 
+from benchmarks.figures import Figure, report
 from data.config import DataConfig, DataKind, EncoderKind, SourceConfig
 from data.fast_encoder import load_fast
 from data.fetch.files import find_files, read_manifest
@@ -53,7 +52,7 @@ FIRST_PASS = 80  # batches: as many tokens as the sample holds
 
 
 class Bench:
-    """The inputs, and a table that fills up."""
+    """The inputs."""
 
     def __init__(self, folder: Path, tokenizer: Path, eos_token: str, seconds: float) -> None:
         self.folder = folder
@@ -61,9 +60,6 @@ class Bench:
         self.tokenizer = tokenizer
         self.encoder = DocumentEncoder(tokenizer, eos_token)
         self.seconds = seconds
-        self.table = Table(
-            "one core, CPU time", *(Column(title, justify="right") for title in ("ours", "datasets", "ratio", "target"))
-        )
 
     def text_config(self, cache: str) -> DataConfig:
         sources = {path.name: SourceConfig([f"{path.name}/*"], 1.0) for path in self.folder.iterdir() if path.is_dir()}
@@ -80,14 +76,13 @@ class Bench:
     def encoder_eos(self) -> str:
         return self.encoder.decode(np.array([self.encoder.eos_token_id]))
 
-    def compare(
-        self, name: str, ours: float, theirs: float | None, unit: str, target: str, faster_is_less: bool = False
-    ) -> None:
-        """Returns one row of the table; the ratio says how many times better ours is."""
-        ratio = None if theirs is None else (theirs / ours if faster_is_less else ours / theirs)
-        cells = (f"{ours:,.3g}{unit}" if faster_is_less else f"{ours:,.0f}{unit}",)
-        other = "-" if theirs is None else (f"{theirs:,.3g}{unit}" if faster_is_less else f"{theirs:,.0f}{unit}")
-        self.table.add_row(name, *cells, other, "-" if ratio is None else f"{ratio:.1f}x", target)
+
+def compare(what: str, ours: float, theirs: float, unit: str, times: float | None, least: float | None = None) -> None:
+    """Reports a rate of ours, and how many times that of `datasets` it is, with their targets."""
+    report(
+        Figure(what, ours, unit, at_least=least),
+        Figure(f"{what}: times `datasets` with `tokenizers`", ours / theirs, at_least=times),
+    )
 
 
 def rate(amounts: Iterator[int], seconds: float) -> float:
@@ -132,9 +127,9 @@ def measure_documents(bench: Bench) -> None:
     for _ in range(3):  # in turn: what else the machine does hits all of them
         for name, reader in readers.items():
             best[name] = max(best[name], rate(reader(), bench.seconds))
-    bench.compare("documents/s before tokenising, from frames", best["frames"], best["datasets"], "", "5x")
-    bench.compare("  from the compressed files, once", best["files"], best["datasets"], "", "5x")
-    bench.table.add_row(f"  ingest of {len(files)} small files, MB of text/s", f"{ingest:,.0f}", "-", "-", "")
+    compare("documents before tokenising, from frames", best["frames"], best["datasets"], "a second", 5)
+    compare("documents from the compressed files, once", best["files"], best["datasets"], "a second", 5)
+    report(Figure(f"ingest of {len(files)} small files", ingest, "MB of text a second"))
 
 
 def measure_text(bench: Bench) -> None:
@@ -157,11 +152,14 @@ def measure_text(bench: Bench) -> None:
             seconds = {"files": 60.0, "datasets": max(4.0, 2 * bench.seconds)}.get(name, 2 * bench.seconds)
             best[name] = max(best[name], rate(reader(), seconds))  # `datasets` tokenises for a second before it yields
     theirs = best["datasets"]
-    bench.compare("text, tokens/s to rows, from frames", best["frames"], theirs, "", "8,000,000")
-    bench.compare("  from the compressed files, once", best["files"], theirs, "", "5,000,000 and 8x")
-    bench.compare("  from frames, data.encoder=tokenizers", best["slow"], theirs, "", "")
-    cores = [f"{NODE_TOKENS / best[name]:.2f}" for name in ("frames", "datasets")]
-    bench.table.add_row("  cores for 8 GPUs at 63k tokens/s each", *cores, "", "0.10")
+    compare("text to rows, from frames", best["frames"], theirs, "tokens/s", None, 8e6)
+    compare("text to rows, from the compressed files, once", best["files"], theirs, "tokens/s", 8, 5e6)
+    compare("text to rows, from frames, data.encoder=tokenizers", best["slow"], theirs, "tokens/s", None)
+    what = "cores for 8 GPUs at 63k tokens/s each"
+    report(
+        Figure(what, NODE_TOKENS / best["frames"], at_most=0.10),
+        Figure(f"{what}, `datasets`", NODE_TOKENS / theirs),
+    )
 
 
 def first_pass(bench: Bench, cache: str) -> Iterator[int]:
@@ -190,16 +188,20 @@ def measure_tokenize(bench: Bench) -> None:
         subprocess.run([*command, *options], check=True, capture_output=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds[kind] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    ours, theirs = rates.values()
-    bench.compare("data tokenize, tokens/s; beside it with tokenizers", ours, theirs, "", "8x")
-    ours, theirs = seconds.values()
-    bench.compare("  the whole command on the sample of 18 MB", ours, theirs, " s", "", True)
+    rate_of_ours, rate_of_theirs = rates.values()
+    what = "`data tokenize`"
+    report(
+        Figure(f"{what}, encoder loaded", rate_of_ours, "tokens/s"),
+        Figure(f"{what}, encoder loaded: times tokenizers", rate_of_ours / rate_of_theirs, at_least=8),
+        Figure(f"{what}, the whole command on the sample of 18 MB", seconds[EncoderKind.auto], "s"),
+        Figure(f"{what}, the whole command with tokenizers", seconds[EncoderKind.tokenizers], "s"),
+    )
 
 
 def measure_tokens(bench: Bench) -> None:
     """Rows of token files in the published order, with the repetition filter and without."""
     config = npy_config(bench)
-    for name, enabled in ((".npy, tokens/s to rows", False), ("  with the repetition filter", True)):
+    for name, enabled in ((".npy to rows", False), (".npy to rows, with the repetition filter", True)):
         rule = dataclasses.replace(config.repetition_filter, enabled=enabled)
         stream = build_stream(
             dataclasses.replace(config, repetition_filter=rule), sequence_length=LENGTH, global_batch_size=512
@@ -207,7 +209,7 @@ def measure_tokens(bench: Bench) -> None:
         batches = endless(stream)
         rate((batch.tokens.size for batch in itertools.islice(batches, 60)), 60.0)  # into the page cache
         tokens_per_second = max(rate((batch.tokens.size for batch in batches), bench.seconds / 2) for _ in range(3))
-        bench.compare(name, tokens_per_second, None, "", "" if enabled else "300,000,000")
+        report(Figure(name, tokens_per_second, "tokens/s", at_least=None if enabled else 3e8))
 
 
 def measure_start(bench: Bench) -> None:
@@ -217,10 +219,11 @@ def measure_start(bench: Bench) -> None:
     stream = build_stream(config, sequence_length=LENGTH, global_batch_size=512)
     state = {**stream.state_dict(), "batches": step, "streams": {STREAM: [0, step * 512]}}
     first = timed(lambda: resume(config, 512, state))
-    bench.compare(
-        f".npy of the published size, step {step}", timed(lambda: resume(config, 512, state)), None, " s", "0.1 s", True
+    what = f"first batch, .npy of the published size, step {step}"
+    report(
+        Figure(what, timed(lambda: resume(config, 512, state)), "s", at_most=0.1),
+        Figure(f"{what}, the first time, when its order is made", first, "s"),
     )
-    bench.compare("  the first time, when its order is made", first, None, " s", "", True)
     config, step = bench.text_config("frames"), rng.randrange(60, 120)
     stream = build_stream(config, sequence_length=LENGTH, global_batch_size=BATCH_SIZE)
     fresh = json.loads(json.dumps(stream.state_dict()))
@@ -229,15 +232,18 @@ def measure_start(bench: Bench) -> None:
     state, expected = json.loads(json.dumps(stream.state_dict())), stream.next_batch()
     seconds = timed(lambda: resume(config, BATCH_SIZE, state))
     assert np.array_equal(resume(config, BATCH_SIZE, state), expected.tokens)
-    bench.compare(f"text, step {step}", seconds, resume_of_streaming(bench, step * BATCH_SIZE), " s", "1 s", True)
-    bench.compare("  step 0", timed(lambda: resume(config, BATCH_SIZE, fresh)), None, " s", "1 s", True)
+    report(
+        Figure(f"first batch, text, step {step}", seconds, "s", at_most=1),
+        Figure(f"first batch, text, step {step}, `datasets`", resume_of_streaming(bench, step * BATCH_SIZE), "s"),
+        Figure("first batch, text, step 0", timed(lambda: resume(config, BATCH_SIZE, fresh)), "s", at_most=1),
+    )
     for kept in Path(str(config.cache_dir)).glob(".encoder-*"):
         kept.unlink()
     first = timed(lambda: resume(config, BATCH_SIZE, fresh))
-    bench.compare("  step 0, and the encoders compared", first, None, " s", "1 s", True)
     slow = dataclasses.replace(config, encoder=EncoderKind.tokenizers)
-    bench.compare(
-        "  with data.encoder=tokenizers", timed(lambda: resume(slow, BATCH_SIZE, fresh)), None, " s", "", True
+    report(
+        Figure("first batch, text, step 0, and the encoders compared", first, "s", at_most=1),
+        Figure("first batch, text, data.encoder=tokenizers", timed(lambda: resume(slow, BATCH_SIZE, fresh)), "s"),
     )
 
 
@@ -314,7 +320,7 @@ MEASURES = {
 
 
 def main() -> None:
-    """Measures everything and prints the table."""
+    """Measures everything; all figures are CPU time of one core."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--tokenizer", type=Path, help="tokenizer.json (default: one trained on the sample)")
     parser.add_argument("--eos-token", default=EOS_TOKEN)
@@ -334,7 +340,6 @@ def main() -> None:
         bench = Bench(folder, tokenizer, arguments.eos_token, arguments.seconds)
         for name in arguments.only:
             MEASURES[name](bench)
-        Console(width=110).print(bench.table)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from benchmarks.figures import Figure, Origin, report
 from data.config import EncoderKind
 from data.text.frames import RecordCounts
 from data.text.records import read_records
@@ -52,14 +53,17 @@ def batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def measure_speed(name: str, encode: Encode, texts: Sequence[str], expected: list[np.ndarray]) -> list[np.ndarray]:
-    """Prints the rate of each pass, and whether the tokens, which it returns, are the expected ones."""
+    """Reports the rate of each pass, and whether the tokens, which it returns, are the expected ones."""
     num_bytes, rates = sum(len(text.encode()) for text in texts), []
     for _ in range(2 if expected else 1):  # the first encoder is the slow one that says what is expected
         start = time.process_time()
         tokens = [encode(batch) for batch in batches(texts)]
-        rates.append(f"{num_bytes / 1e6 / (time.process_time() - start):.1f}")
+        rates.append(num_bytes / 1e6 / (time.process_time() - start))
     same = all(np.array_equal(own, other) for own, other in zip(tokens, expected or tokens, strict=True))
-    print(f"{name}: {', then '.join(rates)} MB/s of CPU time, the same ids: {same}", flush=True)
+    for number, rate in enumerate(rates, 1):
+        report(Figure(f"encoder {name}, pass {number}", rate, "MB/s of CPU time"))
+    if expected:
+        report(Figure(f"encoder {name}: the same ids (1: yes)", same, at_least=1, origin=Origin.counted))
     return tokens
 
 

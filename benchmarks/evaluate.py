@@ -12,7 +12,6 @@ busy machine; on a GPU wall time.
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from benchmarks.step import configured, one_step
+from benchmarks.figures import Figure, markdown_table, report
+from benchmarks.step import clock, configured, one_step
 from data.tools.sample import build_sample
 from evaluate.config import ProbeConfig
 from evaluate.probe import plan, run
@@ -42,12 +42,9 @@ DATA = ["data=sample", "data.validation.share=0.5"]  # a small corpus has few do
 
 def seconds(device: torch.device, work: Callable[[], object]) -> float:
     """Returns the seconds of `work`: of the process on a CPU, by the wall on a GPU."""
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    start = clock()
+    start = clock(device)
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - start
+    return clock(device) - start
 
 
 def costs(engine: Engine, ranks: Ranks, config: RunConfig, repeats: int) -> dict[str, float]:
@@ -69,9 +66,9 @@ def costs(engine: Engine, ranks: Ranks, config: RunConfig, repeats: int) -> dict
     return {name: statistics.median(values[1:]) for name, values in found.items()}
 
 
-def rates(subject: ModelSubject, probes: ProbeConfig) -> list[str]:
-    """Returns lines of a table: seconds per sample of each task of the command, without and with generating."""
-    lines = []
+def rates(subject: ModelSubject, probes: ProbeConfig) -> list[tuple[str, ...]]:
+    """Returns rows of a table: seconds per sample of each task of the command, without and with generating."""
+    rows = []
     for planned in plan(subject, replace(probes, generate=True))[0]:
         taken = []
         for generate in (False, True):
@@ -81,12 +78,12 @@ def rates(subject: ModelSubject, probes: ProbeConfig) -> list[str]:
                 work = lambda: run(subject, config, planned, results, lambda *done: None)  # noqa: E731, B023
                 taken.append(seconds(subject.device, work) / config.num_samples)
         new = planned.samples[0].max_new_tokens
-        lines.append(f"| {planned.name} | {planned.length} | {new} | {taken[0]:.3f} | {taken[1]:.3f} |")
-    return lines
+        rows.append((planned.name, str(planned.length), str(new), *(f"{seconds:.3f}" for seconds in taken)))
+    return rows
 
 
 def main() -> None:
-    """Prints the costs during training as a table, then the seconds per sample of the command."""
+    """Reports the costs during training, then the seconds per sample of the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluate", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--experiment", default="demo")
     parser.add_argument("--corpus", type=Path, help="a folder of `python -m data sample`; default: a small one is made")
@@ -104,7 +101,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace, corpus: Path) -> None:
-    """Prints both tables, with the text and the tokenizer of a sample corpus."""
+    """Reports the costs during training and of the command, with the text and the tokenizer of a sample."""
     ranks = Ranks()
     ranks.join()
     config = configured(arguments.experiment, "repo", [*DATA, f"data.root={corpus}", *arguments.overrides])
@@ -120,14 +117,16 @@ def measure(arguments: argparse.Namespace, corpus: Path) -> None:
     print(f"{arguments.experiment} on {device}, torch {torch.__version__}, {shape} tokens a step; probes: {asked}")
     found = costs(engine, ranks, config, arguments.repeats)
     step = found["a step"]
-    print(f"| what | seconds | steps | share of the time, every {arguments.interval} steps |\n|---|---|---|---|")
-    for name, taken in found.items():
-        share = "" if name == "a step" else f"{taken / (arguments.interval * step):.2%}"
-        print(f"| {name} | {taken:.3f} | {taken / step:.2f} | {share} |")
+    report(Figure("a step", step, "s"))
+    for name in [*found][1:]:
+        report(
+            Figure(f"{name}, in steps of training", found[name] / step),
+            Figure(f"{name} every {arguments.interval} steps", 100 * found[name] / (arguments.interval * step), "%"),
+        )
     tokenizer = Tokenizer.from_file(str(corpus / "tokenizer.json"))
     subject = ModelSubject(engine.model, tokenizer, ranks.device, [config.model.eos_token_id])
-    print("\n| task | tokens | new tokens, at most | seconds a sample | with an answer |\n|---|---|---|---|---|")
-    print("\n".join(rates(subject, config.evaluation.probes)))
+    titles = ("task", "tokens", "new tokens, at most", "seconds a sample", "with an answer")
+    print(markdown_table(titles, rates(subject, config.evaluation.probes)))
     engine.close()
 
 

@@ -19,6 +19,7 @@ from selenium import webdriver
 from selenium.webdriver.support.wait import WebDriverWait
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from benchmarks.figures import Figure, Origin, leave_out, report
 from benchmarks.step import configured
 from evaluate.explore.explorer import Explorer, Shown
 from evaluate.explore.pages import served_page
@@ -27,7 +28,7 @@ from evaluate.subject import ModelSubject
 from model.config import ModelConfig, PositionsConfig
 from model.transformer import Olmo2
 from model.weights import initialise, random_weights
-from tests.report.browser import open_driver
+from tests.report.browser import CHROMIUM, DRIVER, open_driver
 
 
 def shown(name: str, config: ModelConfig, positions: PositionsConfig) -> Shown:
@@ -41,7 +42,7 @@ def shown(name: str, config: ModelConfig, positions: PositionsConfig) -> Shown:
 
 
 def measure(driver: webdriver.Chrome, model: Shown, num_tokens: int) -> None:
-    """Prints the times of a text, of another head, and of what is shown of a token."""
+    """Reports the times of a text, of another head, and of what is shown of a token."""
     words = torch.randint(model.subject.model.embed_tokens.num_embeddings, (num_tokens,)).tolist()
     text = " ".join(map(str, words))
     explorer = Explorer([model])
@@ -56,11 +57,13 @@ def measure(driver: webdriver.Chrome, model: Shown, num_tokens: int) -> None:
         page, seconds, size = driver.execute_script(
             "return [Number(document.body.dataset.shown), text.seconds, text.bytes]"
         )
-        print(
-            f"{model.name}, {model.num_layers} layers x {model.num_heads} heads, {num_tokens} tokens: "
-            f"an answer of {size / 1e6:.2f} MB; drawn {page:.2f} s after the request, {seconds:.2f} s of it the model; "
-            f"CPU: server {computed:.2f} s, browser {drawn:.2f} s",
-            flush=True,
+        of = f"{model.name}, {model.num_layers} layers x {model.num_heads} heads, {num_tokens} tokens"
+        report(
+            Figure(f"{of}: drawn after the request", page, "s"),
+            Figure(f"{of}: the model", seconds, "s"),
+            Figure(f"{of}: the answer", size / 1e6, "MB", origin=Origin.counted),
+            Figure(f"{of}: CPU of the server", computed, "s"),
+            Figure(f"{of}: CPU of the browser", drawn, "s"),
         )
         for what, act in (
             ("another head", "choose({ head: 1 })"),
@@ -68,11 +71,15 @@ def measure(driver: webdriver.Chrome, model: Shown, num_tokens: int) -> None:
         ):
             before = browser_seconds(driver)
             wall = driver.execute_async_script(_TIMED, act)
-            print(f"  {what}: {1e3 * wall:.0f} ms, CPU {1e3 * (browser_seconds(driver) - before):.0f} ms")
+            report(
+                Figure(f"{of}: {what}", 1e3 * wall, "ms"),
+                Figure(f"{of}: {what}, CPU", 1e3 * (browser_seconds(driver) - before), "ms"),
+            )
         before, start = browser_seconds(driver), time.process_time()
         wall = driver.execute_async_script(_CLICK, num_tokens - 2)  # the page begins with the last one
         cpu = browser_seconds(driver) - before + time.process_time() - start
-        print(f"  attention from the last token but one: {1e3 * wall:.0f} ms, CPU {1e3 * cpu:.0f} ms")
+        what = f"{of}: attention from the last token but one"
+        report(Figure(what, 1e3 * wall, "ms"), Figure(f"{what}, CPU", 1e3 * cpu, "ms"))
         explorer.close()
         server.shutdown()
 
@@ -102,10 +109,12 @@ look();
 
 
 def main() -> None:
-    """Prints the times of two models."""
+    """Reports the times of two models."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.explore", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--tokens", type=int, default=4096)
     arguments = parser.parse_args()
+    if CHROMIUM is None or DRIVER is None:
+        leave_out("no Chromium here: install the packages chromium and chromium-driver")
     demo = configured("demo", "repo", [])
     wide = ModelConfig(
         hidden_size=256,

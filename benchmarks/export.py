@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from benchmarks.checkpoint import configured, trained
+from benchmarks.figures import Figure, report
 from model.accounting import num_parameters
 from train.checkpoint.save import Saver
 from train.checkpoint.store import Layout
@@ -66,7 +67,7 @@ def saving(model: str, stage: int, ranks: int, folder: Path) -> list[str]:
 
 
 def measure(model: str, stage: int, ranks: int, dtype: str, folder: Path, base: int) -> int:
-    """Prints a row of the table; returns the anonymous memory in bytes."""
+    """Reports the figures of one export; returns the anonymous memory in bytes."""
     out = folder / "exported"
     run = folder / model
     command = [sys.executable, "-m", "model", "export", str(run), str(out), "--dtype", dtype]
@@ -74,18 +75,21 @@ def measure(model: str, stage: int, ranks: int, dtype: str, folder: Path, base: 
     written = sum(path.stat().st_size for path in out.iterdir())
     config = configured(model, folder, [])
     copy = num_parameters(config.model, config.positions) * BYTES[dtype]
-    share = f"{(anonymous - base) / copy:.2f}" if base else ""
-    gb = [f"{value / 1e9:.2f}" for value in (written, anonymous, anonymous - base if base else 0, resident)]
-    print(
-        f"| {model} | {stage} | {ranks} | {dtype} | {gb[0]} | {gb[1]} | {gb[2]} | {share} | {gb[3]} | {seconds:.0f} |",
-        flush=True,
+    what = f"export of {model}, ZeRO {stage} of {ranks} ranks, {dtype}"
+    report(
+        Figure(f"{what}: written", written / 1e9, "GB"),
+        Figure(f"{what}: anonymous memory", anonymous / 1e9, "GB"),
+        Figure(f"{what}: resident memory", resident / 1e9, "GB"),
+        Figure(f"{what}: time", seconds, "s"),
     )
+    if base:
+        report(Figure(f"{what}: memory of weights, in copies of them", (anonymous - base) / copy))
     shutil.rmtree(out)
     return anonymous
 
 
 def main() -> None:
-    """Prints the table."""
+    """Reports the figures of each export."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.export", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", default="small")
     parser.add_argument("--stages", nargs="+", type=int, default=[1, 2, 3])
@@ -97,11 +101,6 @@ def main() -> None:
     if arguments.save:
         save(arguments.save[0], int(arguments.save[1]), folder)
         leave(0)
-    print(
-        "| model | ZeRO | ranks | dtype | written, GB | anonymous, GB | of them weights | in copies | resident, GB "
-        "| seconds |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
     base = 0
     cases = [(arguments.model, stage, ranks) for stage in arguments.stages for ranks in arguments.ranks]
     for model, stage, ranks in ((SMALLEST, 2, 1), *cases):

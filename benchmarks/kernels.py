@@ -18,6 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.figures import Figure, Origin, markdown_table, report
+
 RESULTS = Path(__file__).parent / "results" / "kernels.md"
 TARGETS = {"A100": 80, "H100, H200": 90, "B200": 100}
 """GPU -> compute capability, as in sm_90."""
@@ -107,11 +109,8 @@ def _measured(compiled: Any, usage: Any) -> Usage:
 
 def table(rows: dict[str, list[Usage]]) -> str:
     """Returns the Markdown table."""
-    names = [field.name for field in fields(Usage)]
-    lines = [f"| GPU | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for gpu, of_gpu in rows.items():
-        lines += [f"| {gpu} | {' | '.join(map(str, astuple(usage)))} |" for usage in of_gpu]
-    return "\n".join((*lines, ""))
+    cells = [(gpu, *map(str, astuple(usage))) for gpu, of_gpu in rows.items() for usage in of_gpu]
+    return markdown_table(("GPU", *(field.name for field in fields(Usage))), cells)
 
 
 def main() -> None:
@@ -123,8 +122,15 @@ def main() -> None:
     parser.add_argument("--positions", choices=MODES, action="append", help="only this kind")
     arguments = parser.parse_args()
     shapes, modes = arguments.shape or SHAPES, arguments.positions or MODES
-    rows = table({gpu: list(usages(TARGETS[gpu], shapes, modes)) for gpu in arguments.gpu or TARGETS})
+    found = {gpu: list(usages(TARGETS[gpu], shapes, modes)) for gpu in arguments.gpu or TARGETS}
+    rows = table(found)
     print(rows)
+    for gpu, of_gpu in found.items():
+        spills, registers = (max(getattr(usage, name) for usage in of_gpu) for name in ("spills", "registers"))
+        report(
+            Figure(f"{gpu}: spills of a Triton kernel, at worst", spills, "bytes", at_most=0, origin=Origin.counted),
+            Figure(f"{gpu}: registers of a Triton kernel, at worst", registers, at_most=255, origin=Origin.counted),
+        )
     if arguments.write:
         RESULTS.write_text(RESULTS.read_text(encoding="utf-8").partition("| GPU |")[0] + rows, encoding="utf-8")
 

@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import Figure, markdown_table, report
 from report.metrics import CE_LOSS, positions_metric
 from tests.train.tiny import tiny, write_tokens
 from tests.train.watch.failing import Breaking, scale_final
@@ -32,6 +33,11 @@ RESULT = Path(__file__).parent / "results/rollback.md"
 NUM_STEPS, NUM_LAST, INTERVAL, SAVES = 500, 100, 10, 50
 SPREAD = positions_metric("std")
 SEEDS = (1, 2, 3, 4)
+
+TITLES = (
+    *("failure", "`policy=warn`: loss", "spread", "`policy=rollback`: loss", "spread"),
+    *("rollbacks", "within noise"),
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ def run(config: RunConfig, ranks: Ranks, failure: Failure) -> Ended:
     return ended
 
 
-def report(healthy: list[Ended], failed: list[tuple[Ended, Ended]], seconds: float) -> str:
+def written(healthy: list[Ended], failed: list[tuple[Ended, Ended]], seconds: float) -> str:
     """Returns the result as Markdown."""
     losses = [ended.loss for ended in healthy]
     base, noise = losses[0], statistics.stdev(losses)
@@ -121,21 +127,19 @@ def report(healthy: list[Ended], failed: list[tuple[Ended, Ended]], seconds: flo
         f"{', '.join(f'{ended.spread:.2g}' for ended in healthy)}. The failures are put into the first of them; in",
         "brackets the difference to it.",
         "",
-        "| failure | `policy=warn`: loss | spread | `policy=rollback`: loss | spread | rollbacks | within noise |",
-        "|---|---|---|---|---|---|---|",
     ]
+    rows = []
     for failure, (warned, rolled) in zip(FAILURES, failed, strict=True):
         told = ", ".join(f"{there} to {back}" for there, back in rolled.rollbacks) or "none"
         within = "yes" if rolled.code == 0 and rolled.loss - base <= 2 * noise else "no"
-        lines.append(
-            f"| {failure.what} | {warned.loss:.4f} ({warned.loss - base:+.4f}) | {warned.spread:.2g} "
-            f"| {rolled.loss:.4f} ({rolled.loss - base:+.4f}) | {rolled.spread:.2g} | {told} | {within} |"
-        )
-    return "\n".join([*lines, "", "Within noise: no more than two standard deviations above the healthy run."]) + "\n"
+        cells = [(f"{each.loss:.4f} ({each.loss - base:+.4f})", f"{each.spread:.2g}") for each in (warned, rolled)]
+        rows.append((failure.what, *cells[0], *cells[1], told, within))
+    lines.append(markdown_table(TITLES, rows))
+    return "\n".join([*lines, "Within noise: no more than two standard deviations above the healthy run."]) + "\n"
 
 
-def main() -> int:
-    """Makes the runs and writes the result; returns 1 if a rollback did not bring a run back."""
+def main() -> None:
+    """Makes the runs and writes the result."""
     argparse.ArgumentParser(
         prog="python -m benchmarks.rollback", description=(__doc__ or "").split("\n")[0]
     ).parse_args()
@@ -163,11 +167,13 @@ def main() -> int:
                 for policy in (AlertPolicy.warn, AlertPolicy.rollback)
             ]
             failed.append((both[0], both[1]))
-    text = report(healthy, failed, time.monotonic() - began)
+    text = written(healthy, failed, time.monotonic() - began)
     RESULT.write_text(text)
     print(text)
-    return 0 if text.count("| yes |") == len(FAILURES) else 1
+    back = text.count("| yes |")
+    report(Figure("failures from which a rollback brings a run back", back, at_least=len(FAILURES)))
 
 
 if __name__ == "__main__":
-    leave(main())
+    main()
+    leave(0)

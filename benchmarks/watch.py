@@ -10,11 +10,11 @@ every step, so its share is inversely proportional to the interval.
 
 import argparse
 import statistics
-import time
 
 import torch
 
-from benchmarks.step import configured
+from benchmarks.figures import Figure, report
+from benchmarks.step import clock, configured
 from model.weights import random_weights
 from train.distributed import Ranks, leave
 from train.engine.build import build_engine
@@ -22,13 +22,12 @@ from train.engine.engine import Engine, MicroBatch
 from train.watch.detectors import Detectors
 from train.watch.meter import Meter
 
-TARGET = 0.005  # of the time of training
+MOST_PERCENT = 0.5  # of the time of training
 
 
 def step_seconds(engine: Engine, tokens_bt: torch.Tensor, detectors: Detectors | None) -> float:
     """Returns the seconds of one update on random tokens, with a reading if there are detectors to observe it."""
-    clock = time.perf_counter if engine.device.type == "cuda" else time.process_time
-    start = clock()
+    start = clock(engine.device)
     meter = None if detectors is None else Meter(engine, filtered_rows=False)
     for first in range(0, len(tokens_bt), engine.micro_batch_size):
         rows = tokens_bt[first : first + engine.micro_batch_size]
@@ -41,13 +40,11 @@ def step_seconds(engine: Engine, tokens_bt: torch.Tensor, detectors: Detectors |
         assert reading is not None
         reading.metrics()
         detectors.observe(reading)
-    if engine.device.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - start
+    return clock(engine.device) - start
 
 
 def main() -> None:
-    """Prints the seconds of a step with and without a reading, and the share of a reading at an interval."""
+    """Reports the seconds of a step and of a reading, and the share of a reading at an interval."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.watch", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--experiment", default="demo")
     parser.add_argument("--steps", type=int, default=10, help="timed steps of each kind, after two untimed ones")
@@ -74,9 +71,11 @@ def main() -> None:
         f"{arguments.experiment} on {device}, {shape[0]} x {shape[1]} tokens a step, "
         f"{engine.num_micro_batches} micro-batches, {num_layers} layers x {config.model.key_value_heads} heads"
     )
-    print(f"a step without a reading {without:.3f} s, a reading {cost:+.3f} s ({cost / without:+.1%} of its step)")
-    verdict = "within" if share < TARGET else "above"
-    print(f"every {arguments.interval} steps that is {share:.3%} of the time, {verdict} the target of {TARGET:.1%}")
+    report(
+        Figure("a step without a reading", without, "s"),
+        Figure("a reading of the position watch, of its step", 100 * cost / without, "%"),
+        Figure(f"readings every {arguments.interval} steps, of the time", 100 * share, "%", at_most=MOST_PERCENT),
+    )
 
 
 if __name__ == "__main__":

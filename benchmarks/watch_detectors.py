@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.detectors.cases import ALL_FAILURES, INTERVAL, SIZES, Case, Half, Scope, all_cases
 from benchmarks.detectors.recording import Recorder, path_of, read
+from benchmarks.figures import Figure, Origin, report
 from train.distributed import Ranks, leave
 from train.watch.alert import Place
 from train.watch.detectors import Detectors
@@ -101,6 +102,11 @@ def table(half: Half, folder: Path) -> list[str]:
     in_time = [case for case in hurt if is_in_time(case, outcomes[case])]
     alarmed = [case for case in well if outcomes[case].wrong]
     beside = [case for case in hurt if outcomes[case].wrong]
+    title = TITLES[half].strip("# ")
+    report(
+        Figure(f"{title}: injured runs caught", len(caught), at_least=len(hurt), origin=Origin.counted),
+        Figure(f"{title}: healthy runs with an alarm", len(alarmed), at_most=0, origin=Origin.counted),
+    )
     lines = [
         TITLES[half],
         "",

@@ -17,7 +17,7 @@ from data.config import DataConfig, DataKind
 from data.errors import DataError, explained_read_errors
 from data.mix import EpochWatch, SourceMix
 from data.rows import Backend, Rows, document_boundaries, split_evenly
-from data.text.backend import TextBackend, divisors
+from data.text.backend import TextBackend
 from data.tokens.backend import TokenBackend
 from data.tokens.mixed import MixedTokenBackend
 from data.workers import WorkerPool
@@ -172,12 +172,8 @@ def build_stream(
             f"the global batch size of {global_batch_size} rows cannot be shared by {world_size} ranks; "
             f"make it a multiple of {world_size}"
         )
-    if config.kind is DataKind.text and config.num_streams % world_size:
-        fitting = [number for number in divisors(global_batch_size) if number % world_size == 0]
-        raise DataError(
-            f"data.num_streams = {config.num_streams} cannot be shared by {world_size} ranks; set it to one of "
-            f"{fitting}"
-        )
+    if config.kind is DataKind.text:
+        _check_num_streams(config.num_streams, global_batch_size, world_size)
     make: type[TextBackend | TokenBackend] = TextBackend
     if config.kind is DataKind.tokens:
         make = TokenBackend if config.file_list is not None else MixedTokenBackend
@@ -214,6 +210,19 @@ def changed_data(saved: Mapping[str, str], current: Mapping[str, str]) -> dict[s
     """
     names = [name for name in {**saved, **current} if name != ENCODER]
     return {name: (saved.get(name), current.get(name)) for name in names if saved.get(name) != current.get(name)}
+
+
+def _check_num_streams(num_streams: int, global_batch_size: int, world_size: int) -> None:
+    """Raises DataError, naming all numbers that fit, unless the batch and the ranks share out the streams evenly."""
+    if global_batch_size % num_streams:
+        problem = f"does not divide the global batch size of {global_batch_size} rows"
+    elif num_streams % world_size:
+        problem = f"cannot be shared by {world_size} ranks"
+    else:
+        return
+    numbers = range(world_size, global_batch_size + 1, world_size)
+    fitting = [number for number in numbers if global_batch_size % number == 0]
+    raise DataError(f"data.num_streams = {num_streams} {problem}; set it to one of {fitting}")
 
 
 def _check_complete(state: Mapping[str, Any]) -> None:

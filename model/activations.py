@@ -1,8 +1,8 @@
 """How many bytes a forward pass keeps for the backward pass, and what both take beside that; without torch.
 
 The counts are those of autograd for model/transformer.py, tensor by tensor (tests/model/test_activations.py holds them
-against its saved tensors). On a GPU, RMSNorm is one kernel that keeps its input and a scale per token; on a CPU it
-keeps two float32 tensors of its width.
+against its saved tensors). RMSNorm keeps its input and a scale per token; in half precision on a CPU it keeps two
+float32 tensors of its width.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from model.config import AttentionBackend, ModelConfig, NormPrecision, Positions
 from model.positions import build_schemes
 
 FLOAT32 = 4
+CHUNKS_PER_PRODUCT = 4
+"""Chunks of logits whose gradients, in half precision, are kept for one product into the head's (model/loss.py)."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def _norm_bytes_per_token(config: ModelConfig, width: int, element: int, on_gpu:
     scale = FLOAT32
     if config.norm_precision is NormPrecision.reference:  # the float32 input, and the unit vector as it is rounded
         return (FLOAT32 + element) * width + scale
-    return (element if on_gpu else 2 * FLOAT32) * width + scale
+    return (element if on_gpu or element == FLOAT32 else 2 * FLOAT32) * width + scale
 
 
 def _score_bytes_per_token(config: ModelConfig, length: int) -> int:
@@ -87,8 +89,13 @@ def _score_bytes_per_token(config: ModelConfig, length: int) -> int:
 
 
 def _loss_bytes(config: ModelConfig, tokens: int, element: int) -> int:
-    """Returns the gradients of hidden states and head in float32, a product of the latter, and a chunk of logits."""
+    """Returns the gradients of hidden states and head in float32, a product into the latter, and logits of a chunk.
+
+    In half precision (model/loss.py) gradients of logits are kept for some chunks.
+    """
     chunk = min(config.loss_chunk_rows, tokens)
-    rounded = element if element != FLOAT32 else 0  # the chunk's gradient, for the products with it
-    gradients = FLOAT32 * config.hidden_size * (tokens + 2 * config.vocab_size)
-    return gradients + chunk * config.vocab_size * (FLOAT32 + rounded)
+    product = chunk if element == FLOAT32 else min(CHUNKS_PER_PRODUCT * config.loss_chunk_rows, tokens)
+    num_sums = 1 if product == tokens else 2  # of the head's gradient: what is added, and to what
+    gradients = FLOAT32 * config.hidden_size * (tokens + num_sums * config.vocab_size)
+    rounded = 0 if element == FLOAT32 else element * product * config.vocab_size
+    return gradients + FLOAT32 * chunk * config.vocab_size + rounded

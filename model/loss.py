@@ -5,7 +5,8 @@
 With a vocabulary of 100,352, the float32 logits of eight rows of 4,096 tokens would take 12 GB, and their gradient as
 much. Tokens are therefore taken a chunk at a time. The loss is the end of the graph, so the gradient of a chunk is
 known while its logits are in memory: it is multiplied into dL/dhidden and dL/dweight at once, and the backward pass
-only scales these two.
+only scales these two. In half precision the gradients of a few chunks are kept for one product into dL/dweight, whose
+float32 sum would otherwise be read and written for each chunk.
 """
 
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from model import exact
+from model.activations import CHUNKS_PER_PRODUCT
 
 IGNORED = -100  # the label of a token that does not count
 
@@ -77,19 +79,26 @@ class _ChunkedLoss(torch.autograd.Function):
         grad_weight: Tensor | None = None
         ce_n, z_n = (None if grad_enabled else torch.empty_like(labels_n, dtype=wide) for _ in range(2))
         ce, z = hidden_nd.new_zeros(2, dtype=wide).unbind()
+        product_rows = chunk_rows if weight_vd.dtype == wide else CHUNKS_PER_PRODUCT * chunk_rows
+        kept_rv: Tensor | None = None  # gradients of logits for the next product, where they have memory of their own
+        if weight_vd.dtype != wide and (needs_hidden or needs_weight):
+            kept_rv = weight_vd.new_empty(min(product_rows, len(labels_n)), len(weight_vd))
         for start in range(0, len(labels_n), chunk_rows):
-            rows = slice(start, start + chunk_rows)
+            rows = slice(start, min(start + chunk_rows, len(labels_n)))
             chunk = _chunk_loss(_product(hidden_nd[rows], weight_vd.t()), labels_n[rows])
             ce, z = ce + chunk.ce_r.sum(), z + z_weight * chunk.square_r.sum()
             if ce_n is not None and z_n is not None:
                 ce_n[rows], z_n[rows] = chunk.ce_r, z_weight * chunk.square_r
             if not (needs_hidden or needs_weight):
                 continue
-            grad_rv = _chunk_gradient(chunk, z_weight, weight_vd.dtype)
+            first = start - start % product_rows
+            own_rv = None if kept_rv is None else kept_rv[start - first : rows.stop - first]
+            grad_rv = _chunk_gradient(chunk, z_weight, own_rv)
             if grad_hidden is not None:
                 grad_hidden[rows] = _product(grad_rv, weight_vd)
-            if needs_weight:
-                product_vd = _product(grad_rv.t(), hidden_nd[rows])
+            if needs_weight and rows.stop in (first + product_rows, len(labels_n)):
+                all_rv = grad_rv if kept_rv is None else kept_rv[: rows.stop - first]
+                product_vd = _product(all_rv.t(), hidden_nd[first : rows.stop])
                 grad_weight = product_vd if grad_weight is None else grad_weight.add_(product_vd)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.dtypes = hidden_nd.dtype, weight_vd.dtype
@@ -135,8 +144,10 @@ def _chunk_loss(logits_rv: Tensor, labels_r: Tensor) -> _ChunkLoss:
     return _ChunkLoss(ce_r, square_r, lse, powers_rv, mass, target, ignored)
 
 
-def _chunk_gradient(chunk: _ChunkLoss, z_weight: float, dtype: torch.dtype) -> Tensor:
-    """Returns d total / d logits [R, V] in `dtype`, computed in the powers' and rounded once; overwrites the powers.
+def _chunk_gradient(chunk: _ChunkLoss, z_weight: float, out_rv: Tensor | None) -> Tensor:
+    """Returns d total / d logits [R, V] in `out_rv`, computed in the powers' dtype and rounded once.
+
+    Overwrites the powers where `out_rv` is None.
 
     It is softmax * (1 + 2 z_weight lse) - one_hot(label), and 0 where the label is ignored.
     """
@@ -144,9 +155,9 @@ def _chunk_gradient(chunk: _ChunkLoss, z_weight: float, dtype: torch.dtype) -> T
     target_r1 = chunk.powers_rv.gather(1, chunk.target_r1) * softmax_scale
     target_r1 += chunk.ignored_r.to(target_r1.dtype).sub(1).unsqueeze(1)
     powers_rv = chunk.powers_rv
-    grad_rv = powers_rv if powers_rv.dtype == dtype else torch.empty_like(powers_rv, dtype=dtype)
+    grad_rv = powers_rv if out_rv is None else out_rv
     torch.mul(powers_rv, softmax_scale, out=grad_rv)
-    return grad_rv.scatter_(1, chunk.target_r1, target_r1.to(dtype))
+    return grad_rv.scatter_(1, chunk.target_r1, target_r1.to(grad_rv.dtype))
 
 
 def _product(a_mk: Tensor, b_kn: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""Real ranks on a laptop: spawned processes that join over gloo and run functions.
+"""Real ranks on a laptop: processes that join over gloo and run functions.
 
-A spawn costs four seconds, mostly imports, so the ranks of a world size stay alive for the next call. A call that fails
-or is late ends them, and the next call spawns new ones.
+Imports take four seconds, so ranks are forked from one process that has done them, multiprocessing's fork server, and
+those of a world size stay alive for the next call. A call that fails or is late ends them, and the next call forks new
+ones.
 """
 
 import atexit
@@ -42,7 +43,8 @@ class World:
     """The processes of one world size."""
 
     def __init__(self, world_size: int) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tests.preloaded"])
         port = free_port()
         self._processes = []
         self._connections: list[Connection] = []

@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
-
 from train import errors
 
 ROOT = Path(__file__).parents[1]
@@ -12,9 +10,10 @@ TEXT = (ROOT / "docs/reliability.md").read_text()
 NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXT)))
 
 
-@pytest.mark.parametrize(("file", "name"), NAMED, ids=[name for _, name in NAMED])
-def test_every_test_that_the_table_names_exists(file: str, name: str) -> None:
-    assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), flags=re.MULTILINE)
+def test_every_test_that_the_table_names_exists() -> None:
+    assert len(NAMED) > 100
+    missing = [(file, name) for file, name in NAMED if f"\ndef {name}(" not in (ROOT / file).read_text()]
+    assert missing == []
 
 
 def test_every_row_names_a_test() -> None:

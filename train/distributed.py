@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from train.allocator import keep_freed_memory
 from train.gpus import listed_gpus, own_gpu, refuse_shared, refuse_unused, why_unusable
 from train.processes import end_stopped_children
 from train.temporary import remove_own_folder
@@ -62,6 +63,7 @@ class Ranks:
             if num_gpus := listed_gpus():
                 refuse_unused(num_gpus, torch.version.cuda, why_unusable())
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
+            keep_freed_memory()
         else:
             self.device = torch.device("cuda", own_gpu(self.rank, self.local_rank, torch.cuda.device_count()))
             torch.cuda.set_device(self.device)

@@ -7,13 +7,13 @@ from typing import Any
 
 from data.errors import DataError
 from data.fetch.answer import Answer, NoRangesError, Piece, changed_error
+from data.fetch.connections import MAX_CONNECTIONS
 from data.fetch.credentials import masked, with_credentials
 from data.fetch.retry import TransientError
 
 CHUNK_BYTES = 1 << 20
 MARKS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "modify", "modificationTime")
-NUM_CONNECTIONS = 32
-OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"max_pool_connections": NUM_CONNECTIONS}}}
+OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"max_pool_connections": MAX_CONNECTIONS}}}
 EXTRAS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 
 

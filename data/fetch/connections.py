@@ -1,54 +1,70 @@
-"""Kept-alive connections to web servers: those of one thread, which asks for one thing at a time.
+"""Kept-alive connections to web servers, which the threads of a process share.
 
 A request costs `requests` more time than a row of 16 KB does. So what it found out for an address (redirections, login,
-proxy, certificates) is remembered, and later requests for the same address are sent as the first one was in the end.
-That also spares the hub, which redirects each request for a file to a signed address elsewhere.
+proxy, certificates) is remembered, and later requests for the same host or address are sent by the connection pool of
+the first one, as that was in the end. That also spares the hub, which redirects each request for a file to a signed
+address elsewhere.
 """
 
 import os
-import threading
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, NamedTuple
 
 import requests
+import urllib3
 
 from data.fetch.credentials import credentials_of
 
-_local = threading.local()
+MAX_CONNECTIONS = 64  # of one reader to one host
+KEPT_CONNECTIONS = 4 * MAX_CONNECTIONS  # of a process, which may have several readers
+
+_sessions: dict[int, requests.Session] = {}
 
 
 def session() -> requests.Session:
-    """Returns this thread's session; a forked process has its own. Cookies are not kept."""
-    if getattr(_local, "process", None) != os.getpid():
-        _local.process, _local.session = os.getpid(), requests.Session()
-        _local.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    return _local.session
+    """Returns the session of this process; a forked one has its own. Cookies are not kept."""
+    process = os.getpid()
+    if process not in _sessions:
+        made = requests.Session()
+        made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        for scheme in ("http://", "https://"):
+            made.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=KEPT_CONNECTIONS))
+        _sessions.setdefault(process, made)
+    return _sessions[process]
 
 
 class Known(NamedTuple):
-    """A request without what is particular to one range of bytes, and what it was sent with."""
+    """How a request was sent in the end, without what is particular to one range of bytes."""
 
-    request: requests.PreparedRequest
-    settings: Mapping[str, Any]
-    is_redirected: bool
+    pool: urllib3.HTTPConnectionPool
+    headers: Mapping[str, str]
+    proxies: Mapping[str, str]
+    target: str | None
+    """What the server was asked for, of an address that is redirected."""
 
 
 class KnownRequests:
     """Requests by address, as they were sent in the end; shared by threads."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
         self._known: dict[str, Known] = {}
         self._hosts: dict[str, Known] = {}
 
     def send(
         self, method: str, url: str, own: Mapping[str, str], headers: Mapping[str, str], timeout: tuple[float, float]
-    ) -> requests.Response:
+    ) -> urllib3.BaseHTTPResponse:
         """Returns the answer, its body not read yet; `own` headers are for the host of this address only.
 
-        Raises requests.RequestException.
+        Raises requests.RequestException, urllib3.exceptions.HTTPError and OSError.
         """
+        if self._process != os.getpid():  # whose connections these are
+            self._begin()
         host = "/".join(url.split("/", 3)[:3])
         known = self._known.get(url) or self._hosts.get(host)
         if known is not None:
@@ -56,38 +72,77 @@ class KnownRequests:
             if response is not None:
                 return response
         login = credentials_of(url)  # without: those of ~/.netrc
-        response = session().request(
+        answer = session().request(
             method, url, headers={**own, **headers}, auth=login, stream=True, timeout=timeout, allow_redirects=True
         )
-        if response.status_code in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-            request = response.request.copy()
-            for name in headers:
-                request.headers.pop(name, None)
-            settings = session().merge_environment_settings(str(request.url), {}, True, None, None)
-            place, key = (self._known, url) if response.history else (self._hosts, host)
-            place[key] = Known(request, settings, bool(response.history))
-        return response
+        if answer.status_code in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+            place, key = (self._known, url) if answer.history else (self._hosts, host)
+            place[key] = _known_from(answer, headers)
+        return answer.raw
 
     def _send_again(
         self, known: Known, method: str, url: str, headers: Mapping[str, str], timeout: tuple[float, float]
-    ) -> requests.Response | None:
+    ) -> urllib3.BaseHTTPResponse | None:
         """Returns the answer; None for a redirection, and where an earlier one leads nowhere any more."""
-        request = known.request.copy()
-        request.method = method
-        request.headers.update(headers)
-        if not known.is_redirected:
-            request.prepare_url(url, None)
         try:
-            response = session().get_adapter(str(request.url)).send(request, timeout=timeout, **known.settings)
-        except requests.RequestException:
+            response = known.pool.urlopen(
+                method,
+                known.target or _target(url, known.proxies),
+                headers={**known.headers, **headers},
+                timeout=urllib3.Timeout(*timeout),
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                preload_content=False,
+                decode_content=False,
+            )
+        except (urllib3.exceptions.HTTPError, OSError):
             self._known.pop(url, None)
             raise
-        is_gone = known.is_redirected and response.status_code != HTTPStatus.PARTIAL_CONTENT
-        if not is_gone and not response.is_redirect:
+        is_gone = known.target is not None and response.status != HTTPStatus.PARTIAL_CONTENT
+        if not is_gone and not response.get_redirect_location():
             return response
         response.close()
         self._known.pop(url, None)
         return None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_known": {}, "_hosts": {}}
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._begin()
+
+
+def unreachable_reason(error: Exception) -> str | None:
+    """Returns why no connection was made at all, such as a name that is not known; None for any other failure."""
+    cause = error.args[0] if isinstance(error, requests.ConnectionError) and error.args else error
+    for name in ("reason", "original_error"):  # of too many tries, and of a proxy
+        cause = getattr(cause, name, cause)
+    if not isinstance(cause, urllib3.exceptions.NewConnectionError):
+        return None
+    return getattr(cause.__cause__, "strerror", None) or str(cause)
+
+
+def _known_from(answer: requests.Response, headers: Mapping[str, str]) -> Known:
+    """Returns how the request was sent that got this answer, without these headers."""
+    address = str(answer.request.url)
+    settings = session().merge_environment_settings(address, {}, True, None, None)
+    adapter = session().get_adapter(address)
+    assert isinstance(adapter, requests.adapters.HTTPAdapter)
+    pool = adapter.get_connection_with_tls_context(
+        answer.request, settings["verify"], settings["proxies"], settings["cert"]
+    )
+    adapter.cert_verify(pool, address, settings["verify"], settings["cert"])
+    sent = answer.request.headers.items()
+    kept = {name: value if isinstance(value, str) else value.decode() for name, value in sent if name not in headers}
+    target = _target(address, settings["proxies"]) if answer.history else None
+    return Known(pool, kept, settings["proxies"], target)
+
+
+def _target(url: str, proxies: Mapping[str, str]) -> str:
+    """Returns what a server, or a proxy, is asked for at an address."""
+    request = requests.PreparedRequest()
+    request.prepare_url(url, None)
+    adapter = session().get_adapter(url)
+    assert isinstance(adapter, requests.adapters.HTTPAdapter)
+    return adapter.request_url(request, dict(proxies))

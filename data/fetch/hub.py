@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,9 @@ class HubFolder(WebFolder):
 
         repo, repo_type, commit = address.id, address.type, address.revision or "main"
         if not COMMIT.fullmatch(commit):
-            commit = str(_ask_hub(lambda: HfApi().repo_info(repo, repo_type=repo_type, revision=commit).sha, repo))
+            commit = str(
+                _ask_hub(lambda: HfApi().repo_info(repo, repo_type=repo_type, revision=commit).sha, repo, True)
+            )
         self._address = dataclasses.replace(address, revision=commit)
         kind = "" if repo_type == "model" else f"{repo_type}s/"
         super().__init__(
@@ -134,8 +137,11 @@ def find_snapshot(address: "HfUri") -> Path:
     return Path(snapshot) / address.path_in_repo
 
 
-def _ask_hub(ask: Callable[[], Any], repo: str) -> Any:
-    """Returns the hub's answer; tries again what may pass, so that a busy hub costs a minute and not a rank."""
+def _ask_hub(ask: Callable[[], Any], repo: str, is_first: bool = False) -> Any:
+    """Returns the hub's answer; tries again what may pass, so that a busy hub costs a minute and not a rank.
+
+    If nothing has been asked before and no connection can be made, raises DataError at once.
+    """
     if is_offline():
         raise DataError(
             f"HF_HUB_OFFLINE is set and what {repo} holds is not all listed on this machine; unset it, or fetch the "
@@ -148,8 +154,17 @@ def _ask_hub(ask: Callable[[], Any], repo: str) -> Any:
         except Exception as error:  # the client's, its HTTP library's, and the system's
             status = getattr(getattr(error, "response", None), "status_code", None)
             reason = f"the hub does not tell what {repo} holds ({str(error).strip().splitlines()[0]})"
+            if is_first and _is_unreachable(error):
+                raise DataError(f"{reason}; connect this machine to the network, and type the same again") from error
             if isinstance(error, ValueError) or (status is not None and status < 500 and status not in TRANSIENT):
                 raise DataError(f"{reason}; check its name, its revision and your access to it") from error
             raise TransientError(reason) from error
 
     return retried(attempt)
+
+
+def _is_unreachable(error: BaseException | None) -> bool:
+    """Returns whether no connection was made, whatever the client's HTTP library made of that."""
+    while error is not None and not isinstance(error, ConnectionRefusedError | socket.gaierror):
+        error = error.__cause__ or error.__context__
+    return error is not None

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from data.errors import DataError
 from data.fetch.answer import Piece
+from data.fetch.connections import MAX_CONNECTIONS
 from data.fetch.download import explained_disk_errors, is_present
 from data.fetch.files import DataFile
 from data.fetch.fill import WholeFilesError, ask, ask_strictly, bring, neighbours
@@ -27,7 +28,6 @@ from data.fetch.sparse import BLOCK_BYTES, SparseCopy
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 32
 MAX_GAP = 4  # blocks between two parts that are one request: 64 KiB, less than what a request costs
 MAX_RUN = 64  # blocks of a request: 1 MiB
 
@@ -55,6 +55,16 @@ class Run(NamedTuple):
     blocks: range
 
 
+class Fetched(NamedTuple):
+    """A run that has been fetched, or was there already."""
+
+    run: Run
+    content: bytearray
+
+
+Coming = Future[Fetched | None]  # None: it failed
+
+
 class RangeReader:
     """Reads parts of remote files; one per process, whose copies in other processes start without threads."""
 
@@ -70,8 +80,8 @@ class RangeReader:
     def _begin(self) -> None:
         self._process = os.getpid()
         self._num_threads = 0
-        self._runs: queue.SimpleQueue[tuple[Run, Future[None]] | None] = queue.SimpleQueue()
-        self._coming: dict[tuple[int, int], Future[None]] = {}
+        self._runs: queue.SimpleQueue[tuple[Run, Coming] | None] = queue.SimpleQueue()
+        self._coming: dict[tuple[int, int], Coming] = {}
         self._lock = threading.Lock()
         self._ready: set[int] = set()
         self._failing: set[int] = set()
@@ -104,7 +114,7 @@ class RangeReader:
             with self._lock:
                 new = [block for block in run.blocks if (run.file, block) not in self._coming]
                 for blocks in neighbours(new):
-                    future: Future[None] = Future()
+                    future: Coming = Future()
                     self._coming.update(((run.file, block), future) for block in blocks)
                     self._runs.put((Run(run.file, blocks), future))
 
@@ -114,11 +124,13 @@ class RangeReader:
         missing = [index for index, content in enumerate(found) if content is None]
         if missing:
             self.expect(parts[index] for index in missing)
+        coming = {index: self._coming_for(parts[index]) for index in missing}
         for index in missing:
             part = parts[index]
-            self._wait_for(part)
-            content = self._read_kept(part)  # fetched and emptied again, or not fetched: once more, here
-            found[index] = _cut(part, self._bring(Run(part.file, part.blocks))) if content is None else content
+            content = _arrived(part, coming.pop(index)) or self._read_kept(part)
+            if content is None:  # fetched and emptied again, or not fetched: once more, here
+                content = _cut(part, part.blocks, self._bring(Run(part.file, part.blocks)))
+            found[index] = content
         return [content for content in found if content is not None]
 
     def close(self) -> None:
@@ -134,21 +146,20 @@ class RangeReader:
 
     def _read_kept(self, part: Part) -> memoryview | None:
         content, present = self._copies[part.file].read(part.blocks)
-        return _cut(part, content) if all(present) else None
+        return _cut(part, part.blocks, content) if all(present) else None
 
-    def _wait_for(self, part: Part) -> None:
-        """Waits until work on this part has ended, well or not."""
+    def _coming_for(self, part: Part) -> set[Coming]:
+        """Returns what is being fetched of this part."""
         with self._lock:
-            coming = {self._coming.get((part.file, block)) for block in part.blocks}
-        for future in coming:
-            if future is not None:
-                future.exception()
+            found = {self._coming.get((part.file, block)) for block in part.blocks}
+        return {future for future in found if future is not None}
 
-    def _work(self, runs: "queue.SimpleQueue[tuple[Run, Future[None]] | None]") -> None:
+    def _work(self, runs: "queue.SimpleQueue[tuple[Run, Coming] | None]") -> None:
         while (work := runs.get()) is not None:
             run, future = work
+            fetched = None
             try:
-                self._bring(run)
+                fetched = Fetched(run, self._bring(run))
             except Exception as error:  # who needs the part tries once more, and raises
                 known = isinstance(error, DataError | OSError)
                 logger.log(logging.DEBUG if known else logging.WARNING, "ahead of need: %s", error, exc_info=not known)
@@ -156,7 +167,8 @@ class RangeReader:
                 for block in run.blocks:
                     if self._coming.get((run.file, block)) is future:
                         del self._coming[run.file, block]
-            future.set_result(None)
+            future.set_result(fetched)
+            del work, future, fetched  # who waits for it has the bytes
 
     def _bring(self, run: Run) -> bytearray:
         """Returns the bytes of a run from the whole file, the copy, or the remote. Raises DataError."""
@@ -218,8 +230,19 @@ def merge(parts: Iterable[Part]) -> Iterator[Run]:
     yield from (run for _, run in sorted(runs, key=lambda item: item[0]))
 
 
-def _cut(part: Part, content: bytearray) -> memoryview:
-    offset = part.start - part.blocks.start * BLOCK_BYTES
+def _arrived(part: Part, coming: Iterable[Coming]) -> memoryview | None:
+    """Waits until work on this part has ended, well or not; returns its bytes if all were fetched at a time."""
+    content = None
+    for future in coming:
+        fetched = future.result()
+        if fetched is not None and set(part.blocks) <= set(fetched.run.blocks):
+            content = _cut(part, fetched.run.blocks, fetched.content)
+    return content
+
+
+def _cut(part: Part, blocks: range, content: bytearray) -> memoryview:
+    """Returns the bytes of a part from those of these blocks."""
+    offset = part.start - blocks.start * BLOCK_BYTES
     return memoryview(content)[offset : offset + part.stop - part.start]
 
 

@@ -24,6 +24,7 @@ from data.fetch.locks import file_lock
 from data.fetch.remote import Remote, is_remote, open_remote
 
 LISTING_NAME = ".listing.json"
+LOCK_NAME = f"{LISTING_NAME}.lock"
 FRAMES_NAME = ".frames"
 REMOTE_CACHES = Path("corpora/cache")  # below the working folder, one folder per address
 
@@ -95,7 +96,7 @@ class Root:
     def _look_up(self, names: Sequence[str] | None) -> None:
         """Extends the listing to these names (None: all there are); asks the remote for those that are not kept yet."""
         assert self.remote is not None
-        with explained_disk_errors(self.folder), file_lock(self.folder / f"{LISTING_NAME}.lock"):
+        with explained_disk_errors(self.folder), file_lock(self.folder / LOCK_NAME):
             pinned = _read_pinned(self.folder)
             self.listing.update(pinned["files"])
             wanted = None if names is None else [name for name in names if name not in self.listing]
@@ -128,8 +129,14 @@ def open_root(root: str, cache_dir: str | None = None) -> Root:
         return Root(snapshot, folder / FRAMES_NAME, None, read_manifest(snapshot))
     with explained_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with file_lock(folder / f"{LISTING_NAME}.lock"):
+        with file_lock(folder / LOCK_NAME):
             return _open_pinned(root, folder)
+
+
+def forget_listing(folder: Path) -> None:
+    """Deletes what opening an address has written to a folder that nothing else uses."""
+    for name in (LISTING_NAME, LOCK_NAME):
+        (folder / name).unlink(missing_ok=True)
 
 
 def locate_tokenizer(tokenizer: str, root: Root) -> Path:

@@ -12,6 +12,7 @@ Blocks are emptied by truncation, and their digests stay: a block that is fetche
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +36,12 @@ class SparseCopy:
     file: DataFile
     """The file that it is a copy of."""
 
-    @property
+    @cached_property
     def path(self) -> Path:
         """The bytes."""
         return self.file.path.with_name(f".{self.file.path.name}.rows")
 
-    @property
+    @cached_property
     def digests(self) -> Path:
         """The digests of its blocks; 0: never fetched."""
         return self.file.path.with_name(f".{self.file.path.name}.digests")
@@ -78,8 +79,11 @@ class SparseCopy:
         listed = np.zeros(len(blocks), DIGEST)
         try:
             _read_at(self.digests, listed.data, _place(blocks.start))
-            _read_at(self.path, content, start)
+            if listed.any():
+                _read_at(self.path, content, start)
         except (FileNotFoundError, NotADirectoryError):
+            listed[:] = 0
+        if not listed.any():
             return content, [False] * len(blocks)
         found = (_digest(piece, number) for number, piece in self._pieces(blocks.start, content))
         return content, [digest == known for digest, known in zip(found, listed.tolist(), strict=True)]

@@ -17,14 +17,13 @@ import urllib3
 from data.errors import DataError
 from data.fetch.answer import Answer, NoRangesError, Piece, changed_error
 from data.fetch.background import run_all
-from data.fetch.connections import KnownRequests
+from data.fetch.connections import MAX_CONNECTIONS, KnownRequests, unreachable_reason
 from data.fetch.credentials import VARIABLE
 from data.fetch.retry import TransientError, retried
 
 CHUNK_BYTES = 1 << 20
 TIMEOUTS = (10.0, 30.0)  # seconds to connect, and between two pieces of an answer
 RANGE_TIMEOUTS = (10.0, 15.0)  # the same for a range, which is small
-NUM_CONNECTIONS = 32  # to ask for sizes and marks
 TRANSIENT = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 LEADS_NOWHERE = (
     requests.exceptions.InvalidURL,
@@ -38,6 +37,10 @@ MAX_FILE_BYTES = 1 << 62
 MAX_MANIFEST_BYTES = 1 << 30
 
 
+class UnreachableError(TransientError):
+    """No connection to a host could be made."""
+
+
 class WebFolder:
     """The files below an http(s) prefix; a `data.fetch.remote.Remote`."""
 
@@ -49,6 +52,7 @@ class WebFolder:
         self._url_of = url_of
         self._headers = dict(headers or {})
         self._known = KnownRequests()
+        self._is_reached = False
 
     def listing(self, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         """Returns size and mark (ETag, else Last-Modified) of the named files; without names, of all in manifest.json.
@@ -57,7 +61,8 @@ class WebFolder:
         """
         if names is None:
             return self._manifest()
-        return dict(zip(names, run_all(self._describe, names, NUM_CONNECTIONS), strict=True))
+        first = [self._describe(name) for name in names[:1]]  # alone: what is wrong with the place is said once
+        return dict(zip(names, first + run_all(self._describe, names[1:], MAX_CONNECTIONS), strict=True))
 
     def read(self, name: str, start: int, num_bytes: int, etag: str | None = None) -> Answer:
         """Returns the bytes from `start` on, or from 0 if the server has no ranges, up to the end.
@@ -69,7 +74,7 @@ class WebFolder:
         response = self._ask("GET", url, {"Range": f"bytes={start}-", **_condition(etag)})
         found = _checked_mark(response, etag, url)
         kind = response.headers.get("Content-Type", "unknown type")
-        if response.status_code == HTTPStatus.PARTIAL_CONTENT:
+        if response.status == HTTPStatus.PARTIAL_CONTENT:
             extent = response.headers.get("Content-Range", "")
             is_valid = re.fullmatch(rf"bytes {start}-{num_bytes - 1}/({num_bytes}|\*)", extent) is not None
         else:
@@ -91,7 +96,7 @@ class WebFolder:
         found = _checked_mark(response, etag, url)
         kind = response.headers.get("Content-Type", "unknown type")
         extent = response.headers.get("Content-Range", f"{response.headers.get('Content-Length', 'some')} bytes")
-        if response.status_code == HTTPStatus.OK and extent == f"{num_bytes} bytes" and not _is_page(response):
+        if response.status == HTTPStatus.OK and extent == f"{num_bytes} bytes" and not _is_page(response):
             response.close()
             raise NoRangesError(f"{url} is sent whole where a range of it is asked for")
         asked = f"bytes {start}-{stop - 1}/"
@@ -119,8 +124,9 @@ class WebFolder:
 
     def _describe(self, name: str) -> dict[str, Any]:
         url = self.url(name)
-        with retried(lambda: self._ask_for_file("HEAD", url)) as response:
-            headers = response.headers
+        response = retried(lambda: self._ask_for_file("HEAD", url))
+        response.drain_conn()  # which has no body, and gives the connection back
+        headers = response.headers
         length = headers.get("Content-Length", "")
         if not re.fullmatch("[0-9]{1,18}", length):
             raise DataError(
@@ -129,9 +135,20 @@ class WebFolder:
             )
         return {"bytes": int(length), "etag": _mark_of(headers)}
 
-    def _ask_for_file(self, method: str, url: str) -> requests.Response:
-        """Returns an answer that is no web page: a network that wants a login answers any request with one."""
-        response = self._ask(method, url, {})
+    def _ask_for_file(self, method: str, url: str) -> urllib3.BaseHTTPResponse:
+        """Returns an answer that is no web page: a network that wants a login answers any request with one.
+
+        Raises DataError for a host that cannot be reached and never has been: its address is wrong, or all are.
+        """
+        try:
+            response = self._ask(method, url, {})
+        except UnreachableError as error:
+            if self._is_reached:
+                raise
+            raise DataError(
+                f"{error}; correct the address, or connect this machine to the network (a proxy is named by "
+                "HTTPS_PROXY), and type the same again"
+            ) from error
         if _is_page(response):
             response.close()
             raise TransientError(
@@ -142,14 +159,17 @@ class WebFolder:
 
     def _ask(
         self, method: str, url: str, headers: Mapping[str, str], timeout: tuple[float, float] = TIMEOUTS
-    ) -> requests.Response:
+    ) -> urllib3.BaseHTTPResponse:
         try:
             response = self._known.send(method, url, self._headers, {"Accept-Encoding": "identity", **headers}, timeout)
         except LEADS_NOWHERE as error:
             raise DataError(f"{url} leads nowhere ({error}); correct data.root or the name of the file") from error
-        except requests.RequestException as error:
+        except (urllib3.exceptions.HTTPError, OSError) as error:  # which requests' errors are, too
+            if reason := unreachable_reason(error):
+                raise UnreachableError(f"{url} cannot be reached ({reason})") from error
             raise TransientError(f"{url} cannot be reached ({type(error).__name__})") from error
-        status = response.status_code
+        self._is_reached = True
+        status = response.status
         if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
             return response
         response.close()
@@ -170,7 +190,7 @@ def _condition(etag: str | None) -> dict[str, str]:
     return {"If-Range": etag} if etag and (etag.startswith('"') or HTTP_DATE.match(etag)) else {}
 
 
-def _checked_mark(response: requests.Response, etag: str | None, url: str) -> str | None:
+def _checked_mark(response: urllib3.BaseHTTPResponse, etag: str | None, url: str) -> str | None:
     """Returns the mark of an answer; raises ChangedError if it is not `etag`."""
     found = _mark_of(response.headers, etag)
     if etag and found and found.removeprefix("W/") != etag.removeprefix("W/"):
@@ -187,7 +207,7 @@ def _mark_of(headers: Mapping[str, str], like: str | None = None) -> str | None:
     return modified if HTTP_DATE.match(like) else etag
 
 
-def _is_page(response: requests.Response) -> bool:
+def _is_page(response: urllib3.BaseHTTPResponse) -> bool:
     return response.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml"))
 
 
@@ -202,7 +222,7 @@ def _checked_entry(name: str, entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-def _whole_body(response: requests.Response, url: str, least: int, most: int) -> bytes:
+def _whole_body(response: urllib3.BaseHTTPResponse, url: str, least: int, most: int) -> bytes:
     """Returns all bytes of an answer; raises TransientError where they are fewer or more, without reading on."""
     chunks, size = list[bytes](), 0
     for chunk in _body(response, url):
@@ -216,10 +236,10 @@ def _whole_body(response: requests.Response, url: str, least: int, most: int) ->
     return b"".join(chunks)
 
 
-def _body(response: requests.Response, url: str) -> Iterator[bytes]:
+def _body(response: urllib3.BaseHTTPResponse, url: str) -> Iterator[bytes]:
     try:
         with response:  # read1: what came before a connection broke is kept
-            while chunk := response.raw.read1(CHUNK_BYTES, decode_content=False):
+            while chunk := response.read1(CHUNK_BYTES, decode_content=False):
                 yield chunk
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise TransientError(f"{url} broke off ({type(error).__name__})") from error

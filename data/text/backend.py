@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from data.config import DataConfig, DataKind, RepetitionFilterConfig
-from data.errors import DataError
 from data.fetch.files import DataFile, digest_files
 from data.fetch.quota import CacheQuota
 from data.fetch.roots import Root, locate_tokenizer, open_root
@@ -61,12 +60,7 @@ class TextBackend:
     kind = DataKind.text.value
 
     def __init__(self, config: DataConfig, sequence_length: int, global_batch_size: int) -> None:
-        """Finds the files and ingests enough of them to start; raises DataError."""
-        if global_batch_size % config.num_streams:
-            raise DataError(
-                f"data.num_streams = {config.num_streams} does not divide the global batch size of "
-                f"{global_batch_size} rows; set it to one of {divisors(global_batch_size)}"
-            )
+        """Finds the files and ingests enough of them to start; raises DataError. The streams divide the batch."""
         root = open_root(config.root, config.cache_dir)
         tokenizer = locate_tokenizer(str(config.tokenizer), root)
         self.encoder = DocumentEncoder(tokenizer, config.eos_token, config.encoder, root.cache)
@@ -165,11 +159,6 @@ class TextBackend:
             for source, in_source in zip(self.sources, cursor["cursors"], strict=True)
         ]
         return LogicalStream(stream, self.mixer, packers, cursor["row"])
-
-
-def divisors(number: int) -> list[int]:
-    """Returns all divisors, ascending."""
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
 def training_files(config: DataConfig, root: Root) -> dict[str, list[DataFile]]:

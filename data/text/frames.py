@@ -98,10 +98,10 @@ class FrameWriter:
     def _flush(self) -> None:
         if not self._pending:
             return
-        content = b"".join(self._pending)
+        compressing = self._compressor.compressobj(size=sum(map(len, self._pending)))
+        compressed = b"".join([*map(compressing.compress, self._pending), compressing.flush()])
         self._num_documents.append(self._pending_documents)
         self._pending, self._pending_documents, self._pending_bytes = [], 0, 0
-        compressed = self._compressor.compress(content)
         self._file.write(compressed)
         self._offsets.append(self._offsets[-1] + len(compressed))
 

@@ -20,10 +20,11 @@ import numpy as np
 from data.config import DataConfig, DataKind, Fetch, TokenDtype
 from data.errors import DataError
 from data.fetch.background import Background
+from data.fetch.connections import MAX_CONNECTIONS
 from data.fetch.download import download, is_present
 from data.fetch.files import DataFile, digest_files
 from data.fetch.quota import GIB, CopyQuota
-from data.fetch.ranges import MAX_CONNECTIONS, Part, RangeReader
+from data.fetch.ranges import Part, RangeReader
 from data.fetch.roots import Root, locate_tokenizer, open_root
 from data.filters import is_repetitive
 from data.mix import SourceMix
@@ -106,7 +107,7 @@ class TokenBackend:
         """Yields the rows of these slots; the cursor is (epoch, rows of it read). Raises DataError."""
         epoch, start = cursors[STREAM]
         while True:
-            order = kept_order(self._order_folder, len(self.rows), self.seed, epoch)
+            order = kept_order(self._order_folder, len(self.rows), self.seed, epoch, self._background.submit)
             self._fetch_ahead(order[start:])
             for numbers, tokens in self._tokens_of(_steps(order, start, self.num_slots, slots), len(slots)):
                 start += self.num_slots

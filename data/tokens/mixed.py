@@ -105,7 +105,9 @@ class MixedTokenBackend(TokenBackend):
             own = [kept for kept in self._orders if kept[0] == source]
             if len(own) == KEPT_ORDERS:
                 del self._orders[own[0]]
-            self._orders[key] = kept_order(self._order_folder, self._num_rows[source], self.seed, epoch)
+            self._orders[key] = kept_order(
+                self._order_folder, self._num_rows[source], self.seed, epoch, self._background.submit
+            )
         return self._first_rows[source] + int(self._orders[key][place])
 
     def _fetch_files(self, given: Sequence[int]) -> None:

@@ -5,6 +5,7 @@ result back takes a twentieth of that.
 """
 
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,8 +23,17 @@ def published_order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
     return order
 
 
-def kept_order(folder: Path, num_rows: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns the same from a file in `folder`; shuffles again where that is damaged or cannot be written."""
+def kept_order(
+    folder: Path,
+    num_rows: int,
+    seed: int,
+    epoch: int,
+    submit: Callable[[Callable[[], None]], object] = lambda keep: keep(),
+) -> np.ndarray:
+    """Returns the same from a file in `folder`; shuffles again where that is damaged or cannot be written.
+
+    `submit` is given what writes the file, to be called at any time.
+    """
     if num_rows < MIN_KEPT_ROWS:
         return published_order(num_rows, seed, epoch)
     path = folder / f"order-{num_rows}-{seed}-{epoch}.u32"
@@ -32,10 +42,14 @@ def kept_order(folder: Path, num_rows: int, seed: int, epoch: int) -> np.ndarray
         if len(kept) == num_rows + 1 and zlib.crc32(kept[:-1].data) == kept[-1]:
             return kept[:-1]
     order = published_order(num_rows, seed, epoch)
+    submit(lambda: _keep(path, order))
+    return order
+
+
+def _keep(path: Path, order: np.ndarray) -> None:
     with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with write_whole(path, durable=False) as output:
             content = order.astype("<u4", copy=False).data
             output.write(content)
             output.write(zlib.crc32(content).to_bytes(4, "little"))
-    return order

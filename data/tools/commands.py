@@ -1,6 +1,7 @@
 """What the verbs of `python -m data` do, between their parsed options and the modules that do the work."""
 
 import argparse
+import contextlib
 import os
 from shlex import quote
 
@@ -19,7 +20,7 @@ from data.config import EncoderKind
 from data.errors import DataError
 from data.fetch.files import DataFile, open_folder
 from data.fetch.mirror import mirror
-from data.fetch.roots import Root, open_root
+from data.fetch.roots import Root, forget_listing, open_root
 from data.text.form import TextForm
 from data.tokenizer import TOKENIZER_NAME, DocumentEncoder, largest_id
 from data.tokens.files import MAX_TOKEN_ID, list_token_files
@@ -43,10 +44,19 @@ def sample(options: argparse.Namespace) -> None:
 
 def fetch(options: argparse.Namespace) -> None:
     """Copies files of a remote root to a folder."""
-    root = open_root(options.root, str(options.to))
-    if root.remote is None:
-        raise DataError(f"{options.root} is on this machine already; give an address: https, hf, s3 or gs")
-    files = _chosen(root, options)
+    new = [folder for folder in (options.to, *options.to.parents) if not folder.exists()]
+    try:
+        root = open_root(options.root, str(options.to))
+        if root.remote is None:
+            raise DataError(f"{options.root} is on this machine already; give an address: https, hf, s3 or gs")
+        files = _chosen(root, options)
+    except (DataError, KeyboardInterrupt):  # nothing was fetched: nothing is left, either
+        if options.to in new:
+            forget_listing(options.to)
+        for folder in new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
     num_bytes = sum(file.num_bytes for file in files)
     columns = (
         TextColumn("{task.description}"),

@@ -214,6 +214,7 @@ def test_an_accepted_change_goes_on_in_each_source_where_it_was(config: DataConf
         ({"eos_token": "hello"}, 1, "data.eos_token: 'hello' is not a special token"),
         ({"num_streams": 5}, 1, r"data.num_streams = 5 .* set it to one of \[1, 2, 4, 8, 16\]"),
         ({"num_streams": 2}, 4, r"data.num_streams = 2 .* 4 ranks; set it to one of \[4, 8, 16\]"),
+        ({"num_streams": 10}, 2, r"data.num_streams = 10 .* 16 rows; set it to one of \[2, 4, 8, 16\]"),  # not 1
         ({}, 3, "global batch size of 16 rows cannot be shared by 3 ranks"),
         ({"sources": {}}, 1, "data.sources is empty"),
         ({"seed": -1}, 1, "data.seed must be 0 or more"),

@@ -89,8 +89,10 @@ def test_the_1b_model_on_a_gpu_by_hand() -> None:
     assert kept / 4096 / config.num_layers == pytest.approx(104 * 1024, rel=5e-3)  # 104 KiB a token and layer
     assert of(4)[0] == 4 * kept
     assert of(1, checkpointing=True)[0] == pytest.approx(0.25 * GIB, rel=0.1)
-    logits, head = 4096 * 100352 * (4 + 2), 2 * 4 * 100352 * 2048
-    assert loss == logits + head + 4 * 4096 * 2048
-    assert of(1, chunk_rows=1024)[1] == loss - 3 * 1024 * 100352 * 6
+    logits, gradients, head = 4096 * 100352 * 4, 4096 * 100352 * 2, 4 * 100352 * 2048
+    assert loss == logits + gradients + head + 4 * 4096 * 2048
+    assert of(1, chunk_rows=1024)[1] == loss - logits + logits // 4
+    assert of(4)[1] == logits + 4 * gradients + head + 4 * 4 * 4096 * 2048
+    assert of(8)[1] == logits + 4 * gradients + 2 * head + 8 * 4 * 4096 * 2048
     repo = activations(config, PositionsConfig(), rows=1, length=4096, element=2, on_gpu=True).kept
     assert repo - kept == 11 * 4096 * (3 * 4 * 256 + 4 * 16)  # in 11 of 16 layers

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
+from benchmarks.counters import Operators
 from model.attention import Documents
 from model.config import ModelConfig, NormPrecision, PositionsConfig
 from model.positions.module import Positions
@@ -147,6 +149,25 @@ def test_norms_compute_in_float32() -> None:
     x = (30 * torch.randn(8, 64)).bfloat16()
     exact = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt()
     torch.testing.assert_close(norm(x), exact.bfloat16(), atol=0, rtol=2**-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_norms_on_a_cpu_have_the_bits_of_torch_and_its_gradients_in_half_of_the_passes(dtype: torch.dtype) -> None:
+    norm = RMSNorm(64, small()).to(dtype)
+    x, g = (torch.randn(2, 40, 64, dtype=dtype) for _ in range(2))
+    torch.nn.init.normal_(norm.weight, mean=1)
+
+    def gradients(y: Tensor) -> tuple[tuple[Tensor, ...], int]:
+        with Operators() as seen:
+            found = torch.autograd.grad(y, (x, norm.weight), g)
+        return found, seen.counts.bytes_moved
+
+    x.requires_grad_()
+    y, torchs = norm(x), F.rms_norm(x, (64,), norm.weight, 1e-6)
+    assert torch.equal(y, torchs)
+    (ours, bytes_of_ours), (theirs, bytes_of_torchs) = gradients(y), gradients(torchs)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=10 * torch.finfo(dtype).eps)
+    assert bytes_of_ours < 0.7 * bytes_of_torchs
 
 
 def published_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -53,12 +53,13 @@ def main(data: str, disk: str, result: str) -> int:
     ranks.join()
     seen: dict[str, Any] = {}
     for name in ("freed", "full", "unexported", "alerted"):
+        size = {"model__num_layers": 3}  # what the disk has room for
         places = {"run_root": disk, "data__root": f"{data}/tokens", "data__file_list": f"{data}/tokens/files.txt"}
         saving = {"checkpoint__interval": 2, "checkpoint__keep": 2, "checkpoint__export_hf": name == "unexported"}
-        config = tiny(Path(data), name=name, **saving, **places)
+        config = tiny(Path(data), name=name, **saving, **places, **size)
         callbacks: list[Callback] = [Filler(Path(disk), name)]
         if name == "alerted":
-            config = tiny(Path(data), name=name, **ALERTED, **places)
+            config = tiny(Path(data), name=name, **ALERTED, **places, **size)
             callbacks.append(Breaking(scale_final(1e3), range(BREAK_STEP, BREAK_STEP + 1)))
         try:
             seen[name] = {"code": train(config, ranks, callbacks)}

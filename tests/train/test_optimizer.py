@@ -46,7 +46,7 @@ def test_norms_and_embeddings_decay_as_the_config_says() -> None:
     without_norms = decays(OptimizerConfig(decay_norms=False, decay_embeddings=True))
     undecayed = {name for name, decay in without_norms.items() if decay == 0}
     assert undecayed == {name for name in without_norms if "norm" in name}
-    assert len(undecayed) == 4 * 3 + 1
+    assert len(undecayed) == 4 * 2 + 1
 
 
 def test_the_head_is_no_embedding_and_repos_maps_are_no_norms() -> None:

@@ -61,7 +61,7 @@ def tiny(root: Path, **changes: Any) -> RunConfig:
             vocab_size=VOCAB_SIZE,
             hidden_size=32,
             intermediate_size=48,
-            num_layers=3,
+            num_layers=2,
             num_heads=2,
             initializer_range=0.1,
             eos_token_id=0,

@@ -65,6 +65,7 @@ class Engine(ABC):
         `weights` None leaves it unfilled, because `load` follows. `precision` is a resolved one. Use `build_engine`.
         """
         import deepspeed  # half a second; not before Ranks.join has set the accelerator
+        import deepspeed.utils.nvtx
 
         self.device = ranks.device
         self.zero_stage = config.engine.zero_stage
@@ -88,6 +89,7 @@ class Engine(ABC):
         """What torch.compile has done; None without it."""
         optimizer = build_optimizer(model.named_parameters(), config.optimizer, fused=uses_fused_kernel(self.device))
         self._hyperparameters = [{key: group[key] for key in OWN_SETTINGS} for group in optimizer.param_groups]
+        deepspeed.utils.nvtx.enable_nvtx = self.device.type == "cuda"  # 450 ranges per layer and micro-batch of ZeRO 3
         with contextlib.redirect_stdout(io.StringIO()):  # ZeRO 1 with bf16 prints memory reports
             self._engine: Any = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
 

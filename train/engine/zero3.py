@@ -30,6 +30,13 @@ class Zero3Engine(ZeroEngine):
         float64_norms = optimizer._get_norm_groups
         optimizer._get_norm_groups = lambda: [_with_fp32_square(norm) for norm in float64_norms()]
 
+    def close(self) -> None:
+        """Gives the process its own `F.linear` back, too: DeepSpeed replaces it for all models that there are."""
+        from deepspeed.runtime.zero.partition_parameters import InsertPostInitMethodToModuleSubClasses
+
+        super().close()
+        F.linear = InsertPostInitMethodToModuleSubClasses.linear_bk
+
     def local_value(self, parameter: Any) -> Tensor:
         from deepspeed.utils import safe_get_local_fp32_param
 

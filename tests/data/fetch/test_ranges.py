@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from data.errors import DataError
 from data.fetch import web
 from data.fetch.bucket import Bucket
-from data.fetch.connections import KnownRequests, session
+from data.fetch.connections import MAX_CONNECTIONS, KnownRequests, session
 from data.fetch.credentials import VARIABLE
 from data.fetch.files import DataFile
 from data.fetch.quota import CopyQuota
@@ -84,6 +84,11 @@ def test_many_parts_go_over_few_connections_and_neighbours_are_one_request(serve
     assert server.num_connections <= 4 + 1  # and that of the listing
 
 
+def test_sizes_of_many_files_are_asked_for_over_few_connections(server: FileServer) -> None:
+    WebFolder(server.url).listing(["a.npy"] * 100)
+    assert server.num_connections <= MAX_CONNECTIONS
+
+
 def test_a_stalled_answer_is_asked_for_again(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +151,7 @@ def test_headers_for_one_host_do_not_go_to_another(server: FileServer) -> None:
         url = f"{server.url}/a.npy"
         own = {"Authorization": "Bearer x"}
         with known.send("GET", url, own, {"Range": "bytes=0-9"}, (5.0, 5.0)) as response:
-            assert response.raw.read() == CONTENT[:10]
+            assert response.read() == CONTENT[:10]
     assert server.logins == ["Bearer x"] * 2
     assert not session().cookies
 

@@ -1,10 +1,12 @@
 """Ingest keeps every good record, counts every bad one, and leaves whole files or none, whoever is killed meanwhile."""
 
+import io
 import logging
 import multiprocessing
 import os
 import signal
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from common.files import STALE_SECONDS
 from data.errors import DataError
 from data.fetch.files import DataFile, find_files, read_manifest
+from data.text.frames import FrameWriter
 from data.text.ingest import FrameCache
 
 
@@ -56,6 +59,17 @@ def test_good_records_come_back_and_bad_ones_are_counted(tmp_path: Path, caplog:
     assert "skipped 7 of 3008 records (3 bad JSON or UTF-8, 4 without text)" in caplog.text
     assert len(frames.num_documents) > 50
     assert frames.read_frame(1, 2, 3) == frames.read_frame(1)[2::3]
+
+
+def test_a_long_document_is_held_once_more_while_it_is_kept() -> None:
+    document, size = "some words " * 400_000, 11 * 400_000
+    tracemalloc.start()
+    try:
+        writer = FrameWriter(io.BytesIO(), 1 << 18)
+        writer.add(document)
+        assert size < tracemalloc.get_traced_memory()[1] < 1.5 * size
+    finally:
+        tracemalloc.stop()
 
 
 def test_too_many_bad_records_refuse_the_file_until_the_limit_is_raised(tmp_path: Path) -> None:

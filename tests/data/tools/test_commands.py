@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,14 +23,17 @@ from tokenizers import Tokenizer
 
 from data.__main__ import main
 from data.config import DataConfig, DataKind, EncoderKind
+from data.errors import DataError
 from data.fast_encoder import fast_name
+from data.fetch import retry
 from data.fetch.files import read_manifest
+from data.fetch.web import WebFolder
 from data.stream import build_stream
 from data.text.records import Record
 from data.tokenizer import DocumentEncoder
 from data.tokens.files import TOKEN_DTYPE
 from data.tools.convert import plan
-from tests.data.fetch.server import FileServer, serving, slowly
+from tests.data.fetch.server import FileServer, Handler, serving, slowly
 
 FILE_LIST = Path(__file__).parents[3] / "configs/data/olmo2-stage2-files.txt"
 
@@ -70,6 +74,44 @@ def test_fetch_makes_a_folder_that_is_a_root_itself(sample: Path, server: FileSe
         assert (tmp_path / "to" / name).read_bytes() == (sample / name).read_bytes()
         assert read_manifest(sample)[name]["sha256"] == entry["sha256"]
     assert run("verify", tmp_path / "to") == 0
+
+
+@pytest.mark.parametrize("scheme", ["http://127.0.0.1:{port}", "hf://datasets/a/b"])
+def test_fetch_from_a_host_that_cannot_be_reached_is_one_line_at_once_and_leaves_nothing(
+    scheme: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
+    names = [f"part-{number}.npy" for number in range(100)]
+    with socket.socket() as bound:  # does not listen: connections are refused
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
+        assert run("fetch", scheme.format(port=port), "--to", tmp_path / "new/to", "--files", *names) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "Connection refused" in error and "type the same again" in error
+    assert list(tmp_path.iterdir()) == [] and "trying again" not in caplog.text
+
+
+def test_a_host_that_was_reached_before_is_tried_again(
+    sample: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
+
+    def answer_and_close(handler: Handler, content: bytes, start: int) -> None:
+        handler.send_range(content, start)
+        handler.close_connection = True
+
+    with serving(sample) as server:
+        remote = WebFolder(server.url)
+        server.heads["tokenizer.json"] = [answer_and_close]
+        remote.listing(["tokenizer.json"])
+    with pytest.raises(DataError, match=r"Connection refused.*7 times in a row"):
+        remote.listing(["tokenizer.json", "manifest.json"])
+    assert caplog.text.count("trying again") == 6
 
 
 def test_fetch_goes_on_after_a_kill(sample: Path, server: FileServer, tmp_path: Path) -> None:

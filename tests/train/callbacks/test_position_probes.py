@@ -48,7 +48,7 @@ def test_the_first_positions_are_those_of_the_fresh_model_on_each_text_alone(sta
         module.register_forward_hook(lambda _, __, z: expected.append(z.detach()[0].T.numpy()))
     probes = read_probes(0, stages.folder(f"{name}-stopped").probe(0))
     encoder = find_encoder(config)
-    assert probes is not None and encoder is not None and probes.layers == [1, 2]
+    assert probes is not None and encoder is not None and probes.layers == [1]
     texts = read_texts(encoder, LENGTH)
     assert [text.name for text in texts] == list(PROBE_TEXTS) == list(probes.z)
     for text in texts:

@@ -79,9 +79,8 @@ def optimizer_state(engine: Engine) -> list[Tensor]:
     return [v.clone() for master, state in optimizer.state.items() for v in (master, *state.values())]
 
 
-def reference_gradients(masters: State, precision: Precision, step: int) -> State:
+def reference_gradients(config: RunConfig, masters: State, precision: Precision, step: int) -> State:
     """Returns gradients of the mean loss over all valid labels; each micro-batch in `precision`, their sum in fp32."""
-    config = configured(1, precision)
     dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float32
     model = Olmo2(config.model, config.positions, config.loss.z_loss_weight).to(dtype)
     initialise(model, masters.__getitem__, "cpu")
@@ -96,9 +95,8 @@ def reference_gradients(masters: State, precision: Precision, step: int) -> Stat
     return total
 
 
-def reference_updates(precision: Precision) -> tuple[list[State], list[float]]:
+def reference_updates(config: RunConfig, precision: Precision) -> tuple[list[State], list[float]]:
     """Returns the masters after each update, and the norms of the gradients before clipping."""
-    config = configured(1, precision)
     weights = random_weights(config.model, config.positions, config.seed)
     with torch.device("meta"):
         names = [name for name, _ in Olmo2(config.model, config.positions).named_parameters()]
@@ -111,7 +109,7 @@ def reference_updates(precision: Precision) -> tuple[list[State], list[float]]:
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=config.optimizer.eps)
     states, norms = [], []
     for step, (rate, factor) in enumerate(RATES):
-        gradients = reference_gradients({n: v.detach() for n, v in masters.items()}, precision, step)
+        gradients = reference_gradients(config, {n: v.detach() for n, v in masters.items()}, precision, step)
         norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradients.values()))
         norms.append(norm)
         for name, master in masters.items():

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.distributed import run_ranks
 from tests.train.engine.reference import RATES, built, configured, micro_batches, num_valid
@@ -35,18 +36,20 @@ def test_the_package_itself_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def trained(ranks: Ranks) -> set[str]:
-    """One update at ZeRO 2 and one at ZeRO 3; returns the names of the modules that are loaded."""
+def trained(ranks: Ranks) -> tuple[set[str], bool]:
+    """One update at ZeRO 2, one at ZeRO 3; returns the modules that are loaded, and whether `F.linear` is as before."""
+    linear = F.linear
     for stage in (2, 3):
         engine = built(ranks, configured(stage, Precision.fp32))
         for micro in micro_batches(0, ranks.rank):
             engine.accumulate(micro, num_valid(0))
         engine.update(*RATES[0])
         engine.close()
-    return set(sys.modules)
+    return set(sys.modules), F.linear is linear
 
 
-def test_an_engine_does_not_load_the_compiler_of_torch() -> None:
-    for loaded in run_ranks(trained, 2):
+def test_an_engine_does_not_load_the_compiler_of_torch_and_gives_its_linear_back() -> None:
+    for loaded, is_as_before in run_ranks(trained, 2):
+        assert is_as_before  # DeepSpeed replaces it under ZeRO 3
         assert "deepspeed.runtime.zero.muon.original_muon" in loaded
         assert "torch._inductor.compile_fx" not in loaded

@@ -28,7 +28,7 @@ def step(engine: Engine, number: int) -> None:
 
 
 def saved(ranks: Ranks, config: RunConfig, folder: Path) -> None:
-    """Trains one update and saves as a CPU does."""
+    """Trains one update and saves as a device without a fused kernel does."""
     engine = built(ranks, config)
     step(engine, 0)
     engine.save(folder, lambda state, path: (path.parent.mkdir(parents=True, exist_ok=True), torch.save(state, path)))  # type: ignore[func-returns-value, arg-type]
@@ -37,15 +37,15 @@ def saved(ranks: Ranks, config: RunConfig, folder: Path) -> None:
 
 def resumed_elsewhere(ranks: Ranks, root: Path) -> list[dict[str, Any]]:
     """Loads checkpoints of a device that has no fused kernel where there is one."""
-    seen = []
+    seen, own = [], engines.uses_fused_kernel
     for stage, precision in CASES:
         config = configured(stage, precision, global_batch_size=4)
-        saved(ranks, config, root / f"{stage}" / "step")
-        engines.uses_fused_kernel = lambda device: True
         try:
-            engine = build_engine(config, ranks, None)
+            engines.uses_fused_kernel = lambda device: False
+            saved(ranks, config, root / f"{stage}" / "step")
         finally:
-            engines.uses_fused_kernel = lambda device: device.type == "cuda"
+            engines.uses_fused_kernel = own
+        engine = build_engine(config, ranks, None)
         engine.load(root / f"{stage}" / "step")
         step(engine, 1)
         steps = [float(state["step"]) for state in engine._adamw.state.values()]

@@ -146,7 +146,7 @@ def test_gradients_are_those_of_one_global_batch(measured: Any, stage: int, prec
     config = configured(stage, precision)
     weights = random_weights(config.model, config.positions, config.seed)
     masters = {name: weights(name) for name in measured[0][stage, precision]["initial"]}
-    expected = reference_gradients(masters, precision, step=0)
+    expected = reference_gradients(config, masters, precision, step=0)
     for rank in range(WORLD_SIZE):
         gradients = measured[rank][stage, precision]["gradients"]
         assert distance(gradients, expected) < (BF16_NOISE if (stage, precision) in REORDERED else 1e-6)
@@ -176,7 +176,7 @@ def test_master_weights_start_unrounded(measured: Any, stage: int, precision: Pr
 
 @pytest.mark.parametrize(("stage", "precision"), CASES)
 def test_updates_are_those_of_adamw_on_one_process(measured: Any, stage: int, precision: Precision) -> None:
-    states, norms = reference_updates(precision)
+    states, norms = reference_updates(configured(1, precision), precision)
     seen = measured[0][stage, precision]
     assert seen["applied"] == [True, True, True]
     first, later = 1e-4, 1e-4

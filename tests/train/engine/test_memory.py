@@ -60,7 +60,7 @@ def measure(ranks: Ranks, case: Case) -> dict[str, Any]:
     """
     import deepspeed.comm.comm as collectives
 
-    before = num_bytes(all_tensors())
+    before = num_bytes(all_tensors()) if ranks.is_main else {}
     engine = built(ranks, configured(*case))
     seen: dict[str, Any] = {"held": [], "waits": []}
     for step in range(3):
@@ -72,7 +72,7 @@ def measure(ranks: Ranks, case: Case) -> dict[str, Any]:
                 engine.accumulate(micro, denominator)
             if step == 1:
                 seen["waits"].append(list(waits))
-            if step == 2:
+            if step == 2 and ranks.is_main:  # the other rank holds as much, and looking takes a second
                 seen["held"].append(held(engine, before))
         engine.update(*RATES[step])
     sizes = {name: dict(calls) for name, calls in collectives.comms_logger.comms_dict.items()}

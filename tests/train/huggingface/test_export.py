@@ -70,7 +70,7 @@ def test_the_command_writes_an_earlier_checkpoint(
     assert main(["export", str(run), str(tmp_path / "out"), *arguments]) == 0
     said = capsys.readouterr()
     assert f"{run}/checkpoints/step-0000001 is exported to {tmp_path / 'out'}\n" in said.out
-    assert "plain transformers takes it for RoPE" not in said.out and "/36 parameters\n" in said.err  # it is RoPE
+    assert "plain transformers takes it for RoPE" not in said.out and "/25 parameters\n" in said.err  # it is RoPE
     assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "bfloat16"
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == tokenizer.read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"out", "tokenizer.json"}
@@ -108,7 +108,7 @@ def test_a_mistake_is_one_line(
 
 def test_the_card_shows_the_run(exports: Runs) -> None:
     card = (exports.folder("imported").hf / "README.md").read_text()
-    assert card.startswith("---\nlicense: apache-2.0\n") and "rope in layer 0, repo in layers 1-2" in card
+    assert card.startswith("---\nlicense: apache-2.0\n") and "rope in layer 0, repo in layer 1" in card
     assert "| began from | `exported` |" in card and str(exports.root) not in card
     rows = RunFiles(exports.folder("imported").path).read_metrics()
     assert f"| 1 | {rows[0]['tokens']:,} | {rows[0]['train/ce_loss']:.4f} |  |" in card

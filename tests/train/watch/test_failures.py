@@ -103,7 +103,9 @@ UNWATCHED = {"rope": "rope", "nope": "nope"}
 
 
 def configured(root: Path, name: str, **changes: Any) -> RunConfig:
-    return tiny(root, name=name.replace(" ", "-"), **{**LENGTHS, "micro_batch_size": None, **changes})
+    return tiny(
+        root, name=name.replace(" ", "-"), **{**LENGTHS, "micro_batch_size": None, "model__num_layers": 3, **changes}
+    )
 
 
 def found(root: Path, name: str) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Readings of a real engine on two ranks: the figures of plain PyTorch on the whole batch, at every ZeRO stage."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,11 +33,11 @@ from tests.train.engine.reference import (
     RATES,
     REORDERED,
     batch,
-    configured,
     num_valid,
     reference_gradients,
     reference_updates,
 )
+from tests.train.engine.reference import configured as configured_for
 from tests.train.tiny import LENGTH
 from tests.train.watch.definitions import plain
 from train.config import RunConfig
@@ -50,6 +51,7 @@ from train.watch.reading import Reading
 from train.watch.row_check import check_values
 from train.watch.row_updates import RowUpdates, rows_now
 
+configured = partial(configured_for, model__num_layers=3)  # two of them learn positions
 CUTS = [[0, 20, 23, LENGTH], [0, LENGTH]]  # documents of the rows of a micro-batch
 PLAIN = (2, Precision.fp32)
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -196,8 +198,8 @@ def one() -> dict[Any, Any]:
 def test_the_training_signal_is_that_of_autograd_and_adamw(two: Any, stage: int, precision: Precision) -> None:
     config = configured(stage, precision)
     weights = random_weights(config.model, config.positions, config.seed)
-    gradients = reference_gradients({name: weights(name) for name in names(config)}, precision, step=0)
-    [after, *_], [grad_norm, *_] = reference_updates(precision)
+    gradients = reference_gradients(config, {name: weights(name) for name in names(config)}, precision, step=0)
+    [after, *_], [grad_norm, *_] = reference_updates(config, precision)
     tolerance = BF16_NOISE if (stage, precision) in REORDERED else 1e-4
     for rank in two:
         reading = rank[stage, precision]

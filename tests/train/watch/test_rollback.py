@@ -38,6 +38,7 @@ from train.watch.config import AlertPolicy, PositionWatchConfig
 
 NUM_STEPS, BREAKS, ALERTS, SAVES = 16, 9, 12, 4
 SETTINGS = {
+    "model__num_layers": 3,
     "max_steps": NUM_STEPS,
     "checkpoint__interval": SAVES,
     "position_watch__interval": 2,
