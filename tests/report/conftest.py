@@ -16,7 +16,7 @@ NUM_STEPS, STOP_STEP = 8, 3
 def stop_and_resume(ranks: Ranks, root: Path) -> None:
     """A run that a signal ends after STOP_STEP, and the same command again."""
     probing = {"position_watch__probe_tokenizer": str(root / "tokenizer.json"), "position_watch__probe_interval": 2}
-    config = tiny(root, name="stopped", micro_batch_size=4, max_steps=NUM_STEPS, **probing)
+    config = tiny(root, name="stopped", micro_batch_size=4, model__num_layers=3, max_steps=NUM_STEPS, **probing)
     start(config, ranks, stop_rank=0, stop_step=STOP_STEP)
     start(config, ranks)
 

@@ -69,7 +69,8 @@ def test_the_slider_of_the_heat_map_goes_through_the_readings(
     browser.choose("statistic", list(STATISTICS).index("range"))
     expected = [rows[2][f"positions/layer_{layer:02d}/range"] for layer in (1, 2)]
     assert browser.ask(f"{HEAT}.data[0].z") == [pytest.approx(heads, rel=1e-4) for heads in expected]
-    assert browser.text("#meaning").lower() == f"{STATISTICS['range'].meaning}.".lower()
+    shown = STATISTICS["range"]
+    assert browser.text("#meaning").lower() == f"{shown.meaning}. unit: {shown.unit}.".lower()
     assert browser.console_messages() == []
 
 

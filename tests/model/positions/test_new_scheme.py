@@ -94,7 +94,7 @@ def built(config, positions, weights):
 def check(name, num_maps):
     composed = compose("experiment=demo", f"positions={name}")
     assert composed.positions == PositionsConfig(scheme=name)
-    run = tiny(here, positions=composed.positions)
+    run = tiny(here, positions=composed.positions, model__num_layers=3)
     run.validate()
     config, positions = run.model, run.positions
     check_accounting(config, positions, num_maps)
@@ -154,7 +154,8 @@ def refused(work, said):
 
 
 def check_training(name):
-    run = tiny(here, positions=PositionsConfig(scheme=name), max_steps=2, checkpoint__export_hf=True)
+    own = {"positions": PositionsConfig(scheme=name), "model__num_layers": 3}
+    run = tiny(here, **own, max_steps=2, checkpoint__export_hf=True)
     weights = random_weights(run.model, rope, 0)
     save_hf(here / "backbone", run.model, rope, ((key, weights(key)) for key in parameter_shapes(run.model, rope)))
     run.init_from = str(here / "backbone")
