@@ -26,7 +26,14 @@ from data.errors import DataError
 from data.fetch.files import MANIFEST_NAME
 from data.fetch.locks import file_lock
 from data.tokenizer import EOS_TOKEN, TOKENIZER_NAME
-from data.tools.sample_texts import Document, arithmetic, encyclopedia_pages, find_modules, module_documents
+from data.tools.sample_texts import (
+    Document,
+    arithmetic,
+    encyclopedia_pages,
+    find_modules,
+    module_documents,
+    reversed_lists,
+)
 
 EPOCH = "1970-01-01T00:00:00.000Z"  # for `added` and `created`: a clock would make every build differ
 # Words, numbers of up to three digits, punctuation, white space: the way cl100k and OLMo-2's tokenizer split text.
@@ -49,13 +56,14 @@ class SampleSource:
 
 
 SAMPLE_SOURCES = {
-    "web": SampleSource(0.32, 6, ".jsonl.zst"),
+    "web": SampleSource(0.27, 6, ".jsonl.zst"),
     "instructions": SampleSource(0.20, 4, ".jsonl.gz"),
     "encyclopedia": SampleSource(0.12, 2, ".jsonl.gz"),
     "papers": SampleSource(0.10, 3, ".jsonl.zst"),
     "qa": SampleSource(0.06, 3, ".jsonl.gz"),
     "code": SampleSource(0.10, 1, ".jsonl.zst"),
     "math": SampleSource(0.10, 5, ".jsonl"),
+    "lists": SampleSource(0.05, 2, ".jsonl"),
 }
 
 
@@ -77,15 +85,14 @@ def build_sample(
             f"a sample needs megabytes above 0 and a vocab_size above 256, not {megabytes:g} and {vocab_size}"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    parameters = {"seed": seed, "vocab_size": vocab_size, "megabytes": megabytes}
+    shares = {name: item.share for name, item in SAMPLE_SOURCES.items()}
+    parameters = {"seed": seed, "vocab_size": vocab_size, "megabytes": megabytes, "shares": shares}
     with file_lock(folder / ".lock"):
         if _is_complete(folder, parameters):
             return False
         (folder / MANIFEST_NAME).unlink(missing_ok=True)
         report("collecting documents")
-        collected = collect_documents(
-            seed, {name: item.share * megabytes * 1e6 for name, item in SAMPLE_SOURCES.items()}
-        )
+        collected = collect_documents(seed, {name: share * megabytes * 1e6 for name, share in shares.items()})
         files = {}
         for source, documents in collected.items():
             report(f"writing {source}: {len(documents):,} documents")
@@ -116,10 +123,9 @@ def collect_documents(seed: int, budgets: dict[str, float]) -> dict[str, list[Do
     rng.shuffle(pages)
     for page in pages:
         take(page)
-    for exercises in arithmetic(seed):
-        if left["math"] <= 0:
-            break
-        take(exercises)
+    for source, without_end in (("math", arithmetic(seed)), ("lists", reversed_lists(seed))):
+        while left[source] > 0:
+            take(next(without_end))
     for module in modules:
         if all(budget <= 0 for budget in left.values()):
             break

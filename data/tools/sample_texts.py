@@ -7,6 +7,7 @@ papers        docstrings with LaTeX (SymPy, if installed) or very long    (peS2o
 qa            doctests: what does this session print?                       (StackExchange)
 code          modules as they are                                           (CodeSearchNet)
 math          made-up arithmetic with worked answers                        (basic_math, TinyGSM)
+lists         made-up lists of letters, and the same lists reversed         (no source of the mix)
 """
 
 import ast
@@ -14,6 +15,7 @@ import contextlib
 import doctest
 import importlib.util
 import random
+import string
 import sysconfig
 import unicodedata
 import warnings
@@ -118,6 +120,16 @@ def arithmetic(seed: int) -> Iterator[Document]:
         number += 1
 
 
+def reversed_lists(seed: int) -> Iterator[Document]:
+    """Yields pages of lists, each with its reverse behind it, without end: texts that the demo's positions are for."""
+    rng = random.Random(seed)
+    number = 0
+    while True:
+        lines = [_reversed_list(rng) for _ in range(rng.randint(4, 12))]
+        yield Document("lists", f"reversed/{number:06d}", "\n".join(["Reverse each list.", *lines, ""]))
+        number += 1
+
+
 def _instruction(module: Module, node: Documented, docstring: str, lines: list[str]) -> Iterator[Document]:
     if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
         solution = "\n".join(lines[node.lineno - 1 : node.end_lineno])
@@ -138,6 +150,12 @@ def _question(module: Module, name: str, docstring: str) -> Iterator[Document]:
     answers = "".join(f"{example.source.strip()}\n{example.want}\n" for example in examples if example.want)
     question = f"Question: with `{name}` of `{module.name}`, what does this session print?\n\n{session}"
     yield Document("qa", f"{module.name}:{name}", f"{question}\nAnswer:\n\n{answers}")
+
+
+def _reversed_list(rng: random.Random) -> str:
+    """Returns a line such as ` k d a q > q a d k`; with a space before it, each letter is one token."""
+    items = rng.choices(string.ascii_lowercase, k=rng.randint(2, 6))
+    return f" {' '.join(items)} > {' '.join(reversed(items))}"
 
 
 def _exercise(rng: random.Random) -> str:

@@ -42,14 +42,13 @@ class TextsConfig:
     def settings(self) -> dict[str, object]:
         """Returns what the rows depend on, the model left out. Raises EvaluateError and OSError."""
         yarn = {str(length): factor for length, factor in self.yarn.items()}  # as JSON has it
-        return {"texts": open_haystack(self.texts).digest, "seed": self.seed, "yarn": yarn}
+        return {"texts": open_haystack(self.texts).text_digest, "seed": self.seed, "yarn": yarn}
 
     def tokens(self, index: int, length: int, subject: ModelSubject) -> list[int]:
         """Returns the tokens of a text; the file begins again at its end. Raises EvaluateError if there are too few."""
-        words = open_haystack(self.texts).words
-        start, count = random.Random(f"{self.seed}/texts/{index}").randrange(len(words)), length
-        repeated = words * (2 + count // len(words))
-        tokens = subject.encode(" ".join(repeated[start : start + count]))
+        haystack = open_haystack(self.texts)
+        start = random.Random(f"{self.seed}/texts/{index}").randrange(len(haystack.words))
+        tokens = subject.encode(haystack.passage(start, length))
         if len(tokens) < length:  # a word has one token at least, unless the tokenizer leaves it out
             raise EvaluateError(
                 f"{length} words have only {len(tokens)} tokens: give another --tokenizer or texts=FILE"

@@ -17,6 +17,7 @@ from data.errors import DataError
 from data.stream import build_stream
 from data.text.decode import read_lines
 from data.tools.sample import SAMPLE_SOURCES, build_sample
+from data.tools.sample_texts import reversed_lists
 
 
 def quiet(message: str) -> None:
@@ -67,6 +68,23 @@ def test_an_interrupted_build_is_built_again_with_the_same_content(sample: Path,
 def test_another_seed_gives_another_sample(sample: Path, tmp_path: Path) -> None:
     build_sample(tmp_path, seed=7, vocab_size=300, megabytes=0.2, report=quiet)
     assert (tmp_path / "web/shard-00.jsonl.zst").read_bytes() != (sample / "web/shard-00.jsonl.zst").read_bytes()
+
+
+def test_a_sample_of_other_sources_is_built_again(tmp_path: Path) -> None:
+    build_sample(tmp_path, vocab_size=300, megabytes=0.05, report=quiet)
+    manifest = orjson.loads((tmp_path / "manifest.json").read_bytes())
+    manifest["files"] = {name: entry for name, entry in manifest["files"].items() if not name.startswith("lists/")}
+    del manifest["shares"]["lists"]
+    (tmp_path / "manifest.json").write_bytes(orjson.dumps(manifest))
+    assert build_sample(tmp_path, vocab_size=300, megabytes=0.05, report=quiet)
+
+
+def test_a_list_is_followed_by_its_reverse() -> None:
+    first, second = (next(reversed_lists(seed)).text for seed in (1, 2))
+    assert first != second and first == next(reversed_lists(1)).text
+    for line in first.splitlines()[1:]:
+        question, answer = line.split(" > ")
+        assert question.split() == answer.split()[::-1]
 
 
 def test_arguments_that_no_sample_can_be_made_with_are_refused(tmp_path: Path) -> None:

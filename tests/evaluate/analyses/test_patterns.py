@@ -98,6 +98,15 @@ def test_shorter_texts_are_the_beginning_of_longer_ones(sample: Path, tmp_path: 
         config.tokens(0, 100, replace(subject, tokenizer=of_q))
 
 
+def test_texts_of_a_file_keep_their_white_space(sample: Path, tmp_path: Path) -> None:
+    subject = subject_of(sample, built(small(vocab_size=512), PositionsConfig("repo")))
+    (tmp_path / "lines.txt").write_text("def  one\n\n    two\n" * 500)
+    (tmp_path / "line.txt").write_text("def one two " * 500)
+    lines, line = (TextsConfig(texts=str(tmp_path / name)) for name in ("lines.txt", "line.txt"))
+    assert "def  one\n\n    two\ndef  one" in subject.decode(lines.tokens(0, 64, subject))
+    assert lines.settings()["texts"] != line.settings()["texts"]
+
+
 def test_a_model_that_learns_no_positions_is_refused() -> None:
     with pytest.raises(EvaluateError, match="here: no layer learns positions"):
         check_learned(built(small(), PositionsConfig("rope")), "here")
