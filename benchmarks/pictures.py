@@ -44,7 +44,7 @@ from train.run_folder import RunFolder
 
 ROOT, CORPUS, OUT = Path("runs/pictures"), Path("corpora/sample"), Path("docs/pictures")
 NUM_STEPS, FIRST_FAULT = 120, 60
-SPREADS = (3e-4, 3.0)  # the range of the colors, in positions
+SPREADS = (3e-3, 30.0)  # the range of the colors, in positions
 NUM_HEADS, NUM_TOKENS = 2, 150  # of the table that are drawn: more lines could not be read
 
 
