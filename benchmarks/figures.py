@@ -13,6 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn
 
+from common.json_lines import read_json_lines
+
 FILE_VARIABLE = "BENCHMARK_FIGURES"
 """Environment variable: a file to which figures are appended, one JSON object per line."""
 LEFT_OUT = 77
@@ -92,8 +94,7 @@ def _append(line: dict[str, Any]) -> None:
 
 def read(path: Path) -> tuple[list[Figure], str]:
     """Returns the figures that a benchmark has written to a file, and why it is left out; empty if it is not."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("}")]  # a killed one leaves half a line
+    rows = list(read_json_lines(path))  # without the half line that a killed one leaves
     reasons = [row.pop("left_out") for row in rows if "left_out" in row]
     return [Figure(**{**row, "origin": Origin(row["origin"])}) for row in rows if row], "; ".join(reasons)
 
