@@ -4,13 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
 
 from evaluate.__main__ import main
 from evaluate.config import parse_config
-from evaluate.errors import EvaluateError
-from evaluate.samples import Samples
 from evaluate.tasks import build_tasks
+from tests.evaluate.too_long import length_too_short_from
 
 SETTINGS = ["num_samples=2", "max_new_tokens=8", "value_digits=2"]
 
@@ -60,27 +58,11 @@ def two_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evaluate.probe.build_tasks", lambda config: {each: build_tasks(config)[each] for each in two})
 
 
-def length_too_short_from(index: int, folder: Path) -> int:
-    """Returns a length at which this sample of niah_single_3 is the first too long one: UUIDs differ in tokens."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    config = parse_config(LATE)
-    task = build_tasks(config)["niah_single_3"]
-    for length in range(440, 600):
-        samples = Samples("niah_single_3", task, length, config, lambda text: tokenizer.encode(text).ids)
-        try:
-            for each in range(3):
-                _ = samples[each]
-        except EvaluateError:
-            if each == index:
-                return length
-    raise AssertionError("no such length")
-
-
 @pytest.mark.usefixtures("two_tasks")
 def test_a_task_that_turns_out_too_long_is_given_up_and_the_others_run(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    length = f"length={length_too_short_from(2, folder)}"
+    length = f"length={length_too_short_from(2, folder, parse_config(LATE))}"
     assert main(["probe", str(folder), length, *LATE, "--out", str(tmp_path / "all")]) == 0
     said = capsys.readouterr()
     (line,) = [each for each in said.err.splitlines() if each.startswith("left out: 1 of 3 samples of niah_single_3: ")]
@@ -100,7 +82,7 @@ def test_a_task_that_turns_out_too_long_is_given_up_and_the_others_run(
 def test_a_first_sample_that_is_too_long_is_known_before_anything_runs(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    named = ["task=reverse,niah_single_3", f"length={length_too_short_from(1, folder)}"]
+    named = ["task=reverse,niah_single_3", f"length={length_too_short_from(1, folder, parse_config(LATE))}"]
     assert main(["probe", str(folder), *named, *LATE, "--out", str(tmp_path / "out")]) == 2
     assert "niah_single_3 takes" in capsys.readouterr().err and not (tmp_path / "out").exists()
 

@@ -12,13 +12,12 @@ from evaluate.analyses.attention import AttentionConfig, Queries, attention_row,
 from evaluate.config import parse_settings
 from evaluate.errors import EvaluateError
 from evaluate.layers import read_layers, rows_of_attention
-from evaluate.samples import Samples
 from evaluate.subject import ModelSubject
-from evaluate.tasks import build_tasks
 from model.attention import attention_weights
 from model.config import PositionsConfig, YarnConfig
 from model.transformer import Block, Olmo2
 from report.evaluation.attention import PARTS
+from tests.evaluate.too_long import length_too_short_from
 from tests.model.small import built, small
 
 FIRST, NEEDLE, QUERY, REST, OWN = range(len(PARTS))
@@ -158,29 +157,13 @@ def test_the_command_measures_goes_on_and_draws(
     assert "has results of other settings (seed: 42 there, 1 here)" in capsys.readouterr().err
 
 
-def length_too_short_from(index: int, folder: Path, late: list[str]) -> int:
-    """Returns a length at which this sample of niah_single_3 is the first too long one: UUIDs differ in tokens."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    config = parse_settings(AttentionConfig, late).probes()
-    task = build_tasks(config)["niah_single_3"]
-    for length in range(440, 600):
-        samples = Samples("niah_single_3", task, length, config, lambda text: tokenizer.encode(text).ids)
-        try:
-            for each in range(3):
-                _ = samples[each]
-        except EvaluateError:
-            if each == index:
-                return length
-    raise AssertionError("no such length")
-
-
 def test_a_task_that_turns_out_too_long_is_given_up_and_the_others_run(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = ["num_samples=3", "max_new_tokens=1", "value_digits=2"]
     monkeypatch.setattr("evaluate.samples.NUM_TRIED", 2)
     monkeypatch.setattr("evaluate.analyses.attention.DEFAULT_TASKS", ("niah_single_3", "niah_single_1"))
-    length = f"length={length_too_short_from(2, folder, late)}"
+    length = f"length={length_too_short_from(2, folder, parse_settings(AttentionConfig, late).probes())}"
     assert main(["attention", str(folder), length, *late, "--out", str(tmp_path / "all")]) == 0
     said = capsys.readouterr()
     (line,) = [each for each in said.err.splitlines() if each.startswith("left out: 1 of 3 samples of niah_single_3: ")]
