@@ -3,7 +3,8 @@
 At an interval, and in the step after an update that was not finite, it takes a reading (`train/watch/meter.py`:
 statistics of the positions, and how training acts on the maps that make them) and shows it to the detectors
 (`train/watch/detectors.py`). What they find goes to every callback, and may save a checkpoint, end the run, or roll it
-back: `position_watch.policy`. In between it costs nothing. A model without learned positions has no watch, and says so.
+back: `position_watch.policy`. In between it costs nothing but a copy of the heads' rows in the step before a reading. A
+model without learned positions has no watch, and says so.
 """
 
 import math

@@ -33,10 +33,8 @@ class Zero12Engine(ZeroEngine):
         fragment = parameter._hp_mapping
         if fragment is None:
             return {}
-        [masters], address = (
-            self._adamw.param_groups[fragment.param_group_index]["params"],
-            fragment.hp_fragment_address,
-        )
+        [masters] = self._adamw.param_groups[fragment.param_group_index]["params"]
+        address = fragment.hp_fragment_address
         state = self._adamw.state.get(masters, {})
         return {
             key: value if key == "step" else value.narrow(0, address.start, address.numel)
