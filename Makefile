@@ -22,6 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+	@echo "ready: make demo trains a small model, make help lists the rest"
 
 demo: setup ## the main job, small: a RoPE backbone, then RePo, on real text (about five minutes)
 	$(BIN)/python -m data sample corpora/sample

@@ -147,7 +147,9 @@ def next_steps(config: RunConfig, folder: RunFolder) -> str:
     if trained is not None:
         name = [argument for argument in trained if argument.startswith(("name=", "init_from="))]
         done = flat(folder.read_config())
-        longer = [f"{key}={2 * done.get(key, 0)}" for key in ("max_steps", "schedule.decay_steps")]
+        steps, decayed = done.get("max_steps", 0), done.get("schedule.decay_steps", 0)
+        decay = max(decayed, 2 * steps) if decayed > steps else decayed + steps
+        longer = [f"max_steps={2 * steps}", f"schedule.decay_steps={decay}"]
         lines.append(("train longer", f"{python} -m launch {shlex.join([*again, *name, *longer])}"))
     if folder.report.exists():
         lines.insert(0, ("the run on one page", f"{folder.report}"))

@@ -130,13 +130,15 @@ def _generate(options: argparse.Namespace) -> None:
     if options.temperature < 0 or options.max_tokens < 1:
         raise ModelError("--temperature must be 0 or more, and --max-tokens 1 or more")
     writer, text = open_writer(options.source, options.tokenizer), options.prompt
+    layer = writer.layer_to_show(options.layer) if options.show_positions else None
     print(text, end="", flush=True)
     for piece in writer.stream(text, options.max_tokens, options.temperature, options.seed):
         print(piece, end="", flush=True)
         text += piece
     print()
-    if options.show_positions:
-        show_positions(*writer.positions(text), options.layer, Console())
+    if layer is not None:
+        tokens, positions = writer.positions(text)
+        show_positions(tokens, positions[layer], layer, Console())
 
 
 def _progress(done: int, total: int) -> None:

@@ -29,7 +29,7 @@ class StopSignals:
     """
 
     def __init__(self, *, is_main: bool, until_exit: bool = False) -> None:
-        self.received: str | None = None  # the name of the latest
+        self.received: str | None = None  # the name of the first
         self._is_main = is_main
         self._until_exit = until_exit
         self._before: dict[signal.Signals, Any] = {}  # what the first entry found
@@ -51,7 +51,7 @@ class StopSignals:
         self._before.clear()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number).name
+        self.received = self.received or signal.Signals(number).name  # a launcher passes a Ctrl-C on as SIGTERM
         if number == signal.SIGINT:
             # The system's own handling from now on: it ends the process even while that waits for a lost peer in C.
             signal.signal(signal.SIGINT, signal.SIG_DFL)

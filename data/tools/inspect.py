@@ -67,7 +67,9 @@ def load_data_config(path: Path) -> DataConfig:
         loaded = OmegaConf.load(path)
         values = loaded.data if isinstance(loaded, DictConfig) and "data" in loaded else loaded
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), values))
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; give the folder or the YAML of the data") from error
+    except (YAMLError, OmegaConfBaseException) as error:
         lines = [line.strip() for line in str(error).strip().splitlines()]
         keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
         raise DataError(f"{path}: {': '.join([*keys[:1], lines[0]])}; correct it") from error

@@ -104,10 +104,12 @@ class Checkpoints:
     def describe_finished(self, start: Start) -> str:
         """Returns what to print for a finished run: that it is done, and which given settings it did not use."""
         assert start.resume is not None
-        done = (
-            f"{self._config.name} has done all of its {self._config.max_steps} steps; raise max_steps to train longer"
-        )
+        name, step, last = self._config.name, start.resume.step, self._config.max_steps
         changes = changed_keys(start.resume.trainer_state()["config"], self._config)
+        done = f"{name} has done all of its {last} steps; raise max_steps to train longer"
+        if step > last:
+            done = f"{name} has done {step} steps, more than max_steps={last}: nothing is left to train"
+            changes.pop("max_steps", None)
         if not changes:
             return done
         listed = ", ".join(f"{key} (was {was}, is {is_now})" for key, (was, is_now) in changes.items())

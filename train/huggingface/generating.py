@@ -59,6 +59,15 @@ class Writer:
         """Returns token ids, at least one: for an empty text that which begins documents."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids or self.eos_token_ids[:1]
 
+    def layer_to_show(self, layer: int | None) -> int:
+        """Returns a layer that learns positions: the one asked for, or the middle one of all. Raises TrainError."""
+        learned = [number for number, _ in self.model.learned_positions()]
+        if not learned:
+            raise TrainError("no layer of this model learns positions: there are none to show")
+        if layer is not None and layer not in learned:
+            raise TrainError(f"--layer {layer} learns no positions; layers that do: {', '.join(map(str, learned))}")
+        return learned[len(learned) // 2] if layer is None else layer
+
     def positions(self, text: str) -> tuple[list[str], dict[int, Tensor]]:
         """Returns the tokens of a text, and their positions [T, H_kv] in each layer that learns them."""
         ids = self.encode(text)
@@ -88,21 +97,14 @@ def open_writer(source: str, tokenizer: Path | None) -> Writer:
     return Writer(model, config, positions, words, device, config.eos_token_ids, opened.place, max_length)
 
 
-def show_positions(tokens: list[str], positions: dict[int, Tensor], layer: int | None, console: Console) -> None:
-    """Prints the tokens once per head of a layer, coloured from the smallest position to the largest.
+def show_positions(tokens: list[str], positions: Tensor, layer: int, console: Console) -> None:
+    """Prints the tokens once per head of a layer, coloured from the smallest of its positions [T, H_kv] to the largest.
 
-    `layer` None is the middle one of those that learn positions. Without colours, each token has its position beside
-    it. Raises TrainError if the layer has none.
+    Without colours, each token has its position beside it.
     """
-    if not positions:
-        raise TrainError("no layer of this model learns positions: there are none to show")
-    chosen = sorted(positions)[len(positions) // 2] if layer is None else layer
-    if chosen not in positions:
-        listed = ", ".join(map(str, sorted(positions)))
-        raise TrainError(f"--layer {chosen} learns no positions; layers that do: {listed}")
-    for head, z_t in enumerate(positions[chosen].float().T):
+    for head, z_t in enumerate(positions.float().T):
         low, high = float(z_t.min()), float(z_t.max())
-        console.print(f"layer {chosen} head {head}: {low:.4g} to {high:.4g}", style="bold", highlight=False)
+        console.print(f"layer {layer} head {head}: {low:.4g} to {high:.4g}", style="bold", highlight=False)
         text = Text()
         for token, z in zip(tokens, z_t.tolist(), strict=True):
             share = (z - low) / (high - low) if high > low else 0.5

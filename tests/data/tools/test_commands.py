@@ -297,6 +297,7 @@ def test_rows_are_shown_as_text_with_their_ends(
         (("fetch", "{url}", "--to", "{sample}/manifest.json", "--files", "*"), "cannot write in"),
         (("inspect",), "inspect needs a folder, a data config (.yaml), or --file-list"),
         (("inspect", "--file-list", "{tmp}/none"), "there is no file"),
+        (("inspect", "{tmp}/none.yaml"), "none.yaml: No such file or directory; give the folder or the YAML of"),
         (("inspect", "--file-list", "{sample}/web/shard-00.jsonl.zst"), "is no text"),
         (("sample", "{tmp}/mix", "--megabytes", "nan"), "megabytes above 0"),
         (("verify", "{tmp}"), "holds no data files"),

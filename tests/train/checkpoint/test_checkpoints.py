@@ -40,6 +40,15 @@ def test_settings_that_a_finished_run_did_not_use_are_named(finished: RunFolder)
     assert "optimizer.lr (was 0.003, is 1.0)" in said and "seed (was 5, is 7)" in said
 
 
+def test_a_run_that_is_longer_than_asked_for_has_nothing_left_and_says_so_once(finished: RunFolder) -> None:
+    owner = owner_of(finished, max_steps=NUM_STEPS - 1)
+    start = owner.choose_start()
+    assert owner.is_finished(start)
+    said = owner.describe_finished(start)
+    assert said.startswith(f"crashed has done {NUM_STEPS} steps, more than max_steps={NUM_STEPS - 1}: nothing is left")
+    assert "max_steps (was" not in said
+
+
 @pytest.mark.parametrize("changes", [{"max_steps": NUM_STEPS + 1}, {"checkpoint__export_hf": True}])
 def test_more_steps_or_a_missing_export_are_left_to_do(finished: RunFolder, changes: dict[str, Any]) -> None:
     owner = owner_of(finished, **changes)
