@@ -7,7 +7,6 @@ A benchmark that needs what is not here, as a GPU, is a line that says so. The e
 target is a result. What each prints is in a file beside the table.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.figures import FILE_VARIABLE, LEFT_OUT, Figure, markdown_table, read
+from common.command_line import Parser
 from common.files import write_text_whole
 
 FOLDER = Path(__file__).parent
@@ -97,7 +97,7 @@ def table(results: Mapping[str, Result]) -> str:
 def main() -> int:
     """Runs what the command line names; returns the exit code."""
     known = commands()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m benchmarks", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(known)}")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks/table.md"), help="file of the table")
     arguments = parser.parse_args()

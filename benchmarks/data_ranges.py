@@ -43,6 +43,7 @@ RANGE = re.compile(rb"(?i)\r\nrange: bytes=(\d+)-(\d*)")
 GPU_TOKENS = 63_000  # per second
 ROWS_PER_SECOND = {gpus: gpus * GPU_TOKENS / LENGTH for gpus in (8, 64)}
 WORKERS = 2
+RANKS = 8
 MOST_SECONDS = 2.0
 
 
@@ -73,6 +74,8 @@ def main() -> None:
 def measure_first_batch(config: DataConfig, num_rows: int, steps: range) -> None:
     """Seconds to a batch of so many rows: nothing known, sizes and order known, and rows on the disk, too."""
     rng = np.random.default_rng(0)
+    fresh = dataclasses.replace(config, cache_dir=f"{config.cache_dir}-{RANKS}")
+    of_rank = timed_batch(fresh, 0, num_rows, RANKS)
     some, other = (int(rng.integers(steps.start, steps.stop)) for _ in range(2))
     first = timed_batch(config, 0, num_rows)
     kept = timed_batch(config, 0, num_rows)
@@ -80,6 +83,7 @@ def measure_first_batch(config: DataConfig, num_rows: int, steps: range) -> None
     workers = timed_batch(dataclasses.replace(without_rows(config), num_workers=WORKERS), other, num_rows)
     for name, (seconds, cpu), target in (
         (f"first batch of {num_rows} rows by range, nothing known", first, MOST_SECONDS),
+        (f"the same of one of {RANKS} ranks: {num_rows // RANKS} rows", of_rank, MOST_SECONDS),
         ("a resume by range, sizes and order known", resumed, MOST_SECONDS),
         (f"a resume by range with {WORKERS} data workers", workers, MOST_SECONDS),
         ("a batch of rows that have been read before", kept, None),
@@ -87,10 +91,10 @@ def measure_first_batch(config: DataConfig, num_rows: int, steps: range) -> None
         report(Figure(name, seconds, "s", at_most=target), Figure(f"{name}: CPU", cpu, "s"))
 
 
-def timed_batch(config: DataConfig, step: int, batch_size: int) -> tuple[float, float]:
-    """Seconds from nothing to the batch of this step, by the clock and of CPU of this process."""
+def timed_batch(config: DataConfig, step: int, batch_size: int, num_ranks: int = 1) -> tuple[float, float]:
+    """Seconds from nothing to a rank's part of the batch of this step, by the clock and of CPU of this process."""
     start, cpu = time.perf_counter(), time.process_time()
-    with closing(open_stream(config, step, batch_size)) as stream:
+    with closing(open_stream(config, step, batch_size, num_ranks)) as stream:
         stream.next_batch()
         taken = time.perf_counter() - start, time.process_time() - cpu
     while config.root.startswith("http") and not any(Path(str(config.cache_dir)).glob("order-*")):
@@ -107,9 +111,9 @@ def without_rows(config: DataConfig) -> DataConfig:
     return dataclasses.replace(config, cache_dir=str(cache))
 
 
-def open_stream(config: DataConfig, step: int, batch_size: int) -> BatchStream:
-    """Returns the stream that goes on at a step."""
-    stream = build_stream(config, sequence_length=LENGTH, global_batch_size=batch_size)
+def open_stream(config: DataConfig, step: int, batch_size: int, num_ranks: int = 1) -> BatchStream:
+    """Returns the stream of the first rank that goes on at a step."""
+    stream = build_stream(config, sequence_length=LENGTH, global_batch_size=batch_size, world_size=num_ranks)
     if step:
         state = {**stream.state_dict(), "batches": step, "streams": {"rows": [0, step * batch_size]}}
         stream.load_state_dict(state)

@@ -63,11 +63,12 @@ def overview(files: RunFiles) -> Overview:
     step = int(last.get(STEP, 0))
     given = config.get("max_steps")
     max_steps = int(given) if given is not None and is_number(given) else None
-    state, text = NOT_STARTED, "no step yet"
+    is_alive = None if holder is None else holder.is_alive()
+    state, text = NOT_STARTED, "starting, no step yet" if is_alive else "no step yet"
     if rows:
         said = status(files, events, step, max_steps)
         state, text = said["state"], said["text"]
-        if state in ("running", "inactive") and holder is not None and holder.is_alive() is False:
+        if state in ("running", "inactive") and is_alive is False:
             state, text = KILLED, f"killed after step {step}: the same command continues it"
     seconds = _typical(rows, STEP_SECONDS)
     return Overview(

@@ -134,7 +134,8 @@ class TokenBackend:
     def _tokens_of(self, steps: Iterator[np.ndarray], rows_per_step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields the rows of each step and their tokens; where rows are fetched one by one, later ones are meanwhile.
 
-        Nothing is fetched ahead before the first step is there: it would take from that step's connections and core.
+        Nothing is fetched ahead before the first step has been taken: it would take from that step's connections, and
+        dozens of threads from the one that makes a batch of it.
         """
         ranges = self.rows.ranges
         if ranges is None:
@@ -147,11 +148,10 @@ class TokenBackend:
         try:
             while coming:
                 numbers = coming.popleft()
-                tokens = self.rows.read(numbers)
+                yield numbers, self.rows.read(numbers)
                 if len(coming) < max(1, self.num_ahead - at_once) and (more := list(islice(steps, at_once))):
                     self.rows.expect(np.concatenate(more))
                     coming.extend(more)
-                yield numbers, tokens
         finally:
             ranges.close()
 

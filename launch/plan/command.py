@@ -139,7 +139,7 @@ def device_called(name: str) -> Device:
     device = find_device(name)
     if device is None:
         known = ", ".join(one.name for one in DEVICES)
-        raise TrainError(f"--gpu {name} is not in train/devices.py; choose one of {known}")
+        raise TrainError(f"--gpu {name} is not known; choose one of {known}")
     return device
 
 

@@ -55,7 +55,11 @@ def test_a_run_whose_process_is_dead_is_killed_and_one_elsewhere_is_believed(tmp
     training = subprocess.Popen([sys.executable, "-c", "input()", "-m", "train"], stdin=subprocess.PIPE)
     hold(folder, training.pid)
     assert overview(folder).is_alive
+    begun = make_run(tmp_path / "b", range(0))
+    hold(begun, training.pid)
+    assert overview(begun).text == "starting, no step yet"
     training.communicate(b"\n")
+    assert overview(begun).text == "no step yet"
     assert not overview(folder).is_alive
 
 

@@ -63,6 +63,8 @@ def malformed(override: str) -> str:
         return f"""the value in {override!r} has characters that need quotes: '{key}="{value}"'"""
     if override in options("experiment"):
         hint = f"; did you mean experiment={override}?"
+    elif Path(override).is_dir():
+        hint = ": this is a folder; a run is described by its settings, such as experiment=demo name=demo"
     elif is_known(override):
         hint = f": write {override}=VALUE, without spaces"
     elif ":" in override and is_known(override.partition(":")[0]):

@@ -112,20 +112,22 @@ def test_batches_are_those_of_local_files_on_any_topology_and_with_any_faults(
         assert state == end
 
 
-def test_nothing_is_fetched_ahead_before_the_first_step_is_there(
+def test_nothing_is_fetched_ahead_before_the_first_batch_is_taken(
     local: DataConfig, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, expect = read_global(local, 1, length=4096, batch_size=8)[0][0].tokens, TokenRows.expect
-    num_asked = []
+    first, second = (batch.tokens for batch in read_global(local, 2, length=4096, batch_size=8)[0])
+    expected, expect = [], TokenRows.expect
 
     def spy(rows: TokenRows, numbers: np.ndarray) -> None:
-        num_asked.append(len(asked_for(server)))
+        expected.append(len(numbers))
         expect(rows, numbers)
 
     monkeypatch.setattr(TokenRows, "expect", spy)
     with closing(build_stream(at(local, server, tmp_path), sequence_length=4096, global_batch_size=8)) as stream:
         np.testing.assert_array_equal(stream.next_batch().tokens, first)
-    assert num_asked and min(num_asked) >= len(first), "rows of the first step, each a block"
+        assert not expected
+        np.testing.assert_array_equal(stream.next_batch().tokens, second)
+        assert sum(expected) > len(second)
 
 
 def test_a_numpy_header_is_refused_before_any_row_is_read(tmp_path: Path) -> None:
