@@ -47,8 +47,9 @@ def weights_problem(config: RunConfig) -> str | None:
         return None
     if is_hub_id(source):
         return None
+    state = "no folder" if Path(source).expanduser().exists() else "absent"
     return (
-        f"init_from={source} is absent: give a Hugging Face folder, a run, a checkpoint, or a model of the hub as "
+        f"init_from={source} is {state}: give a Hugging Face folder, a run, a checkpoint, or a model of the hub as "
         "hf://OWNER/NAME@REVISION"
     )
 

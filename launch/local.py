@@ -101,6 +101,8 @@ def run_in_foreground(job: Foreground) -> int:
     process = subprocess.Popen(job.command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL)
     while (code := _wait(process)) is None:
         stop.pass_on(process)
+    if stop.at_once:
+        print("stopped at once: the same command goes on from the newest checkpoint", file=sys.stderr)
     if code < 0:  # the only rank or torchrun itself was killed
         if job.is_rank and not stop.requested:
             say_killed(0, signal.Signals(-code))
@@ -134,9 +136,14 @@ class _Stop:
             if self._num_interrupts == 1:
                 os.write(2, NOTICE)
 
+    @property
+    def at_once(self) -> bool:
+        """Whether a second Ctrl-C asked to end the ranks without saving."""
+        return self._num_interrupts > 1
+
     def pass_on(self, process: subprocess.Popen[bytes]) -> None:
         """Passes a request on to the ranks, once."""
-        if self._num_interrupts > 1:
+        if self.at_once:
             self._job.kill(process)
         elif self.requested and not self._passed_on:
             self._job.ask_to_stop(process)

@@ -303,7 +303,9 @@ def test_a_second_ctrl_c_ends_ranks_that_do_not_answer(root: Path, sample: Path)
     job.send_signal(signal.SIGINT)
     wait_for(lambda: all(has_pending(rank, signal.SIGTERM) for rank in ranks), job)
     job.send_signal(signal.SIGINT)
-    assert end(job).returncode == 128 + signal.SIGKILL
+    ended = end(job)
+    assert ended.returncode == 128 + signal.SIGKILL
+    assert ended.stderr.splitlines()[-1] == "stopped at once: the same command goes on from the newest checkpoint"
     wait_for(lambda: not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks), None)
 
 

@@ -138,6 +138,7 @@ SAMPLE = "data.root=SAMPLE"  # the fixture's folder
         ([DEMO, "data.root=/absent"], "data.root: there is no folder /absent; "),
         (["-m", DEMO, "data.root=/absent", "seed=1,2"], "data.root: there is no folder /absent; "),
         ([DEMO, "data.root=/absent", "launch=slurm", "launch.processes=1"], "data.root: there is no folder /absent; "),
+        ([DEMO, "init_from=README.md", "data.root=http://127.0.0.1:9"], "init_from=README.md is no folder: give a Hug"),
         ([DEMO, "init_from=runs/absent", "data.root=http://127.0.0.1:9"], "init_from=runs/absent is absent: give a H"),
         (
             ["experiment=demo-backbone", SAMPLE, "run_root=/proc/runs"],
