@@ -104,7 +104,7 @@ FRAGMENTS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts=st.lists(st.lists(FRAGMENTS, max_size=6).map("".join), max_size=5), kind=st.sampled_from(EncoderKind))
 @pytest.mark.parametrize("name", ["sample", "parts", "words"])
 def test_any_encoder_gives_the_ids_of_tokenizers(
@@ -129,7 +129,7 @@ CHAT = (
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(talks=st.lists(TALKS, max_size=3), kind=st.sampled_from(EncoderKind))
 @pytest.mark.parametrize("name", ["sample", "parts", "words"])
 def test_any_encoder_gives_the_same_ids_for_chats(

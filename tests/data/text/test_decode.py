@@ -60,7 +60,7 @@ def test_an_empty_file_has_no_lines(tmp_path: Path, name: str) -> None:
     assert list(read_lines(tmp_path / name)) == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(0.0, 1.0, exclude_max=True), st.sampled_from(["zst", "gz"]))
 def test_a_compressed_file_cut_anywhere_raises(
     tmp_path_factory: pytest.TempPathFactory, at: float, suffix: str

@@ -17,7 +17,7 @@ def schedule(mixer: Mixer, num_streams: int, num_rows: int, num_sources: int) ->
     return np.eye(num_sources, dtype=bool)[np.array(sources)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(weight_lists, st.sampled_from([1, 8, 24, 64]), st.integers(0, 10))
 def test_every_row_across_streams_holds_each_source_to_within_one_row(
     weights: list[float], num_streams: int, seed: int
@@ -27,7 +27,7 @@ def test_every_row_across_streams_holds_each_source_to_within_one_row(
     assert np.abs(chosen.sum(axis=1) - shares * num_streams).max() < 1 + 1e-6
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(weight_lists, st.integers(0, 63))
 def test_every_stream_holds_each_source_to_within_a_few_rows_at_all_times(weights: list[float], stream: int) -> None:
     shares = np.array(weights) / sum(weights)

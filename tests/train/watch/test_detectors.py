@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from report.metrics import signals
@@ -365,7 +365,6 @@ def test_an_older_state_goes_on() -> None:
     assert [alert for number in range(2, 9) for alert in resumed.observe(reading(100 * number))] == []
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([(), *(changes for *_, changes in CASES.values())]), max_size=25), st.integers(0, 25))
 def test_the_state_goes_through_json_at_any_reading(stretches: list[tuple[Change, ...]], cut: int) -> None:
     readings = [reading(number + 1, *changes) for number, changes in enumerate(stretches)]

@@ -73,7 +73,7 @@ def test_what_constructed_positions_are_known_to_be() -> None:
     assert plateaus["constant_share"] == 1 and plateaus["resolution"] > 0 and plateaus["negative_share"] == 0.5
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_every_statistic_is_its_definition_for_any_documents(data: st.DataObject) -> None:
     num_rows, length, num_heads = (data.draw(st.integers(low, high)) for low, high in ((1, 3), (16, 90), (1, 3)))
