@@ -30,7 +30,7 @@ def background_ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for background in {id(background): background for background in used}.values():
         idle = threading.Event()
         submit(background, idle.set)
-        assert idle.wait(60)
+        assert idle.wait(600)
     end_threads()
 
 

@@ -78,5 +78,5 @@ def end_threads() -> None:
     """Waits for requests that were on their way when a stream ended."""
     for thread in threading.enumerate():
         if thread.name == "rows ahead":
-            thread.join(60)
+            thread.join(600)
             assert not thread.is_alive()

@@ -254,7 +254,7 @@ def test_workers_ignore_the_signals_of_a_scheduler_and_end_with_the_stream(confi
     stream.close()
     gc.collect()
     assert len(workers) >= 2
-    assert not psutil.wait_procs(workers, timeout=60)[1]
+    assert not psutil.wait_procs(workers, timeout=600)[1]
 
 
 def test_workers_do_not_change_the_random_numbers_of_the_trainer(config: DataConfig) -> None:

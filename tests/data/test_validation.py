@@ -139,7 +139,7 @@ def test_ranks_that_ask_at_once_and_every_later_start_get_the_same_rows(mix: Dat
     processes = [multiprocessing.Process(target=_build, args=(config, results)) for _ in range(4)]
     for process in processes:
         process.start()
-    contents = {results.get(timeout=60) for _ in processes}
+    contents = {results.get(timeout=600) for _ in processes}
     for process in processes:
         process.join()
     expected = built(mix)

@@ -54,7 +54,7 @@ class Browser:
         """The value of a JavaScript expression."""
         return self._driver.execute_script(f"return {expression}")
 
-    def eventually(self, expression: str, timeout: float = 120) -> bool:
+    def eventually(self, expression: str, timeout: float = 600) -> bool:
         """Whether an expression comes true; the deadline is only there to end a test that fails."""
         deadline = time.monotonic() + timeout
         while not (held := bool(self.ask(expression))) and time.monotonic() < deadline:

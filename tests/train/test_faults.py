@@ -74,7 +74,7 @@ class StopAfter(Callback):
             return
         if trainer.ranks.rank == 1:
             os.kill(os.getpid(), self._number)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while self._evaluating and not trainer.stop_requested():
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -169,7 +169,7 @@ def all_runs(ranks: Ranks, root: Path) -> dict[str, Seen]:
         evaluating = StopAfter(BAD_STEP, number, evaluating=True)
         seen[number.name] = start(tiny(root, name=number.name), ranks, evaluating)
     seen["in-save"] = start(tiny(root, name="in-save", checkpoint__interval=4), ranks, StopInSave())
-    slow = tiny(root, name="slow", max_steps=40, watchdog__slow_step_factor=1.0, **UNREAD)
+    slow = tiny(root, name="slow", max_steps=40, watchdog__slow_step_factor=4.0, **UNREAD)
     seen["slow"] = start(slow, ranks, SlowRank())
     many = {"data__root": str(root / "many"), "data__file_list": str(root / "many/files.txt")}
     lost = tiny(
@@ -295,4 +295,4 @@ def test_a_slow_step_is_logged_with_the_rank_that_caused_it(root: Path, seen: li
     logged = [event for event in events(root, "slow") if event["event"] == "slow_step"]
     [slow] = [event for event in logged if event["step"] == SLOW_STEP]  # a busy machine may have others
     assert slow["rank"] == 1 and slow["own_seconds"] > 1.2
-    assert slow["seconds"] > slow["usual"] and slow["own_seconds"] > slow["own_seconds_of_others"]
+    assert slow["seconds"] > 4 * slow["usual"] and slow["own_seconds"] > slow["own_seconds_of_others"]

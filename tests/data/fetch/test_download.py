@@ -245,7 +245,7 @@ def test_an_error_ends_the_wait_for_other_downloads(tmp_path: Path, server: File
     answered: list[bool] = []
 
     def held(handler: Handler, content: bytes, start: int) -> None:
-        answered.append(released.wait(60))
+        answered.append(released.wait(600))
         handler.send_range(content, start)
 
     server.faults[NAME] = [held]
@@ -341,7 +341,7 @@ def test_a_full_disk_is_one_line_and_the_download_goes_on_once_there_is_space(
 ) -> None:
     file = remote_file(server.url, tmp_path)
     process, results = start_download(file, limit=1_500_000)
-    assert "free disk space, or set data.cache_dir to a larger disk" in results.get(timeout=30)
+    assert "free disk space, or set data.cache_dir to a larger disk" in results.get(timeout=600)
     process.join()
     assert not file.path.exists()
     download(file)
@@ -352,7 +352,7 @@ def test_a_full_disk_is_one_line_and_the_download_goes_on_once_there_is_space(
 def test_two_processes_on_one_cache_fetch_a_file_once(tmp_path: Path, server: FileServer) -> None:
     server.faults[NAME] = [slowly(200_000, 0.01)]
     started = [start_download(remote_file(server.url, tmp_path)) for _ in range(2)]
-    assert [results.get(timeout=30) for _, results in started] == [SHA256] * 2
+    assert [results.get(timeout=600) for _, results in started] == [SHA256] * 2
     for process, _ in started:
         process.join()
     assert server.starts(NAME) == [0]

@@ -12,7 +12,7 @@ from data.fetch.locks import file_lock
 def _hold(path: Path, held: "multiprocessing.Queue[bool]") -> None:
     with file_lock(path) as got:
         held.put(got)
-        time.sleep(60)
+        time.sleep(3600)
 
 
 def test_a_lock_excludes_others_and_ends_with_its_holder(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_a_lock_excludes_others_and_ends_with_its_holder(tmp_path: Path) -> None
     held: multiprocessing.Queue[bool] = multiprocessing.Queue()
     holder = multiprocessing.Process(target=_hold, args=(path, held))
     holder.start()
-    assert held.get(timeout=60)
+    assert held.get(timeout=600)
     with file_lock(path, wait=False) as got:
         assert not got
     assert holder.pid is not None

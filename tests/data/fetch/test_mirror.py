@@ -90,4 +90,4 @@ def test_an_interrupt_ends_a_fetch(root: Root, server: FileServer) -> None:
     while not (root.folder / ".a.npy.part").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=600) == 130

@@ -225,6 +225,6 @@ def test_ranks_that_share_a_small_cache_all_finish(tmp_path: Path, server: FileS
     ]
     for process in processes:
         process.start()
-    assert [results.get(timeout=60) for _ in processes] == ["done"] * 4
+    assert [results.get(timeout=600) for _ in processes] == ["done"] * 4
     for process in processes:
         process.join()

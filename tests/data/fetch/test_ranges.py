@@ -96,7 +96,7 @@ def test_a_stalled_answer_is_asked_for_again(
     monkeypatch.setattr(web, "RANGE_TIMEOUTS", (5.0, 1.0))
 
     def stall(handler: Handler, content: bytes, start: int) -> None:
-        released.wait(60)
+        released.wait(600)
 
     server.faults["a.npy"] = [stall]
     reader = reader_of(WebFolder(server.url), tmp_path)

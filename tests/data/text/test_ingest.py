@@ -149,7 +149,7 @@ def test_processes_that_ingest_at_once_all_get_everything(tmp_path: Path) -> Non
     processes = [multiprocessing.Process(target=_ingest, args=arguments) for _ in range(3)]
     for process in processes:
         process.start()
-    assert [results.get(timeout=30) for _ in processes] == [80_000] * 3
+    assert [results.get(timeout=600) for _ in processes] == [80_000] * 3
     for process in processes:
         process.join()
     assert len(list((tmp_path / "cache").glob("*.frames"))) == 4

@@ -29,7 +29,7 @@ def asked(
     server: Server, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
 ) -> tuple[int, bytes, http.client.HTTPMessage]:
     """Status, body and headers of an answer; a body that is no string is sent as JSON."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=600)
     try:
         content = body if isinstance(body, str | None) else json.dumps(body)
         connection.request(method, path, content, headers or {})

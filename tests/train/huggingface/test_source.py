@@ -233,7 +233,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield server
         for thread in threading.enumerate():  # downloads beside one that has failed
             if thread.name == "one of many":
-                thread.join(60)
+                thread.join(600)
 
 
 @pytest.mark.parametrize("source", ["hf://a/b@main", "a/b@main"])
