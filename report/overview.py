@@ -20,6 +20,8 @@ KILLED = "killed"
 """State of a run whose process is dead and left no stop event; the others are those of `status`."""
 NOT_STARTED = "no step"
 """State of a run without a row of metrics."""
+STARTING = "starting"
+"""The same while a process holds it."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,7 @@ class Overview:
 
     name: str
     state: str
-    """running, inactive, stopped, pruned, finished, KILLED or NOT_STARTED."""
-    text: str
-    """The state in words."""
+    """running, inactive, stopped, pruned, finished, KILLED, NOT_STARTED or STARTING."""
     step: int
     max_steps: int | None
     tokens: int | None
@@ -52,7 +52,7 @@ class Overview:
     @property
     def is_alive(self) -> bool:
         """Whether a process is training it, as far as can be seen from here."""
-        return self.state == "running"
+        return self.state in ("running", STARTING)
 
 
 def overview(files: RunFiles) -> Overview:
@@ -64,17 +64,15 @@ def overview(files: RunFiles) -> Overview:
     given = config.get("max_steps")
     max_steps = int(given) if given is not None and is_number(given) else None
     is_alive = None if holder is None else holder.is_alive()
-    state, text = NOT_STARTED, "starting, no step yet" if is_alive else "no step yet"
+    state = STARTING if is_alive else NOT_STARTED
     if rows:
-        said = status(files, events, step, max_steps)
-        state, text = said["state"], said["text"]
+        state = status(files, events, step, max_steps)["state"]
         if state in ("running", "inactive") and is_alive is False:
-            state, text = KILLED, f"killed after step {step}: the same command continues it"
+            state = KILLED
     seconds = _typical(rows, STEP_SECONDS)
     return Overview(
         name=files.path.resolve().name,
         state=state,
-        text=text,
         step=step,
         max_steps=max_steps,
         tokens=last.get(TOKENS),

@@ -57,9 +57,9 @@ def test_a_run_whose_process_is_dead_is_killed_and_one_elsewhere_is_believed(tmp
     assert overview(folder).is_alive
     begun = make_run(tmp_path / "b", range(0))
     hold(begun, training.pid)
-    assert overview(begun).text == "starting, no step yet"
+    assert overview(begun).state == "starting" and overview(begun).is_alive
     training.communicate(b"\n")
-    assert overview(begun).text == "no step yet"
+    assert overview(begun).state == "no step" and not overview(begun).is_alive
     assert not overview(folder).is_alive
 
 
