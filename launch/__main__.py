@@ -147,9 +147,7 @@ def next_steps(config: RunConfig, folder: RunFolder) -> str:
     if trained is not None:
         name = [argument for argument in trained if argument.startswith(("name=", "init_from="))]
         done = flat(folder.read_config())
-        steps, decayed = done.get("max_steps", 0), done.get("schedule.decay_steps", 0)
-        decay = max(decayed, 2 * steps) if decayed > steps else decayed + steps
-        longer = [f"max_steps={2 * steps}", f"schedule.decay_steps={decay}"]
+        longer = twice_as_long(done.get("max_steps", 0), done.get("schedule.decay_steps", 0))
         lines.append(("train longer", f"{python} -m launch {shlex.join([*again, *name, *longer])}"))
     if folder.report.exists():
         lines.insert(0, ("the run on one page", f"{folder.report}"))
@@ -160,6 +158,11 @@ def next_steps(config: RunConfig, folder: RunFolder) -> str:
         start = ["name=NEW", f"init_from={folder.path}"]
         lines.append(("start a run from them", f"{python} -m launch {shlex.join([*again, *start])}"))
     return "\n".join(f"  {what:<30}{how}" for what, how in lines)
+
+
+def twice_as_long(steps: int, decayed: int) -> list[str]:
+    """Returns settings for twice the steps: a decay that ended with the run, or before it, ends as much later."""
+    return [f"max_steps={2 * steps}", f"schedule.decay_steps={max(decayed, min(decayed, steps) + steps)}"]
 
 
 def trained_with(arguments: Sequence[str], config: RunConfig, folder: RunFolder) -> list[str] | None:

@@ -215,7 +215,9 @@ def stop_run(arguments: Sequence[str]) -> int:
 
     Raises TrainError if nothing trains it, or if that cannot be reached from this machine.
     """
-    parser = _parser("stop", "save a checkpoint and stop, a sweep with its member; the run's own command continues it")
+    parser = _parser(
+        "stop", "save a checkpoint and stop (a sweep stops with its member); the same command continues it"
+    )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run, such as demo or runs/demo")
     files = RunFiles(folder_of(parser.parse_args(arguments).run))
     if not files.path.is_dir():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.__main__ import print_command, trained_with
+from launch.__main__ import print_command, trained_with, twice_as_long
 from launch.runs import best_run
 from report.run_folder import RunFiles
 from tests.composing import compose
@@ -69,3 +69,8 @@ def test_the_best_of_several_runs_is_named_with_a_command_that_starts_from_it() 
         "  start a run from its weights: python -m launch experiment=demo positions=nope name=NEW "
         "init_from=runs/demo-positions_nope",
     ]
+
+
+@pytest.mark.parametrize(("decayed", "longer"), [(100, 200), (90, 190), (150, 200), (5000, 5000)])
+def test_a_run_of_twice_the_steps_decays_to_its_end(decayed: int, longer: int) -> None:
+    assert twice_as_long(100, decayed) == ["max_steps=200", f"schedule.decay_steps={longer}"]
