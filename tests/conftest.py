@@ -17,9 +17,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two ranks share a laptop's two cores
 if shutil.which("nvidia-smi") is None:  # no GPU: Triton, when it is first imported, is to run kernels on the CPU
     os.environ.setdefault("TRITON_INTERPRET", "1")
-# An example may take seconds on a busy machine, and a fixture that each test makes serves all of its examples.
-UNTIMED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-settings.register_profile("untimed", deadline=None, suppress_health_check=UNTIMED)
+# An example may take seconds on a busy machine.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 # transformers copies code that comes with a folder to a cache, which has one place as long as a process lives.
 REMOTE_CODE = tempfile.TemporaryDirectory(prefix="remote-code-")

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.config import DataConfig, DataKind, RepetitionFilterConfig, SourceConfig
@@ -75,7 +75,7 @@ def configurations(draw: st.DrawFn, sample: Path, token_files: Path) -> tuple[Da
     return config, shape
 
 
-@settings(max_examples=8)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_batches_are_the_same_on_any_topology_and_after_resuming_onto_another(
     data: st.DataObject, sample: Path, token_files: Path

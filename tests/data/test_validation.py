@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import data.validation
@@ -36,7 +36,7 @@ from tests.data.validating import (
 )
 
 
-@settings(max_examples=8)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(draw=st.data())
 def test_no_held_out_document_is_trained_on_for_any_topology_and_after_every_resume(
     draw: st.DataObject, mix: DataConfig

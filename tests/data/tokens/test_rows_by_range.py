@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.config import DataConfig, DataKind, Fetch, SourceConfig
@@ -84,7 +84,7 @@ def asked_for(server: FileServer) -> Counter[tuple[str, int]]:
     return blocks
 
 
-@settings(max_examples=6)
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_batches_are_those_of_local_files_on_any_topology_and_with_any_faults(
     data: st.DataObject, local: DataConfig, tmp_path_factory: pytest.TempPathFactory

@@ -24,12 +24,24 @@ def stand_in(folder: RunFiles) -> Any:
 
 
 def test_the_page_is_written_while_the_run_goes_on_and_printed_at_its_end(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_run(tmp_path / "run", range(1, 4))
+    popen, go, begun = subprocess.Popen, tmp_path / "go", []
+
+    def popen_on_go(command: list[str], **options: Any) -> Any:
+        begun.append(command)
+        return popen(
+            ["sh", "-c", f"while [ ! -e '{go}' ]; do sleep 0.01; done; exec \"$@\"", "sh", *command], **options
+        )
+
+    monkeypatch.setattr(subprocess, "Popen", popen_on_go)
     report = Report(0.0)
     report.on_step_end(stand_in(folder))
+    assert not folder.report.exists()  # the trainer has gone on by now
     report.on_step_end(stand_in(folder))  # one at a time
+    assert len(begun) == 1
+    go.touch()
     deadline = time.monotonic() + 600
     while not folder.report.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
