@@ -1,11 +1,13 @@
 """A linear map with a float32 result that is accurate to float32, independent of autocast and TF32 settings.
 
 RePo's positions are angles: an error of 0.1 in z is an error of 0.1 rad in the fastest pair of every head. Autocast,
-TF32 and bfloat16 outputs each cost that much at |z| of a few hundred. Two kinds of product are not affected:
+TF32 and bfloat16 outputs each cost that much at |z| of a few hundred. These products are not affected; what is left in
+float32 is the rounding of sums, below 1e-6 of the sum of all |x w|:
 
-- on a GPU, those of half-precision operands: they are exact in float32, and tensor cores accumulate and return float32,
-  so that only the rounding of float32 sums is left. A float32 operand is three bfloat16 ones that add up to it.
-- on a CPU, and of float64 anywhere: float64, which no setting rounds.
+- on a GPU, those of half-precision operands: they are exact in float32, and tensor cores accumulate and return float32.
+  A float32 operand is three bfloat16 ones that add up to it.
+- on a CPU, those of float32 operands, unless a setting lets torch round them: then float64, which no setting rounds.
+- of float64 operands anywhere: float64.
 """
 
 from typing import Any
@@ -30,14 +32,29 @@ def has_wide_products(operand: Tensor) -> bool:
     return has_tensor_cores(operand) and operand.dtype in HALF
 
 
+def has_float32_products(operand: Tensor) -> bool:
+    """Returns whether torch computes float32 products there as float32: on a CPU, unless a setting says otherwise.
+
+    `torch.set_float32_matmul_precision` and `torch.backends` set it for oneDNN, on ARM an environment variable too.
+    Compiled code cannot ask.
+    """
+    if has_tensor_cores(operand) or not operand.is_cpu or torch.compiler.is_compiling():
+        return False
+    onednn: Any = torch.backends.mkldnn
+    return not onednn.is_acl_available() and onednn.matmul.fp32_precision in ("none", "ieee")
+
+
 def wide_product(a_mk: Tensor, b_kn: Tensor) -> Tensor:
     """Returns `a @ b` of half-precision operands of one dtype in float32."""
     return torch.mm(a_mk, b_kn, out_dtype=torch.float32)
 
 
 def exact_product(a_mk: Tensor, b_kn: Tensor) -> Tensor:
-    """Returns `a @ b` in float32, in float64 where an operand is float64."""
+    """Returns `a @ b` in float32, in float64 where an operand is float64. It has no gradient."""
     wide = torch.promote_types(torch.promote_types(a_mk.dtype, b_kn.dtype), torch.float32)
+    if wide == torch.float32 and has_float32_products(a_mk):
+        out_mn = a_mk.new_empty(len(a_mk), b_kn.shape[1], dtype=wide)
+        return torch.mm(a_mk.to(wide), b_kn.to(wide), out=out_mn)  # autocast leaves calls with `out` alone
     if wide == torch.float64 or not has_tensor_cores(a_mk):
         return (a_mk.double() @ b_kn.double()).to(wide)
     if a_mk.dtype == b_kn.dtype and a_mk.dtype in HALF:
@@ -125,8 +142,7 @@ def _two_products(x_nk: Tensor, gate_mk: Tensor, content_mk: Tensor) -> tuple[Te
     if has_tensor_cores(x_nk):
         return exact_product(x_nk, torch.cat((gate_mk, content_mk)).t()).chunk(2, dim=1)
     # On a CPU, silu of every other row of memory can differ in its last bit from silu of a tensor of its own.
-    wide, x_nk = torch.promote_types(x_nk.dtype, torch.float32), x_nk.double()
-    return tuple(exact_product(x_nk, weight_mk.t()).to(wide) for weight_mk in (gate_mk, content_mk))
+    return tuple(exact_product(x_nk, weight_mk.t()) for weight_mk in (gate_mk, content_mk))
 
 
 def exact_gated(x: Tensor, gate: nn.Module, content: nn.Module) -> Tensor:

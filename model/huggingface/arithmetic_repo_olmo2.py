@@ -53,10 +53,24 @@ class RepoMap(nn.Module):
         if x.is_cuda and x.dtype == weight.dtype and x.dtype in (torch.bfloat16, torch.float16):
             with torch.autocast("cuda", enabled=False):  # such products are exact in float32, and in TF32 too
                 y = flat.float() @ weight.t().float()
+        elif torch.float64 not in (x.dtype, weight.dtype) and _has_float32_products(x):
+            with torch.autocast("cpu", enabled=False):
+                y = flat.float() @ weight.t().float()
         else:
             wide = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
             y = (flat.double() @ weight.t().double()).to(wide)
         return y.unflatten(0, x.shape[:-1])
+
+
+def _has_float32_products(x: Tensor) -> bool:
+    """Returns whether torch computes float32 products there as float32: on a CPU, unless a setting says otherwise.
+
+    Compiled code cannot ask, and torch before 2.9 does not say.
+    """
+    onednn: Any = torch.backends.mkldnn
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or not hasattr(onednn, "matmul"):
+        return False
+    return not onednn.is_acl_available() and onednn.matmul.fp32_precision in ("none", "ieee")
 
 
 class RepoRotation(nn.Module):

@@ -1,9 +1,12 @@
 """Exact products keep their bounds whatever the precision switches say."""
 
 from collections.abc import Iterator
+from operator import attrgetter
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import exact
 from model.exact import ExactLinear, exact_gated, exact_product
@@ -44,6 +47,54 @@ def test_a_float64_map_stays_float64() -> None:
     assert torch.autograd.gradcheck(linear, x)
 
 
+class _Products(TorchDispatchMode):
+    """Notes the dtype of the operands of each matrix product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if operator.overloadpacket is torch.ops.aten.mm:
+            self.dtypes |= {args[0].dtype, args[1].dtype}
+        return operator(*args, **(kwargs or {}))
+
+
+def dtypes_of_products() -> set[torch.dtype]:
+    gate, content, final = ExactLinear(8, 4), ExactLinear(8, 4), ExactLinear(4, 2)
+    with _Products() as products, torch.autocast("cpu", torch.bfloat16):
+        final(exact_gated(torch.randn(6, 8, requires_grad=True), gate, content)).sum().backward()
+    return products.dtypes
+
+
+def test_products_are_float32_where_no_setting_rounds_them(matmul_precision: str) -> None:
+    assert dtypes_of_products() == {torch.float32 if matmul_precision == "highest" else torch.float64}
+
+
+@pytest.mark.parametrize("of", ["mkldnn.matmul", "mkldnn", ""])
+def test_the_settings_of_a_backend_count_too(of: str) -> None:
+    backend = attrgetter(f"backends.{of}".rstrip("."))(torch)
+    try:
+        for precision, expected in (("bf16", torch.float64), ("ieee", torch.float32), ("tf32", torch.float64)):
+            backend.fp32_precision = precision
+            assert dtypes_of_products() == {expected}
+    finally:
+        backend.fp32_precision = "none"
+
+
+def test_where_an_environment_variable_can_round_products_are_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_acl_available", lambda: True)
+    assert dtypes_of_products() == {torch.float64}
+
+
+@pytest.mark.parametrize("a_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("b_dtype", [torch.float32, torch.bfloat16])
+def test_products_on_a_cpu_have_the_error_of_float32_sums(a_dtype: torch.dtype, b_dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    a, b = (8 * torch.randn(64, 256)).to(a_dtype), torch.randn(256, 16).to(b_dtype)
+    assert_within_float32_sums(exact_product(a, b), a, b)
+
+
 @pytest.mark.gpu
 def test_tensor_cores_return_float32() -> None:
     a, b = (torch.randn(256, 256, device="cuda", dtype=torch.bfloat16) for _ in range(2))
@@ -63,6 +114,14 @@ def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "wide_product", wide_product)
 
 
+def assert_within_float32_sums(product: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    expected = a.double() @ b.double()
+    assert product.dtype == torch.float32
+    assert (product.double() - expected).norm() < 3e-7 * expected.norm()
+    bound = 2e-6 * (a.double().abs() @ b.double().abs())
+    assert ((product.double() - expected).abs() < bound).all()
+
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -72,11 +131,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 def test_products_of_pieces_have_the_error_of_float32_sums(a_dtype: torch.dtype, b_dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     a, b = (8 * torch.randn(64, 256)).to(a_dtype), torch.randn(256, 16).to(b_dtype)
-    product, expected = exact_product(a, b), a.double() @ b.double()
-    assert product.dtype == torch.float32
-    assert (product.double() - expected).norm() < 3e-7 * expected.norm()
-    bound = 2e-6 * (a.double().abs() @ b.double().abs())
-    assert ((product.double() - expected).abs() < bound).all()
+    assert_within_float32_sums(exact_product(a, b), a, b)
 
 
 @pytest.mark.usefixtures("tensor_cores")

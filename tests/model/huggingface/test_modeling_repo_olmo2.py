@@ -2,9 +2,10 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -64,12 +65,30 @@ def test_logits_equal_the_models_to_the_bit(loaded: dict[str, Any], name: str, u
 @pytest.mark.parametrize("name", MODELS)
 def test_bfloat16_logits_equal_the_models_too(folders: dict[str, Path], loaded: dict[str, Any], name: str) -> None:
     ours = built(*MODELS[name]).bfloat16()
-    cast = load(folders[name]).to(torch.bfloat16)
-    assert torch.equal(cast.model.rotation.turn_bits, loaded[name].model.rotation.turn_bits)
+    converted = load(folders[name]).to(torch.bfloat16)
+    assert torch.equal(converted.model.rotation.turn_bits, loaded[name].model.rotation.turn_bits)
     with torch.no_grad():
         expected = ours(TOKENS)
         assert torch.equal(load(folders[name], dtype=torch.bfloat16)(TOKENS).logits, expected)
-        assert torch.equal(cast(TOKENS).logits, expected)
+        assert torch.equal(converted(TOKENS).logits, expected)
+
+
+@pytest.fixture(params=["none", "tf32", "bf16"])
+def float32_precision(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What torch may round operands of float32 products to on a CPU."""
+    matmul = cast(Any, torch.backends.mkldnn).matmul
+    matmul.fp32_precision = request.param
+    yield
+    matmul.fp32_precision = "none"
+
+
+@pytest.mark.usefixtures("float32_precision")
+def test_positions_equal_the_models_whatever_settings_say(loaded: dict[str, Any]) -> None:
+    ours, theirs = dict(built(*MODELS["mixed"]).learned_positions())[1], loaded["mixed"].model.layers[1].self_attn
+    h = 8 * torch.randn(2, 40, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = theirs.learned_positions(h)
+        assert found.dtype == torch.float32 and torch.equal(found, ours(h))
 
 
 def test_attention_without_a_fused_kernel_agrees(folders: dict[str, Path], loaded: dict[str, Any]) -> None:
