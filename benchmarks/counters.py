@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.figures import Figure, Origin, markdown_table, report
-from model import exact, norm_rotate
+from model import exact, norm_rotate, rotary
 from model.accounting import flops_per_token
 from model.config import Kernel, ModelConfig, PositionsConfig
 from model.loss import LMHead
@@ -145,15 +146,14 @@ def gpu_operators() -> Iterator[None]:
         y: Tensor = rms_norm(x, self.weight)[0]
         return y
 
-    before = exact.has_tensor_cores, norm_rotate._is_on_gpu, RMSNorm.forward
-    exact.has_tensor_cores = lambda operand: True
-    norm_rotate._is_on_gpu = lambda x: True
-    RMSNorm.forward = fused  # type: ignore[method-assign]
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            yield
-    finally:
-        exact.has_tensor_cores, norm_rotate._is_on_gpu, RMSNorm.forward = before  # type: ignore[method-assign]
+    with (
+        patch.object(exact, "has_tensor_cores", lambda operand: True),
+        patch.object(norm_rotate, "_is_on_gpu", lambda x: True),
+        patch.object(rotary, "_keeps_cos_sin", lambda q, positions: False),
+        patch.object(RMSNorm, "forward", fused),
+        FakeTensorMode(allow_non_fake_inputs=True),
+    ):
+        yield
 
 
 @dataclass

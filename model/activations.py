@@ -2,7 +2,7 @@
 
 The counts are those of autograd for model/transformer.py, tensor by tensor (tests/model/test_activations.py holds them
 against its saved tensors). RMSNorm keeps its input and a scale per token; in half precision on a CPU it keeps two
-float32 tensors of its width.
+float32 tensors of its width. Cosines and sines of learned positions are kept on a CPU only.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,9 @@ def activations(
     Raises ModelError if the positions do not fit the model.
     """
     tokens, width = rows * length, config.hidden_size
-    maps = [scheme.kept_bytes(element) for scheme in build_schemes(config, positions)]
+    schemes = build_schemes(config, positions)
+    cos_sin = 0 if on_gpu or compiled else FLOAT32 * config.key_value_heads * config.head_dim  # half for each
+    maps = [scheme.kept_bytes(element) + cos_sin * scheme.is_learned for scheme in schemes]
     block = _block_bytes_per_token(config, element, on_gpu or compiled) + _score_bytes_per_token(config, length)
     if compiled:
         block -= element * config.intermediate_size

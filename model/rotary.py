@@ -6,7 +6,8 @@ deviations from the index.
 
 Angles are computed as turns in float64 and reduced to half a turn before they become float32, so cosines are as
 accurate at position 1,000,000 as at 1. Only z and the rotated q, k are kept for the backward pass (attention keeps
-those two anyway). With y the rotated pair, g its gradient:
+those two anyway), and on a CPU cosines and sines of learned positions, which take long there. With y the rotated
+pair, g its gradient:
 
     dL/dangle_i = g2 y1 - g1 y2        dL/dz = sum_i w_i dL/dangle_i
 
@@ -122,15 +123,17 @@ class _Rotate(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         cos, sin = _cos_sin(positions, turns, index_turns, factor, q.dtype, round_to_input)
         q_turned, k_turned = _turn(q, cos, sin), _turn(k, cos, sin)
-        ctx.save_for_backward(q_turned, k_turned, positions, turns, index_turns)
+        kept = (cos, sin) if _keeps_cos_sin(q, positions) else (None, None)
+        ctx.save_for_backward(q_turned, k_turned, positions, turns, index_turns, *kept)
         ctx.factor, ctx.round_to_input = factor, round_to_input
         return q_turned, k_turned
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_q: Tensor, grad_k: Tensor) -> tuple[Tensor | None, ...]:
-        q_turned, k_turned, positions, turns, index_turns = ctx.saved_tensors
-        cos, sin = _cos_sin(positions, turns, index_turns, ctx.factor, grad_q.dtype, ctx.round_to_input)
+        q_turned, k_turned, positions, turns, index_turns, cos, sin = ctx.saved_tensors
+        if cos is None:
+            cos, sin = _cos_sin(positions, turns, index_turns, ctx.factor, grad_q.dtype, ctx.round_to_input)
         grad_z = None
         if ctx.needs_input_grad[2]:
             num_kv_heads = k_turned.shape[2]
@@ -140,6 +143,11 @@ class _Rotate(torch.autograd.Function):
             slope += _slope(grad_k, k_turned)
             grad_z = slope.mul_((turns * 2 * math.pi).to(slope.dtype)).sum(-1).to(positions.dtype)
         return _turn(grad_q, cos, sin, back=True), _turn(grad_k, cos, sin, back=True), grad_z, None, None, None, None
+
+
+def _keeps_cos_sin(q: Tensor, positions: Tensor) -> bool:
+    """Returns whether cosines and sines of these positions are kept (model/activations.py counts them)."""
+    return q.is_cpu and positions.ndim > 1 and not torch.compiler.is_compiling()
 
 
 # Passes over memory are the cost of what follows: eager operators write into their last tensor, in its dtype.
