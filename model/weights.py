@@ -187,7 +187,8 @@ def finite(source: Source, key: str) -> Tensor:
 def initialise(model: nn.Module, weights: Weights, device: torch.device | str) -> None:
     """Moves `model` to `device`, allocating it if it is on the meta device, and sets every parameter."""
     if any(parameter.is_meta for parameter in model.parameters()):
-        model.to_empty(device=device)
+        # Not `to_empty`: it makes tensors like those on the meta device, which loads parts of torch's compiler.
+        model._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device))
     else:
         model.to(device)
     with torch.no_grad():

@@ -5,6 +5,7 @@ maps included, except the input embedding. The maps of learned position schemes 
 can have their own learning rate; with the recipe's values that changes nothing.
 """
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -17,6 +18,19 @@ from train.optimizer_config import OptimizerConfig
 POSITIONS_GROUP = "repo"
 """The group of all learned position maps, by its name in saved optimizer states."""
 P = TypeVar("P")  # a parameter, or what stands for one
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW without the wrappers of its methods, which import torch's compiler at their first call.
+
+    That import takes as long as the one of torch.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
 def group_name(parameter_name: str, config: OptimizerConfig) -> str:
@@ -46,14 +60,10 @@ def uses_fused_kernel(device: torch.device) -> bool:
     return device.type in ("cuda", "cpu")
 
 
-def build_optimizer(
-    named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, *, fused: bool
-) -> torch.optim.AdamW:
-    """Returns torch's AdamW; `train.schedule` gives its learning rates before every update."""
+def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, *, fused: bool) -> AdamW:
+    """Returns AdamW; `train.schedule` gives its learning rates before every update."""
     beta1, beta2 = config.betas
-    return torch.optim.AdamW(
-        parameter_groups(named, config), lr=config.lr, betas=(beta1, beta2), eps=config.eps, fused=fused
-    )
+    return AdamW(parameter_groups(named, config), lr=config.lr, betas=(beta1, beta2), eps=config.eps, fused=fused)
 
 
 def adamw_change(

@@ -9,12 +9,14 @@ Size: nodes.
 import itertools
 import random
 from collections.abc import Iterable, Sequence
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from evaluate.config import ProbeConfig
 from evaluate.scoring import path, yes_or_no
 from evaluate.tasks.task import Sample, Task
+
+if TYPE_CHECKING:  # else where it is used: a quarter of a second, and most runs ask no questions about graphs
+    from networkx import Graph
 
 CONNECTIVITY = (
     "Determine if there is a path between two nodes in the graph. Note that (i,j) means that node i and node j are "
@@ -67,6 +69,8 @@ class Cycle(Task):
 
     def sample(self, draw: random.Random, size: int) -> Sample:
         """Returns a forest, or one in which an edge lies elsewhere and closes a cycle; and the question."""
+        import networkx as nx
+
         is_yes = draw.random() < 0.5
         edges = list(nx.random_labeled_tree(size, seed=draw).edges)
         kept = draw.sample(edges, size - size // NODES_PER_CHANGE)  # so many that some three nodes stay connected
@@ -85,6 +89,8 @@ class ShortestPath(Task):
 
     def sample(self, draw: random.Random, size: int) -> Sample:
         """Returns a connected graph with weights, and the question."""
+        import networkx as nx
+
         paths: list[str] = []
         while not 0 < len(paths) <= MAX_PATHS:
             graph = _connected(draw, range(size), size)
@@ -99,8 +105,10 @@ class ShortestPath(Task):
         return Sample(prompt, tuple(paths), f" {paths[0]}")
 
 
-def _connected(draw: random.Random, nodes: Sequence[int], num_more: int) -> nx.Graph:
+def _connected(draw: random.Random, nodes: Sequence[int], num_more: int) -> "Graph":
     """Returns a random tree of these nodes with so many more edges."""
+    import networkx as nx
+
     tree = nx.random_labeled_tree(len(nodes), seed=draw)
     graph = nx.Graph((nodes[one], nodes[other]) for one, other in tree.edges)
     for _ in range(num_more):
@@ -108,7 +116,7 @@ def _connected(draw: random.Random, nodes: Sequence[int], num_more: int) -> nx.G
     return graph
 
 
-def _apart(draw: random.Random, graph: nx.Graph) -> Edge:
+def _apart(draw: random.Random, graph: "Graph") -> Edge:
     """Returns two random nodes without an edge between them, of which there must be some."""
     nodes = sorted(graph.nodes)
     while True:

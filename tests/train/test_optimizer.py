@@ -1,5 +1,6 @@
 """Parameter groups: what decays, and what has a rate of its own."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 
 from model.config import PositionsConfig
 from model.transformer import Olmo2
+from model.weights import initialise
 from tests.train.tiny import tiny
+from train.engine.determinism import set_determinism
 from train.optimizer import build_optimizer, group_name, parameter_groups
 from train.optimizer_config import OptimizerConfig
 
@@ -59,3 +62,18 @@ def test_the_head_is_no_embedding_and_repos_maps_are_no_norms() -> None:
 def test_adamw_has_the_betas_and_epsilon_of_the_config() -> None:
     optimizer = build_optimizer(built().named_parameters(), OptimizerConfig(betas=[0.8, 0.99], eps=1e-7), fused=False)
     assert all(group["betas"] == (0.8, 0.99) and group["eps"] == 1e-7 for group in optimizer.param_groups)
+
+
+def test_an_eager_run_does_not_load_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("torch._dynamo", "torch._inductor", "torch.fx.experimental.symbolic_shapes"):
+        monkeypatch.setitem(sys.modules, name, None)  # importing it is an error
+    set_determinism(False)
+    model = built()
+    initialise(model, lambda name: torch.zeros(()), "cpu")
+    optimizer = build_optimizer(model.named_parameters(), OptimizerConfig(), fused=True)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert all((parameter < 0).all() for parameter in model.parameters())

@@ -26,7 +26,8 @@ def set_determinism(is_on: bool) -> None:
 
         if hasattr(compiler, "deterministic"):  # not in every version that is supported
             compiler.deterministic = True
-    torch.use_deterministic_algorithms(is_on)
+    if torch.are_deterministic_algorithms_enabled() != is_on:  # importing torch's compiler takes a second
+        torch.use_deterministic_algorithms(is_on)
     # Filling new tensors costs a pass over each, and only shows faults of programs.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - unknown to the checker of types
     torch.backends.cuda.enable_cudnn_sdp(not is_on)

@@ -28,7 +28,7 @@ from train.engine.config import Precision
 from train.engine.settings import deepspeed_config
 from train.engine.stopwatch import Stopwatch
 from train.errors import TrainError
-from train.optimizer import POSITIONS_GROUP, adamw_change, build_optimizer, uses_fused_kernel
+from train.optimizer import POSITIONS_GROUP, AdamW, adamw_change, build_optimizer, uses_fused_kernel
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state of a parameter, besides its step counter
 OWN_SETTINGS = ("weight_decay", "betas", "eps", "fused")  # of a parameter group, whatever a checkpoint says
@@ -66,6 +66,7 @@ class Engine(ABC):
         """
         import deepspeed  # half a second; not before Ranks.join has set the accelerator
         import deepspeed.utils.nvtx
+        from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
 
         self.device = ranks.device
         self.zero_stage = config.engine.zero_stage
@@ -90,6 +91,8 @@ class Engine(ABC):
         optimizer = build_optimizer(model.named_parameters(), config.optimizer, fused=uses_fused_kernel(self.device))
         self._hyperparameters = [{key: group[key] for key in OWN_SETTINGS} for group in optimizer.param_groups]
         deepspeed.utils.nvtx.enable_nvtx = self.device.type == "cuda"  # 450 ranges per layer and micro-batch of ZeRO 3
+        if AdamW not in ZERO_SUPPORTED_OPTIMIZERS:  # DeepSpeed would warn of a class that it has not tried
+            ZERO_SUPPORTED_OPTIMIZERS.append(AdamW)
         with contextlib.redirect_stdout(io.StringIO()):  # ZeRO 1 with bf16 prints memory reports
             self._engine: Any = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
 
