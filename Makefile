@@ -8,7 +8,7 @@ LM_EVAL := .venv-lm-eval
 unexport PYTHONDONTWRITEBYTECODE # tests start many processes, which would compile everything again
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-vllm lm-eval chaos lint format bench pictures clean
+.PHONY: help setup demo test test-system test-slow test-gpu test-vllm lm-eval chaos lint format bench pictures clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,8 +29,13 @@ demo: setup ## the main job, small: a RoPE backbone, then RePo, on real text (ab
 	$(BIN)/python -m launch experiment=demo-backbone
 	$(BIN)/python -m launch experiment=demo
 
-test: setup ## the tests (seven minutes on two cores)
-	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
+
+test: setup ## the tests but for those below (under five minutes on two cores)
+	$(PYTEST)
+
+test-system: setup ## launchers, SLURM, browsers, kills (three minutes on two cores)
+	$(PYTEST) -m 'system and not slow'
 
 test-slow: setup lm-eval ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -27,16 +27,16 @@ os.environ["HF_MODULES_CACHE"] = REMOTE_CODE.name
 
 RUNS = ("callbacks", "checkpoint", "huggingface", "test_records.py", "test_trainer.py")
 """What looks at the runs of tests/train/conftest.py."""
-LONGEST = ("tests/train/runs", "tests/launch", "tests/train")
+LONGEST = ("tests/train/runs", "tests/train", "tests/launch/test_launch.py", "tests/chaos")
 """The groups that take longest, which begin first."""
 
 
 def group_of(nodeid: str) -> str:
     """Returns the group of a test: those that share fixtures, which one process makes once."""
-    package = nodeid.split("::")[0].split("/")[:3]
-    if package[:2] == ["tests", "train"]:
-        return "tests/train/runs" if package[2] in RUNS else "tests/train"
-    return "/".join(package[:2])
+    path = nodeid.split("::")[0].split("/")
+    if path[1] == "train":
+        return "tests/train/runs" if path[2] in RUNS else "tests/train"
+    return "/".join(path if path[1] == "launch" else path[:2])
 
 
 class OneGroupAtATime(LoadScopeScheduling):
@@ -57,10 +57,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))
 
 
+def pytest_configure() -> None:
+    """Turns garbage collections off while tests are collected: all that is imported stays."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Takes all that is imported out of garbage collections, so that forked data workers need not copy it."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:

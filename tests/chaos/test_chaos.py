@@ -10,6 +10,8 @@ import random
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.compare import differing_steps, rows_out_of_place
 from tests.chaos.job import HANG_SECONDS, Started, wait_in_steps
 from tests.distributed import free_port
@@ -19,6 +21,8 @@ from train.config import RunConfig
 from train.distributed import leave
 from train.errors import EXIT_OK
 from train.run_folder import RunFolder
+
+pytestmark = pytest.mark.system
 
 NUM_KILLS, NUM_STEPS, NUM_RANKS = 4, 30, 2
 

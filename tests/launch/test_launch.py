@@ -37,6 +37,8 @@ from tests.launch.launching import (
 from train.errors import EXIT_DATA, EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR, StopReason, TrainError
 from train.run_folder import RunFolder
 
+pytestmark = pytest.mark.system
+
 Launches = dict[str, Future[subprocess.CompletedProcess[str]]]
 
 INTERVAL = 8  # steps between two checkpoints

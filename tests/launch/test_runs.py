@@ -20,6 +20,7 @@ def verb(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.system
 def test_a_run_is_listed_while_it_trains_and_stopped_by_its_name(tmp_path: Path, sample: Path) -> None:
     folder = RunFolder(tmp_path / "long")
     settings = ["name=long", f"run_root={tmp_path}", f"data.root={sample}", "launch.processes=1", ENDLESS]

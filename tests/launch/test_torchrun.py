@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.launch.launching import ROOT, end, wait_for
+
+pytestmark = pytest.mark.system
 
 KILLED_WHEN_ASKED = """
 trap '(while kill -USR1 $PPID; do sleep 0.02; done) >/dev/null 2>&1 & kill -KILL $$' TERM  # asked until it ends

@@ -1,11 +1,13 @@
-"""One short real run that was stopped and resumed, for all tests of the report."""
+"""One browser, and one short real run that was stopped and resumed, for all tests of the report."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from report.run_folder import RunFiles
 from tests.distributed import run_ranks
+from tests.report.browser import Browser, open_browser
 from tests.train.probe import start
 from tests.train.tiny import tiny, write_tokenizer, write_tokens
 from train.distributed import Ranks
@@ -28,3 +30,9 @@ def real_run(tmp_path_factory: pytest.TempPathFactory) -> RunFiles:
     write_tokenizer(root / "tokenizer.json")
     run_ranks(stop_and_resume, 1, root)
     return RunFiles(root / "runs" / "stopped")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with open_browser() as browser:
+        yield browser

@@ -1,7 +1,6 @@
 """The report in a real Chromium, from a file, with the network off."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +11,14 @@ from report.page import write_page
 from report.page_data import read_run
 from report.probes import ProbeText, read_probes, write_probes
 from report.run_folder import RunFiles
-from tests.report.browser import Browser, open_browser
+from tests.report.browser import Browser
 from tests.report.conftest import NUM_STEPS
 from tests.report.folders import HEADS, LAYERS, add_probes, evaluated, make_run
 
+pytestmark = pytest.mark.system
+
 HEAT, CURVE = "document.getElementById('heat')", "document.getElementById('curve')"
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

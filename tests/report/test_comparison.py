@@ -15,7 +15,7 @@ from report.errors import ReportError
 from report.metrics import probe_nll
 from report.page import write_page
 from report.run_folder import RunFiles
-from tests.report.browser import open_browser
+from tests.report.browser import Browser
 from tests.report.folders import make_run
 
 CONFIG = {"name": "x", "seed": 1, "max_steps": 9, "optimizer": {"lr": 1e-3, "eps": 1e-8}, "wandb": {"group": "g"}}
@@ -111,7 +111,8 @@ def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
     assert [run.name for run in compare(runs).runs] == ["x/demo", "y/demo"]
 
 
-def test_the_page_draws_a_curve_per_run_and_shows_hostile_names_as_text(tmp_path: Path) -> None:
+@pytest.mark.system
+def test_the_page_draws_a_curve_per_run_and_shows_hostile_names_as_text(browser: Browser, tmp_path: Path) -> None:
     hostile = "<img src=x onerror='window.hacked = 1'>"
     runs = [made(tmp_path, name, 60, shift, seed=seed) for seed, (name, shift) in enumerate([(hostile, 0.1), ("b", 0)])]
     page, other = tmp_path / "compared.html", tmp_path / "without-seeds.html"
@@ -121,31 +122,30 @@ def test_the_page_draws_a_curve_per_run_and_shows_hostile_names_as_text(tmp_path
     many, crowd = tmp_path / "many.html", [made(tmp_path, f"run-{number}", 5, 0.0) for number in range(9)]
     write_page(comparison_data(compare(crowd), "many"), many, "comparison")
     legends = "document.querySelectorAll('#steps .plot .legend').length"
-    with open_browser() as browser:
-        browser.open(many)
-        borders = "[...document.querySelectorAll('.swatch')].map(one => getComputedStyle(one).borderTopStyle)"
-        assert browser.ask(borders) == ["solid"] * 8 + ["dashed"] and browser.ask(legends) == 0
-        browser.open(other)
-        hidden = "['settings', 'probes'].every(section => document.getElementById(section).hidden)"
-        assert browser.ask(hidden) and browser.console_messages() == []
-        browser.open(page)
-        assert browser.text("h1") == "two runs" and "61,440 tokens" in browser.text("#summary")
-        cells = "[...document.querySelectorAll('#run-table td:first-child')].map(cell => cell.textContent)"
-        assert browser.ask(cells) == ["b", hostile]
-        headings = "[...document.querySelectorAll('th')].map(cell => cell.textContent)"
-        explained = "[...document.querySelectorAll('#columns b')].map(cell => cell.textContent)"
-        assert set(browser.ask(headings)) - set(browser.ask(explained)) == {"run", "seed"}
-        assert browser.ask("[...document.querySelectorAll('.grid > figure > .note')].every(note => note.textContent)")
-        drawn = "[...document.querySelectorAll('#steps .plot')].map(plot => plot.data.length)"
-        assert set(browser.ask(drawn)) == {2} and browser.ask(legends) > 0
-        assert not browser.ask("document.getElementById('settings').hidden")
-        assert browser.ask("document.querySelectorAll('#probes .main-svg').length") >= 2
-        titles = "[...document.querySelectorAll('#probes figcaption span')].map(span => span.textContent)"
-        labels = [f"copy, {length} tokens: NLL of right answers" for length in (64, 128)]
-        assert browser.ask(titles) == labels
-        drawn = "[...document.querySelectorAll('#probes .plot')].map(plot => plot.data.map(run => run.y[0]))"
-        assert browser.ask(drawn) == [[pytest.approx(length + 0.1), length] for length in (64, 128)]
-        browser.choose("over", 1)
-        assert browser.eventually("document.querySelectorAll('#tokens .main-svg').length > 0")
-        assert browser.ask("document.querySelector('#tokens .plot').data[0].x.at(-1)") == 61440
-        assert browser.ask("window.hacked === undefined") and browser.console_messages() == []
+    browser.open(many)
+    borders = "[...document.querySelectorAll('.swatch')].map(one => getComputedStyle(one).borderTopStyle)"
+    assert browser.ask(borders) == ["solid"] * 8 + ["dashed"] and browser.ask(legends) == 0
+    browser.open(other)
+    hidden = "['settings', 'probes'].every(section => document.getElementById(section).hidden)"
+    assert browser.ask(hidden) and browser.console_messages() == []
+    browser.open(page)
+    assert browser.text("h1") == "two runs" and "61,440 tokens" in browser.text("#summary")
+    cells = "[...document.querySelectorAll('#run-table td:first-child')].map(cell => cell.textContent)"
+    assert browser.ask(cells) == ["b", hostile]
+    headings = "[...document.querySelectorAll('th')].map(cell => cell.textContent)"
+    explained = "[...document.querySelectorAll('#columns b')].map(cell => cell.textContent)"
+    assert set(browser.ask(headings)) - set(browser.ask(explained)) == {"run", "seed"}
+    assert browser.ask("[...document.querySelectorAll('.grid > figure > .note')].every(note => note.textContent)")
+    drawn = "[...document.querySelectorAll('#steps .plot')].map(plot => plot.data.length)"
+    assert set(browser.ask(drawn)) == {2} and browser.ask(legends) > 0
+    assert not browser.ask("document.getElementById('settings').hidden")
+    assert browser.ask("document.querySelectorAll('#probes .main-svg').length") >= 2
+    titles = "[...document.querySelectorAll('#probes figcaption span')].map(span => span.textContent)"
+    labels = [f"copy, {length} tokens: NLL of right answers" for length in (64, 128)]
+    assert browser.ask(titles) == labels
+    drawn = "[...document.querySelectorAll('#probes .plot')].map(plot => plot.data.map(run => run.y[0]))"
+    assert browser.ask(drawn) == [[pytest.approx(length + 0.1), length] for length in (64, 128)]
+    browser.choose("over", 1)
+    assert browser.eventually("document.querySelectorAll('#tokens .main-svg').length > 0")
+    assert browser.ask("document.querySelector('#tokens .plot').data[0].x.at(-1)") == 61440
+    assert browser.ask("window.hacked === undefined") and browser.console_messages() == []

@@ -39,6 +39,7 @@ def kinds(root: Path, name: str) -> list[tuple[str, int]]:
     return [(event["event"], event["step"]) for event in events(root, name)]
 
 
+@pytest.mark.system
 def test_a_save_on_a_full_disk_is_a_line_and_training_goes_on_and_saves_later(root: Path) -> None:
     assert seen(root, "freed") == {"code": EXIT_OK}
     assert kinds(root, "freed") == [

@@ -34,6 +34,7 @@ def hang(root: Path, manner: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.system
 def test_a_rank_that_sleeps_is_named_with_its_stack_and_the_job_ends(tmp_path: Path) -> None:
     ended = hang(tmp_path, "asleep")
     assert ended.returncode == EXIT_STUCK, ended.stderr

@@ -13,6 +13,8 @@ from tests.evaluate.explore.answers import unpacked
 from tests.evaluate.explore.conftest import FIRST_TEXT, MAX_TOKENS, shown
 from tests.report.browser import Browser, open_browser
 
+pytestmark = pytest.mark.system
+
 CTRL_ENTER = "\ue009\ue007"
 HOSTILE = "</script><img src=x onerror='window.hacked = 1'> & the table\tof words.\nThe table.\n"
 STRIP, PANEL = "document.getElementById('strip')", "document.getElementById('panel')"
