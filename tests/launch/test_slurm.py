@@ -24,9 +24,7 @@ from tests.launch.launching import (
 from train.errors import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
 from train.run_folder import RunFolder
 
-pytestmark = pytest.mark.system
-
-pytestmark = needs_slurm
+pytestmark = [pytest.mark.system, needs_slurm]
 
 
 @dataclass

@@ -22,6 +22,8 @@ from train.signals import stop_signals
 BRIEF = ("launch.processes=1", "max_steps=3", "checkpoint.export_hf=false", "evaluation.enabled=false")
 WATCHED = ("position_watch.interval=1", "position_watch.policy=stop")
 
+pytestmark = pytest.mark.system
+
 
 def arguments(root: Path, sample: Path, *extra: str) -> list[str]:
     return [*SMALL, *BRIEF, *WATCHED, f"run_root={root}", f"data.root={sample}", "name=rates", *extra]
@@ -62,7 +64,6 @@ def extended(root: Path, sample: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.usefixtures("extended")
-@pytest.mark.system
 def test_members_differ_in_what_is_swept_and_each_trains_once(root: Path, folders: list[RunFolder]) -> None:
     assert sorted(root.glob("rates-optimizer*")) == [folder.path for folder in folders]
     assert [load_run_config(folder.config).optimizer.lr for folder in folders] == [1e-3, 2e-3, 0.4]
@@ -142,7 +143,6 @@ def test_the_name_of_a_job_in_the_queue_is_kept_too(tmp_path: Path, sample: Path
     assert names == [waiting.config.name, "rates-seed_43"]
 
 
-@pytest.mark.system
 def test_ctrl_c_saves_the_member_that_runs_and_the_same_command_does_the_rest(root: Path, sample: Path) -> None:
     swept = [*arguments(root, sample, "-m", "name=cut", "seed=1,2", "position_watch.policy=warn")]
     folder, other = (RunFolder(root / f"cut-seed_{seed}") for seed in (1, 2))

@@ -13,6 +13,8 @@ from tests.train.test_run_folder import in_a_mount_of_its_own
 from tests.train.tiny import write_tokens
 from train.errors import EXIT_OK, EXIT_UNSAVED
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -39,7 +41,6 @@ def kinds(root: Path, name: str) -> list[tuple[str, int]]:
     return [(event["event"], event["step"]) for event in events(root, name)]
 
 
-@pytest.mark.system
 def test_a_save_on_a_full_disk_is_a_line_and_training_goes_on_and_saves_later(root: Path) -> None:
     assert seen(root, "freed") == {"code": EXIT_OK}
     assert kinds(root, "freed") == [
