@@ -7,6 +7,7 @@ address elsewhere.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.cookiejar import DefaultCookiePolicy
@@ -19,6 +20,8 @@ from data.fetch.credentials import credentials_of
 
 MAX_CONNECTIONS = 64  # of one reader to one host
 KEPT_CONNECTIONS = 4 * MAX_CONNECTIONS  # of a process, which may have several readers
+
+PLAIN_PATH = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")  # which any client asks for as it is
 
 _sessions: dict[int, requests.Session] = {}
 
@@ -140,7 +143,10 @@ def _known_from(answer: requests.Response, headers: Mapping[str, str]) -> Known:
 
 
 def _target(url: str, proxies: Mapping[str, str]) -> str:
-    """Returns what a server, or a proxy, is asked for at an address."""
+    """Returns what a server, or a proxy, is asked for at an address; of most, `requests` need not be asked."""
+    path = url[url.find("/", url.find("//") + 2) :]
+    if not proxies and PLAIN_PATH.fullmatch(path):
+        return path
     request = requests.PreparedRequest()
     request.prepare_url(url, None)
     adapter = session().get_adapter(url)

@@ -32,7 +32,7 @@ from data.rows import Rows
 from data.tokenizer import DocumentEncoder
 from data.tokens.files import MAX_TOKEN_ID, TOKEN_DTYPE, TokenRows, check_token_ids, list_token_files, name_sources
 from data.tokens.layout import HEADER_MAGIC, header_error
-from data.tokens.published import kept_order
+from data.tokens.published import EpochOrder
 
 logger = logging.getLogger(__name__)
 
@@ -107,10 +107,11 @@ class TokenBackend:
         """Yields the rows of these slots; the cursor is (epoch, rows of it read). Raises DataError."""
         epoch, start = cursors[STREAM]
         while True:
-            order = kept_order(self._order_folder, len(self.rows), self.seed, epoch, self._background.submit)
-            self._fetch_ahead(order[start:])
+            order = EpochOrder(self._order_folder, len(self.rows), self.seed, epoch, self._background.submit)
+            self._fetch_ahead(order, start)
             for numbers, tokens in self._tokens_of(_steps(order, start, self.num_slots, slots), len(slots)):
                 start += self.num_slots
+                order.make_rest()
                 yield self._as_rows(numbers, tokens, [epoch, start])
             epoch, start = epoch + 1, 0
 
@@ -155,11 +156,11 @@ class TokenBackend:
         finally:
             ranges.close()
 
-    def _fetch_ahead(self, order: np.ndarray) -> None:
+    def _fetch_ahead(self, order: EpochOrder, start: int) -> None:
         """Starts to fetch missing files, in the order in which rows first need them, if not their rows alone."""
         if self.rows.ranges is not None or all(is_present(file) for file in self.rows.files):
             return
-        wanted, first = np.unique(self.rows.locate(order), return_index=True)
+        wanted, first = np.unique(self.rows.locate(order.whole()[start:]), return_index=True)
         for index in wanted[np.argsort(first)]:
             self._background.submit(partial(download, self.rows.files[index], wait=False))
 
@@ -226,10 +227,10 @@ def connections_for(num_rows: int) -> int:
     return max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, num_rows // ROWS_PER_CONNECTION))
 
 
-def _steps(order: np.ndarray, start: int, num_slots: int, slots: range) -> Iterator[np.ndarray]:
+def _steps(order: EpochOrder, start: int, num_slots: int, slots: range) -> Iterator[np.ndarray]:
     """Yields the rows of these slots in each whole step of the order."""
     for first in range(start, len(order) - num_slots + 1, num_slots):
-        yield order[first + slots.start : first + slots.stop]
+        yield order.rows(first, first + num_slots)[slots.start : slots.stop]
 
 
 def _check_quota(files: Sequence[DataFile], max_cache_gib: float | None) -> None:

@@ -1,9 +1,11 @@
 """The order in which the published run read its rows, and a copy of it on disk.
 
 Shuffling the 12.6 million rows of the stage-2 files takes a second, in every process and at every start; reading the
-result back takes a twentieth of that.
+result back takes a twentieth of that. The first rows of an epoch take a sixth (shuffle.py), so that the first step does
+not wait for the rest.
 """
 
+import threading
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,31 +14,68 @@ from pathlib import Path
 import numpy as np
 
 from common.files import write_whole
+from data.tokens.shuffle import first_shuffled, shuffled
+
+Submit = Callable[[Callable[[], object]], object]
 
 MIN_KEPT_ROWS = 1_000_000  # fewer are shuffled in less time than a file takes to read
 
 
 def published_order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
     """Returns the order of rows in an epoch, as OLMo's `IterableDataset` shuffles them: uint32 `[num_rows]`."""
-    order = np.arange(num_rows, dtype=np.uint32)
-    np.random.Generator(np.random.PCG64(seed + epoch)).shuffle(order)
-    return order
+    return shuffled(num_rows, seed + epoch)
 
 
-def kept_order(
-    folder: Path,
-    num_rows: int,
-    seed: int,
-    epoch: int,
-    submit: Callable[[Callable[[], None]], object] = lambda keep: keep(),
-) -> np.ndarray:
+class EpochOrder:
+    """The order of one epoch, kept in `folder`; `submit` is given what may be done at any time."""
+
+    def __init__(self, folder: Path, num_rows: int, seed: int, epoch: int, submit: Submit) -> None:
+        self._folder = folder
+        self._num_rows, self._seed, self._epoch = num_rows, seed, epoch
+        self._submit = submit
+        self._lock = threading.Lock()
+        self._first = np.empty(0, np.uint32)
+        self._whole: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Returns the rows at these places: uint32. The first ones come without the rest, if that is not there yet."""
+        is_ready = self._whole is not None or self._num_rows < MIN_KEPT_ROWS or self._path.exists()
+        if start or is_ready:
+            return self.whole()[start:stop]
+        self._first = first_shuffled(self._num_rows, self._seed + self._epoch, stop)
+        return self._first
+
+    def whole(self) -> np.ndarray:
+        """Returns all of it: uint32 `[num_rows]`; waits for a thread that is making it."""
+        with self._lock:
+            if self._whole is None:
+                order = kept_order(self._folder, self._num_rows, self._seed, self._epoch, self._submit)
+                if not np.array_equal(order[: len(self._first)], self._first):
+                    raise RuntimeError("numpy shuffles in another way than data/tokens/shuffle.py does")
+                self._whole = order
+            return self._whole
+
+    def make_rest(self) -> None:
+        """Begins to make all of it in the background, if only the first rows are there."""
+        if self._whole is None and len(self._first):
+            self._submit(self.whole)
+
+    @property
+    def _path(self) -> Path:
+        return _path_of(self._folder, self._num_rows, self._seed, self._epoch)
+
+
+def kept_order(folder: Path, num_rows: int, seed: int, epoch: int, submit: Submit = lambda keep: keep()) -> np.ndarray:
     """Returns the same from a file in `folder`; shuffles again where that is damaged or cannot be written.
 
     `submit` is given what writes the file, to be called at any time.
     """
     if num_rows < MIN_KEPT_ROWS:
         return published_order(num_rows, seed, epoch)
-    path = folder / f"order-{num_rows}-{seed}-{epoch}.u32"
+    path = _path_of(folder, num_rows, seed, epoch)
     with suppress(OSError):
         kept = np.fromfile(path, "<u4")
         if len(kept) == num_rows + 1 and zlib.crc32(kept[:-1].data) == kept[-1]:
@@ -44,6 +83,10 @@ def kept_order(
     order = published_order(num_rows, seed, epoch)
     submit(lambda: _keep(path, order))
     return order
+
+
+def _path_of(folder: Path, num_rows: int, seed: int, epoch: int) -> Path:
+    return folder / f"order-{num_rows}-{seed}-{epoch}.u32"
 
 
 def _keep(path: Path, order: np.ndarray) -> None:
