@@ -73,9 +73,49 @@ class Background:
         self.__init__()  # type: ignore[misc]
 
 
+class Later:
+    """Jobs that wait until `begin`, and are then done one after another by a thread."""
+
+    def __init__(self) -> None:
+        self._jobs: list[Callable[[], object]] = []
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self.is_waiting = True
+        """Whether jobs are taken still."""
+
+    def add(self, job: Callable[[], object]) -> bool:
+        """Takes a job; returns False once those that came before have begun: then it is not taken."""
+        with self._lock:
+            if self.is_waiting:
+                self._jobs.append(job)
+            return self.is_waiting
+
+    def begin(self) -> None:
+        """Begins with the jobs, at the first call; returns at once."""
+        with self._lock:
+            if self.is_waiting and self._jobs:
+                self._thread = threading.Thread(target=self._work, daemon=True, name="rows to the disk")
+                self._thread.start()
+            self.is_waiting = False
+
+    def finish(self) -> None:
+        """Returns once all jobs are done."""
+        self.begin()
+        if self._thread not in (None, threading.current_thread()):
+            self._thread.join()
+
+    def _work(self) -> None:
+        while self._jobs:
+            _do(self._jobs.pop(0))
+
+
 def _work(jobs: queue.SimpleQueue[Callable[[], object]]) -> None:
     while True:
-        try:
-            jobs.get()()
-        except Exception as error:  # whatever it is, the next job still runs
-            logger.warning("ahead of need: %s", error, exc_info=not isinstance(error, DataError | OSError))
+        _do(jobs.get())
+
+
+def _do(job: Callable[[], object]) -> None:
+    try:
+        job()
+    except Exception as error:  # whatever it is, the next job still runs
+        logger.warning("ahead of need: %s", error, exc_info=not isinstance(error, DataError | OSError))

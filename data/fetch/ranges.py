@@ -2,8 +2,9 @@
 
 A process says which parts it will need, in order. Threads fetch what is missing of them, each over a connection of its
 own, into the copies (sparse.py), which all processes of a machine share. Parts that lie close are one request: what
-lies between them is kept, and is needed later. Threads are started where they are first needed, so a forked process has
-its own.
+lies between them is kept, and is needed later. Of files without a copy, the parts that are read first go to the disk
+once they have been read: making two files for each copy would hold them up. Threads are started where they are first
+needed, so a forked process has its own.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 from data.errors import DataError
 from data.fetch.answer import Piece
+from data.fetch.background import Later
 from data.fetch.connections import MAX_CONNECTIONS
 from data.fetch.download import explained_disk_errors, is_present
 from data.fetch.files import DataFile
@@ -59,7 +61,7 @@ class Fetched(NamedTuple):
     """A run that has been fetched, or was there already."""
 
     run: Run
-    content: bytearray
+    content: bytes | bytearray
 
 
 Coming = Future[Fetched | None]  # None: it failed
@@ -85,6 +87,7 @@ class RangeReader:
         self._lock = threading.Lock()
         self._ready: set[int] = set()
         self._failing: set[int] = set()
+        self._later = Later()
 
     def whole_files_reason(self) -> str | None:
         """Returns why parts cannot be read from this place; None: they can. Asks for a block of the first file.
@@ -107,6 +110,10 @@ class RangeReader:
         """Begins to fetch what is missing of these parts, in the order in which they are needed; returns at once."""
         if self._process != os.getpid():
             self._begin()
+        self._later.begin()
+        self._begin_to_fetch(parts)
+
+    def _begin_to_fetch(self, parts: Iterable[Part]) -> None:
         while self._num_threads < self.num_connections:
             threading.Thread(target=self._work, args=(self._runs,), daemon=True, name="rows ahead").start()
             self._num_threads += 1
@@ -120,17 +127,22 @@ class RangeReader:
 
     def read(self, parts: Sequence[Part]) -> list[bytes | bytearray | memoryview]:
         """Returns the bytes of each part; waits for those that are not there yet. Raises DataError."""
+        if self._process != os.getpid():
+            self._begin()
         found = [self._read_kept(part) for part in parts]
         missing = [index for index, content in enumerate(found) if content is None]
         if missing:
-            self.expect(parts[index] for index in missing)
+            self._begin_to_fetch(parts[index] for index in missing)
         coming = {index: self._coming_for(parts[index]) for index in missing}
         for index in missing:
             part = parts[index]
             content = _arrived(part, coming.pop(index)) or self._read_kept(part)
             if content is None:  # fetched and emptied again, or not fetched: once more, here
+                self._later.finish()
                 content = _cut(part, part.blocks, self._bring(Run(part.file, part.blocks)))
             found[index] = content
+        if missing:
+            self._later.begin()
         return [content for content in found if content is not None]
 
     def close(self) -> None:
@@ -142,6 +154,7 @@ class RangeReader:
                 self._runs.get_nowait()
         for _ in range(self._num_threads):
             self._runs.put(None)
+        self._later.finish()
         self._begin()
 
     def _read_kept(self, part: Part) -> memoryview | None:
@@ -159,16 +172,53 @@ class RangeReader:
             run, future = work
             fetched = None
             try:
-                fetched = Fetched(run, self._bring(run))
+                fetched = self._fetch(run, future)
             except Exception as error:  # who needs the part tries once more, and raises
                 known = isinstance(error, DataError | OSError)
                 logger.log(logging.DEBUG if known else logging.WARNING, "ahead of need: %s", error, exc_info=not known)
-            with self._lock:
-                for block in run.blocks:
-                    if self._coming.get((run.file, block)) is future:
-                        del self._coming[run.file, block]
+                self._forget(run, future)
             future.set_result(fetched)
             del work, future, fetched  # who waits for it has the bytes
+
+    def _fetch(self, run: Run, future: Coming) -> Fetched:
+        """Returns a run, which is kept by then; of a file without a copy, it is once the first parts have been read."""
+        if not (self._later.is_waiting and self._has_no_copy(run.file)):
+            fetched = Fetched(run, self._bring(run))
+            self._forget(run, future)
+            return fetched
+        copy = self._copies[run.file]
+        content = self._ask(copy, *copy.extent(run.blocks)).content
+        keep = partial(self._keep, run, content, future)
+        if not self._later.add(keep):
+            keep()
+        return Fetched(run, content)
+
+    def _has_no_copy(self, index: int) -> bool:
+        """Returns whether none of the file is on the disk, and what is known of it tells its versions apart."""
+        file, copy = self.files[index], self._copies[index]
+        assert file.origin is not None
+        is_known = file.etag is not None or file.origin.is_pinned
+        return is_known and index not in self._ready and not (copy.digests.exists() or is_present(file))
+
+    def _keep(self, run: Run, content: bytes, future: Coming) -> None:
+        """Keeps a run that has been fetched; raises DataError and OSError."""
+        file = self.files[run.file]
+        try:
+            if not is_present(file):
+                with explained_disk_errors(file.path.parent), self._quota.growing(len(content)):
+                    self._copy(run.file)
+                    self._copies[run.file].write(run.blocks.start, content)
+            with self._lock:
+                self.num_fetched += len(content)
+        finally:
+            self._forget(run, future)
+
+    def _forget(self, run: Run, future: Coming) -> None:
+        """Removes a run from what is coming: from now on it is read from the copy."""
+        with self._lock:
+            for block in run.blocks:
+                if self._coming.get((run.file, block)) is future:
+                    del self._coming[run.file, block]
 
     def _bring(self, run: Run) -> bytearray:
         """Returns the bytes of a run from the whole file, the copy, or the remote. Raises DataError."""
@@ -240,7 +290,7 @@ def _arrived(part: Part, coming: Iterable[Coming]) -> memoryview | None:
     return content
 
 
-def _cut(part: Part, blocks: range, content: bytearray) -> memoryview:
+def _cut(part: Part, blocks: range, content: bytes | bytearray) -> memoryview:
     """Returns the bytes of a part from those of these blocks."""
     offset = part.start - blocks.start * BLOCK_BYTES
     return memoryview(content)[offset : offset + part.stop - part.start]

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from data.fetch.background import Background, run_all
+from data.fetch.background import Background, Later, run_all
 
 
 def test_a_job_that_fails_in_any_way_is_logged_and_the_next_one_is_done(caplog: pytest.LogCaptureFixture) -> None:
@@ -16,6 +16,17 @@ def test_a_job_that_fails_in_any_way_is_logged_and_the_next_one_is_done(caplog: 
         background.submit(done.set)
         assert done.wait(600)
     assert "ahead of need: integer division or modulo by zero" in caplog.text
+
+
+def test_what_is_for_later_is_done_in_order_once_it_may_begin(caplog: pytest.LogCaptureFixture) -> None:
+    later, done = Later(), list[int]()
+    assert later.add(lambda: done.append(1)) and later.add(lambda: 1 // 0) and later.add(lambda: done.append(2))
+    assert not done and later.is_waiting
+    later.finish()
+    assert done == [1, 2] and "division" in caplog.text
+    assert not later.add(lambda: done.append(3)) and not later.is_waiting
+    later.finish()
+    assert done == [1, 2]
 
 
 def test_results_come_in_the_order_of_the_items() -> None:

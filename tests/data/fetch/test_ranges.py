@@ -3,6 +3,7 @@
 import dataclasses
 import resource
 import threading
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from data.fetch.files import DataFile
 from data.fetch.quota import CopyQuota
 from data.fetch.ranges import MAX_GAP, MAX_RUN, Part, RangeReader, merge
 from data.fetch.remote import Remote
-from data.fetch.sparse import BLOCK_BYTES
+from data.fetch.sparse import BLOCK_BYTES, SparseCopy
 from data.fetch.web import WebFolder
 from tests.data.fetch.server import FileServer, Handler, endless, serving_one, status
 
@@ -87,6 +88,56 @@ def test_many_parts_go_over_few_connections_and_neighbours_are_one_request(serve
 def test_sizes_of_many_files_are_asked_for_over_few_connections(server: FileServer) -> None:
     WebFolder(server.url).listing(["a.npy"] * 100)
     assert server.num_connections <= MAX_CONNECTIONS
+
+
+def test_the_first_rows_are_kept_once_they_have_been_read_and_not_asked_for_again(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_write, write = threading.Event(), SparseCopy.write
+
+    def slow(copy: SparseCopy, first: int, content: bytes) -> None:
+        may_write.wait(60)
+        write(copy, first, content)
+
+    monkeypatch.setattr(SparseCopy, "write", slow)
+    reader = reader_of(WebFolder(server.url), tmp_path)
+    first = [part(3), part(120, 2)]
+    for _ in range(2):  # before anything is on the disk
+        assert [bytes(content) for content in reader.read(first)] == [CONTENT[at.start : at.stop] for at in first]
+    may_write.set()
+    assert bytes(reader.read([part(119, 4)])[0]) == CONTENT[119 * BLOCK_BYTES : 123 * BLOCK_BYTES]
+    reader.close()
+    server.faults["a.npy"] = [status(404)] * 9
+    assert [bytes(content) for content in reader.read(first)] == [CONTENT[at.start : at.stop] for at in first]
+    gets = sorted(extent for method, _, extent in server.seen if method == "GET" and extent)
+    assert gets == sorted(
+        f"bytes={start * BLOCK_BYTES}-{stop * BLOCK_BYTES - 1}"
+        for start, stop in [(3, 4), (120, 122), (119, 120), (122, 123)]
+    )
+    reader.close()
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_a_reader_is_closed_once_the_first_rows_are_on_the_disk(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_whole: bool
+) -> None:
+    create = SparseCopy.create
+
+    def slow(copy: SparseCopy) -> None:
+        time.sleep(0.2)
+        create(copy)
+
+    monkeypatch.setattr(SparseCopy, "create", slow)
+    reader = reader_of(WebFolder(server.url), tmp_path)
+    copy = SparseCopy(reader.files[0])
+    if is_whole:  # a fetch beside the run ends before the rows are on the disk
+        begin = reader._later.begin
+        copy.file.path.parent.mkdir()
+        monkeypatch.setattr(reader._later, "begin", lambda: (copy.file.path.write_bytes(CONTENT), begin()))
+    reader.read([part(3), part(120)])
+    reader.close()
+    assert copy.exists() != is_whole
+    assert is_whole or copy.read(range(3, 4))[1] + copy.read(range(120, 121))[1] == [True, True]
 
 
 def test_a_stalled_answer_is_asked_for_again(
@@ -172,6 +223,7 @@ def test_a_bucket_sends_ranges_of_the_listed_version_only(tmp_path: Path, change
 def test_what_becomes_a_whole_file_is_read_from_it(server: FileServer, tmp_path: Path) -> None:
     reader = reader_of(WebFolder(server.url), tmp_path)
     reader.read([part(0)])
+    reader.close()
     (tmp_path / "cache/a.npy").write_bytes(CONTENT)
     (tmp_path / "cache/.a.npy.rows").unlink()
     server.folder = tmp_path / "nowhere"
@@ -196,8 +248,9 @@ def test_a_disk_that_cannot_be_written_to_is_one_line(server: FileServer, tmp_pa
     (tmp_path / "other").mkdir()
     (tmp_path / "other/cache").write_text("a file where the folder belongs")
     reader = reader_of(WebFolder(server.url), tmp_path / "other")
+    reader.read([part(0)])  # the first rows go to the disk once they have been read
     with pytest.raises(DataError, match=r"cannot write in .*cache .*; set data.cache_dir to a folder to write in"):
-        reader.read([part(0)])
+        reader.read([part(1)])
     reader.close()
 
 
