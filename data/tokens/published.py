@@ -1,7 +1,7 @@
 """The order in which the published run read its rows, and a copy of it on disk.
 
 Shuffling the 12.6 million rows of the stage-2 files takes a second, in every process and at every start; reading the
-result back takes a twentieth of that. The first rows of an epoch take a sixth (shuffle.py), so that the first step does
+result back takes a twentieth of that. The first rows of an epoch take a third (shuffle.py), so that the first step does
 not wait for the rest.
 """
 

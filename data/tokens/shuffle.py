@@ -1,4 +1,4 @@
-"""The beginning of what numpy shuffles, without the rest: 512 of 12.6 million numbers in a sixth of the time of all.
+"""The beginning of what numpy shuffles, without the rest: 512 of 12.6 million numbers in a third of the time of all.
 
 numpy's `Generator.shuffle` swaps places s and j for each s from the last down to 1. Of PCG64 it takes 32-bit draws, the
 lower half of each word first, masked to the bits of s, until one is at most s: that is j. Below, all j are found many

@@ -74,9 +74,9 @@ def encode_each(
     return np.split(tokens, ends[:-1]) if documents else []
 
 
-def end_threads() -> None:
-    """Waits for requests that were on their way when a stream ended."""
+def end_threads(name: str = "rows ahead") -> None:
+    """Waits for threads of this name: those for requests that were on their way when a stream ended."""
     for thread in threading.enumerate():
-        if thread.name == "rows ahead":
+        if thread.name == name:
             thread.join(600)
             assert not thread.is_alive()

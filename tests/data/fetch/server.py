@@ -38,7 +38,7 @@ class FileServer(ThreadingHTTPServer):
         self.conditions: list[str | None] = []
         self.logins: list[str | None] = []
         self.num_connections = 0
-        self.num_endless = 0  # bytes that `endless` has sent
+        self.num_endless = 0  # bytes that `endless` has begun to send
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -203,8 +203,8 @@ def endless(handler: Handler, content: bytes, start: int) -> None:
     handler.send_header("Connection", "close")
     handler.end_headers()
     for _ in range(256):
-        handler.wfile.write(bytes(1 << 20))
         handler.server.num_endless += 1 << 20
+        handler.wfile.write(bytes(1 << 20))
 
 
 def other_start(handler: Handler, content: bytes, start: int) -> None:

@@ -321,6 +321,7 @@ def test_a_fetch_beside_a_running_job_fills_the_same_copy(
     expected, _ = read_global(local, 20, length=ROW)
     with closing(build_stream(remote, sequence_length=ROW, global_batch_size=16)) as stream:
         batches = [stream.next_batch()]
+        end_threads("rows to the disk")
         root = open_root(remote.root, str(tmp_path))
         files = list_token_files(root, Path(str(remote.file_list)))
         arrived: list[int] = []
