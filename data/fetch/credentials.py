@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 VARIABLE = "REPO_DATA_CREDENTIALS"  # environment variable: addresses like https://user:password@host, spaces between
-SCHEME = re.compile(r"(?<![A-Za-z0-9+.:-])[A-Za-z][A-Za-z0-9+.-]*://")
+SCHEME = re.compile(r"(?<![A-Za-z0-9+.:-])(?<!://)[A-Za-z][A-Za-z0-9+.-]*://")
 NAME = r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s/?#@:'\",\[\](){}]+)"  # of a host; in brackets: IPv6
 # Around an address in a list or a sentence. Where an @ follows in the same part, it is within a password instead.
 AFTER = r"(?=[/?#]|$|[\s'\",\])}](?![^/?#]*@))"

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as some
 
 from data.errors import DataError
@@ -128,6 +128,7 @@ AROUND = (
 )
 
 
+@example("http", "a", "//", "host", "{}")
 @given(
     some.sampled_from(["http", "https", "HTTP", "Https", "ftp", "s3"]),
     some.text("abc", min_size=1, max_size=3),
