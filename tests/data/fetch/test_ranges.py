@@ -133,7 +133,13 @@ def test_a_reader_is_closed_once_the_first_rows_are_on_the_disk(
     if is_whole:  # a fetch beside the run ends before the rows are on the disk
         begin = reader._later.begin
         copy.file.path.parent.mkdir()
-        monkeypatch.setattr(reader._later, "begin", lambda: (copy.file.path.write_bytes(CONTENT), begin()))
+
+        def fetch_whole() -> None:  # once: while it is written again, it is not whole
+            if not copy.file.path.exists():
+                copy.file.path.write_bytes(CONTENT)
+            begin()
+
+        monkeypatch.setattr(reader._later, "begin", fetch_whole)
     reader.read([part(3), part(120)])
     reader.close()
     assert copy.exists() != is_whole
