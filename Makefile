@@ -34,7 +34,7 @@ PYTEST := $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 test: setup ## the tests but for those below (under five minutes on two cores)
 	$(PYTEST)
 
-test-system: setup ## launchers, SLURM, browsers, kills (three minutes on two cores)
+test-system: setup ## whole runs on real ranks, launchers, SLURM, browsers, kills (six minutes on two cores)
 	$(PYTEST) -m 'system and not slow'
 
 test-slow: setup lm-eval ## the tests that take minutes

@@ -28,6 +28,8 @@ from train.distributed import Ranks
 from train.errors import EXIT_DATA, EXIT_OK, EXIT_STOPPED, BadNumbersError, CollectiveError, LostDataError
 from train.run_folder import RunFolder
 
+pytestmark = pytest.mark.system
+
 NUM_STEPS, SPIKE_STEP, STOP_STEP = 13, 12, 10
 GUARDED = {"guard__loss": 8.0, "guard__grad_norm": 8.0, "guard__window": 8, "max_steps": NUM_STEPS}
 # Every step is a reading of the position watch, and all that reports is on.

@@ -36,6 +36,7 @@ def start_twice(ranks: Ranks, given: Path) -> str:
     return printed.getvalue()
 
 
+@pytest.mark.system
 def test_a_password_in_the_address_of_the_data_is_nowhere_afterwards(tmp_path: Path) -> None:
     write_tokens(tmp_path / "served")
     given = tmp_path / "given.yaml"

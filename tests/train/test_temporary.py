@@ -89,6 +89,7 @@ def test_folders_of_killed_processes_are_deleted_by_the_next_and_those_of_live_o
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.system
 def test_what_wandb_needs_for_a_while_lies_in_the_folder_of_its_process(temporary: Path, tmp_path: Path) -> None:
     config = tiny(tmp_path, wandb__mode=WandbMode.offline)
     save_run_config(config, RunFolder.of(config).config)

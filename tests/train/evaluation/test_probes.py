@@ -26,6 +26,7 @@ from train.engine.config import Precision
 from train.errors import TrainError
 from train.evaluation.probes import Probes
 
+pytestmark = pytest.mark.system
 PROBES = ProbeConfig(  # five samples over two ranks and micro-batches of two
     task=["copy", "connectivity"], length=[300, 360], num_samples=5, max_items=5, generate=False
 )

@@ -27,6 +27,7 @@ from train.evaluation.base import evaluation_tasks
 from train.evaluation.probes import Probes
 from train.evaluation.validation_loss import ValidationLoss, buckets, metrics_of
 
+pytestmark = pytest.mark.system
 NUM_ROWS = {"alpha": 5, "beta": 3}  # split over two ranks and micro-batches of two, neither of which they fill
 INTERVAL, STOP_STEP, LAST_STEP = 3, 6, 8
 RUNG = 4  # a stop_step between two evaluations

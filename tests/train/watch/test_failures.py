@@ -32,6 +32,8 @@ from train.errors import EXIT_ALERTED, EXIT_OK, EXIT_STOPPED, BadNumbersError
 from train.watch import verdicts
 from train.watch.config import AlertPolicy
 
+pytestmark = pytest.mark.system
+
 
 def injured(injury: damage.Injury) -> Breaking:
     """The damage in the first layer with learned positions, from step BREAKS on."""

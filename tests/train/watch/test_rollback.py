@@ -36,6 +36,8 @@ from train.run_folder import RunFolder
 from train.watch.alert import Alert
 from train.watch.config import AlertPolicy, PositionWatchConfig
 
+pytestmark = pytest.mark.system
+
 NUM_STEPS, BREAKS, ALERTS, SAVES = 16, 9, 12, 4
 SETTINGS = {
     "model__num_layers": 3,
