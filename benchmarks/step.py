@@ -96,7 +96,7 @@ def main() -> None:
     """Reports seconds per step, tokens/s and MFU of each model, and the ratios."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--experiment", default="demo")
-    parser.add_argument("--rounds", type=int, default=8, help=f"timed steps of each, after {WARM_UP} that warm up")
+    parser.add_argument("--rounds", type=int, default=24, help=f"timed steps of each, after {WARM_UP} that warm up")
     parser.add_argument("overrides", nargs="*", help="key=value of the config")
     arguments = parser.parse_intermixed_args()
     ranks = Ranks()

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from unittest import mock
 
+import pytest
+
 from benchmarks.detectors import recording
 from benchmarks.detectors.cases import Case, Half
 from benchmarks.detectors.recording import Recorder, path_of, read
@@ -22,6 +24,7 @@ def record(ranks: Ranks, folder: Path) -> None:
         recorder.record(case)
 
 
+@pytest.mark.system
 def test_runs_are_recorded_once_and_judged_from_their_files(tmp_path: Path) -> None:
     run_ranks(record, 1, tmp_path)
     with mock.patch.object(recording, "Run", side_effect=AssertionError("it trains again")):

@@ -49,6 +49,7 @@ def test_a_ctrl_c_is_one_line(folder: Path, tmp_path: Path, monkeypatch: pytest.
     assert progress.endswith("2/20") and said.startswith("stopped: ") and said.endswith("the same command goes on")
 
 
+@pytest.mark.system
 def test_a_probe_that_is_ended_has_its_table_and_goes_on(folder: Path, tmp_path: Path) -> None:
     out, settings = tmp_path / "out", ["task=copy,key_value", "length=200", "value_digits=2", "generate=false"]
     command = [sys.executable, "-m", "evaluate", "probe", str(folder), *settings, "--out", str(out)]

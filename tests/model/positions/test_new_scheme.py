@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 
 SLOPE = '''
@@ -176,6 +178,7 @@ print("all checked")
 """
 
 
+@pytest.mark.system
 def test_a_new_scheme_is_one_file_and_one_yaml(tmp_path: Path) -> None:
     copy = tmp_path / "product"
     for package in ROOT.iterdir():
