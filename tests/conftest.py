@@ -29,6 +29,11 @@ RUNS = ("callbacks", "checkpoint", "huggingface", "test_records.py", "test_train
 """What looks at the runs of tests/train/conftest.py."""
 LONGEST = ("tests/train/runs", "tests/train", "tests/launch/test_launch.py", "tests/chaos")
 """The groups that take longest, which begin first."""
+WHOLE_RUNS = {
+    "tests/train": {"stages", "crashes", "routes", "splits", "exports", "refusals"},
+    "tests/report": {"real_run"},
+}
+"""The fixtures that train whole runs, by package: what looks at them is of the system suite."""
 
 
 def group_of(nodeid: str) -> str:
@@ -51,8 +56,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneGroupAtAT
     return OneGroupAtATime(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the groups first that take longest."""
+    """Marks what looks at whole runs, and puts the groups first that take longest."""
+    for item in items:
+        runs = WHOLE_RUNS.get("/".join(item.nodeid.split("/")[:2]), set())
+        if isinstance(item, pytest.Function) and not runs.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.system)
     order = {group: number for number, group in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))
 

@@ -49,21 +49,11 @@ ROUTES: dict[
         (2, 8, 2, Precision.bf16),
     ],
 }
-SUBJECTS = {"stages", "crashes", "routes", "splits", "exports", "refusals"}
-"""The fixtures that are whole runs."""
 SAVING = {"checkpoint__interval": 2, "checkpoint__keep": 2}
 ONE_RANK: dict[str, dict[str, Any]] = {
     "one-rank-zero1": {"engine__zero_stage": 1, "engine__precision": Precision.bf16},
     "one-rank-zero3": {"engine__zero_stage": 3},
 }
-
-
-@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what looks at whole runs."""
-    for item in items:
-        if isinstance(item, pytest.Function) and not SUBJECTS.isdisjoint(item.fixturenames):
-            item.add_marker(pytest.mark.system)
 
 
 @dataclass

@@ -59,6 +59,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.system
 def test_nothing_that_a_checkpoint_holds_is_run(root: Path) -> None:
     [seen] = run_ranks(all_starts, 1, root)
     assert list(root.glob("ran-*")) == []

@@ -20,6 +20,8 @@ from train.distributed import Ranks
 from train.engine.build import build_engine
 from train.errors import SaveError
 
+pytestmark = pytest.mark.system
+
 LIMIT = 20_000  # bytes that a file of the second rank may have
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
