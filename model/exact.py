@@ -2,7 +2,7 @@
 
 RePo's positions are angles: an error of 0.1 in z is an error of 0.1 rad in the fastest pair of every head. Autocast,
 TF32 and bfloat16 outputs each cost that much at |z| of a few hundred. These products are not affected; what is left in
-float32 is the rounding of sums, below 1e-6 of the sum of all |x w|:
+float32 is the rounding of sums, about 1e-6 of the sum of all |x w| for 16,384 terms of one sign, mostly far less:
 
 - on a GPU, those of half-precision operands: they are exact in float32, and tensor cores accumulate and return float32.
   A float32 operand is three bfloat16 ones that add up to it.

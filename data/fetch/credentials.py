@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 VARIABLE = "REPO_DATA_CREDENTIALS"  # environment variable: addresses like https://user:password@host, spaces between
-SCHEME = re.compile(r"(?<![A-Za-z0-9+.:-])(?<!://)[A-Za-z][A-Za-z0-9+.-]*://")
+SCHEME = re.compile(r"(?<![A-Za-z0-9+.:-])[A-Za-z][A-Za-z0-9+.-]*://")
+PART = re.compile(r"[^\s/?#'\",\[\](){}]*")
 NAME = r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s/?#@:'\",\[\](){}]+)"  # of a host; in brackets: IPv6
 # Around an address in a list or a sentence. Where an @ follows in the same part, it is within a password instead.
 AFTER = r"(?=[/?#]|$|[\s'\",\])}](?![^/?#]*@))"
@@ -116,14 +117,15 @@ def _kept() -> Iterator[Login]:
 
 def _logins(text: str) -> Iterator[Login]:
     """Yields the logins in a text; stores use the part before the @ for the name of a container, too."""
-    schemes = list(SCHEME.finditer(text))
+    schemes: list[re.Match[str]] = []
+    for scheme in SCHEME.finditer(text):  # but for what is in the first part of an address: a user, or a password
+        if not (schemes and PART.fullmatch(text, schemes[-1].end(), scheme.start())):
+            schemes.append(scheme)
     ends = [*(match.start() for match in schemes), len(text)][1:]
     for match, end in zip(schemes, ends, strict=True):
         rest = text[match.end() : end]
         found = None if HOST.match(rest) else LOGIN.match(rest)
-        scheme = match[0].lower().removesuffix("://")
-        if found and (scheme in ("http", "https") or ":" in found["login"]):
+        kind = match[0].lower().removesuffix("://")
+        if found and (kind in ("http", "https") or ":" in found["login"]):
             user, _, password = found["login"].partition(":")
-            yield Login(
-                match.start(), match.end() + found.end(), scheme, found["host"], unquote(user), unquote(password)
-            )
+            yield Login(match.start(), match.end() + found.end(), kind, found["host"], unquote(user), unquote(password))

@@ -11,7 +11,7 @@ from model.transformer import Olmo2
 from model.weights import initialise
 from tests.train.tiny import tiny
 from train.engine.determinism import set_determinism
-from train.optimizer import build_optimizer, group_name, parameter_groups
+from train.optimizer import AdamW, build_optimizer, group_name, parameter_groups
 from train.optimizer_config import OptimizerConfig
 
 
@@ -77,3 +77,6 @@ def test_an_eager_run_does_not_load_the_compiler(monkeypatch: pytest.MonkeyPatch
     optimizer.zero_grad()
     optimizer.load_state_dict(optimizer.state_dict())
     assert all((parameter < 0).all() for parameter in model.parameters())
+    # A wrapper that was called before does not import it again.
+    wrapped = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    assert not any(hasattr(vars(AdamW)[name], "__wrapped__") for name in wrapped)

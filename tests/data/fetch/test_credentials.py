@@ -129,6 +129,8 @@ AROUND = (
 
 
 @example("http", "a", "//", "host", "{}")
+@example("http", "my_user", "//sec", "host", "{}")
+@example("http", "u~b", "//sec", "host", "{}")
 @given(
     some.sampled_from(["http", "https", "HTTP", "Https", "ftp", "s3"]),
     some.text("abc", min_size=1, max_size=3),

@@ -109,6 +109,7 @@ def test_positions_are_accurate_under_every_matmul_precision(restored_precision:
         found.append(positions(h))
     for z in found:
         assert relative_error(z, exact_z(positions, h)) < 1e-6
+    assert torch.equal(found[1], found[2])
 
 
 def test_attention_stays_accurate_at_positions_of_a_thousand() -> None:
