@@ -16,10 +16,10 @@ from data.tokenizer import DocumentEncoder
 from data.tokens.files import list_token_files
 from data.tokens.layout import TokenLayout, layout_of
 from data.tokens.mixed import token_sources
-from launch.hub import is_hub_id
 from model.config import ModelConfig
 from train.config import RunConfig
 from train.errors import TrainError
+from train.huggingface.address import folder_problem, hub_address
 from train.run_folder import RunFolder
 from train.vocabulary import vocabulary_problem
 
@@ -43,15 +43,8 @@ def check_inputs(config: RunConfig) -> None:
 def weights_problem(config: RunConfig) -> str | None:
     """Returns what is wrong with the place of `init_from`; None for one that is there, or is on the hub."""
     source = config.init_from
-    if source is None or source.startswith("hf://") or Path(source).expanduser().is_dir():
-        return None
-    if is_hub_id(source):
-        return None
-    state = "no folder" if Path(source).expanduser().exists() else "absent"
-    return (
-        f"init_from={source} is {state}: give a Hugging Face folder, a run, a checkpoint, or a model of the hub as "
-        "hf://OWNER/NAME@REVISION"
-    )
+    problem = None if source is None or hub_address(source) else folder_problem(source)
+    return problem and f"init_from={problem}"
 
 
 def data_problem(config: RunConfig) -> str | None:

@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from launch.hub import is_hub_id
 from launch.ranks import shape_of
 from train.config import RunConfig
 from train.errors import TrainError
+from train.huggingface.address import is_hub_id
 
 CONFIG_FOLDER = "/etc/repo-cpt"
 CONFIG_FILE = "launch.yaml"

@@ -139,7 +139,7 @@ SAMPLE = "data.root=SAMPLE"  # the fixture's folder
         (["-m", DEMO, "data.root=/absent", "seed=1,2"], "data.root: there is no folder /absent; "),
         ([DEMO, "data.root=/absent", "launch=slurm", "launch.processes=1"], "data.root: there is no folder /absent; "),
         ([DEMO, "init_from=README.md", "data.root=http://127.0.0.1:9"], "init_from=README.md is no folder: give a Hug"),
-        ([DEMO, "init_from=runs/absent", "data.root=http://127.0.0.1:9"], "init_from=runs/absent is absent: give a H"),
+        ([DEMO, "init_from=runs/absent", "data.root=http://127.0.0.1:9"], "init_from=runs/absent is absent: train th"),
         (
             ["experiment=demo-backbone", SAMPLE, "run_root=/proc/runs"],
             "cannot write in /proc/runs/demo-backbone (No such file or directory): set run_root to another folder\n",
@@ -209,11 +209,19 @@ SAMPLE = "data.root=SAMPLE"  # the fixture's folder
     ],
 )
 def test_a_mistake_is_one_line(
-    arguments: list[str], line: str, sample: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    line: str,
+    sample: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(*command: Any, **options: Any) -> None:
         raise OSError(f"a process was started: {command}")
 
+    monkeypatch.chdir(tmp_path)  # the checkout may hold a demo that is finished
+    (tmp_path / "README.md").touch()
+    (tmp_path / "configs").mkdir()
     monkeypatch.setattr(subprocess, "Popen", refuse)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # what a machine with two GPUs would have
     monkeypatch.setattr(sys, "argv", ["launch", *(argument.replace("SAMPLE", str(sample)) for argument in arguments)])

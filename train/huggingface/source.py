@@ -38,10 +38,9 @@ from train.checkpoint.store import (
 from train.compose.app import run_config_of
 from train.config import RunConfig
 from train.errors import TrainError
+from train.huggingface.address import HUB, folder_problem, hub_address
 from train.run_folder import RunFolder
 
-HUB = "hf://"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@[\w./-]+")
 _OF_A_MODEL = re.compile(r"-(hf|step-\d+)$")  # after the run's name, in that of a folder of evaluations
 _HUB_FOLDER = Path("checkpoints/hub")
 _HUB_FILES = ("*.json", "*.safetensors")
@@ -83,7 +82,7 @@ def open_saved(path: Path, step: int | None = None) -> Saved:
 
 def check_source(source: str) -> None:
     """Raises TrainError unless `source` can be one; nothing is fetched or read."""
-    if _hub_address(source) is None:
+    if hub_address(source) is None:
         _kind(Path(source).expanduser(), source)
 
 
@@ -98,7 +97,7 @@ def check_target(folder: Path) -> None:
 
 def local_folder(source: str) -> Path:
     """Returns the folder of a source: for one on the hub, that which it is fetched to, there or not yet."""
-    address = _hub_address(source)
+    address = hub_address(source)
     if address is None:
         return Path(source).expanduser()
     return _HUB_FOLDER / re.sub(r"[^\w.@-]+", "--", address.removeprefix(HUB))
@@ -109,7 +108,7 @@ def check_reachable(source: str) -> None:
 
     For commands that a person waits for: `fetch_source` tries for a minute, as runs need it.
     """
-    address = _hub_address(source)
+    address = hub_address(source)
     if address is not None and not (local_folder(source) / LISTING_NAME).is_file():
         hub.check_reachable(hub.parse_hub(address))
 
@@ -120,7 +119,7 @@ def fetch_source(source: str, report: Callable[[int], None] = lambda num_bytes: 
     `report` gets the number of bytes that are there, whenever some have arrived. Raises DataError if it cannot be
     fetched, and TrainError if `source` is nothing that holds weights.
     """
-    address, folder = _hub_address(source), local_folder(source)
+    address, folder = hub_address(source), local_folder(source)
     if address is None:
         return folder
     root = open_root(address, str(folder))
@@ -195,18 +194,16 @@ def _described(run: RunConfig) -> dict[str, Any]:
 
 def _kind(folder: Path, source: str) -> Kind:
     """Returns what a folder is. Raises TrainError, saying what `source` may be."""
-    if not folder.is_dir():
-        state = "no folder" if folder.exists() else "absent"
-        raise TrainError(
-            f"{source} is {state}: give a Hugging Face folder, a run, a checkpoint, or a model of the hub as "
-            f"{HUB}OWNER/NAME@REVISION"
-        )
+    if problem := folder_problem(source):
+        raise TrainError(problem)
     if (folder / MANIFEST).is_file() and (folder / TRAINER).is_file():
         return Kind.checkpoint
     if (folder / "config.json").is_file():
         return Kind.hugging_face
     if _is_run(folder):
         return Kind.run
+    if RunFiles(folder).events.is_file():
+        raise TrainError(f"{source} is a run that has saved no checkpoint yet: let it train until it saves one")
     meant = _meant(folder)
     raise TrainError(
         f"{source} holds neither a config.json (Hugging Face) nor a checkpoint, and is no run that has saved one"
@@ -225,14 +222,6 @@ def _meant(folder: Path) -> str | None:
         return f"{steps[0]} for the newest, or the run, {folder.parent}"
     run = Path(RunConfig.run_root) / _OF_A_MODEL.sub("", folder.resolve().name)
     return f"the run, {run}" if _is_run(run) else None
-
-
-def _hub_address(source: str) -> str | None:
-    """Returns the address of a model on the hub, or None for a path."""
-    if source.startswith(HUB):
-        return source
-    is_id = _HUB_ID.fullmatch(source) is not None and not Path(source).expanduser().exists()
-    return HUB + source if is_id else None
 
 
 def _find(path: Path, step: int | None) -> Checkpoint:

@@ -200,11 +200,24 @@ def test_a_run_is_its_newest_checkpoint_where_that_is_not_exported(stages: Runs)
     )
 
 
-@pytest.mark.parametrize(("name", "said"), [("absent", "absent is absent: give"), ("other", "holds neither a config")])
-def test_what_holds_no_weights_is_refused_before_anything_is_read(tmp_path: Path, name: str, said: str) -> None:
-    (tmp_path / "other").mkdir()
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("absent", "absent is absent: give"),
+        ("runs/absent", "runs/absent is absent: train that run first, or give a Hugging Face folder"),
+        ("other", "holds neither a config"),
+        ("runs/young", "runs/young is a run that has saved no checkpoint yet: let it train until it saves one"),
+    ],
+)
+def test_what_holds_no_weights_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("other", "runs/young"):
+        Path(folder).mkdir(parents=True)
+    Path("runs/young/events.jsonl").touch()
     with pytest.raises(TrainError, match=said):
-        check_source(str(tmp_path / name))
+        check_source(source)
 
 
 def test_what_lies_beside_weights_says_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
