@@ -9,6 +9,7 @@ import logging
 import statistics
 import time
 from collections import deque
+from collections.abc import Callable
 
 from train.callbacks.callback import Callback, TrainerInterface
 
@@ -23,18 +24,18 @@ MIN_SECONDS = 1.0  # a shorter step is never reported
 class SlowSteps(Callback):
     """Logs step-time outliers as events, with the slowest rank. Steps that save or evaluate are not counted."""
 
-    def __init__(self, factor: float) -> None:
-        self._factor = factor
+    def __init__(self, factor: float, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._factor, self._clock = factor, clock
         self._steps: list[tuple[int, float, float]] = []  # (step, its seconds, this rank's own of them)
         self._recent: deque[float] = deque(maxlen=WINDOW)
         self._start: float | None = None
 
     def on_step_start(self, trainer: TrainerInterface) -> None:
-        self._start = time.perf_counter()
+        self._start = self._clock()
 
     def on_update(self, trainer: TrainerInterface) -> None:
         if self._start is not None:
-            seconds = time.perf_counter() - self._start
+            seconds = self._clock() - self._start
             self._steps.append((trainer.step, seconds, trainer.data_seconds + trainer.engine.forward_seconds))
 
     def on_step_end(self, trainer: TrainerInterface) -> None:
@@ -54,12 +55,12 @@ class SlowSteps(Callback):
         if seconds < max(self._factor * usual, MIN_SECONDS):
             return
         slowest = max(range(len(own)), key=own.__getitem__)
-        others = statistics.median(own[:slowest] + own[slowest + 1 :] or [0.0])
-        logger.warning(
-            "step %d took %.2f s, usually %.2f s; rank %d worked for %.2f s of it, the others for %.2f s (median)",
-            *(step, seconds, usual, slowest, own[slowest], others),
-        )
-        figures = {"seconds": seconds, "usual": usual, "own_seconds": own[slowest], "own_seconds_of_others": others}
+        figures = {"seconds": seconds, "usual": usual, "own_seconds": own[slowest]}
+        line = f"rank {slowest} worked for {own[slowest]:.2f} s of it"
+        if others := own[:slowest] + own[slowest + 1 :]:
+            figures["own_seconds_of_others"] = statistics.median(others)
+            line += f", the others for {figures['own_seconds_of_others']:.2f} s (median)"
+        logger.warning("step %d took %.2f s, usually %.2f s; %s", step, seconds, usual, line)
         trainer.folder.log_event(
             "slow_step", step=step, rank=slowest, **{name: round(value, 3) for name, value in figures.items()}
         )
