@@ -105,17 +105,22 @@ class Later:
             self._thread.join()
 
     def _work(self) -> None:
+        level = logging.WARNING
         while self._jobs:
-            _do(self._jobs.pop(0))
+            if not _do(self._jobs.pop(0), "rows that were read are not kept", level):
+                level = logging.DEBUG  # on a full disk all of them fail: one line says so
 
 
 def _work(jobs: queue.SimpleQueue[Callable[[], object]]) -> None:
     while True:
-        _do(jobs.get())
+        _do(jobs.get(), "ahead of need", logging.WARNING)
 
 
-def _do(job: Callable[[], object]) -> None:
+def _do(job: Callable[[], object], failure: str, level: int) -> bool:
+    """Does a job, and returns whether it succeeded; else logs why, after what the `failure` is."""
     try:
         job()
     except Exception as error:  # whatever it is, the next job still runs
-        logger.warning("ahead of need: %s", error, exc_info=not isinstance(error, DataError | OSError))
+        logger.log(level, "%s: %s", failure, error, exc_info=not isinstance(error, DataError | OSError))
+        return False
+    return True

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from data.errors import DataError
 from data.fetch.background import Background, Later, run_all
 
 
@@ -27,6 +28,21 @@ def test_what_is_for_later_is_done_in_order_once_it_may_begin(caplog: pytest.Log
     assert not later.add(lambda: done.append(3)) and not later.is_waiting
     later.finish()
     assert done == [1, 2]
+
+
+def test_many_jobs_for_later_that_fail_are_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    later, done = Later(), threading.Event()
+
+    def fail() -> None:
+        raise DataError("the disk is full; free disk space")
+
+    for job in (fail, fail, done.set, fail):
+        later.add(job)
+    with caplog.at_level(logging.DEBUG, "data.fetch.background"):
+        later.finish()
+    assert done.is_set()
+    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.DEBUG, logging.DEBUG]
+    assert caplog.messages[0] == "rows that were read are not kept: the disk is full; free disk space"
 
 
 def test_results_come_in_the_order_of_the_items() -> None:

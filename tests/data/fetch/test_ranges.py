@@ -1,6 +1,7 @@
 """Ranges of files: what is asked for together, over how many connections, and what a server may do to a request."""
 
 import dataclasses
+import logging
 import resource
 import threading
 import time
@@ -258,6 +259,22 @@ def test_a_disk_that_cannot_be_written_to_is_one_line(server: FileServer, tmp_pa
     with pytest.raises(DataError, match=r"cannot write in .*cache .*; set data.cache_dir to a folder to write in"):
         reader.read([part(1)])
     reader.close()
+
+
+def test_a_disk_that_is_full_at_the_first_rows_is_one_warning(
+    server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = reader_of(WebFolder(server.url), tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50 * BLOCK_BYTES, limits[1]))
+    try:
+        reader.read([part(block) for block in (3, 60, 120, 190)])
+        reader.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    assert warning.startswith("rows that were read are not kept: cannot write in ") and "\n" not in warning
+    assert "(File too large); free disk space, or set data.cache_dir to a larger disk" in warning
 
 
 def test_a_file_without_a_listed_mark_is_held_to_the_first_answer(server: FileServer, tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def test_work_ahead_that_fails_is_an_error_only_when_it_is_needed(
     config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ahead: queue.SimpleQueue[str] = queue.SimpleQueue()
-    monkeypatch.setattr(background.logger, "warning", lambda line, *values, **_: ahead.put(line % values))
+    monkeypatch.setattr(background.logger, "log", lambda level, line, *values, **_: ahead.put(line % values))
     shutil.copytree(config.root, tmp_path / "copy")
     (tmp_path / "copy/manifest.json").unlink()
     second = sorted((tmp_path / "copy/web").iterdir())[permutation(6, config.seed, "web", "files", 0)[1]]
