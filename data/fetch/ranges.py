@@ -182,14 +182,15 @@ class RangeReader:
 
     def _fetch(self, run: Run, future: Coming) -> Fetched:
         """Returns a run, which is kept by then; of a file without a copy, it is once the first parts have been read."""
-        if not (self._later.is_waiting and self._has_no_copy(run.file)):
+        later = self._later  # `close` puts another one in its place
+        if not (later.is_waiting and self._has_no_copy(run.file)):
             fetched = Fetched(run, self._bring(run))
             self._forget(run, future)
             return fetched
         copy = self._copies[run.file]
         content = self._ask(copy, *copy.extent(run.blocks)).content
         keep = partial(self._keep, run, content, future)
-        if not self._later.add(keep):
+        if not later.add(keep):
             keep()
         return Fetched(run, content)
 

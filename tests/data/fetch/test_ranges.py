@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from data.errors import DataError
 from data.fetch import web
+from data.fetch.answer import Piece
 from data.fetch.bucket import Bucket
 from data.fetch.connections import MAX_CONNECTIONS, KnownRequests, session
 from data.fetch.credentials import VARIABLE
@@ -26,6 +27,7 @@ from data.fetch.remote import Remote
 from data.fetch.sparse import BLOCK_BYTES, SparseCopy
 from data.fetch.web import WebFolder
 from tests.data.fetch.server import FileServer, Handler, endless, serving_one, status
+from tests.data.reading import end_threads
 
 CONTENT = np.random.default_rng(0).bytes(200 * BLOCK_BYTES + 5)
 
@@ -145,6 +147,26 @@ def test_a_reader_is_closed_once_the_first_rows_are_on_the_disk(
     reader.close()
     assert copy.exists() != is_whole
     assert is_whole or copy.read(range(3, 4))[1] + copy.read(range(120, 121))[1] == [True, True]
+
+
+def test_a_row_that_arrives_after_the_reader_was_closed_is_kept(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, closed, send = threading.Event(), threading.Event(), RangeReader._ask
+
+    def slow(reader: RangeReader, copy: SparseCopy, start: int, stop: int) -> Piece:
+        asked.set()
+        assert closed.wait(60)
+        return send(reader, copy, start, stop)
+
+    monkeypatch.setattr(RangeReader, "_ask", slow)
+    reader = reader_of(WebFolder(server.url), tmp_path)
+    reader._begin_to_fetch([part(3)])
+    assert asked.wait(60)
+    reader.close()
+    closed.set()
+    end_threads()
+    assert SparseCopy(reader.files[0]).read(range(3, 4)) == (CONTENT[3 * BLOCK_BYTES : 4 * BLOCK_BYTES], [True])
 
 
 def test_a_stalled_answer_is_asked_for_again(
