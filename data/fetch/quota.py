@@ -119,6 +119,10 @@ class CopyQuota:
             with self._lock:
                 self._growing -= num_bytes
 
+    def begin_in_fork(self) -> None:
+        """Drops what the threads of the process that this one was forked from hold and write: they are not here."""
+        self._growing, self._lock = 0, threading.Lock()
+
     def num_others(self) -> int:
         """Returns the bytes in the folder that are not in copies: they are never deleted."""
         return sum(allocated(path) for path in self.folder.rglob("*") if path.is_file() and path.suffix != ".rows")

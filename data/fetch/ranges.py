@@ -89,6 +89,11 @@ class RangeReader:
         self._failing: set[int] = set()
         self._later = Later()
 
+    def _begin_if_forked(self) -> None:
+        if self._process != os.getpid():
+            self._quota.begin_in_fork()
+            self._begin()
+
     def whole_files_reason(self) -> str | None:
         """Returns why parts cannot be read from this place; None: they can. Asks for a block of the first file.
 
@@ -108,8 +113,7 @@ class RangeReader:
 
     def expect(self, parts: Iterable[Part]) -> None:
         """Begins to fetch what is missing of these parts, in the order in which they are needed; returns at once."""
-        if self._process != os.getpid():
-            self._begin()
+        self._begin_if_forked()
         self._later.begin()
         self._begin_to_fetch(parts)
 
@@ -127,8 +131,7 @@ class RangeReader:
 
     def read(self, parts: Sequence[Part]) -> list[bytes | bytearray | memoryview]:
         """Returns the bytes of each part; waits for those that are not there yet. Raises DataError."""
-        if self._process != os.getpid():
-            self._begin()
+        self._begin_if_forked()
         found = [self._read_kept(part) for part in parts]
         missing = [index for index, content in enumerate(found) if content is None]
         if missing:

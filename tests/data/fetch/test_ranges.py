@@ -2,7 +2,9 @@
 
 import dataclasses
 import logging
+import os
 import resource
+import signal
 import threading
 import time
 from base64 import b64encode
@@ -38,10 +40,10 @@ def server(tmp_path: Path) -> Iterator[FileServer]:
         yield server
 
 
-def reader_of(remote: Remote, folder: Path, num_connections: int = 4) -> RangeReader:
+def reader_of(remote: Remote, folder: Path, num_connections: int = 4, max_gib: float | None = None) -> RangeReader:
     etag = remote.listing(["a.npy"])["a.npy"]["etag"]
     file = DataFile("a.npy", folder / "cache/a.npy", len(CONTENT), None, etag, remote)
-    return RangeReader([file], CopyQuota([file], folder / "cache", None), num_connections)
+    return RangeReader([file], CopyQuota([file], folder / "cache", max_gib), num_connections)
 
 
 def part(block: int, num_blocks: int = 1) -> Part:
@@ -167,6 +169,28 @@ def test_a_row_that_arrives_after_the_reader_was_closed_is_kept(
     closed.set()
     end_threads()
     assert SparseCopy(reader.files[0]).read(range(3, 4)) == (CONTENT[3 * BLOCK_BYTES : 4 * BLOCK_BYTES], [True])
+
+
+def test_a_process_that_was_forked_while_a_thread_held_the_quota_reads(server: FileServer, tmp_path: Path) -> None:
+    reader = reader_of(WebFolder(server.url), tmp_path, max_gib=1.0)
+    quota = reader._quota
+    with quota.growing(5 * BLOCK_BYTES), quota._lock:
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                signal.alarm(60)
+                content = bytes(reader.read([part(3)])[0])
+                reader.close()  # waits for the thread that keeps the row
+                is_kept = SparseCopy(reader.files[0]).read(range(3, 4)) == (content, [True])
+                code = int(
+                    not (is_kept and content == CONTENT[3 * BLOCK_BYTES : 4 * BLOCK_BYTES] and quota._growing == 0)
+                )
+            finally:
+                os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert quota._growing == 0
+    reader.close()
 
 
 def test_a_stalled_answer_is_asked_for_again(
