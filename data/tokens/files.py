@@ -85,6 +85,13 @@ class TokenRows:
             parts = self._parts(rows)
             self.ranges.expect(list(compress(parts, self._are_read_by_range(parts))))
 
+    def close(self) -> None:
+        """Returns once rows that were read by byte range are kept; ends the threads, and closes files."""
+        if self.ranges is not None:
+            self.ranges.close()
+        while self._opened:
+            self._opened.popitem()[1].close()
+
     @property
     def num_tokens(self) -> list[int]:
         """Tokens of each file, with those after its last whole row."""

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
 
@@ -99,7 +100,9 @@ def _inspect_config(options: argparse.Namespace) -> None:
     else:
         if options.rows and encoder is None:
             raise DataError("--rows of token files needs their tokenizer; set data.tokenizer")
-        num_tokens = _print_tokens(options, _rows_by_source(config, options.sequence_length), encoder)
+        with ExitStack() as opened:
+            rows = _rows_by_source(config, options.sequence_length, opened)
+            num_tokens = _print_tokens(options, rows, encoder)
         weights = {
             name: config.sources[name].weight if config.file_list is None else n for name, n in num_tokens.items()
         }
@@ -123,7 +126,8 @@ def _print_remote(
             _print_rows(name, text_rows(files, encoder, options.sequence_length, options.rows))
 
 
-def _rows_by_source(config: DataConfig, length: int) -> dict[str, TokenRows]:
+def _rows_by_source(config: DataConfig, length: int, opened: ExitStack) -> dict[str, TokenRows]:
+    """Returns the rows of each source, which are closed with `opened`. Raises DataError."""
     root = open_root(config.root, config.cache_dir)
     if config.file_list is None:
         dtypes = {name: source.token_dtype for name, source in config.sources.items()}
@@ -133,10 +137,12 @@ def _rows_by_source(config: DataConfig, length: int) -> dict[str, TokenRows]:
         found = _by_source(listed)
         dtypes = dict.fromkeys(found, config.token_dtype)
     by_row = config.fetch is Fetch.rows
-    return {
-        name: TokenRows(files, length, [dtypes[name]] * len(files), open_ranges(root, files) if by_row else None)
-        for name, files in found.items()
-    }
+    rows = {}
+    for name, files in found.items():
+        ranges = open_ranges(root, files) if by_row else None
+        rows[name] = TokenRows(files, length, [dtypes[name]] * len(files), ranges)
+        opened.callback(rows[name].close)
+    return rows
 
 
 def _inspect_list(options: argparse.Namespace, names: list[str]) -> None:
@@ -155,15 +161,8 @@ def _inspect_list(options: argparse.Namespace, names: list[str]) -> None:
     if options.rows:
         if encoder is None:
             raise DataError("--rows of token files needs their folder and --tokenizer; add both")
-        _print_rows(
-            "published order",
-            token_rows(
-                TokenRows(files, options.sequence_length, ranges=open_ranges(root, files)),
-                encoder,
-                options.seed,
-                options.rows,
-            ),
-        )
+        with closing(TokenRows(files, options.sequence_length, ranges=open_ranges(root, files))) as all_rows:
+            _print_rows("published order", token_rows(all_rows, encoder, options.seed, options.rows))
 
 
 def _print_published(options: argparse.Namespace, names: list[str]) -> None:
