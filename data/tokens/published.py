@@ -2,7 +2,8 @@
 
 Shuffling the 12.6 million rows of the stage-2 files takes a second, in every process and at every start; reading the
 result back takes a twentieth of that. The first rows of an epoch take a third (shuffle.py), so that the first step does
-not wait for the rest.
+not wait for the rest. A thread makes the rest during that step; the second batch waits for the whole shuffle if it is
+asked for before that is done.
 """
 
 import threading
@@ -36,6 +37,7 @@ class EpochOrder:
         self._lock = threading.Lock()
         self._first = np.empty(0, np.uint32)
         self._whole: np.ndarray | None = None
+        self._is_begun = False
 
     def __len__(self) -> int:
         return self._num_rows
@@ -59,8 +61,9 @@ class EpochOrder:
             return self._whole
 
     def make_rest(self) -> None:
-        """Begins to make all of it in the background, if only the first rows are there."""
-        if self._whole is None and len(self._first):
+        """Begins to make all of it in the background, at the first call, if only the first rows are there."""
+        if self._whole is None and len(self._first) and not self._is_begun:
+            self._is_begun = True
             self._submit(self.whole)
 
     @property

@@ -38,7 +38,9 @@ def test_the_first_rows_come_without_the_rest_which_is_made_once(tmp_path: Path,
     order = EpochOrder(tmp_path, NUM_ROWS, 42, 1, jobs.append)
     np.testing.assert_array_equal(order.rows(0, 64), expected[:64])
     assert not num_shuffled and not jobs
-    order.make_rest()
+    for _ in range(3):  # after each step
+        order.make_rest()
+    assert len(jobs) == 1
     while jobs:  # the order, and its copy
         jobs.pop(0)()
     np.testing.assert_array_equal(order.rows(64, 128), expected[64:128])
