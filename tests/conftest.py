@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +68,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))
 
 
-def pytest_configure() -> None:
-    """Turns garbage collections off while tests are collected: all that is imported stays."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Turns garbage collections off while tests are collected, and takes all that is imported out of later ones.
+
+    So forked data workers need not copy it. The controller of pytest-xdist, which collects nothing, comes here, too.
+    """
     gc.disable()
-
-
-def pytest_collection_finish() -> None:
-    """Takes all that is imported out of garbage collections, so that forked data workers need not copy it."""
-    gc.collect()
-    gc.freeze()
-    gc.enable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_unconfigure() -> None:
