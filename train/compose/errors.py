@@ -32,8 +32,8 @@ def explain(error: Exception) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, OverrideParseException):
         return malformed(error.override)
-    if missing := re.search(r"Could not find '([^']+)/([^'/]*)'", text):
-        return no_option(*missing.groups())
+    if missing := re.search(r"Could not find '([^']+)'", text):
+        return no_option(*_group_and_option(missing[1]))
     if missing := re.search(r"You must specify '([^']+)'", text):
         return no_option(missing[1], "")
     if isinstance(error, AssertionError | AttributeError):  # OmegaConf's, for a key below one that is null
@@ -87,6 +87,8 @@ def no_option(group: str, option: str) -> str:
             f"there is no {group}={option} here: launch=slurm makes a sweep an array job, and launch.parallel says how "
             "many of its runs this machine trains at once"
         )
+    if choices and "/" in option:
+        return _path_as_option(group, option)
     if not choices:
         return f"there is no config group {group!r}{did_you_mean(group)}"
     if group == "wandb" and option in ("off", "false", "none", "null", "disabled", "offline", "online"):
@@ -94,6 +96,25 @@ def no_option(group: str, option: str) -> str:
     if not option:
         return f"{group} is not given; choose one of {', '.join(choices)}, for example {group}={choices[0]}"
     return f"there is no {group}={option}; choose one of {', '.join(choices)}"
+
+
+def _group_and_option(name: str) -> tuple[str, str]:
+    """Returns the two parts of `GROUP/OPTION`; the option may be a path."""
+    within = [group for group in groups() if name.startswith(f"{group}/")]
+    group = max(within, key=len) if within else name.rpartition("/")[0]
+    return group, name[len(group) + 1 :]
+
+
+def _path_as_option(group: str, given: str) -> str:
+    """Returns what is wrong with a path that is no YAML file in place of an option."""
+    is_folder = Path(given).is_dir()
+    folder = given.rstrip("/") if is_folder else str(Path(given).parent).rstrip("/")
+    what = "a folder" if is_folder else "no YAML file"
+    hint = f"; the folder of the data itself is data.root={given}" if is_folder and group == "data" else ""
+    return (
+        f"{group}: {given} is {what}; give the path of a YAML file, as in {group}={folder}/mine.yaml, or one of "
+        f"{', '.join(options(group))}{hint}"
+    )
 
 
 def _file(text: str) -> str:

@@ -60,6 +60,22 @@ def test_printed_commands_have_what_was_typed(folder: Path) -> None:
             "data: there is no file {folder}/none.yaml; give the path of a YAML file",
         ),
         (
+            ["data={folder}"],
+            "data: {folder} is a folder; give the path of a YAML file, as in data={folder}/mine.yaml, or one of ",
+        ),
+        (
+            ["data={folder}/"],
+            "data: {folder}/ is a folder; give the path of a YAML file, as in data={folder}/mine.yaml, or one of ",
+        ),
+        (
+            ["model={folder}/data/mine"],
+            "model: {folder}/data/mine is no YAML file; give the path of a YAML file, as in model={folder}/data/",
+        ),
+        (
+            ["+positions/yarn=../x"],
+            "positions/yarn: ../x is no YAML file; give the path of a YAML file, as in positions/yarn=../mine",
+        ),
+        (
             ["--config-dir", "{folder}/data", "data=mine"],
             "--config-dir {folder}/data: there is no GROUP/NAME.yaml",
         ),
