@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import WHOLE_RUNS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SPY = """
 import gc
 from pathlib import Path
