@@ -65,7 +65,7 @@ def save_hf(
         with _errors_name(folder):
             _write_json(partial / "config.json", described)
             _write_json(partial / "generation_config.json", generation)
-            write_code(partial, flavour)
+            write_code(partial, flavour, config, positions)
             for name, content in (other_files or {}).items():
                 (partial / name).write_bytes(content)
             _finish(partial)

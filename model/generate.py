@@ -1,8 +1,7 @@
 """Generating text with a model in training form: a look at what was trained. For serving, export it (docs/export.md).
 
-Keys and values of earlier tokens are kept, keys rotated by their own positions, where the code that exports carry does
-the same (`PositionScheme.in_remote_code`): those schemes give a token its position from that token alone. For any other
-scheme the whole text is run again for each token.
+Keys and values of earlier tokens are kept, keys rotated by their own positions, where each scheme gives a token its
+position from that token alone (`PositionScheme.is_tokenwise`). Else the whole text is run again for each token.
 """
 
 from collections.abc import Collection, Iterator
@@ -44,7 +43,7 @@ def next_tokens(model: Olmo2, tokens: Tensor, *, temperature: float, generator: 
     Temperature 0 takes the most likely one. `generator` is on the CPU.
     """
     schemes = [block.positions.scheme for block in model.layers if isinstance(block, Block)]
-    cache = Cache(len(schemes)) if all(scheme.in_remote_code for scheme in schemes) else None
+    cache = Cache(len(schemes)) if all(scheme.is_tokenwise for scheme in schemes) else None
     text_1t = new_1t = tokens[None]
     while True:
         logits = model(text_1t)[0, -1] if cache is None else _cached_logits(model, new_1t, cache)
@@ -79,6 +78,14 @@ def learned_positions(model: Olmo2, tokens: Tensor) -> dict[int, Tensor]:
     return found
 
 
+def _of_index(block: Block, h_btd: Tensor, start: int) -> Tensor | None:
+    """Returns positions that follow from the index, of tokens behind `start` others."""
+    of_all: Tensor | None = block.positions(h_btd[:, :1].expand(-1, start + h_btd.shape[1], -1))
+    if of_all is None:
+        return None
+    return of_all[start:] if of_all.ndim == 1 else of_all[:, start:]
+
+
 def _choose(logits_v: Tensor, temperature: float, generator: torch.Generator) -> int:
     if temperature == 0.0:
         return int(logits_v.argmax())
@@ -90,9 +97,7 @@ def _cached_logits(model: Olmo2, new_1t: Tensor, cache: Cache) -> Tensor:
     start, h_btd = cache.num_tokens, model.embed_tokens(new_1t)
     for layer, block in enumerate(model.layers):
         assert isinstance(block, Block)
-        positions = block.positions(h_btd)
-        if positions is not None and not block.positions.scheme.is_learned:
-            positions = positions + start
+        positions = block.positions(h_btd) if block.positions.scheme.is_learned else _of_index(block, h_btd, start)
         q, k, v = block.attention.heads(h_btd, positions, start)
         k, v = cache.extend(layer, k, v)
         if start == 0:

@@ -13,10 +13,12 @@ from typing import Any
 from model.config import ModelConfig, PositionsConfig
 from model.errors import require
 from model.hf_config import REMOTE_MODEL_TYPE, describe_layers, hf_config
-from model.positions import BACKBONE, layer_schemes
+from model.huggingface.scheme_code import check_scheme, scheme_code
+from model.positions import BACKBONE, build_schemes, layer_schemes
 
 CODE = Path(__file__).with_name("modeling_repo_olmo2.py")
-CODE_FILES = (CODE, CODE.with_name("arithmetic_repo_olmo2.py"))
+SCHEMES_CODE = CODE.with_name("schemes_repo_olmo2.py")
+CODE_FILES = (CODE, CODE.with_name("arithmetic_repo_olmo2.py"), SCHEMES_CODE)
 """The code that a folder of flavour auto carries: `CODE`, and what it imports."""
 
 _PUBLISHED_DIVISOR = 8  # the forks compute hidden_size // 8 themselves
@@ -41,12 +43,8 @@ def check_flavour(flavour: Flavour, config: ModelConfig, positions: PositionsCon
     schemes = layer_schemes(positions, config.num_layers)
     others = sorted({scheme.name for scheme in schemes} - {BACKBONE})
     if flavour is Flavour.auto:
-        unknown = [scheme.name for scheme in schemes if not scheme.in_remote_code]
-        require(
-            not unknown,
-            f"the code that an export carries does not know the position scheme {unknown[0] if unknown else ''}: add "
-            f"it to {CODE.name} and set in_remote_code in its class",
-        )
+        for scheme in build_schemes(config, positions):
+            check_scheme(scheme)
     elif flavour is Flavour.olmo2:
         require(
             not others,
@@ -91,11 +89,19 @@ def describe(
     }
 
 
-def write_code(folder: Path, flavour: Flavour) -> None:
-    """Copies the code into a folder of flavour auto; the others need none. Raises OSError."""
-    if flavour is Flavour.auto:
-        for code in CODE_FILES:
-            shutil.copyfile(code, folder / code.name)
+def write_code(folder: Path, flavour: Flavour, config: ModelConfig, positions: PositionsConfig) -> None:
+    """Copies the code into a folder of flavour auto, and adds schemes that it has not; the others need none.
+
+    Raises OSError, and as `check_flavour`.
+    """
+    if flavour is not Flavour.auto:
+        return
+    for code in CODE_FILES:
+        shutil.copyfile(code, folder / code.name)
+    own = {scheme.name: scheme for scheme in build_schemes(config, positions) if not scheme.in_remote_code}
+    if own:
+        with (folder / SCHEMES_CODE.name).open("a", encoding="utf-8") as file:
+            file.writelines(scheme_code(scheme) for scheme in own.values())
 
 
 def _check_published(

@@ -7,8 +7,9 @@
 
 For transformers 5.16 to 5.23.
 
-This file and arithmetic_repo_olmo2.py are copied into every exported folder and are all that transformers, vLLM and
-lm-eval need: load the folder with `trust_remote_code=True`. They import nothing but PyTorch, NumPy and transformers.
+This file, arithmetic_repo_olmo2.py and schemes_repo_olmo2.py are copied into every exported folder and are all that
+transformers, vLLM and lm-eval need: load the folder with `trust_remote_code=True`. They import nothing but PyTorch,
+NumPy and transformers.
 
     z = W_z (silu(W_g h) * W_c h)
 
@@ -36,9 +37,8 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .arithmetic_repo_olmo2 import RepoMap, RepoRMSNorm, RepoRotation, rotate
+from .schemes_repo_olmo2 import SCHEMES
 
-SCHEMES = ("rope", "nope", "repo", "residual")
-LEARNED = ("repo", "residual")
 PRECISIONS = ("float32", "reference")
 
 
@@ -142,24 +142,24 @@ class RepoAttention(nn.Module):
         rounds = config.norm_precision == "reference"
         self.q_norm = RepoRMSNorm(width, config.rms_norm_eps, rounds)
         self.k_norm = RepoRMSNorm(kv_width, config.rms_norm_eps, rounds)
-        is_exact, heads = config.position_precision == "float32", config.num_key_value_heads
-        if self.scheme == "repo":
-            self.gate_map = RepoMap(width, config.repo_width, is_exact)
-            self.content_map = RepoMap(width, config.repo_width, is_exact)
-            self.final_map = RepoMap(config.repo_width, heads, is_exact)
-        elif self.scheme == "residual":
-            self.deviation_gate_map = RepoMap(width, config.repo_width, is_exact)
-            self.deviation_content_map = RepoMap(width, config.repo_width, is_exact)
-            self.deviation_final_map = RepoMap(config.repo_width, heads, is_exact, starts_at_zero=True)
+        is_exact, scheme = config.position_precision == "float32", SCHEMES[self.scheme]
+        self.map_names = {name: owned for name, (owned, *_) in scheme.maps(config).items()}
+        for name, (owned, num_outputs, num_inputs) in scheme.maps(config).items():
+            self.add_module(owned, RepoMap(num_inputs, num_outputs, is_exact, starts_at_zero=name in scheme.zero_maps))
 
-    def learned_positions(self, hidden_states: Tensor) -> Tensor:
-        """Returns z [B, T, H_kv], float32 or wider. Only RePo and residual layers have them."""
-        if self.scheme == "repo":
-            gate, content, final = self.gate_map, self.content_map, self.final_map
-        else:
-            gate, content, final = self.deviation_gate_map, self.deviation_content_map, self.deviation_final_map
-        z = final(F.silu(gate(hidden_states)) * content(hidden_states))
-        return z.to(torch.promote_types(z.dtype, torch.float32))
+    def positions_of(self, hidden_states: Tensor, index: Tensor) -> Tensor | None:
+        """Returns positions [B, T, H_kv or 1], or None for no rotation. `index` is [B, T, 1]."""
+        scheme = SCHEMES[self.scheme]
+        if scheme.positions is None:
+            return index if scheme.is_rotated else None
+        if not scheme.is_learned:  # those of all tokens so far, of which the index takes some
+            rows = hidden_states[:1, :1].expand(1, int(index.max()) + 1, -1)
+            of_all = scheme.positions(rows, {})
+            return None if of_all is None else of_all.reshape(rows.shape[1], -1)[index.squeeze(-1)]
+        found = scheme.positions(hidden_states, {name: getattr(self, owned) for name, owned in self.map_names.items()})
+        if found is not None and found.ndim == 1:
+            found = found[None, :, None].expand(*hidden_states.shape[:2], self.config.num_key_value_heads)
+        return found
 
     def forward(
         self,
@@ -176,12 +176,13 @@ class RepoAttention(nn.Module):
         query = self.q_norm(self.q_proj(hidden_states)).view(*shape, -1, self.head_dim)
         key = self.k_norm(self.k_proj(hidden_states)).view(*shape, -1, self.head_dim)
         value = self.v_proj(hidden_states).view(*shape, -1, self.head_dim)
-        positions = None
-        if self.scheme in LEARNED:
-            positions = self.learned_positions(hidden_states)
-            cos_sin = rotation(positions, query.dtype, index if self.scheme == "residual" else None)
-        else:
-            cos_sin = index_rotation if self.scheme == "rope" else None
+        scheme, positions, cos_sin = SCHEMES[self.scheme], None, None
+        if scheme.positions is not None:
+            positions = self.positions_of(hidden_states, index)
+            if positions is not None:
+                cos_sin = rotation(positions, query.dtype, index if scheme.adds_index else None)
+        elif scheme.is_rotated:
+            cos_sin = index_rotation
         if cos_sin is not None:
             query, key = rotate(query, *cos_sin), rotate(key, *cos_sin)
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
@@ -200,7 +201,7 @@ class RepoAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        return self.o_proj(output.reshape(*shape, -1)), weights, positions
+        return self.o_proj(output.reshape(*shape, -1)), weights, positions if scheme.is_learned else None
 
 
 class RepoMLP(nn.Module):
@@ -329,7 +330,7 @@ class RepoOlmo2Model(RepoOlmo2PreTrainedModel):
         output = RepoModelOutput(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
         if kwargs.get("output_positions"):
             schemes: Any = self.config.layer_positions
-            output.position_layers = tuple(layer for layer, name in enumerate(schemes) if name in LEARNED)
+            output.position_layers = tuple(layer for layer, name in enumerate(schemes) if SCHEMES[name].is_learned)
         return output
 
 

@@ -36,12 +36,19 @@ class PositionScheme(ABC):
     published_mode: ClassVar[str | None] = None
     """`dynamic_pe_mode` in the published `pe_config`; None if the published vocabulary has no word for the scheme."""
 
+    is_tokenwise: ClassVar[bool] = False
+    """Whether a token's position follows from its own vector and index, or where the scheme is not learned from its
+    index alone. Then generating text keeps keys, and an export can carry the scheme. A subclass with another
+    `positions` has to say it again."""
     in_remote_code: ClassVar[bool] = False
-    """Whether the code that exports carry (model/huggingface/modeling_repo_olmo2.py) computes the scheme."""
+    """Whether model/huggingface/schemes_repo_olmo2.py has the scheme; an export adds others to it. Not inherited."""
 
     def __init_subclass__(cls) -> None:
         """Raises TypeError where the names of the maps contradict each other."""
         super().__init_subclass__()
+        cls.in_remote_code = vars(cls).get("in_remote_code", False)
+        if "positions" in vars(cls):
+            cls.is_tokenwise = vars(cls).get("is_tokenwise", False)
         if cls.symbols.keys() != cls.hf_names.keys() or cls.is_learned != bool(cls.symbols):
             raise TypeError(f"{cls.__name__} must name the same maps in symbols and hf_names, and has some if learned")
         if not cls.zero_maps <= cls.symbols.keys():

@@ -15,6 +15,7 @@ class Nope(PositionScheme):
 
     name = "nope"
     published_mode = "nope"
+    is_tokenwise = True
     in_remote_code = True
 
     def positions(self, h_btd: "Tensor", maps: Mapping[str, "Module"]) -> None:

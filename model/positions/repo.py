@@ -35,6 +35,7 @@ class Repo(PositionScheme):
         "final": "self_attn.final_map",
     }
     published_mode: ClassVar[str | None] = "swigluex_multihead"
+    is_tokenwise = True
     in_remote_code = True
 
     def __init__(self, model: ModelConfig, positions: PositionsConfig) -> None:

@@ -23,3 +23,4 @@ class Residual(Repo):
         "final": "self_attn.deviation_final_map",
     }
     published_mode = None
+    in_remote_code = True

@@ -15,6 +15,7 @@ class Rope(PositionScheme):
 
     name = "rope"
     published_mode = "none"
+    is_tokenwise = True
     in_remote_code = True
 
     def positions(self, h_btd: "Tensor", maps: Mapping[str, "Module"]) -> "Tensor":

@@ -29,7 +29,7 @@ def test_a_cache_changes_no_token(
 
     cached = twenty()
     for scheme in {type(block.positions.scheme) for block in model.layers}:  # type: ignore[union-attr]
-        monkeypatch.setattr(scheme, "in_remote_code", False)
+        monkeypatch.setattr(scheme, "is_tokenwise", False)
     assert twenty() == cached
 
 
@@ -39,7 +39,7 @@ def test_positions_are_those_of_the_forward_pass() -> None:
     assert found.keys() == {1} and found[1].shape == (7, 2)
     shorter = learned_positions(model, PROMPT[:4])
     torch.testing.assert_close(found[1][:4], shorter[1])
-    assert Repo.in_remote_code and learned_positions(built(small(), ROPE), PROMPT) == {}
+    assert Repo.is_tokenwise and learned_positions(built(small(), ROPE), PROMPT) == {}
 
 
 def test_what_a_model_keeps_from_generating_can_be_trained_with() -> None:

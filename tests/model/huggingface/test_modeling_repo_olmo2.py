@@ -87,7 +87,7 @@ def test_positions_equal_the_models_whatever_settings_say(loaded: dict[str, Any]
     ours, theirs = dict(built(*MODELS["mixed"]).learned_positions())[1], loaded["mixed"].model.layers[1].self_attn
     h = 8 * torch.randn(2, 40, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        found = theirs.learned_positions(h)
+        found = theirs.positions_of(h, torch.arange(40).reshape(1, 40, 1))
         assert found.dtype == torch.float32 and torch.equal(found, ours(h))
 
 
