@@ -13,13 +13,13 @@ does: training from `init_from` converts, and reports what changes; all else loa
 """
 
 import json
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.config import ModelConfig, PositionsConfig, YarnConfig
+from model.config import ModelConfig, PositionsConfig
 from model.errors import ModelError, require
+from model.hf_yarn import compare_yarn, file_yarn
 from model.positions import BACKBONE, SCHEMES, layer_schemes, overrides_for
 from model.positions.base import PositionScheme
 
@@ -28,7 +28,6 @@ REMOTE_MODEL_TYPE = "repo_olmo2"
 
 _SPELLINGS = ("dynmaic_pe", "dynamic_pe")  # the first is the one that published readers look for
 _NUM_LISTED = 8  # names in an error message before the rest is only counted
-_NO_YARN = (None, "default")  # values of rope_type that leave frequencies as they are
 
 
 def hf_config(
@@ -103,12 +102,22 @@ def _other_arithmetic(saved: Mapping[str, Any], config: ModelConfig) -> list[str
         "head_dim": (saved.get("head_dim"), config.head_dim),
         "partial_rotary_factor": (rotated, 1.0),
         "quantization_config": (saved.get("quantization_config"), None),
+        "clip_qkv": (saved.get("clip_qkv"), None),
+        "sliding_window": (saved.get("sliding_window"), None),
+        "layer_types": (_distinct(saved.get("layer_types")), ["full_attention"]),
     }
     return [
         f"{key} {json.dumps(found)} and not {json.dumps(wanted)}"
         for key, (found, wanted) in meant.items()
         if found is not None and found != wanted
     ]
+
+
+def _distinct(values: Any) -> Any:
+    """Returns the values of a list, each once; anything else as it is."""
+    if not isinstance(values, list):
+        return values
+    return [value for index, value in enumerate(values) if value not in values[:index]]
 
 
 def precision_differences(saved: Mapping[str, Any], config: ModelConfig, positions: PositionsConfig) -> list[str]:
@@ -156,7 +165,7 @@ def check_positions(
         yarn = file_yarn(saved)
     except ModelError as error:
         return PositionCheck([str(error)], [], False)
-    problems, changes = _compare_yarn(yarn, positions.yarn, is_conversion)
+    problems, changes = compare_yarn(yarn, positions.yarn, is_conversion)
     width, has_maps = config.hidden_size // positions.hidden_divisor, any(SCHEMES[name].is_learned for name in names)
     if names == wanted and has_maps and saved.get("repo_width") not in (None, width):
         problems.append(
@@ -251,11 +260,14 @@ def _schemes_of_maps(keys: Collection[str], num_layers: int) -> list[set[str]]:
 def _checked_layers(layer_positions: Any, num_layers: int) -> list[str]:
     """Returns `layer_positions`. Raises ModelError unless it names a scheme for each layer."""
     is_complete = isinstance(layer_positions, list) and len(layer_positions) == num_layers
-    require(is_complete, f"config.json's layer_positions is {layer_positions}; it must list {num_layers} schemes")
+    require(
+        is_complete,
+        f"config.json's layer_positions is {json.dumps(layer_positions)}; it must list {num_layers} schemes",
+    )
     for name in layer_positions:
         require(
             isinstance(name, str) and name in SCHEMES,
-            f"config.json's layer_positions names {name!r}, which is no position scheme here: "
+            f"config.json's layer_positions names {json.dumps(name)}, which is no position scheme here: "
             f"there are {', '.join(SCHEMES)}",
         )
     return list(layer_positions)
@@ -263,17 +275,28 @@ def _checked_layers(layer_positions: Any, num_layers: int) -> list[str]:
 
 def _published_layers(pe_config: Any, num_layers: int) -> list[str]:
     """Returns the layers that a `pe_config` describes. Raises ModelError if no scheme here is what it says."""
-    require(isinstance(pe_config, dict), f"config.json's pe_config is {pe_config!r}; it must be an object")
-    mode, text = str(pe_config.get("dynamic_pe_mode")), _spelled_out(pe_config)
+    require(isinstance(pe_config, dict), f"config.json's pe_config is {json.dumps(pe_config)}; it must be an object")
+    mode, text = pe_config.get("dynamic_pe_mode"), _spelled_out(pe_config)
     modes = {scheme.published_mode: name for name, scheme in SCHEMES.items() if scheme.published_mode is not None}
-    require(mode in modes, f"config.json's pe_config has {text}: of its modes there are here {', '.join(modes)}")
+    require(
+        isinstance(mode, str) and mode in modes,
+        f"config.json's pe_config has {text}: of its modes there are here {', '.join(modes)}",
+    )
     start, layer_ids = _either(pe_config, "start_layer"), _either(pe_config, "layer_ids")
     try:
-        first = int(start or 0)
-        layers = {int(layer) for layer in str(layer_ids or "").split(",") if layer.strip()} or set(range(num_layers))
+        first = _layer(start) if start not in (None, "") else 0
+        listed_layers = "" if layer_ids is None else str(layer_ids)
+        layers = {int(layer) for layer in listed_layers.split(",") if layer.strip()} or set(range(num_layers))
     except (TypeError, ValueError):
         raise ModelError(f"config.json's pe_config has {text}; a layer and a list of layers were expected") from None
     return [modes[mode] if layer >= first and layer in layers else BACKBONE for layer in range(num_layers)]
+
+
+def _layer(value: Any) -> int:
+    """Returns a layer that may be given as 1, 1.0 or "1". Raises TypeError or ValueError for anything else."""
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError
+    return int(value)
 
 
 def _either(pe_config: Mapping[str, Any], key: str) -> Any:
@@ -289,84 +312,15 @@ def _either(pe_config: Mapping[str, Any], key: str) -> Any:
 def _spelled_out(pe_config: Any) -> str:
     """Returns what a `pe_config` says about layers: "dynamic_pe_mode nope, dynmaic_pe_layer_ids 2,5"."""
     if not isinstance(pe_config, dict):
-        return repr(pe_config)
+        return json.dumps(pe_config)
     keys = (
         "dynamic_pe_mode",
         *(f"{spelling}_{key}" for spelling in _SPELLINGS for key in ("start_layer", "layer_ids")),
     )
-    return ", ".join(f"{key} {pe_config[key]}" for key in keys if pe_config.get(key) not in (None, ""))
-
-
-def file_yarn(saved: Mapping[str, Any]) -> dict[str, float] | None:
-    """Returns what a config.json says about YaRN. Raises ModelError for any other scaling, or two that differ."""
-    found = {key: _yarn(key, saved[key], saved) for key in ("rope_scaling", "rope_parameters") if saved.get(key)}
-    if len(found) == 2:
-        old, new = found.values()
-        require(old == new, f"config.json's rope_scaling is {old} and its rope_parameters {new}: correct the wrong one")
-    return next(iter(found.values()), None)
-
-
-def _yarn(key: str, scaling: Any, saved: Mapping[str, Any]) -> dict[str, float] | None:
-    """Returns the YaRN of one description, with the defaults that transformers gives to what is left out."""
-    require(isinstance(scaling, dict), f"config.json's {key} is {scaling!r}; it must be an object")
-    kind = scaling.get("rope_type", scaling.get("type"))
-    if kind in _NO_YARN:
-        return None
-    require(kind == "yarn", f"config.json's {key} is of type {kind!r}; only yarn is known here")
-    require(scaling.get("truncate", True) is True, f"config.json's {key} has truncate=false, which is not known here")
-    try:
-        factor = float(scaling["factor"])
-        original = scaling.get("original_max_position_embeddings") or saved["max_position_embeddings"]
-        scale, scale_all = scaling.get("mscale"), scaling.get("mscale_all_dim")
-        attention_factor = scaling.get("attention_factor")
-        if attention_factor is None and scale and scale_all:
-            attention_factor = _attention_factor(factor, scale) / _attention_factor(factor, scale_all)
-        elif attention_factor is None:
-            attention_factor = _attention_factor(factor)
-        return {
-            "factor": factor,
-            "original_max_position": float(original),
-            "beta_fast": float(scaling.get("beta_fast") or 32.0),
-            "beta_slow": float(scaling.get("beta_slow") or 1.0),
-            "attention_factor": float(attention_factor),
-        }
-    except (KeyError, TypeError, ValueError):
-        raise ModelError(f"config.json's {key} is {scaling}; a factor and numbers beside it were expected") from None
-
-
-def _attention_factor(factor: float, scale: float = 1.0) -> float:
-    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
-
-
-def _compare_yarn(
-    found: Mapping[str, float] | None, wanted: YarnConfig | None, is_conversion: bool
-) -> tuple[list[str], list[str]]:
-    """Returns problems and changes."""
-    if found is None and wanted is None:
-        return [], []
-    if found is None:
-        assert wanted is not None
-        if is_conversion:
-            return [], [f"rotations change to YaRN with factor {wanted.factor}"]
-        return [f"config.json has no YaRN, but positions.yarn has factor {wanted.factor}: set positions.yarn=null"], []
-    settings = {key: value for key, value in found.items() if key != "attention_factor"}
-    arguments = " ".join(f"positions.yarn.{key}={value:g}" for key, value in settings.items())
-    if wanted is None:
-        return [
-            f"config.json has YaRN with factor {found['factor']:g}, but positions.yarn is null: "
-            f"add +positions/yarn=default {arguments}"
-        ], []
-    ours = {key: float(getattr(wanted, key)) for key in settings}
-    if different := [key for key in settings if not math.isclose(settings[key], ours[key])]:
-        pairs = ", ".join(f"{key} {settings[key]:g} and positions.yarn.{key} is {ours[key]:g}" for key in different)
-        return [f"config.json's YaRN has {pairs}: set {arguments}"], []
-    expected = _attention_factor(wanted.factor)
-    if not math.isclose(found["attention_factor"], expected, rel_tol=1e-6):
-        return [
-            f"config.json's YaRN has an attention factor of {found['attention_factor']:g}, but here it is always "
-            f"0.1 ln(factor) + 1 = {expected:g}: this checkpoint cannot be used"
-        ], []
-    return [], []
+    said = {key: pe_config[key] for key in keys if pe_config.get(key) not in (None, "")}
+    no_mode = [] if keys[0] in said else [f"no {keys[0]}"]
+    pairs = (f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in said.items())
+    return ", ".join([*no_mode, *pairs])
 
 
 def describe_layers(schemes: Iterable[type[PositionScheme]]) -> str:

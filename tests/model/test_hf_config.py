@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from model.config import PositionsConfig, YarnConfig
 from model.errors import ModelError
 from model.export import save_hf
-from model.hf_config import hf_config
+from model.hf_config import file_layers, hf_config
 from model.transformer import Olmo2
 from model.weights import Weights, hf_weights, initialise, parameter_shapes, random_weights
 from tests.model.small import REPO, ROPE, built, small
@@ -59,6 +59,13 @@ def test_both_spellings_say_where_learned_positions_start() -> None:
         ({"attention_bias": True}, "config.json has attention_bias true and not false"),
         ({"head_dim": 8}, "config.json has head_dim 8 and not 16"),
         ({"quantization_config": {"bits": 4}}, 'config.json has quantization_config {"bits": 4} and not null'),
+        ({"clip_qkv": 8.0}, "config.json has clip_qkv 8.0 and not null"),
+        ({"sliding_window": 4096}, "config.json has sliding_window 4096 and not null"),
+        (
+            {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]},
+            'layer_types ["sliding_attention", "full_attention"] and not ["full_attention"]',
+        ),
+        ({"layer_types": "full"}, 'config.json has layer_types "full" and not ["full_attention"]'),
         (
             {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5, "partial_rotary_factor": 0.5}},
             "config.json has partial_rotary_factor 0.5 and not 1.0",
@@ -78,6 +85,14 @@ def test_settings_that_change_the_arithmetic_are_compared(
     with pytest.raises(ModelError) as raised:
         load(described(exports["repo from 1"], tmp_path / "changed", **changed), REPO)
     assert said in str(raised.value)
+
+
+def test_settings_that_state_the_only_arithmetic_are_fine(exports: dict[str, Path], tmp_path: Path) -> None:
+    stated = {"layer_types": ["full_attention"] * 3, "attention_bias": False, "head_dim": 16}
+    folder = described(exports["repo from 1"], tmp_path / "stated", **stated)
+    description = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(description | {"clip_qkv": None, "sliding_window": None}))
+    load(folder, REPO)
 
 
 def test_another_rounding_is_a_change_where_a_run_begins(
@@ -257,6 +272,7 @@ def published(start: Any = 1, layer_ids: Any = "", mode: str = "swigluex_multihe
     [
         ("repo from 1", published(), REPO),
         ("repo from 1", published(0, "1,2"), REPO),
+        ("repo from 1", published(1.0, None), REPO),
         ("repo from 1", {"dynamic_pe_mode": "swigluex_multihead", "dynmaic_pe_start_layer": 1}, REPO),
         ("repo from 1", {"dynamic_pe_mode": "swigluex_multihead", "dynamic_pe_start_layer": 1}, REPO),
         ("repo from 0", {"dynamic_pe_mode": "swigluex_multihead"}, REPO_FROM[0]),
@@ -276,12 +292,18 @@ def test_published_descriptions_are_read_in_both_spellings(
         load(folder, wrong)
 
 
+@pytest.mark.parametrize("layer", [0, 2])
+def test_one_layer_may_be_given_as_a_number(layer: int) -> None:
+    _, names = file_layers({"pe_config": published(0, layer, mode="nope")}, [], 3)
+    assert names == ["nope" if each == layer else "rope" for each in range(3)]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"layer_positions": ["rope", "repoo", "repo"]}, "layer_positions names 'repoo', which is no position scheme"),
-        ({"layer_positions": ["rope", "repo"]}, "layer_positions is ['rope', 'repo']; it must list 3 schemes"),
-        ({"layer_positions": "repo"}, "layer_positions is repo; it must list 3 schemes"),
+        ({"layer_positions": ["rope", "repoo", "repo"]}, 'layer_positions names "repoo", which is no position scheme'),
+        ({"layer_positions": ["rope", "repo"]}, 'layer_positions is ["rope", "repo"]; it must list 3 schemes'),
+        ({"layer_positions": "repo"}, 'layer_positions is "repo"; it must list 3 schemes'),
         (
             {"layer_positions": ["rope", "nope", "repo"], "pe_config": published()},
             "but config.json's pe_config (dynamic_pe_mode swigluex_multihead",
@@ -291,11 +313,16 @@ def test_published_descriptions_are_read_in_both_spellings(
         ({"layer_positions": None, "pe_config": published(0)}, "but the tensors have position maps in layers 1-2: use"),
         ({"pe_config": published(mode="cope")}, "pe_config has dynamic_pe_mode cope, "),
         ({"pe_config": published() | {"dynmaic_pe_start_layer": 0}}, "make both spellings the same"),
+        ({"pe_config": {}}, "config.json's pe_config has no dynamic_pe_mode: of its modes there are here nope, "),
+        ({"pe_config": published() | {"dynamic_pe_mode": None}}, "has no dynamic_pe_mode, dynmaic_pe_start_layer 1, "),
         ({"pe_config": published("first")}, "a layer and a list of layers were expected"),
+        ({"pe_config": published(1.9)}, "start_layer 1.9; a layer and a list of layers were expected"),
+        ({"pe_config": published(True)}, "start_layer true; a layer and a list of layers were expected"),
+        ({"pe_config": published(0, False)}, "layer_ids false; a layer and a list of layers were expected"),
         ({"pe_config": [1]}, "pe_config is [1]; it must be an object"),
         (
             {"rope_scaling": {"type": "linear", "factor": 2.0}},
-            "rope_scaling is of type 'linear'; only yarn is known here",
+            'rope_scaling is of type "linear"; only yarn is known here',
         ),
         ({"rope_parameters": {"rope_type": "yarn"}}, "a factor and numbers beside it were expected"),
         ({"rope_parameters": [2]}, "rope_parameters is [2]; it must be an object"),
@@ -360,5 +387,7 @@ def test_two_descriptions_of_yarn_must_agree(exports: dict[str, Path], tmp_path:
     folder = described(
         exports["rope with yarn"], tmp_path / "yarn", rope_parameters={"rope_type": "default", "rope_theta": 500000.0}
     )
-    with pytest.raises(ModelError, match=r"rope_scaling is .* and its rope_parameters None: correct the wrong one"):
+    with pytest.raises(
+        ModelError, match=r"scaling has YaRN with factor 4, .* and its rope_parameters has no YaRN: correct"
+    ):
         load(folder, ROPE_YARN)

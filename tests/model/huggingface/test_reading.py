@@ -64,7 +64,7 @@ def test_a_folder_describes_the_model_that_was_written(tmp_path: Path, name: str
         ({"eos_token_id": None}, "config.json has no eos_token_id"),
         ({"num_attention_heads": 7}, "which does not cut model.hidden_size 64"),
         ({"position_precision": "half"}, "'half' is not a valid PositionPrecision"),
-        ({"layer_positions": ["rope", "cope", "repo"]}, "names 'cope', which is no position scheme here"),
+        ({"layer_positions": ["rope", "cope", "repo"]}, 'names "cope", which is no position scheme here'),
     ],
 )
 def test_a_description_that_is_incomplete_is_refused(tmp_path: Path, changes: dict[str, object], said: str) -> None:
