@@ -12,7 +12,6 @@ import numpy as np
 from report.metrics import (
     BUCKET_LOSS,
     CE_LOSS,
-    EVAL,
     EVAL_LOSS,
     EVAL_PERPLEXITY,
     GRAD_NORM,
@@ -24,6 +23,7 @@ from report.metrics import (
     Metric,
     MetricTable,
     Scope,
+    evaluation_part,
     probe_title,
 )
 from report.packing import curve, evenly_spaced, rounded
@@ -55,7 +55,7 @@ class Charts:
             name
             for name, entry in self._entries.items()
             if name not in MAIN_CHARTS
-            and not name.startswith(EVAL)
+            and evaluation_part(name) is None
             and (entry is None or entry.metric.scope is Scope.run)
         )
 
@@ -119,7 +119,8 @@ class Charts:
 
         None if there is no evaluation.
         """
-        others = [name for name, entry in self._entries.items() if entry is None and name.startswith(EVAL)]
+        unknown = [name for name, entry in self._entries.items() if entry is None]
+        others = [name for name in unknown if evaluation_part(name) is not None]
         found = {
             "charts": self._curves([*(name for name in EVALUATION_CHARTS if name in self._entries), *others]),
             "sources": self._by_key(Scope.source, lambda entry: entry.source),

@@ -10,7 +10,6 @@ from report.comparison_table import run_cells, same_over_seeds, setting_cells, t
 from report.metrics import (
     CE_LOSS,
     COLUMNS,
-    EVAL,
     EVAL_LOSS,
     GRAD_NORM,
     LEARNING_RATE,
@@ -63,7 +62,8 @@ def comparison_data(comparison: Comparison, name: str) -> dict[str, Any]:
 def _probes(runs: Sequence[ComparedRun]) -> dict[str, Metric]:
     """Returns the figures of probes that some run has, by name, each called by its task and length."""
     table = MetricTable(0, {})
-    entries = {name: table.find(name) for run in runs for row in run.rows for name in row if name.startswith(EVAL)}
+    names = dict.fromkeys(name for run in runs for row in run.rows for name in row)
+    entries = {name: table.find(name) for name in names}
     found = [(entry, name) for name, entry in entries.items() if entry is not None and entry.probe is not None]
     in_order = sorted(found, key=lambda each: (each[0].probe, each[0].metric.label))
     return {

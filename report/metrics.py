@@ -64,9 +64,7 @@ PHASES = {
 """The parts of a step, which add up to its seconds."""
 PEAK_GIB, PLANNED_GIB = "memory/peak_gib", "memory/planned_gib"
 OPEN_ALERTS = "positions/open_alerts"
-EVAL = "eval/"
-"""How the names of all results of evaluations begin."""
-EVAL_LOSS, EVAL_PERPLEXITY = f"{EVAL}loss", f"{EVAL}perplexity"
+EVAL_LOSS, EVAL_PERPLEXITY = "eval/loss", "eval/perplexity"
 WINDOW = 10
 """Last values of a figure that tables of runs average."""
 
@@ -216,6 +214,12 @@ def signals(symbols: Mapping[str, str]) -> dict[str, Metric]:
     )
 
 
+def evaluation_part(name: str) -> str | None:
+    """Returns a result's own part of its name, as in `mine` of eval/mine; None if no evaluation measures it."""
+    section, _, part = name.partition("/")
+    return part if section == "eval" else None
+
+
 def positions_metric(statistic: str) -> str:
     """Returns the name of a statistic's mean over all heads of all layers."""
     return f"positions/{statistic}"
@@ -344,6 +348,10 @@ class MetricTable:
         num_layers = model.get("num_layers") if isinstance(model, Mapping) else None
         is_known = isinstance(num_layers, int) and 0 < num_layers <= MAX_LAYERS
         return cls(num_layers if is_known and num_layers is not None else MAX_LAYERS, map_symbols(config))
+
+    def names(self) -> Iterable[str]:
+        """Returns all names but those that hold a key of the run's."""
+        return self._entries.keys()
 
     def find(self, name: str) -> Entry | None:
         """Returns what a name stands for, or None if it is not a name of ours."""

@@ -15,10 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from report.metrics import STEP, MetricTable, Scope
+from report.metrics import BUCKET_LOSS, SOURCE_LOSS, SOURCE_PERPLEXITY, STEP, Family, MetricTable, Scope
 from report.probes import read_probes
 
 PICTURED = ("std", "range", "mean", "rank_correlation", "resolution", "similarity")
+SECTIONS = {
+    family: Family(f"eval_{what}_{family.metric.name}/", "", family.metric)
+    for family, what in ((SOURCE_LOSS, "source"), (SOURCE_PERPLEXITY, "source"), (BUCKET_LOSS, "position"))
+}
+"""The panels of metrics whose names hold a key: a section each, with a panel per key."""
 LARGEST = 1e30  # number in a histogram: NumPy cannot make bins of larger ones
 
 Metrics = Mapping[str, Any]
@@ -70,11 +75,24 @@ def panel_name(name: str, table: MetricTable) -> str:
         return name
     if entry.layer is not None:
         return f"positions_{entry.metric.name}/layer_{entry.layer:02d}"
-    if entry.source is not None:
-        return f"eval_source_{entry.metric.name}/{entry.source}"
-    if entry.bucket is not None:
-        return f"eval_position_{entry.metric.name}/{entry.bucket[0]}-{entry.bucket[1]}"
-    return name
+    keys = ((section, family.key(name)) for family, section in SECTIONS.items())
+    return next((section.name(key) for section, key in keys if key is not None), name)
+
+
+class PanelTable:
+    """Finds the metrics that panels show as they are: `panel_name`, undone."""
+
+    def __init__(self, table: MetricTable) -> None:
+        self._table = table
+        self._names = {panel_name(name, table): name for name in table.names()}
+
+    def metric(self, panel: str) -> str | None:
+        """Returns the metric that a panel shows; None if it shows what is made of one, or none of ours."""
+        if panel in self._names:
+            return self._names[panel]
+        keys = ((family, section.key(panel)) for family, section in SECTIONS.items())
+        name = next((family.name(key) for family, key in keys if key is not None), panel)
+        return name if self._table.find(name) is not None else None
 
 
 def head_arrays(metrics: Metrics, table: MetricTable) -> tuple[list[int], dict[str, np.ndarray]]:

@@ -4,25 +4,24 @@ A .wandb file is a seven-byte header and a LevelDB log: blocks of 32 KiB that ho
 kind 1 a whole record, 2, 3 and 4 its first, middle and last part. A record is a protobuf message. The package wandb
 has no reader for it.
 
-Of a row, W&B has the figures that it shows as they are, and those of layers under a name of its own (report/panels.py).
-The figures of single heads become means and histograms there, and cannot be rebuilt.
+Of a row, W&B has the figures that it shows as they are, some in a panel of another name (report/panels.py). The figures
+of single heads become means and histograms there, and cannot be rebuilt.
 """
 
 import json
-import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from common.json_lines import read_bytes
-from report.metrics import CE_LOSS, STEP, TOKENS, MetricTable, layer_metric
+from report.metrics import CE_LOSS, STEP, TOKENS, MetricTable
+from report.panels import PanelTable
 from report.run_folder import Row, is_number
 from train.temporary import import_into_own_folder
 
 BLOCK, FRAGMENT = 1 << 15, struct.Struct("<IHB")
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
-OF_LAYER = re.compile(r"positions_(\w+)/layer_(\d+)")
 
 
 def read_rows(folder: Path) -> dict[int, Row]:
@@ -31,6 +30,7 @@ def read_rows(folder: Path) -> dict[int, Row]:
     What is damaged or half written is left out.
     """
     rows: dict[int, Row] = {}
+    panels = PanelTable(MetricTable.of({}))
     for path in sorted(folder.glob("*run-*/run-*.wandb")):  # the names of their folders begin with the time
         for record in read_records(path):
             if record.HasField("history"):
@@ -38,7 +38,7 @@ def read_rows(folder: Path) -> dict[int, Row]:
                 row = {path[0]: _number(value) for path, value in items if len(path) == 1}  # the others are pictures
                 step = row.get("_step")
                 if isinstance(step, int) and row.get(CE_LOSS) is not None:
-                    rows[step] = {STEP: step, **_metrics(row)}
+                    rows[step] = {STEP: step, **_metrics(row, panels)}
     return dict(sorted(rows.items()))
 
 
@@ -55,14 +55,9 @@ def read_records(path: Path) -> Iterator[Any]:
             continue
 
 
-def _metrics(row: Row) -> Row:
-    table, found = MetricTable.of({}), Row()
-    for name, value in row.items():
-        if (of_layer := OF_LAYER.fullmatch(name)) is not None:
-            name = layer_metric(int(of_layer[2]), of_layer[1])
-        if value is not None and (name == TOKENS or table.find(name) is not None):
-            found[name] = value
-    return found
+def _metrics(row: Row, panels: PanelTable) -> Row:
+    named = ((TOKENS if name == TOKENS else panels.metric(name), value) for name, value in row.items())
+    return {name: value for name, value in named if name is not None and value is not None}
 
 
 def _number(text: str) -> float | int | None:

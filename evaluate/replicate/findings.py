@@ -14,6 +14,7 @@ from evaluate.replicate.config import BASELINE, ReplicateConfig
 from evaluate.replicate.runs import Run
 from evaluate.replicate.score import Scores, cell_name, read_scores
 from evaluate.replicate.statistics import LEVEL, Estimate, estimate, holm
+from report.metrics import positions_metric
 
 METRIC = "accuracy"
 SHOWN = ("std", "range", "resolution", "rank_correlation", "constant_share", "monotone_share", "hybrid_share")
@@ -107,11 +108,11 @@ def _comparisons(
 
 def _positions(run: Run, root: Path) -> dict[str, Any]:
     """Returns the last reading of a run's learned positions, and the alerts that it had."""
-    rows = [row for row in read_json_lines(run.folder(root) / "metrics.jsonl") if "positions/std" in row]
+    rows = [row for row in read_json_lines(run.folder(root) / "metrics.jsonl") if positions_metric("std") in row]
     events = read_json_lines(run.folder(root) / "events.jsonl")
     alerts = sorted({str(event.get("kind")) for event in events if event.get("event") == "alert"})
     last = rows[-1] if rows else {}
-    figures = {name: last[f"positions/{name}"] for name in SHOWN if f"positions/{name}" in last}
+    figures = {name: last[metric] for name in SHOWN if (metric := positions_metric(name)) in last}
     return {"scheme": run.scheme, "seed": run.seed, "figures": figures, "alerts": alerts}
 
 

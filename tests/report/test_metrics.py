@@ -1,5 +1,8 @@
 """Names of metrics: what is built is found again, and nothing else is."""
 
+import ast
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +27,8 @@ from report.metrics import (
 )
 from report.schemes import learns_positions, map_symbols
 
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("benchmarks", "common", "data", "evaluate", "launch", "model", "report", "train")
 SYMBOLS = {"gate": "W_g", "slope": "W_s"}
 TABLE = MetricTable(16, SYMBOLS)
 
@@ -112,3 +117,17 @@ def test_a_config_says_how_many_layers_and_which_maps_there_are() -> None:
 def test_a_run_learns_its_positions_unless_its_config_has_none_learned(positions: object, learns: bool) -> None:
     config = {"positions": positions}
     assert learns_positions(config) == bool(map_symbols(config)) == learns
+
+
+def test_no_other_file_writes_a_name_or_takes_one_apart() -> None:
+    table, sections = MetricTable.of({}), {f"{name.partition('/')[0]}/" for name in RUN_METRICS}
+    texts = [
+        (f"{path.relative_to(ROOT)}:{node.lineno}", node.value)
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if path != ROOT / "report/metrics.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    assert len(texts) > 5000
+    assert [each for each in texts if each[1] in sections or table.find(each[1])] == []

@@ -7,8 +7,8 @@ import pytest
 
 from report import pictures
 from report.metrics import MetricTable
-from report.panels import Panels, scalars
-from tests.report.folders import evaluated
+from report.panels import Panels, PanelTable, panel_name, scalars
+from tests.report.folders import evaluated, metrics
 
 TABLE = MetricTable.of({})
 
@@ -54,6 +54,21 @@ def test_evaluations_have_sections_by_source_and_by_position() -> None:
         "eval_position_loss/8-16": 2.5,
         "eval_position_loss/16-24": 1.5,
     }
+
+
+def test_a_panel_of_one_number_gives_back_its_metric() -> None:
+    panels = PanelTable(TABLE)
+    probe = {"eval/probe/copy-64/nll": 0.5, "positions/std": 0.25, "positions/layer_123/gradient_share": 0.5}
+    for name in {**metrics(2), **evaluated(2), **probe}.keys() - {"step", "tokens"}:
+        assert panels.metric(panel_name(name, TABLE)) == name
+    for other in (
+        "positions_std/layer_05_mean",
+        "positions_std/heads",
+        "eval_source_loss/",
+        "_runtime",
+        "probes/prose",
+    ):
+        assert panels.metric(other) is None
 
 
 def heads(step: int, **statistics: float) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from common.words import counted
 from report.metrics import (
     BUCKET_LOSS,
     CE_LOSS,
-    EVAL,
     EVAL_LOSS,
     EVAL_PERPLEXITY,
     GRAD_NORM,
@@ -30,6 +29,7 @@ from report.metrics import (
     STEP,
     STEP_SECONDS,
     TOKENS_PER_SECOND,
+    evaluation_part,
 )
 from train.callbacks.callback import Callback, TrainerInterface
 from train.watch.alert import Alert
@@ -73,8 +73,9 @@ def evaluation_summary(metrics: dict[str, Any]) -> str:
     for name, value in metrics.items():
         keys = [key for family in (SOURCE_LOSS, BUCKET_LOSS) if (key := family.key(name)) is not None]
         is_shown = name in (EVAL_LOSS, EVAL_PERPLEXITY) or SOURCE_PERPLEXITY.key(name) is not None
-        if name.startswith(EVAL) and not is_shown:
-            parts.append(f"{keys[0] if keys else name.removeprefix(EVAL)} {value:.3f}")
+        part = evaluation_part(name)
+        if part is not None and not is_shown:
+            parts.append(f"{keys[0] if keys else part} {value:.3f}")
     return "  ".join(parts)
 
 

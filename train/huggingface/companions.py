@@ -11,7 +11,7 @@ from model.accounting import num_parameters
 from model.huggingface.card import Training, model_card
 from model.huggingface.flavours import Flavour, default_flavour
 from model.huggingface.tokenizer import NAME, tokenizer_files, tokens_by_id
-from report.metrics import CE_LOSS, EVAL_LOSS, OPEN_ALERTS, STEP, TOKENS
+from report.metrics import CE_LOSS, EVAL_LOSS, STATISTICS, STEP, TOKENS, positions_metric
 from report.run_folder import RunFiles
 from train.config import RunConfig
 from train.errors import TrainError
@@ -159,11 +159,10 @@ def _curve(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 def _positions(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """Returns the means over all heads of the last reading, by name."""
-    prefix = "positions/"
 
     def means(row: Mapping[str, Any]) -> dict[str, float]:
-        names = (name for name in row if name.startswith(prefix) and name.count("/") == 1 and name != OPEN_ALERTS)
-        return {name.removeprefix(prefix): row[name] for name in names if isinstance(row[name], int | float)}
+        named = {name: row.get(positions_metric(name)) for name in STATISTICS}
+        return {name: value for name, value in named.items() if isinstance(value, int | float)}
 
     last = next((found for row in reversed(rows) if (found := means(row))), {})
     return [(name, f"{value:.4g}") for name, value in last.items()]

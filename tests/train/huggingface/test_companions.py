@@ -1,4 +1,4 @@
-"""Which tokenizer a run has: that of its data, or of what it began from, and whether the two agree."""
+"""Which tokenizer a run has: that of its data, or of what it began from, and whether the two agree; and its card."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from train.checkpoint.resume import Start
 from train.checkpoint.store import Layout
 from train.distributed import Ranks
 from train.engine.config import Precision
-from train.huggingface.companions import find_tokenizer, other_tokenizer
+from train.huggingface.companions import companion_files, find_tokenizer, other_tokenizer
 from train.run_folder import RunFolder
 
 
@@ -50,3 +50,16 @@ def test_a_run_that_begins_with_other_ids_says_so(
     assert " of 128 ids differ, and the loss will be far too high" in said
     same = tiny(runs_root, data__tokenizer=str(runs_root / "tokenizer.json"), **began)
     assert other_tokenizer(same) is None and other_tokenizer(tiny(runs_root, **began)) is None
+
+
+def test_the_card_has_the_statistics_of_the_last_reading_and_no_other_figure(tmp_path: Path) -> None:
+    config = tiny(tmp_path)
+    folder = RunFolder.of(config)
+    folder.path.mkdir(parents=True)
+    reading = {"positions/std": 0.25, "positions/range": 7.0, "positions/layer_01/std": [1.0]}
+    folder.log_metrics({"step": 1, "positions/std": 0.5})
+    folder.log_metrics({"step": 2, **reading, "positions/open_alerts": 2, "positions/of_mine": 3.0})
+    folder.log_metrics({"step": 3, "train/ce_loss": 2.0})
+    card = companion_files(config, 3)[0]["README.md"].decode()
+    assert "| std | 0.25 |" in card and "| range | 7 |" in card
+    assert "| 0.5 |" not in card and "open_alerts" not in card and "of_mine" not in card
