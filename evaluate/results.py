@@ -19,6 +19,7 @@ from typing import Any
 
 from common.files import write_text_whole
 from common.json_lines import JsonLines, read_json_lines
+from common.words import config_text
 from evaluate.errors import EvaluateError
 from report.evaluation.means import Mean, written_percent
 
@@ -90,7 +91,7 @@ def keep_settings(folder: Path, settings: dict[str, Any]) -> None:
         raise EvaluateError(f"{path} is damaged, so it is not known what these results are of: give another --out")
     other = [key for key in sorted({*found, *settings}) if found.get(key) != settings.get(key)]
     if other:
-        there, here = found.get(other[0]), settings.get(other[0])
+        there, here = (config_text(each.get(other[0])) for each in (found, settings))
         raise EvaluateError(
             f"{folder} has results of other settings ({other[0]}: {there} there, {here} here): give another --out"
         )

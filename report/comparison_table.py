@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
+from common.words import config_text
 from report.comparison import SEEDS, Comparison
 
 
@@ -43,7 +44,7 @@ def csv_table(comparison: Comparison) -> str:
         writer.writerow(
             [
                 run.name,
-                *(run.differs[key] for key in comparison.keys),
+                *(config_text(run.differs[key]) for key in comparison.keys),
                 seen.state,
                 seen.step,
                 seen.max_steps,
@@ -78,7 +79,7 @@ def run_cells(comparison: Comparison) -> list[list[str]]:
                 "" if run.tokens_per_second is None else f"{run.tokens_per_second:,.0f}",
                 figure(run.process_hours, 3),
                 str(run.alerts),
-                *(str(run.differs[key]) for key in comparison.keys),
+                *(config_text(run.differs[key]) for key in comparison.keys),
             ]
         )
     return rows
@@ -92,7 +93,7 @@ def setting_cells(comparison: Comparison) -> list[list[str]]:
     best = settings[0].mean
     for setting in settings:
         behind = "" if setting.mean is None or best is None else f"{setting.mean - best:+.4f}"
-        values = [str(setting.differs[key]) for key in shown]
+        values = [config_text(setting.differs[key]) for key in shown]
         rows.append([*values, str(len(setting.runs)), figure(setting.mean, 4), figure(setting.spread, 4), behind])
     return rows
 

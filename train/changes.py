@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from common.words import config_text
 from data.fetch.credentials import without_credentials
 from model.config import ModelConfig, PositionsConfig
 from model.positions import layer_schemes
@@ -82,7 +83,7 @@ def refuse_changes(checkpoint: Path, changes: Mapping[str, tuple[Any, Any]], acc
 
 
 def _listed(changes: Mapping[str, tuple[Any, Any]]) -> str:
-    return "; ".join(f"{key} was {was} and is {now}" for key, (was, now) in changes.items())
+    return "; ".join(f"{key} was {config_text(was)} and is {config_text(now)}" for key, (was, now) in changes.items())
 
 
 def _saved_model(checkpoint: Path, saved: Mapping[str, Any]) -> tuple[ModelConfig, PositionsConfig]:

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from common.files import write_text_whole
 from common.processes import end_with_parent
+from common.words import config_text
 from evaluate.errors import EvaluateError
 from evaluate.replicate.config import ReplicateConfig
 from evaluate.replicate.corpus import write_rows, write_tokenizer
@@ -62,9 +63,9 @@ def _check_settings(config: ReplicateConfig, root: Path) -> None:
     if path.is_file():
         before = json.loads(path.read_text())
         if other := [key for key in now if before.get(key) != now[key]]:
+            there, here = (config_text(each.get(other[0])) for each in (before, now))
             raise EvaluateError(
-                f"{root} was made with other settings ({other[0]}: {before.get(other[0])} there, {now[other[0]]} "
-                "here): give another --out"
+                f"{root} was made with other settings ({other[0]}: {there} there, {here} here): give another --out"
             )
     root.mkdir(parents=True, exist_ok=True)
     write_text_whole(path, json.dumps(now, indent=1) + "\n", durable=False)

@@ -22,6 +22,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from common.words import config_text
 from launch.search.halving import State, Trial
 from launch.search.sampling import distributions, next_point
 from launch.search.storage import Storage
@@ -167,7 +168,9 @@ class Study:
         plain = json.loads(json.dumps(now))
         keys = [key for key in {**before, **plain} if key in before or key.startswith("space.")]  # no newer keys
         if changed := [key for key in keys if before.get(key) != plain.get(key)]:
-            listed = ", ".join(f"{key} was {before.get(key)}, is {plain.get(key)}" for key in changed)
+            texts = [{key: config_text(value) for key, value in each.items()} for each in (before, plain)]
+            was, is_now = ({key: each.get(key, "absent") for key in changed} for each in texts)
+            listed = ", ".join(f"{key} was {was[key]}, is {is_now[key]}" for key in changed)
             raise TrainError(f"{self.folder} belongs to another search ({listed}): restore this, or give another name=")
 
     def _extend(self, totals: list[int]) -> None:

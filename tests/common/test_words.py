@@ -1,8 +1,11 @@
-"""Numbers with their nouns."""
+"""Numbers with their nouns, and values as configs have them."""
+
+from typing import Any
 
 import pytest
+import yaml
 
-from common.words import counted
+from common.words import config_text, counted
 
 
 @pytest.mark.parametrize(
@@ -11,3 +14,19 @@ from common.words import counted
 )
 def test_a_noun_has_the_plural_of_its_number(number: int, noun: str, said: str) -> None:
     assert counted(number, noun) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (0.1, "0.1"),
+        ("auto", "auto"),
+        ("", '""'),
+        (["rope", None, False], "[rope, null, false]"),
+        ({"steps": 5, "lr": {"low": None}}, "{steps: 5, lr: {low: null}}"),
+    ],
+)
+def test_a_value_is_written_as_a_config_has_it(value: Any, said: str) -> None:
+    assert config_text(value) == said and yaml.safe_load(said) == value

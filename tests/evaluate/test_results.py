@@ -136,6 +136,12 @@ def test_damaged_settings_are_a_mistake(tmp_path: Path) -> None:
         keep_settings(tmp_path, {})
 
 
+def test_other_settings_are_named_as_configs_have_them(tmp_path: Path) -> None:
+    keep_settings(tmp_path, {"seed": 1, "length": None})
+    with pytest.raises(EvaluateError, match=r"other settings \(length: null there, \[64, 128\] here\): give another"):
+        keep_settings(tmp_path, {"seed": 1, "length": [64, 128]})
+
+
 def test_every_sample_is_on_disk(sample: Path, tmp_path: Path) -> None:
     model = Answering(sample / "tokenizer.json", lambda prompt: "" if "a" in prompt[:20] else " 000")
     [found] = probed(model, tmp_path, "num_samples=2", "save_prompts=true")
@@ -219,5 +225,5 @@ def test_without_generation_the_room_is_the_answers(sample: Path, tmp_path: Path
     assert planned(*same[0])[0] == planned(*same[1])[0]
     probed(model, tmp_path, "num_samples=1", "generate=false")
     assert json.loads((tmp_path / "settings.json").read_text())["reserved"] == "answer"
-    with pytest.raises(EvaluateError, match=r"generate: False there, True here\): give another --out"):
+    with pytest.raises(EvaluateError, match=r"generate: false there, true here\): give another --out"):
         probed(model, tmp_path, "num_samples=1")

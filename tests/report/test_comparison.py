@@ -86,6 +86,21 @@ def test_runs_that_differ_in_the_seed_alone_are_one_setting_with_a_spread(tmp_pa
     assert [row["run"] for row in rows] == ["a1", "a2", "b1", "b2"] and float(rows[1]["eval_loss"]) == 2.25
 
 
+def test_values_are_shown_as_configs_have_them(tmp_path: Path) -> None:
+    runs = [
+        made(tmp_path, "one", 20, 0.0, positions={"start_layer": None}, mask_documents=False),
+        made(tmp_path, "two", 20, 0.1, positions={"start_layer": 0}, mask_documents=True),
+    ]
+    found = compare(runs)
+    assert found.keys == ["mask_documents", "positions.start_layer"]
+    assert [row.split()[-2:] for row in text_table(found).splitlines()[2:4]] == [["false", "null"], ["true", "0"]]
+    rows = list(csv.DictReader(io.StringIO(csv_table(found))))
+    assert [(row["positions.start_layer"], row["mask_documents"]) for row in rows] == [("null", "false"), ("0", "true")]
+    made(tmp_path, "again", 20, 0.2, positions={"start_layer": None}, mask_documents=False, seed=2)
+    settings = text_table(compare([*runs, RunFiles(tmp_path / "again")])).splitlines()
+    assert any(line.split()[:3] == ["false", "null", "2"] for line in settings)
+
+
 def test_keys_that_change_nothing_are_not_compared_and_absent_ones_are_said() -> None:
     one, other = flat({**CONFIG, "data": {"sources": {}}}), flat({"name": "y", "seed": 1, "max_steps": 9})
     assert differing([one, other]) == ["optimizer.lr", "optimizer.eps", "data.sources"]

@@ -35,6 +35,8 @@ def test_the_same_layers_may_be_stated_in_another_way() -> None:
     check_changes(CHECKPOINT, SAVED, listed)
     with pytest.raises(TrainError, match=r"positions\.start_layer was 1 and is 2"):
         check_changes(CHECKPOINT, SAVED, tiny(Path(), positions__start_layer=2))
+    with pytest.raises(TrainError, match=r"positions\.start_layer was null and is 0[.;]"):
+        check_changes(CHECKPOINT, start.as_plain(), tiny(Path(), positions__start_layer=0))
 
 
 @pytest.mark.parametrize("accepted", [["data", "sequence_length"], ["data.sources.web.weight", "sequence_length"]])
@@ -59,7 +61,7 @@ def test_a_name_accepts_keys_below_it_and_no_others() -> None:
             "batch_size was 8 and is 16; model.rms_norm_eps was 1e",
         ),
         ({"sequence_length": 24}, "sequence_length was 48 and is 24"),
-        ({"mask_documents": True}, "mask_documents was False and is True"),
+        ({"mask_documents": True}, "mask_documents was false and is true"),
         ({"model__rope_theta": 1e4}, "model.rope_theta was 500000.0 and is 10000.0"),
     ],
 )

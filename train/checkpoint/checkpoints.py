@@ -7,6 +7,7 @@ save, at the end of the run or before it stops, raises.
 from collections.abc import Callable
 from typing import Any
 
+from common.words import config_text
 from data.stream import changed_data
 from model.weights import Weights, checked_weights, random_weights
 from report.run_folder import FINISHED
@@ -112,7 +113,8 @@ class Checkpoints:
             changes.pop("max_steps", None)
         if not changes:
             return done
-        listed = ", ".join(f"{key} (was {was}, is {is_now})" for key, (was, is_now) in changes.items())
+        texts = {key: (config_text(was), config_text(is_now)) for key, (was, is_now) in changes.items()}
+        listed = ", ".join(f"{key} (was {was}, is {is_now})" for key, (was, is_now) in texts.items())
         return f"{done}; it was not trained with {listed}: give a run with other settings another name"
 
     def check_data(self, start: Start, fingerprint: dict[str, str]) -> None:
@@ -228,5 +230,5 @@ class Checkpoints:
             width = max(map(len, changes))
             print(f"{self._config.name} continues from step {checkpoint.step} with changes:")
             for key, (was, is_now) in changes.items():
-                print(f"  {key:<{width}}  {was} -> {is_now}")
+                print(f"  {key:<{width}}  {config_text(was)} -> {config_text(is_now)}")
             self._folder.log_event("changes", step=checkpoint.step, changes=changes)

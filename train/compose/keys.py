@@ -16,6 +16,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from common.words import config_text
 from model.positions import LIST, PATTERNS, SCHEMES
 from train.compose.groups import default_options, options
 from train.config import RunConfig
@@ -149,17 +150,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 def _written(value: Any) -> str:
     """Returns a default as YAML has it."""
-    if value is None:
-        return "null"
-    if value == MISSING:
-        return "required"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Enum):
-        return str(value.value)
-    if isinstance(value, list):
-        return f"[{', '.join(map(_written, value))}]"
-    return str(value) if value != "" else '""'
+    return "required" if value == MISSING else config_text(value)
 
 
 def _type_in_words(hint: Any) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from common.words import config_text
 from train.errors import TrainError
 
 RENAMED = {"positions.hidden_ratio": "positions.hidden_divisor"}
@@ -42,4 +43,5 @@ def with_new_names(overrides: Iterable[str]) -> list[str]:
 
 def _refuse_two(key: str, value: Any, other: str, other_value: Any) -> None:
     if value != other_value:
-        raise TrainError(f"{key}={value} and {other}={other_value} are two names of one key: give one of them")
+        both = f"{key}={config_text(value)} and {other}={config_text(other_value)}"
+        raise TrainError(f"{both} are two names of one key: give one of them")

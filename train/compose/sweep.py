@@ -164,9 +164,13 @@ def _preset(name: str) -> _Preset:
     lists = {key: value for key, value in values.items() if isinstance(value, list)}
     if not lists:
         raise TrainError(f"{SWEEP}{name} varies nothing: write lists, as in `{next(iter(values))}: [value, value]`")
-    varied = [f"{key}={','.join(str(value) for value in listed)}" for key, listed in lists.items()]
-    fixed = [f"{key}={'null' if value is None else value}" for key, value in values.items() if key not in lists]
+    varied = [f"{key}={','.join(map(_typed, listed))}" for key, listed in lists.items()]
+    fixed = [f"{key}={_typed(value)}" for key, value in values.items() if key not in lists]
     return _Preset([take_credentials(line) for line in varied], [take_credentials(line) for line in fixed])
+
+
+def _typed(value: Any) -> str:
+    return "null" if value is None else str(value)
 
 
 def _values(override: Override) -> list[str]:

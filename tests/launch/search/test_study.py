@@ -217,8 +217,12 @@ def test_the_study_of_another_search_is_refused_with_what_differs(composed: Sear
     other.config.optimizer.weight_decay = 0.0
     with pytest.raises(TrainError, match=r"another search \(optimizer.weight_decay was 0.1, is 0.0\): restore this"):
         Launcher(other)
+    stopping = in_folder(composed, tmp_path)
+    stopping.config.positions.start_layer = 0
+    with pytest.raises(TrainError, match=r"another search \(positions.start_layer was null, is 0\)"):
+        Launcher(stopping)
     fewer = {"optimizer.lr": search.space["optimizer.lr"]}
-    with pytest.raises(TrainError, match=r"another search \(.*space.optimizer.repo_lr_multiplier was .*, is None"):
+    with pytest.raises(TrainError, match=r"another search \(.*space.optimizer.repo_lr_multiplier was .*, is absent"):
         Launcher(dataclasses.replace(search, space=fewer))
     (tmp_path / "s-mine-search/journal.log").write_text('{"op_code": 99}\n[]\n')
     with pytest.raises(TrainError, match=r"journal.log is no storage of a search: move it away"):

@@ -34,10 +34,11 @@ def test_a_finished_run_has_nothing_left_to_do(finished: RunFolder) -> None:
 
 
 def test_settings_that_a_finished_run_did_not_use_are_named(finished: RunFolder) -> None:
-    owner = owner_of(finished, optimizer__lr=1.0, seed=7)
+    owner = owner_of(finished, optimizer__lr=1.0, seed=7, stop_step=3, evaluation__enabled=False)
     said = owner.describe_finished(owner.choose_start())
     assert "it was not trained with" in said and "\n" not in said
     assert "optimizer.lr (was 0.003, is 1.0)" in said and "seed (was 5, is 7)" in said
+    assert "stop_step (was null, is 3)" in said and "evaluation.enabled (was true, is false)" in said
 
 
 def test_a_run_that_is_longer_than_asked_for_has_nothing_left_and_says_so_once(finished: RunFolder) -> None:

@@ -140,3 +140,10 @@ def test_a_password_in_a_file_of_a_sweep_is_not_kept(tmp_path: Path) -> None:
     members = compose_members([f"sweep={tmp_path / 'mine.yaml'}", DEMO])
     assert [member.config.data.root for member in members] == ["https://127.0.0.1/a", "https://127.0.0.1/b"]
     assert "secret" not in str(members)
+
+
+def test_a_list_of_a_file_may_hold_null(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("model.activation_checkpointing: [true]\nstop_step: [null, 5]\n")
+    members = compose_members([f"sweep={tmp_path / 'mine.yaml'}", DEMO])
+    assert [member.config.stop_step for member in members] == [None, 5]
+    assert all(member.config.model.activation_checkpointing for member in members)

@@ -85,6 +85,8 @@ def test_both_names_in_one_file_must_agree() -> None:
     }
     with pytest.raises(TrainError, match=r"hidden_ratio=4 and positions\.hidden_divisor=8 are two names of one key"):
         with_new_keys({"positions": {"hidden_ratio": 4, "hidden_divisor": 8}})
+    with pytest.raises(TrainError, match=r"hidden_ratio=null and positions\.hidden_divisor=8 are two names"):
+        with_new_keys({"positions": {"hidden_ratio": None, "hidden_divisor": 8}})
     assert with_new_keys({"positions": None}) == {"positions": None}
 
 
