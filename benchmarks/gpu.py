@@ -23,8 +23,8 @@ from common.files import write_text_whole
 PARTS = {"machine": 50, "correctness": 60, "training": 60, "speed": 210, "resume": 60, "profile": 60, "tests": 60}
 """Seconds that each part may take, in their order: what decides comes before what explains."""
 MOST_SECONDS = 540.0
-PATIENCE = {"1b": 1, "tiny": 20}
-"""By size, what limits are multiplied with: on a CPU that others use, times say nothing."""
+TIME_FACTORS = {"1b": 1, "tiny": 20}
+"""By size, what limits of time are multiplied with: on a CPU that others use, times say nothing."""
 ROOT = Path(__file__).parents[1]
 
 
@@ -64,11 +64,11 @@ def run_parts(
     `run` takes a command and its limit in seconds.
     """
     out.mkdir(parents=True, exist_ok=True)
-    end, results = time.monotonic() + PATIENCE[size] * MOST_SECONDS, {}
+    end, results = time.monotonic() + TIME_FACTORS[size] * MOST_SECONDS, {}
     for part in parts:
         path = out / f"{part}.json"
         path.unlink(missing_ok=True)
-        limit = min(PATIENCE[size] * PARTS[part], end - time.monotonic())
+        limit = min(TIME_FACTORS[size] * PARTS[part], end - time.monotonic())
         if limit > 0:
             print(f"== {part} (at most {limit:.0f} s)", flush=True)
             run([sys.executable, "-m", "benchmarks.gpu_parts", part, size, str(path)], limit)
@@ -105,7 +105,7 @@ def markdown(results: dict[str, Any], size: str) -> str:
 def main() -> int:
     """Runs the parts and prints the table; returns 1 if a part is not done. Missed targets are results, and named."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--size", choices=list(PATIENCE), help="default: 1b with a GPU, tiny without")
+    parser.add_argument("--size", choices=list(TIME_FACTORS), help="default: 1b with a GPU, tiny without")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
     parser.add_argument("--only", help=f"parts, with commas between: {', '.join(PARTS)}")
     arguments = parser.parse_args()
