@@ -28,6 +28,7 @@ class Checkpointer(Callback):
     """Checkpoints while the run lasts; after its last step, the weights in runs/NAME/hf."""
 
     def __init__(self, run: RunConfig) -> None:
+        """Takes the whole config: the model card of an export describes it."""
         self._run = run
         self._config = run.checkpoint
 

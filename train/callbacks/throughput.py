@@ -40,6 +40,7 @@ class Throughput(Callback):
     """Records throughput/* and memory/* at every step."""
 
     def __init__(self, config: RunConfig) -> None:
+        """Takes the whole config: the planned memory depends on most of it."""
         self._config = config
         self._tokens = config.global_batch_size * config.sequence_length
         self._flops = {
