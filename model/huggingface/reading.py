@@ -4,7 +4,8 @@ from typing import Any
 
 from model.config import ModelConfig, NormPrecision, PositionPrecision, PositionsConfig, YarnConfig
 from model.errors import ModelError, require
-from model.hf_config import file_layers, file_yarn, map_keys
+from model.hf_config import file_layers, map_keys
+from model.hf_yarn import file_yarn
 from model.positions import SCHEMES, build_schemes, positions_for
 from model.weights import Source
 
