@@ -92,7 +92,7 @@ class KnownRequests:
                 method,
                 known.target or _target(url, known.proxies),
                 headers={**known.headers, **headers},
-                timeout=urllib3.Timeout(*timeout),
+                timeout=urllib3.Timeout(connect=timeout[0], read=timeout[1]),
                 retries=False,
                 redirect=False,
                 assert_same_host=False,

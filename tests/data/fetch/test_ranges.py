@@ -10,9 +10,11 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -258,6 +260,23 @@ def test_headers_for_one_host_do_not_go_to_another(server: FileServer) -> None:
             assert response.read() == CONTENT[:10]
     assert server.logins == ["Bearer x"] * 2
     assert not session().cookies
+
+
+def test_a_request_to_a_known_host_has_the_limits_of_the_first(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits, urlopen = [], urllib3.HTTPConnectionPool.urlopen
+
+    def spy(pool: urllib3.HTTPConnectionPool, *arguments: Any, timeout: urllib3.Timeout, **more: Any) -> Any:
+        limits.append((timeout.connect_timeout, timeout.read_timeout))
+        return urlopen(pool, *arguments, timeout=timeout, **more)
+
+    monkeypatch.setattr(urllib3.HTTPConnectionPool, "urlopen", spy)
+    known = KnownRequests()
+    for _ in range(2):
+        with known.send("GET", f"{server.url}/a.npy", {}, {"Range": "bytes=0-9"}, (50.0, 70.0)) as response:
+            assert response.read() == CONTENT[:10]
+    assert limits == [(50.0, 70.0)] * 2
 
 
 @pytest.mark.parametrize("change", ["size", "content"])
