@@ -1,9 +1,12 @@
 """A real web server for tests: a folder with byte ranges, a hub, and faults that a test sets."""
 
+import fcntl
 import hashlib
 import json
 import socket
 import struct
+import sys
+import termios
 import threading
 import time
 import zlib
@@ -17,6 +20,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 Fault = Callable[["Handler", bytes, int], None]
+HANG_SECONDS = 600.0  # after which a wait ends: only to end a hang
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -212,25 +216,47 @@ def other_start(handler: Handler, content: bytes, start: int) -> None:
     handler.send(206, content[1:], {"Content-Range": f"bytes 1-{len(content) - 1}/{len(content)}"})
 
 
+def send_beginning(handler: Handler, content: bytes, start: int, num_bytes: int) -> None:
+    """Sends the headers of the right range, and so many bytes of it."""
+    handler.send_response(206)
+    handler.send_header("Content-Range", f"bytes {start}-{handler.stop - 1}/{len(content)}")
+    handler.send_header("Content-Length", str(handler.stop - start))
+    for name, mark in handler.marks_of(content).items():
+        handler.send_header(name, mark)
+    handler.end_headers()
+    handler.wfile.write(content[start : min(start + num_bytes, handler.stop)])
+
+
 def reset_after(num_bytes: int) -> Fault:
     """Breaks the connection in the middle of the body."""
 
     def reset(handler: Handler, content: bytes, start: int) -> None:
-        extent = f"bytes {start}-{handler.stop - 1}/{len(content)}"
-        handler.send_response(206)
-        handler.send_header("Content-Range", extent)
-        handler.send_header("Content-Length", str(handler.stop - start))
-        for name, mark in handler.marks_of(content).items():
-            handler.send_header(name, mark)
-        handler.end_headers()
-        handler.wfile.write(content[start : min(start + num_bytes, handler.stop)])
-        handler.wfile.flush()
-        time.sleep(0.05)
+        send_beginning(handler, content, start, num_bytes)
+        while unacknowledged(handler.connection):  # a reset would drop it
+            time.sleep(0.001)
         handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         handler.connection.close()
         handler.close_connection = True
 
     return reset
+
+
+def unacknowledged(connection: socket.socket) -> int:
+    """Returns how many bytes have not reached the kernel of a connection's other end."""
+    return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+def held_after(num_bytes: int, go_on: threading.Event) -> Fault:
+    """Sends so many bytes, and then one every second, lest the client gives up, until the test lets it go on."""
+
+    def hold(handler: Handler, content: bytes, start: int) -> None:
+        send_beginning(handler, content, start, num_bytes)
+        for at in range(start + num_bytes, handler.stop):
+            if not go_on.wait(1):
+                handler.wfile.write(content[at : at + 1])
+        handler.close_connection = True
+
+    return hold
 
 
 def slowly(piece: int, pause: float) -> Fault:

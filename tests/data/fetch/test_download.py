@@ -3,9 +3,7 @@
 import dataclasses
 import hashlib
 import multiprocessing
-import os
 import resource
-import signal
 import socket
 import threading
 import time
@@ -24,6 +22,7 @@ from tests.data.fetch.server import (
     FileServer,
     Handler,
     etag_of,
+    held_after,
     html_page,
     other_start,
     reset_after,
@@ -359,15 +358,17 @@ def test_two_processes_on_one_cache_fetch_a_file_once(tmp_path: Path, server: Fi
 
 
 def test_a_killed_download_is_resumed_by_the_next_process(tmp_path: Path, server: FileServer) -> None:
-    server.faults[NAME] = [slowly(200_000, 0.05)]
+    is_killed = threading.Event()
+    server.faults[NAME] = [held_after(1_500_000, is_killed)]
     file = remote_file(server.url, tmp_path)
     part = part_of(file)
     process, _ = start_download(file)
     while not part.exists() or part.stat().st_size < 1_000_000:
+        assert process.is_alive()
         time.sleep(0.001)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.join()
+    is_killed.set()
     assert not file.path.exists()
     download(file)
     assert file.path.read_bytes() == CONTENT

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import namedtuple
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from data.fetch.mirror import mirror
 from data.fetch.record import FetchRecord
 from data.fetch.roots import Root
 from data.fetch.web import WebFolder
-from tests.data.fetch.server import FileServer, etag_of, serving_one, slowly, whole_file
+from tests.data.fetch.server import FileServer, etag_of, held_after, serving_one, whole_file
 
 CONTENT = np.random.default_rng(0).bytes(1_000_000)
 Usage = namedtuple("Usage", ["total", "used", "free"])
@@ -83,11 +84,14 @@ def test_a_damaged_file_is_fetched_again(root: Root, server: FileServer) -> None
 
 
 def test_an_interrupt_ends_a_fetch(root: Root, server: FileServer) -> None:
-    server.faults["a.npy"] = [slowly(1000, 0.1)]  # minutes
+    has_ended = threading.Event()
+    server.faults["a.npy"] = [held_after(1000, has_ended)]
     command = [sys.executable, "-m", "data", "fetch", server.url, "--to", str(root.folder), "--files", "a.npy"]
     listening = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a suite in the background ignores it
     process = subprocess.Popen(command, preexec_fn=listening)
     while not (root.folder / ".a.npy.part").exists():
+        assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=600) == 130
+    has_ended.set()

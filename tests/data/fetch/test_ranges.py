@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import threading
-import time
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import DataError
-from data.fetch import web
+from data.fetch import retry, web
 from data.fetch.answer import Piece
+from data.fetch.background import Later
 from data.fetch.bucket import Bucket
 from data.fetch.connections import MAX_CONNECTIONS, KnownRequests, session
 from data.fetch.credentials import VARIABLE
@@ -30,7 +30,7 @@ from data.fetch.ranges import MAX_GAP, MAX_RUN, Part, RangeReader, merge
 from data.fetch.remote import Remote
 from data.fetch.sparse import BLOCK_BYTES, SparseCopy
 from data.fetch.web import WebFolder
-from tests.data.fetch.server import FileServer, Handler, endless, serving_one, status
+from tests.data.fetch.server import HANG_SECONDS, FileServer, Handler, endless, serving_one, status
 from tests.data.reading import end_threads
 
 CONTENT = np.random.default_rng(0).bytes(200 * BLOCK_BYTES + 5)
@@ -103,7 +103,7 @@ def test_the_first_rows_are_kept_once_they_have_been_read_and_not_asked_for_agai
     may_write, write = threading.Event(), SparseCopy.write
 
     def slow(copy: SparseCopy, first: int, content: bytes) -> None:
-        may_write.wait(60)
+        assert may_write.wait(HANG_SECONDS)
         write(copy, first, content)
 
     monkeypatch.setattr(SparseCopy, "write", slow)
@@ -128,13 +128,18 @@ def test_the_first_rows_are_kept_once_they_have_been_read_and_not_asked_for_agai
 def test_a_reader_is_closed_once_the_first_rows_are_on_the_disk(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_whole: bool
 ) -> None:
-    create = SparseCopy.create
+    is_closing, create, finish = threading.Event(), SparseCopy.create, Later.finish
 
-    def slow(copy: SparseCopy) -> None:
-        time.sleep(0.2)
+    def create_late(copy: SparseCopy) -> None:
+        assert is_closing.wait(HANG_SECONDS)
         create(copy)
 
-    monkeypatch.setattr(SparseCopy, "create", slow)
+    def close(later: Later) -> None:
+        is_closing.set()
+        finish(later)
+
+    monkeypatch.setattr(SparseCopy, "create", create_late)
+    monkeypatch.setattr(Later, "finish", close)
     reader = reader_of(WebFolder(server.url), tmp_path)
     copy = SparseCopy(reader.files[0])
     if is_whole:  # a fetch beside the run ends before the rows are on the disk
@@ -160,13 +165,13 @@ def test_a_row_that_arrives_after_the_reader_was_closed_is_kept(
 
     def slow(reader: RangeReader, copy: SparseCopy, start: int, stop: int) -> Piece:
         asked.set()
-        assert closed.wait(60)
+        assert closed.wait(HANG_SECONDS)
         return send(reader, copy, start, stop)
 
     monkeypatch.setattr(RangeReader, "_ask", slow)
     reader = reader_of(WebFolder(server.url), tmp_path)
     reader._begin_to_fetch([part(3)])
-    assert asked.wait(60)
+    assert asked.wait(HANG_SECONDS)
     reader.close()
     closed.set()
     end_threads()
@@ -181,7 +186,7 @@ def test_a_process_that_was_forked_while_a_thread_held_the_quota_reads(server: F
         if not child:
             code = 1
             try:
-                signal.alarm(60)
+                signal.alarm(int(HANG_SECONDS))
                 content = bytes(reader.read([part(3)])[0])
                 reader.close()  # waits for the thread that keeps the row
                 is_kept = SparseCopy(reader.files[0]).read(range(3, 4)) == (content, [True])
@@ -198,12 +203,22 @@ def test_a_process_that_was_forked_while_a_thread_held_the_quota_reads(server: F
 def test_a_stalled_answer_is_asked_for_again(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    released = threading.Event()
-    monkeypatch.setattr(web, "RANGE_TIMEOUTS", (5.0, 1.0))
+    stalled, released, read_range = threading.Event(), threading.Event(), WebFolder.read_range
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(web, "RANGE_TIMEOUTS", (HANG_SECONDS, 0.1))
 
     def stall(handler: Handler, content: bytes, start: int) -> None:
-        released.wait(600)
+        stalled.set()
+        released.wait(HANG_SECONDS)
 
+    def read_and_be_patient(folder: WebFolder, *asked: Any) -> Piece:
+        try:
+            return read_range(folder, *asked)
+        finally:
+            assert stalled.wait(HANG_SECONDS)
+            monkeypatch.setattr(web, "RANGE_TIMEOUTS", (HANG_SECONDS, HANG_SECONDS))  # for the next one
+
+    monkeypatch.setattr(WebFolder, "read_range", read_and_be_patient)
     server.faults["a.npy"] = [stall]
     reader = reader_of(WebFolder(server.url), tmp_path)
     try:

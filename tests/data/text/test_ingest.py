@@ -4,7 +4,7 @@ import io
 import logging
 import multiprocessing
 import os
-import signal
+import threading
 import time
 import tracemalloc
 from pathlib import Path
@@ -34,6 +34,7 @@ def texts_of(cache: FrameCache, file: DataFile) -> list[str]:
     return [text for frame in range(len(frames.num_documents)) for text in frames.read_frame(frame)]
 
 
+NUM_LARGE = 400  # of 4,000 characters
 BAD = [
     b'{"text": "cut',
     b"\xff\xfe",
@@ -156,18 +157,30 @@ def test_processes_that_ingest_at_once_all_get_everything(tmp_path: Path) -> Non
     assert not list((tmp_path / "cache").glob(".*.partial"))
 
 
+def _ingest_half(folder: Path, file: DataFile) -> None:
+    add, texts = FrameWriter.add, list[str]()
+
+    def add_and_wait(writer: FrameWriter, text: str) -> None:
+        add(writer, text)
+        texts.append(text)
+        if len(texts) == NUM_LARGE // 2:
+            threading.Event().wait()  # until the process is killed
+
+    FrameWriter.add = add_and_wait  # type: ignore[method-assign]
+    FrameCache(folder, 4096, 0.0).open([file])
+
+
 def test_a_killed_ingest_leaves_nothing_that_is_taken_for_a_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    texts = ["".join(map(chr, rng.integers(97, 123, 4000))) for _ in range(8000)]
+    texts = ["".join(map(chr, rng.integers(97, 123, 4000))) for _ in range(NUM_LARGE)]
     file = write_records(tmp_path / "large.jsonl", [record(text) for text in texts])
     folder = tmp_path / "cache"
-    results: multiprocessing.Queue[int] = multiprocessing.Queue()
-    process = multiprocessing.Process(target=_ingest, args=(folder, [file], 0.0, results))
+    process = multiprocessing.Process(target=_ingest_half, args=(folder, file))
     process.start()
     while not any(partial.stat().st_size for partial in folder.glob(".*.partial")):
+        assert process.is_alive()
         time.sleep(0.001)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.join()
     (partial,) = folder.glob(".*.partial")
     assert not list(folder.glob("*.frames"))

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -27,13 +28,14 @@ from data.errors import DataError
 from data.fast_encoder import fast_name
 from data.fetch import retry
 from data.fetch.files import read_manifest
+from data.fetch.locks import file_lock
 from data.fetch.web import WebFolder
 from data.stream import build_stream
 from data.text.records import Record
 from data.tokenizer import DocumentEncoder
 from data.tokens.files import TOKEN_DTYPE
 from data.tools.convert import plan
-from tests.data.fetch.server import FileServer, Handler, serving, slowly
+from tests.data.fetch.server import FileServer, Handler, held_after, serving
 
 FILE_LIST = Path(__file__).parents[3] / "configs/data/olmo2-stage2-files.txt"
 
@@ -116,15 +118,18 @@ def test_a_host_that_was_reached_before_is_tried_again(
 
 
 def test_fetch_goes_on_after_a_kill(sample: Path, server: FileServer, tmp_path: Path) -> None:
-    name = "web/shard-00.jsonl.zst"
-    server.faults[name] = [slowly(2000, 0.05)]
+    name = "web/shard-03.jsonl.zst"
+    is_killed = threading.Event()
+    server.faults[name] = [held_after(20_000, is_killed)]
     arguments = [sys.executable, "-m", "data", "fetch", server.url, "--to", str(tmp_path), "--files", "web/*"]
     process = subprocess.Popen(arguments)
-    part = tmp_path / "web/.shard-00.jsonl.zst.part"
+    part = tmp_path / "web/.shard-03.jsonl.zst.part"
     while not part.exists() or part.stat().st_size < 4000:
+        assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
+    is_killed.set()
     assert not (tmp_path / name).exists()
     assert run(*arguments[3:]) == 0
     assert server.starts(name)[-1] > 0
@@ -169,11 +174,15 @@ def test_a_conversion_feeds_a_stream_and_is_sound(converted: Path, capsys: pytes
 
 def test_an_interrupted_conversion_goes_on_and_ends_the_same(sample: Path, converted: Path, tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "data", "tokenize", str(sample), str(tmp_path), "--processes", "1"]
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, start_new_session=True)
-    while len(list(tmp_path.rglob("*.npy"))) < 3:
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    fourth = tmp_path / list(read_manifest(converted))[3]
+    fourth.parent.mkdir(exist_ok=True)
+    with file_lock(fourth.with_name(f".{fourth.name}.lock")):  # the conversion waits for it until it is killed
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, start_new_session=True)
+        while len(list(tmp_path.rglob("*.npy"))) < 3:
+            assert process.poll() is None
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     assert not (tmp_path / "manifest.json").exists()
     done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
     assert run(*arguments[3:]) == 0
