@@ -10,12 +10,13 @@ import gc
 import multiprocessing
 import os
 import pickle
-import socket
 import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
+
+from torch.distributed import TCPStore
 
 from train.distributed import Ranks, leave
 
@@ -45,12 +46,12 @@ class World:
     def __init__(self, world_size: int) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.preloaded"])
-        port = free_port()
+        self._store = rendezvous()
         self._processes = []
         self._connections: list[Connection] = []
         for rank in range(world_size):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, rank, world_size, port), daemon=False)
+            process = context.Process(target=_serve, args=(theirs, rank, world_size, self._store.port), daemon=False)
             process.start()
             theirs.close()
             self._processes.append(process)
@@ -97,7 +98,13 @@ def freeze_modules() -> None:
     gc.freeze()
 
 
-def _serve(connection: Connection, rank: int, world_size: int, port: int) -> None:
+def rendezvous() -> TCPStore:
+    """Returns a store at which ranks meet, at a port that the kernel chooses; like torchrun's, it is in no rank."""
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def be_rank(rank: int, world_size: int, port: int) -> None:
+    """Sets the environment of one of the ranks that meet at the store of this port."""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -105,9 +112,14 @@ def _serve(connection: Connection, rank: int, world_size: int, port: int) -> Non
         LOCAL_WORLD_SIZE=str(world_size),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
+        TORCHELASTIC_USE_AGENT_STORE="True",  # rank 0 is to start no store of its own
         CUDA_VISIBLE_DEVICES="",
-        TOKENIZERS_PARALLELISM="false",
     )
+
+
+def _serve(connection: Connection, rank: int, world_size: int, port: int) -> None:
+    be_rank(rank, world_size, port)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     multiprocessing.set_start_method("fork", force=True)  # a spawned process would spawn its data workers too
     import torch
 
@@ -128,10 +140,3 @@ def _serve(connection: Connection, rank: int, world_size: int, port: int) -> Non
         except BaseException:
             failure = f"rank {rank}: {traceback.format_exc()}"
         connection.send_bytes(pickle.dumps((result, failure)))
-
-
-def free_port() -> int:
-    """Returns a port that nothing listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.compare import differing_steps, rows_out_of_place
-from tests.chaos.job import HANG_SECONDS, Started, wait_in_steps
-from tests.distributed import free_port
+from tests.chaos.job import ENDLESS, HANG_SECONDS, Started, wait_in_steps
+from tests.distributed import be_rank, rendezvous
 from tests.train.tiny import tiny, write_tokens
 from train.__main__ import work
 from train.config import RunConfig
@@ -24,7 +24,7 @@ from train.run_folder import RunFolder
 
 pytestmark = pytest.mark.system
 
-NUM_KILLS, NUM_STEPS, NUM_RANKS = 4, 30, 2
+NUM_KILLS, STEPS_AFTER, NUM_RANKS = 4, 5, 2
 
 
 class ForkedRun(Started):
@@ -41,9 +41,10 @@ class ForkedRun(Started):
     def is_alive(self) -> bool:
         return all(rank.is_alive() for rank in self.ranks)
 
-    def start(self) -> None:
-        port = free_port()
-        self.ranks = [self._context.Process(target=be_rank, args=(self._config, rank, port)) for rank in range(2)]
+    def start(self, last_step: int = ENDLESS) -> None:
+        self._store = rendezvous()
+        arguments = [(self._config, last_step, rank, self._store.port) for rank in range(NUM_RANKS)]
+        self.ranks = [self._context.Process(target=work_as, args=each) for each in arguments]
         for rank in self.ranks:
             rank.start()
 
@@ -65,18 +66,11 @@ class ForkedRun(Started):
         assert EXIT_OK not in self.wait(), f"success is reported although {len(victims)} ranks were killed ({moment})"
 
 
-def be_rank(config: RunConfig, rank: int, port: int) -> None:
+def work_as(config: RunConfig, last_step: int, rank: int, port: int) -> None:
     import torch
 
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(NUM_RANKS),
-        LOCAL_WORLD_SIZE=str(NUM_RANKS),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        CUDA_VISIBLE_DEVICES="",
-    )
+    be_rank(rank, NUM_RANKS, port)
+    config.max_steps = last_step
     torch.set_num_threads(1)
     log = os.open(Path(config.run_root, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor in (1, 2):
@@ -89,16 +83,17 @@ def test_kills_leave_every_loss_as_it_would_have_been(tmp_path: Path) -> None:
     write_tokens(tmp_path / "tokens")
     (tmp_path / "runs").mkdir()
     runs = [
-        ForkedRun(tiny(tmp_path, name=name, max_steps=NUM_STEPS, checkpoint__interval=3))
+        ForkedRun(tiny(tmp_path, name=name, schedule__decay_steps=ENDLESS, checkpoint__interval=3))
         for name in ("undisturbed", "killed")
     ]
     for _ in range(NUM_KILLS):
         runs[1].start()
         runs[1].kill(rng.choice(["step", "save", "published"]), rng)
+    last_step = runs[1].last_step() + STEPS_AFTER
     for run in runs:
-        run.start()
+        run.start(last_step)
         assert run.wait() == [EXIT_OK] * NUM_RANKS, (tmp_path / "runs/log").read_text()[-3000:]
     undisturbed, killed = (run.folder for run in runs)
     assert differing_steps(undisturbed, killed) == []
-    assert rows_out_of_place(killed) == 0 and len(killed.read_metrics()) == NUM_STEPS
+    assert rows_out_of_place(killed) == 0 and len(killed.read_metrics()) == last_step
     assert not list(killed.checkpoints.glob(".*"))

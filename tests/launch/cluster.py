@@ -18,13 +18,17 @@ import pytest
 
 from common.processes import end_with_parent
 from tests.launch.launching import ROOT, wait_for
+from tests.ports import hold_ports
 
 COMMANDS = ("slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
 NODES = ("n1", "n2")
+MOST_JOBS = 50
+FIRST_JOB_PORT = 20_000  # as in launch/slurm/job.sbatch
 CONFIG = """
 ClusterName=test
 SlurmctldHost=localhost
-SlurmctldPort={ports[0]}
+SlurmctldPort={port}
+FirstJobId={first_job}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/none
@@ -44,8 +48,8 @@ ReturnToService=2
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 SwitchType=switch/none
 MpiDefault=none
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={node_ports[0]} CPUs=2
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={node_ports[1]} CPUs=2
 PartitionName=all Nodes=n1,n2 Default=YES State=UP
 """
 
@@ -58,15 +62,6 @@ def is_installed() -> bool:
 needs_slurm = pytest.mark.skipif(not is_installed(), reason="needs root, and Debian's slurmctld, slurmd, slurm-client")
 
 
-def free_ports(number: int) -> list[int]:
-    """Returns ports that no process listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 @contextmanager
 def running_cluster() -> Iterator[dict[str, str]]:
     """Starts the cluster and yields the environment in which its commands find it; ends it and its jobs."""
@@ -77,7 +72,10 @@ def running_cluster() -> Iterator[dict[str, str]]:
 def _running_cluster(root: Path) -> Iterator[dict[str, str]]:
     (root / "state").mkdir()
     config = root / "slurm.conf"
-    config.write_text(CONFIG.format(root=root, host=socket.gethostname().partition(".")[0], ports=free_ports(3)))
+    port = hold_ports(3 + MOST_JOBS)
+    names = {"root": root, "host": socket.gethostname().partition(".")[0], "port": port}
+    # The nodes of a job meet at a port that is made from its number.
+    config.write_text(CONFIG.format(**names, node_ports=(port + 1, port + 2), first_job=port + 3 - FIRST_JOB_PORT))
     environment = {**os.environ, "SLURM_CONF": str(config), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     daemons = [["slurmctld", "-D", "-c"], *(["slurmd", "-D", "-N", node] for node in NODES)]
     with ExitStack() as stack:

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from deepspeed.constants import TORCH_DISTRIBUTED_DEFAULT_PORT
 
 from tests.launch.cluster import end_with_this_process
 from tests.launch.launching import ENDLESS, HANG_SECONDS, ROOT, SMALL, last_step, read, wait_for
-from tests.launch.test_nodes import free_port
+from tests.ports import alone_at, hold_ports
 from train.errors import EXIT_OK, EXIT_STOPPED
 from train.run_folder import RunFolder
 
@@ -43,7 +44,7 @@ Host *
 def server(root: Path) -> Iterator[dict[str, str]]:
     """Starts an sshd and yields the environment in which `ssh` finds it; ends it."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", root / "key"], check=True)
-    names = {"root": root, "port": free_port()}
+    names = {"root": root, "port": hold_ports()}
     (root / "sshd_config").write_text(SERVER.format(**names))
     (root / "ssh_config").write_text(CLIENT.format(**names))
     (root / "bin").mkdir()
@@ -70,7 +71,10 @@ def test_a_hostfile_starts_a_run_over_ssh_which_ctrl_c_and_stop_save(tmp_path: P
     less = ["checkpoint.export_hf=false", "evaluation.enabled=false"]
     hosts = ["launch=nodes", f"launch.hostfile={tmp_path / 'hosts'}"]
     launch = [sys.executable, "-m", "launch"]
-    with server(tmp_path) as environment:
+    with (
+        server(tmp_path) as environment,
+        alone_at(TORCH_DISTRIBUTED_DEFAULT_PORT),
+    ):  # DeepSpeed's launcher takes no other
         for number, stop in enumerate(("signal", "verb"), 1):
             job = subprocess.Popen(
                 [*launch, *SMALL, *where, *less, *hosts],

@@ -1,6 +1,5 @@
 """A run over several machines: two launchers on this one stand for them, each with its own command."""
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,21 +7,16 @@ from pathlib import Path
 import pytest
 
 from tests.launch.launching import ENDLESS, ROOT, SMALL, end, last_step, read, start, wait_for
+from tests.ports import hold_ports
 from train.errors import EXIT_OK, EXIT_STOPPED, EXIT_USER_ERROR
 from train.run_folder import RunFolder
 
 BRIEF = ("launch.processes=1", "checkpoint.export_hf=false", "evaluation.enabled=false")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def command(root: Path, sample: Path, *extra: str) -> list[str]:
     where = [f"run_root={root}", f"data.root={sample}", "name=both", "launch=nodes", "launch.nodes=2"]
-    return [*SMALL, *BRIEF, *where, f"launch.rendezvous=127.0.0.1:{free_port()}", *extra]
+    return [*SMALL, *BRIEF, *where, f"launch.rendezvous=127.0.0.1:{hold_ports()}", *extra]
 
 
 @pytest.mark.slow
@@ -54,7 +48,7 @@ def test_machines_with_other_settings_are_refused_with_the_key(tmp_path: Path, s
 
 @pytest.mark.slow
 def test_machines_that_do_not_meet_are_one_line() -> None:
-    at = ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=x", f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
+    at = ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=x", f"--rdzv-endpoint=127.0.0.1:{hold_ports()}"]
     alone = [sys.executable, "-m", "launch.torchrun", *at, "--rdzv-conf=join_timeout=1", "--no-python", "true"]
     ended = subprocess.run(alone, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == EXIT_USER_ERROR

@@ -1,9 +1,7 @@
 """The doctor as a person calls it: on this machine, and on two nodes of a scheduler that is not here."""
 
-import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import main
+from launch.doctor.nodes import FIRST_PORT
 from tests.launch.launching import HANG_SECONDS, ROOT, SMALL
+from tests.ports import hold_ports
 from train.errors import EXIT_OK, EXIT_USER_ERROR
 
 SRUN = """#!/bin/bash
@@ -29,15 +29,6 @@ def doctor(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **more}
     command = [sys.executable, "-m", "launch", "doctor", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANG_SECONDS)
-
-
-def unused_job_id() -> str:
-    """Returns a job whose port, which is made from its number, is free."""
-    for number in range(os.getpid() % 10_000, 20_000):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("localhost", 20_000 + number))
-            return str(number)
-    raise AssertionError("no port is free")
 
 
 def small(root: Path, sample: Path) -> list[str]:
@@ -62,7 +53,8 @@ def test_all_nodes_of_a_job(tmp_path: Path, sample: Path) -> None:
     for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
-    job = {"SLURM_JOB_ID": unused_job_id(), "SLURM_JOB_NODELIST": "n[1-2]"}
+    # The nodes meet at a port that is made from the job's number.
+    job = {"SLURM_JOB_ID": str(hold_ports() - FIRST_PORT - 1), "SLURM_JOB_NODELIST": "n[1-2]"}
     arguments = [*small(tmp_path / "runs", sample), "launch.processes=1", "--all-nodes", "--json"]
     ended = doctor(*arguments, PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}", **job)
     assert ended.returncode == EXIT_OK, ended.stdout + ended.stderr

@@ -1,12 +1,12 @@
 """`python -m model export --push` uploads through the hub's own client, to a hub on this machine."""
 
-import socket
 from pathlib import Path
 
 import pytest
 
 from model.__main__ import main
 from tests.data.fetch.server import COMMIT
+from tests.ports import refusing_port
 from tests.train.conftest import Runs
 from tests.train.huggingface.hub import hub_at
 from train.huggingface.push import push
@@ -44,15 +44,13 @@ def test_what_fails_is_one_line_with_what_to_type(
 ) -> None:
     run = str(exports.folder("imported").path)
     monkeypatch.chdir(tmp_path)
-    with hub_at(tmp_path / "hub", monkeypatch) as hub:
+    with hub_at(tmp_path / "hub", monkeypatch) as hub, refusing_port() as port:
         if fault == "login":
             monkeypatch.setenv("HF_TOKEN", "hf_unknown")
         if fault == "storage":
             hub.storage_status = 403
         if fault == "network":
-            with socket.socket() as closed:
-                closed.bind(("127.0.0.1", 0))
-                monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+            monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
         assert main(["export", run, "out", "--push", "a/b"]) == 2
     _, begin, error = capsys.readouterr().err.rpartition("error: ")
     assert begin and error.startswith("out is written, but could not be uploaded to a/b (") and said in error

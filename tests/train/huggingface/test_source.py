@@ -23,8 +23,8 @@ from model.export import save_hf
 from model.huggingface.flavours import Flavour
 from model.weights import hf_weights
 from tests.data.fetch.server import Handler, reset_after, serving, status
-from tests.distributed import free_port
 from tests.model.small import REPO, built, small
+from tests.ports import refusing_port
 from tests.train.conftest import Runs
 from train.checkpoint.masters import read_masters
 from train.checkpoint.store import read_checkpoint
@@ -311,17 +311,19 @@ def test_a_hub_without_a_way_to_it_is_said_at_once(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{free_port()}")
-    for work in (lambda: open_writer("hf://no/such", None), lambda: import_weights("no/such@main", tmp_path / "out")):
-        with pytest.raises(
-            UserError, match=r"^the hub cannot be reached \(.*so no/such cannot be fetched: check the n"
-        ):
-            work()
+    said = r"^the hub cannot be reached \(.*so no/such cannot be fetched: check the n"
+    with refusing_port() as port:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
+        with pytest.raises(UserError, match=said):
+            open_writer("hf://no/such", None)
+        with pytest.raises(UserError, match=said):
+            import_weights("no/such@main", tmp_path / "out")
     assert not caplog.records  # of another try
 
 
 def test_what_is_listed_already_needs_no_way_to_the_hub(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     check_reachable("hf://a/b@main")
     fetch_source("hf://a/b@main")
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{free_port()}")
-    check_reachable("hf://a/b@main")
+    with refusing_port() as port:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
+        check_reachable("hf://a/b@main")
