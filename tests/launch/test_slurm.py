@@ -62,13 +62,17 @@ class Cluster:
 
         Not all: a node refuses a start of the job that is no later, in seconds, than the end of the one before.
         """
-        wait_for(lambda: self.ask("squeue", "-h", "-r", "-j", job, "-o", "%T") == "PENDING", None)
-        self.ask("scontrol", "update", f"JobId={job}", "StartTime=now+5")
+        wait_for(lambda: self.field(job, "Restarts") != "0" and self.field(job, "JobState") != "COMPLETING", None)
+        self.ask("scontrol", "update", f"JobId={job}", "StartTime=now+5")  # refused if it runs already
 
     def state(self, job: str) -> str:
         """Returns the state and the exit code of a job, such as `FAILED 75:0`."""
-        fields = dict(field.split("=", 1) for field in self.ask("scontrol", "show", "job", job).split() if "=" in field)
-        return f"{fields['JobState']} {fields['ExitCode']}"
+        return f"{self.field(job, 'JobState')} {self.field(job, 'ExitCode')}"
+
+    def field(self, job: str, name: str) -> str:
+        """Returns what SLURM says of a job under this name."""
+        shown = self.ask("scontrol", "show", "job", job).split()
+        return dict(field.split("=", 1) for field in shown if "=" in field)[name]
 
 
 @pytest.fixture(scope="module")
@@ -123,13 +127,17 @@ def test_the_time_limit_warns_a_job_of_two_nodes_which_continues(cluster: Cluste
     folder = cluster.folder("limited")
     setup = "launch.slurm.setup=['export MASTER_ADDR=127.0.0.1']"  # node names have no address here
     submitted = cluster.submit(
-        "limited", setup, "launch.nodes=2", "launch.slurm.time=0:02:00", "launch.slurm.warning_seconds=30"
+        "limited", setup, "launch.nodes=2", "launch.slurm.time=4:00:00", "launch.slurm.warning_seconds=3600"
     )
     assert submitted.returncode == EXIT_OK, submitted.stderr
+    job = str(folder.job_id())
+    wait_for(lambda: last_step(folder.metrics) >= 2, None)
+    cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")  # an hour: it is warned at once
     wait_for(lambda: last_event(folder.events) == "stop", None)
     stop = read(folder.events)[-1]
     assert read(folder.events)[0]["world_size"] == 2 and stop["reason"] == "signal"
-    cluster.start_again(str(folder.job_id()))
+    cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=240")
+    cluster.start_again(job)
     wait_for(lambda: has_continued(folder, stop["step"]), None)
     assert cluster.launch("stop", str(folder.path)).returncode == EXIT_OK
     assert {path.name.split("-")[1] for path in folder.slurm.glob("*-*-*.log")} == {"0", "1"}  # a log of each node

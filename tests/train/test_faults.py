@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from tests.train.tiny import tiny, write_tokenizer, write_tokens
 from train.__main__ import train
 from train.callbacks.callback import Callback, TrainerInterface
 from train.callbacks.config import WandbMode
+from train.callbacks.slow_steps import SlowSteps
 from train.checkpoint.store import newest_checkpoint
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.errors import EXIT_DATA, EXIT_OK, EXIT_STOPPED, BadNumbersError, CollectiveError, LostDataError
 from train.run_folder import RunFolder
+from train.trainer import Trainer
 
 pytestmark = pytest.mark.system
 
@@ -36,6 +39,7 @@ GUARDED = {"guard__loss": 8.0, "guard__grad_norm": 8.0, "guard__window": 8, "max
 EVERYTHING_ON = {"position_watch__interval": 1, "wandb__mode": WandbMode.offline, "logging__report_seconds": 3600.0}
 UNREAD = {"position_watch__interval": 1000}
 BAD_STEP, SLOW_STEP, LAST_GOOD_STEP = 3, 33, 3
+SLOW_SECONDS = 1e6  # more than reading data can take
 
 
 class SpikeOf(Callback):
@@ -100,22 +104,19 @@ class DamagedMoment(Callback):
 
 
 class SlowRank(Callback):
-    """One rank that is slow in one step: far slower than any other step of this run on this machine."""
+    """One rank that is slow in one step, by a clock of its own, on which every other step takes a second."""
 
     def __init__(self) -> None:
-        self._longest = 0.1
+        self._now = 0.0
 
-    def on_update(self, trainer: TrainerInterface) -> None:
-        if trainer.step > 1:  # the first one allocates
-            self._longest = max(self._longest, trainer.step_seconds)
+    def on_start(self, trainer: TrainerInterface) -> None:
+        assert isinstance(trainer, Trainer)
+        [slow_steps] = [callback for callback in trainer.callbacks._callbacks if isinstance(callback, SlowSteps)]
+        slow_steps._clock = trainer.engine._forward._clock = lambda: self._now
+        trainer.engine.model.register_forward_hook(partial(self._work, trainer))
 
-    def on_step_start(self, trainer: TrainerInterface) -> None:
-        if trainer.step == SLOW_STEP and trainer.ranks.rank == 1:
-            self._hook = trainer.engine.model.register_forward_pre_hook(self._sleep)
-
-    def _sleep(self, module: Any, inputs: Any) -> None:
-        self._hook.remove()
-        time.sleep(12 * self._longest)
+    def _work(self, trainer: TrainerInterface, *seen: Any) -> None:
+        self._now += SLOW_SECONDS if (trainer.step, trainer.ranks.rank) == (SLOW_STEP, 1) else 1.0
 
 
 class LoseData(Callback):
@@ -295,6 +296,6 @@ def test_a_killed_data_worker_is_one_sentence_a_checkpoint_and_the_same_code(
 
 def test_a_slow_step_is_logged_with_the_rank_that_caused_it(root: Path, seen: list[dict[str, Seen]]) -> None:
     logged = [event for event in events(root, "slow") if event["event"] == "slow_step"]
-    [slow] = [event for event in logged if event["step"] == SLOW_STEP]  # a busy machine may have others
-    assert slow["rank"] == 1 and slow["own_seconds"] > 1.2
-    assert slow["seconds"] > 4 * slow["usual"] and slow["own_seconds"] > slow["own_seconds_of_others"]
+    [slow] = logged
+    assert (slow["step"], slow["rank"], slow["seconds"], slow["usual"]) == (SLOW_STEP, 1, SLOW_SECONDS, 1.0)
+    assert slow["own_seconds"] >= SLOW_SECONDS > slow["own_seconds_of_others"]  # and the data, by the real clock
