@@ -284,7 +284,7 @@ def test_a_request_to_a_known_host_has_the_limits_of_the_first(
 
     def spy(pool: urllib3.HTTPConnectionPool, *arguments: Any, timeout: urllib3.Timeout, **more: Any) -> Any:
         limits.append((timeout.connect_timeout, timeout.read_timeout))
-        return urlopen(pool, *arguments, timeout=timeout, **more)
+        return urlopen(pool, *arguments, timeout=timeout, **more)  # type: ignore[misc]
 
     monkeypatch.setattr(urllib3.HTTPConnectionPool, "urlopen", spy)
     known = KnownRequests()

@@ -166,7 +166,7 @@ def _ingest_half(folder: Path, file: DataFile) -> None:
         if len(texts) == NUM_LARGE // 2:
             threading.Event().wait()  # until the process is killed
 
-    FrameWriter.add = add_and_wait  # type: ignore[method-assign]
+    FrameWriter.add = add_and_wait  # type: ignore[method-assign, assignment]
     FrameCache(folder, 4096, 0.0).open([file])
 
 
