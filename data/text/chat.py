@@ -1,10 +1,11 @@
 """Lists of messages to text, through the chat template of a tokenizer.
 
 The template is Jinja, rendered in a sandbox as `transformers` does. It writes special tokens such as `<|im_start|>`;
-in a message, the same letters are plain text. To tell them apart after rendering, special tokens in messages are broken
-up before. Those that are whole afterwards are the template's, and stand between marks in the text of the document.
+in a record, the same letters are plain text. To tell them apart after rendering, special tokens in messages and tools
+(names of fields included) are broken up before. Those that are whole afterwards are the template's, and stand between
+marks in the text of the document.
 
-Marks are code points that Unicode keeps out of texts; those in a message become U+FFFD. A template that asks for the
+Marks are code points that Unicode keeps out of texts; those in a record become U+FFFD. A template that asks for the
 date (`strftime_now`) gets none: a document must not depend on the day.
 """
 
@@ -30,7 +31,8 @@ from data.fetch.roots import Root, locate_tokenizer
 from data.tokenizer import Piece, cut_document
 
 MARK = "\ufdd0"  # on both sides of a special token of the template
-BREAK = "\ufdd1"  # after the first character of a special token that a message spells out, while rendering
+BREAK = "\ufdd1"  # after the first character of a special token that a record spells out, while rendering
+RENDERING = "rendering-2"  # of the same messages, to other text than with an earlier number
 TEMPLATE_NAME = "chat_template.jinja"
 SETTINGS_NAME = "tokenizer_config.json"
 
@@ -55,7 +57,7 @@ class ChatTemplate:
     @property
     def digest(self) -> str:
         """A short value that changes with what is rendered."""
-        parts = [self.source, *self.special_tokens, self.eos_token, *map(repr, self.variables)]
+        parts = [RENDERING, self.source, *self.special_tokens, self.eos_token, *map(repr, self.variables)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
     def render(self, messages: Any, tools: Any = None) -> str:
@@ -64,7 +66,7 @@ class ChatTemplate:
         try:
             rendered = compile_template(self.source).render(
                 messages=_map_strings(messages, lambda text: _break_up(text, special)),
-                tools=tools,
+                tools=_map_strings(tools, lambda text: _break_up(text, special)),
                 documents=None,
                 add_generation_prompt=False,
                 **dict(self.variables),
@@ -72,7 +74,8 @@ class ChatTemplate:
         except Exception as error:  # Jinja's own, and a template's mistakes, such as the sum of a text and nothing
             reason = str(error).strip().partition("\n")[0]
             raise UnrenderedError(reason or type(error).__name__) from error
-        marked = special.sub(lambda found: f"{MARK}{found[0]}{MARK}", rendered).replace(BREAK, "")
+        clean = rendered.replace(MARK, "\ufffd")
+        marked = special.sub(lambda found: f"{MARK}{found[0]}{MARK}", clean).replace(BREAK, "")
         end = f"{MARK}{self.eos_token}{MARK}"
         marked = marked.removeprefix(end)
         return marked.rstrip().removesuffix(end) if marked.rstrip().endswith(end) else marked
@@ -156,13 +159,17 @@ def _pattern(special_tokens: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _break_up(text: str, special: re.Pattern[str]) -> str:
-    clean = re.sub(f"[{MARK}{BREAK}]", "\ufffd", text)
-    return special.sub(lambda found: f"{found[0][0]}{BREAK}{found[0][1:]}", clean)
+    """Returns the text without whole special tokens: also none within another, and none that overlaps one."""
+    broken = re.sub(f"[{MARK}{BREAK}]", "\ufffd", text)
+    while special.search(broken):
+        broken = special.sub(lambda found: f"{found[0][0]}{BREAK}{found[0][1:]}", broken)
+    return broken
 
 
 def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
+    """Returns the value with all texts changed, names of fields too."""
     if isinstance(value, dict):
-        return {key: _map_strings(part, change) for key, part in value.items()}
+        return {_map_strings(key, change): _map_strings(part, change) for key, part in value.items()}
     if isinstance(value, list):
         return [_map_strings(part, change) for part in value]
     return change(value) if isinstance(value, str) else value

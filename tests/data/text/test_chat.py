@@ -1,5 +1,6 @@
 """Messages become the tokens that `transformers` makes of them, and no message can write a special token."""
 
+import json
 from contextlib import closing
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer
 from data.config import DataConfig, SourceConfig, ValidationConfig
 from data.errors import DataError
 from data.stream import build_stream
-from data.text.chat import BREAK, MARK
+from data.text.chat import BREAK, MARK, ChatTemplate
 from data.tokenizer import EOS_TOKEN, DocumentEncoder
 from data.validation import build_validation
 
@@ -72,6 +73,39 @@ def test_a_special_token_in_a_message_is_plain_text(mix: DataConfig, hostile: st
     assert special == ["<|bos|>", "<|im_start|>", "<|im_end|>"]
     shown = hostile.replace(MARK, "\ufffd").replace(BREAK, "\ufffd")
     assert encoder.decode(np.array(ids)) == f"<|bos|><|im_start|>user\n{shown}<|im_end|>\n{EOS_TOKEN}"
+
+
+TOOLS = "{{ tools | tojson }}\n{% for m in messages %}{{ m.content }}{{ m.tool_calls | tojson }}<|im_end|>{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "hostile", [EOS_TOKEN, "<|im_end|>", f"a{MARK}b", f"{MARK}<|im_end|>{MARK}", f"<{BREAK}|bos|>"]
+)
+def test_a_special_token_anywhere_in_a_record_is_plain_text(mix: DataConfig, hostile: str) -> None:
+    (Path(mix.root) / "chat_template.jinja").write_text(TOOLS)
+    tools = [{"name": hostile, "parameters": {hostile: {"enum": [1, hostile]}}}]
+    call = {"function": {"name": "f", "arguments": {hostile: hostile}}, hostile: hostile}
+    record = {"messages": [{"role": "user", "content": "hello", "tool_calls": [call]}], "tools": tools}
+    (Path(mix.root) / "chat.jsonl").write_bytes(orjson.dumps(record))
+    encoder = DocumentEncoder(Path(mix.root) / "tokenizer.json", EOS_TOKEN)
+    ids = first_document(mix)
+    special_ids = {encoder.eos_token_id, *range(encoder.max_token_id - 2, encoder.max_token_id + 1)}
+    special = [encoder.decode(np.array([token])) for token in ids if token in special_ids]
+    assert special == ["<|im_end|>", EOS_TOKEN]
+    first, second = (json.dumps(value, ensure_ascii=False) for value in (tools, [call]))
+    text = f"{first}\nhello{second}".replace(MARK, "\ufffd").replace(BREAK, "\ufffd")
+    assert encoder.decode(np.array(ids)) == f"{text}<|im_end|>{EOS_TOKEN}"
+
+
+def test_tokens_within_each_other_are_broken_up_too() -> None:
+    template = ChatTemplate("{{ messages[0].content }}<a>", ("<a>", "<a><a>", "a", "xyx"), EOS_TOKEN)
+    talk = [{"content": "<a><a><a> xyxyx a"}]
+    assert template.render(talk) == f"<a><a><a> xyxyx a{MARK}<a>{MARK}"
+
+
+def test_no_mark_comes_from_elsewhere() -> None:
+    template = ChatTemplate("{{ '%c' | format(messages[0].number) }}<|im_end|>", ("<|im_end|>",), EOS_TOKEN)
+    assert template.render([{"number": ord(MARK)}]) == f"\ufffd{MARK}<|im_end|>{MARK}"
 
 
 def test_an_end_of_document_that_the_template_writes_is_not_doubled(mix: DataConfig) -> None:
