@@ -123,7 +123,7 @@ class TextBackend:
         total = sum(self.weights)
         return [
             SourceMix(
-                source.name, weight / total, estimate_tokens(source, self.encoder), False, self._max_epochs[source.name]
+                source.name, weight / total, *estimate_tokens(source, self.encoder), self._max_epochs[source.name]
             )
             for source, weight in zip(self.sources, self.weights, strict=True)
         ]

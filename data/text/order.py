@@ -80,7 +80,7 @@ class Source:
     def check(self) -> None:
         """Ingests groups of the first epoch until one has a document; raises DataError if none has one."""
         if not any(len(self.group(0, number).units) for number in range(self.num_groups)):
-            raise self.empty_error()
+            raise no_documents_error(self.name)
         self.check_holdout()
 
     def check_holdout(self) -> None:
@@ -95,16 +95,7 @@ class Source:
                 if self._has_documents or self._read_unit(0, number, place):
                     self._has_documents = True
                     return
-        raise DataError(
-            f"data.sources.{self.name}: data.validation.share = {self.held_out_share:g} holds out all of its "
-            "documents; lower the share or give the source weight 0"
-        )
-
-    def empty_error(self) -> DataError:
-        """Returns the error for a source without documents."""
-        return DataError(
-            f"data.sources.{self.name}: its files hold no documents; correct the files or give it weight 0"
-        )
+        raise all_held_out_error(self.name, self.held_out_share)
 
     def group(self, epoch: int, number: int) -> Group:
         """Returns the `number`-th group of an epoch, ingested if it is not yet; raises DataError."""
@@ -183,6 +174,19 @@ class Source:
                 continue
             order = permutation(len(texts), self.seed, self.name, "documents", epoch, number, place)
             return [texts[n] for n in order if not is_held_out(texts[n], self.held_out_share)]
+
+
+def no_documents_error(name: str) -> DataError:
+    """Returns the error for a source whose files are empty."""
+    return DataError(f"data.sources.{name}: its files hold no documents; correct the files or give it weight 0")
+
+
+def all_held_out_error(name: str, share: float) -> DataError:
+    """Returns the error for a source of which nothing is left to train on."""
+    return DataError(
+        f"data.sources.{name}: data.validation.share = {share:g} holds out all of its documents; lower the share or "
+        "give the source weight 0"
+    )
 
 
 def permutation(size: int, *key: str | int) -> np.ndarray:

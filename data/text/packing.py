@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.text.order import Source
+from data.text.order import Source, no_documents_error
 from data.tokenizer import DocumentEncoder, Piece
 
 CHARACTERS_AT_ONCE = 16384  # about a row of 4,096 tokens; enough to keep all cores busy where there are no workers
@@ -97,4 +97,4 @@ class RowPacker:
                 self._source.check_holdout()
                 self.cursor = Cursor(at.epoch + 1)
             else:
-                raise self._source.empty_error()
+                raise no_documents_error(self._source.name)

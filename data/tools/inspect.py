@@ -22,12 +22,14 @@ from data.mix import SourceMix, describe_mix, too_many_epochs
 from data.text.backend import training_files
 from data.text.form import form_of
 from data.text.names import find_text_names
+from data.text.order import all_held_out_error, no_documents_error
 from data.text.records import is_table
 from data.tokenizer import TOKENIZER_NAME, DocumentEncoder
 from data.tokens.backend import open_ranges
 from data.tokens.files import TokenRows, list_token_files, name_sources, read_file_list
 from data.tokens.mixed import token_sources
 from data.tools.summary import (
+    SourceSummary,
     find_sources,
     published_tokens,
     summarise,
@@ -91,11 +93,13 @@ def _inspect_config(options: argparse.Namespace) -> None:
         if not all(is_present(file) for file in chain.from_iterable(sources.values())):
             _print_remote(options, config, sources, encoder)
             return
-        num_tokens = _print_text(options, sources, encoder)
-        if empty := [name for name, tokens in num_tokens.items() if not tokens]:
-            raise DataError(
-                f"data.sources.{empty[0]}: its files hold no documents; correct the files or give it weight 0"
-            )
+        summaries = _print_text(options, sources, encoder, config.validation.share)
+        for item in summaries:
+            if not item.counts.documents:
+                raise no_documents_error(item.name)
+            if not item.training_tokens:
+                raise all_held_out_error(item.name, config.validation.share)
+        num_tokens = {item.name: item.training_tokens for item in summaries}
         weights: Mapping[str, float] = {name: config.sources[name].weight for name in sources}
     else:
         if options.rows and encoder is None:
@@ -182,12 +186,15 @@ def _print_published(options: argparse.Namespace, names: list[str]) -> None:
 
 
 def _print_text(
-    options: argparse.Namespace, sources: dict[str, list[DataFile]], encoder: DocumentEncoder
-) -> dict[str, int]:
-    """Prints a table of sources of text, and their first rows; returns the tokens of each. Raises DataError."""
+    options: argparse.Namespace,
+    sources: dict[str, list[DataFile]],
+    encoder: DocumentEncoder,
+    held_out_share: float = 0.0,
+) -> list[SourceSummary]:
+    """Prints a table of sources of text, and their first rows; returns what was counted. Raises DataError."""
     summaries = []
     with Console(stderr=True).status("reading") as status:
-        for summary in summarise(sources, encoder):
+        for summary in summarise(sources, encoder, held_out_share):
             summaries.append(summary)
             status.update(f"reading; {summary.name} is done")
     total = sum(summary.num_tokens for summary in summaries)
@@ -201,9 +208,13 @@ def _print_text(
         if item.counts.num_bad:
             key = form_of(sources[item.name][0]).key
             print(f"{item.name}: {item.counts.describe_bad()} are unreadable; {item.counts.remedy(key)}")
+    if held_out_share:
+        documents = sum(item.held_out_documents for item in summaries)
+        tokens = sum(item.held_out_tokens for item in summaries)
+        print(f"data.validation.share={held_out_share:g} holds out {documents:,} documents, {tokens:,} tokens of these")
     for name, files in sources.items():
         _print_rows(name, text_rows(files, encoder, options.sequence_length, options.rows))
-    return {item.name: item.num_tokens for item in summaries}
+    return summaries
 
 
 def _print_tokens(

@@ -16,6 +16,7 @@ from data.errors import DataError
 from data.fetch.files import DataFile, describe_file, read_manifest
 from data.text.form import form_of
 from data.text.frames import RecordCounts
+from data.text.holdout import is_held_out
 from data.text.names import find_text_names
 from data.text.records import read_first_records, read_records
 from data.tokenizer import DocumentEncoder
@@ -39,6 +40,15 @@ class SourceSummary:
     """The files' size on disk."""
     num_tokens: int = 0
     """Tokens, an EOS per document included."""
+    held_out_documents: int = 0
+    """Documents that are held out for validation."""
+    held_out_tokens: int = 0
+    """Their tokens."""
+
+    @property
+    def training_tokens(self) -> int:
+        """Tokens of an epoch: those of documents that are not held out."""
+        return self.num_tokens - self.held_out_tokens
 
 
 @dataclass
@@ -76,7 +86,9 @@ def find_sources(root: Path) -> dict[str, list[DataFile]]:
     return sources
 
 
-def summarise(sources: dict[str, list[DataFile]], encoder: DocumentEncoder) -> Iterator[SourceSummary]:
+def summarise(
+    sources: dict[str, list[DataFile]], encoder: DocumentEncoder, held_out_share: float = 0.0
+) -> Iterator[SourceSummary]:
     """Yields one summary per source; raises DataError for a truncated file."""
     for name, files in sources.items():
         summary = SourceSummary(name, len(files), RecordCounts(), sum(file.num_bytes for file in files))
@@ -85,7 +97,11 @@ def summarise(sources: dict[str, list[DataFile]], encoder: DocumentEncoder) -> I
         while batch := [record.text for record in itertools.islice(records, DOCUMENTS_AT_ONCE)]:
             summary.counts.documents += len(batch)
             summary.counts.text_bytes += sum(len(text.encode()) for text in batch)
-            summary.num_tokens += len(encoder.encode(batch, cut))
+            tokens, ends = encoder.encode_documents(batch, cut)
+            summary.num_tokens += len(tokens)
+            held_out = np.array([is_held_out(text, held_out_share) for text in batch], bool)
+            summary.held_out_documents += int(held_out.sum())
+            summary.held_out_tokens += int(np.diff(ends, prepend=0)[held_out].sum())
         yield summary
 
 

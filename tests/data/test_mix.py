@@ -1,27 +1,86 @@
 """What is said about the mix: shares, tokens close to those counted, and an error for too many passes."""
 
 from contextlib import closing
+from pathlib import Path
 
+import orjson
 import pytest
 
-from data.config import DataConfig
+from data.__main__ import main
+from data.config import DataConfig, SourceConfig, ValidationConfig
 from data.fetch.roots import open_root
 from data.mix import SourceMix, describe_mix, human, too_many_epochs
 from data.stream import build_stream
 from data.text.backend import TextBackend, training_files
-from data.tools.inspect import summarise
-from data.tools.summary import SourceSummary
+from data.text.holdout import is_held_out
+from data.tokenizer import DocumentEncoder
+from data.tools.inspect import load_data_config
+from data.tools.summary import SourceSummary, summarise
 
 
-def test_tokens_of_text_are_estimated_from_the_files_that_are_read(config: DataConfig) -> None:
+def test_tokens_of_text_are_estimated_from_the_files_that_are_read(config: DataConfig, tmp_path: Path) -> None:
     config.validation.share = 0.1
+    config.cache_dir = str(tmp_path)  # in which no file is ingested yet
     backend = TextBackend(config, 64, 8)
-    counted: dict[str, SourceSummary] = {
-        item.name: item for item in summarise(training_files(config, open_root(config.root)), backend.encoder)
+    files = training_files(config, open_root(config.root))
+    counted: dict[str, SourceSummary] = {item.name: item for item in summarise(files, backend.encoder, 0.1)}
+    mix = backend.mix()
+    for source in mix:
+        margin = 0.0 if source.is_exact else 0.25
+        assert source.num_tokens == pytest.approx(counted[source.name].training_tokens, rel=margin), source.name
+    assert {source.is_exact for source in mix} == {True, False}
+    assert sum(source.share for source in mix) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_a_small_source_is_counted_without_what_is_held_out(config: DataConfig, tmp_path: Path, share: float) -> None:
+    for number in range(9):
+        (tmp_path / f"{number}.txt").write_text(f"note {number} " * (1 + number**2))
+    notes = {"notes": SourceConfig(["*.txt"], 1.0)}
+    tokenizer, held_out = f"{config.root}/tokenizer.json", ValidationConfig(share=share)
+    config = DataConfig(root=str(tmp_path), sources=notes, tokenizer=tokenizer, validation=held_out)
+    config.files_per_group, config.num_streams = 20, 8
+    backend = TextBackend(config, 64, 8)
+    (source,) = backend.mix()
+    texts = [f"note {number} " * (1 + number**2) for number in range(9)]
+    kept = [text for text in texts if not is_held_out(text, share)]
+    assert (len(kept) < len(texts)) == (share > 0.0)
+    assert source.is_exact and source.num_tokens == len(backend.encoder.encode(kept))
+
+
+def test_inspect_refuses_what_the_launch_refuses(
+    config: DataConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [f"note {number}, of a few words " * (1 + number % 3) for number in range(60)]
+    (tmp_path / "notes.jsonl").write_bytes(b"".join(orjson.dumps({"text": text}) + b"\n" for text in texts))
+    values = {
+        "root": str(tmp_path),
+        "tokenizer": str(Path(config.root) / "tokenizer.json"),
+        "num_streams": 8,
+        "sources": {"notes": {"files": ["notes.jsonl"], "weight": 1, "max_epochs": 2}},
+        "validation": {"share": 0.25, "rows": 8},
     }
-    for source in backend.mix():
-        assert source.num_tokens == pytest.approx(0.9 * counted[source.name].num_tokens, rel=0.25), source.name
-    assert sum(source.share for source in backend.mix()) == pytest.approx(1.0)
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(orjson.dumps(values))
+    config = load_data_config(path)
+    encoder = DocumentEncoder(Path(str(config.tokenizer)), config.eos_token)
+    in_all = len(encoder.encode(texts))
+    kept = [text for text in texts if not is_held_out(text, 0.25)]
+    trained = len(encoder.encode(kept))
+    steps = round(2.1 * trained / 64)  # a step of 8 rows of 8 tokens
+    assert steps * 64 < 2 * in_all, "as many epochs of all documents are allowed"
+    with closing(build_stream(config, sequence_length=8, global_batch_size=8)) as stream:
+        problem = too_many_epochs(stream.mix(), steps * 64, {"notes": 1.0})
+    assert problem and "are 2.11 epochs" in problem
+    arguments = ["inspect", str(path), "--sequence-length", "8", "--batch-size", "8", "--steps"]
+    assert main([*arguments, str(steps)]) == 2
+    printed = capsys.readouterr()
+    assert printed.err == f"error: {problem}\n"
+    assert f"holds out {len(texts) - len(kept)} documents, {in_all - trained:,} tokens" in printed.out
+    assert main([*arguments, str(steps * 9 // 10)]) == 0
+    path.write_bytes(orjson.dumps({**values, "validation": {"share": 0.999}}))
+    assert main([*arguments, "1"]) == 2
+    assert "data.validation.share = 0.999 holds out all of its documents" in capsys.readouterr().err
 
 
 def test_the_lines_say_share_tokens_and_epochs_of_each_source() -> None:
