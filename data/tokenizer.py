@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 EOS_TOKEN = "<|endoftext|>"
 TOKENIZER_NAME = "tokenizer.json"
 PIECE_CHARACTERS = 1 << 18  # a tenth of a second to encode
+CHARACTERS_AT_ONCE = 1 << 22  # that are encoded; `tokenizers` takes some 20 bytes for each
 CHECKED_CHARACTERS = 1 << 14  # of a source's first documents: 10 ms of `tokenizers`
 SHOWN_CHARACTERS = 40  # of a text that the encoders disagree on
 LINE_END = re.compile(r"\n(?=\S)")  # no pre-tokenizer makes one token of the text on both sides of it
@@ -136,9 +137,13 @@ class DocumentEncoder:
         self, documents: Sequence[str], cut: Callable[[str], list[Piece]] = cut_document
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns what `encode` does, and where each document ends in it: int64 `[num_documents]`."""
-        pieces = [piece for document in documents for piece in cut(document)]
-        tokens, ends = self.encode_pieces(pieces)
-        return tokens, ends[np.array([piece.is_last for piece in pieces], bool)]
+        tokens, ends, num_tokens = [np.empty(0, np.uint32)], [np.empty(0, np.int64)], 0
+        for pieces in _some_at_a_time(piece for document in documents for piece in cut(document)):
+            own, own_ends = self.encode_pieces(pieces)
+            tokens.append(own)
+            ends.append(num_tokens + own_ends[np.array([piece.is_last for piece in pieces], bool)])
+            num_tokens += len(own)
+        return np.concatenate(tokens), np.concatenate(ends)
 
     def encode_pieces(self, pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
         """Returns the tokens of all pieces, and where each ends.
@@ -206,6 +211,18 @@ class DocumentEncoder:
     @property
     def _fast(self) -> FastEncoder:
         return load_fast(self._path, self.sha256)
+
+
+def _some_at_a_time(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    some, num_characters = [], 0
+    for piece in pieces:
+        some.append(piece)
+        num_characters += len(piece.text)
+        if num_characters >= CHARACTERS_AT_ONCE:
+            yield some
+            some, num_characters = [], 0
+    if some:
+        yield some
 
 
 def first_characters(texts: Iterable[str]) -> list[str]:

@@ -20,7 +20,7 @@ CHUNK_BYTES = 1 << 20
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_WINDOW_BYTES = 1 << 31  # files made with `zstd --long=31` need it
-MAX_LINE_BYTES = 1 << 30  # reading a line takes about four times its size in memory
+MAX_LINE_BYTES = 1 << 30  # reading a line takes four to seven times its size in memory
 
 
 class Decompressor(Protocol):

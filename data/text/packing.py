@@ -70,7 +70,9 @@ class RowPacker:
 
     def _encode_some(self) -> None:
         while not self._pieces:
-            pieces = [piece for document in self._load_unit() for piece in self._source.cut(document)]
+            documents, pieces = self._load_unit()[::-1], []
+            while documents:  # one that is cut is no longer held: it may be large
+                pieces += self._source.cut(documents.pop())
             self._pieces = pieces[self.cursor.piece :]
             if not self._pieces:  # all held out; or fewer than before, after an accepted change of files
                 self.cursor = self.cursor._replace(unit=self.cursor.unit + 1, piece=0, token=0)

@@ -312,6 +312,26 @@ def test_a_run_goes_on_with_another_encoder(own: DataConfig) -> None:
     assert changed_data(saved, current) == {}
 
 
+def test_long_documents_are_encoded_a_part_at_a_time(sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data.tokenizer, "CHARACTERS_AT_ONCE", 3 << 18)
+    encoder = DocumentEncoder(sample / "tokenizer.json", EOS, EncoderKind.fastokens)
+    encode, taken = encoder.encode_pieces, []
+
+    def note(pieces: Sequence[data.tokenizer.Piece]) -> tuple[np.ndarray, np.ndarray]:
+        taken.append(sum(len(piece.text) for piece in pieces))
+        return encode(pieces)
+
+    monkeypatch.setattr(encoder, "encode_pieces", note)
+    texts = ["short", "a word\n" * 300_000, "", "another word\n" * 40_000, "end"]
+    tokens, ends = encoder.encode_documents(texts)
+    assert sum(taken) == sum(map(len, texts)) and len(taken) == 3 and max(taken) <= 4 << 18
+    alone = [encoder.encode_documents([text])[0] for text in texts]
+    np.testing.assert_array_equal(tokens, np.concatenate(alone))
+    np.testing.assert_array_equal(ends, np.cumsum([len(own) for own in alone]))
+    tokens, ends = encoder.encode_documents([])
+    assert (tokens.dtype, ends.dtype, len(tokens), len(ends)) == (np.uint32, np.int64, 0, 0)
+
+
 @pytest.mark.slow
 def test_memory_is_bounded_however_many_new_words_come(sample: Path) -> None:
     encoder = DocumentEncoder(sample / "tokenizer.json", EOS, EncoderKind.fastokens)
