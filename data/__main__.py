@@ -14,6 +14,7 @@ from common.command_line import add_verb, parser_with, reported
 from data.config import EncoderKind
 from data.tokenizer import EOS_TOKEN, TOKENIZER_NAME
 from data.tools import commands, inspect
+from data.tools.options import add_form_options
 
 PROG = "python -m data"
 EXAMPLES = """examples:
@@ -25,6 +26,7 @@ EXAMPLES = """examples:
   python -m data fetch hf://datasets/allenai/dolmino-mix-1124 --files 'data/wiki/*' --to corpora/dolmino
   python -m data tokenize corpora/sample corpora/sample-tokens                text to token files, once
   python -m data verify corpora/sample-tokens           sizes, hashes, token ids; every file read to its end
+  python -m data verify mine.yaml                       the same of the files of a data config
 """
 TOKENIZER_HELP = f"tokenizer.json (default: {TOKENIZER_NAME} in the folder)"
 
@@ -61,11 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     chosen.add_argument("--files", nargs="+", metavar="PATTERN", help="glob patterns below ROOT")
     fetch.add_argument("--to", metavar="DIR", type=Path, required=True)
 
-    verify = add(
-        "verify", commands.verify_folder, "check sizes, hashes, encodings and token ids of all files of a folder"
-    )
-    verify.add_argument("folder", metavar="DIR", type=Path)
+    verify = add("verify", commands.verify_data, "check sizes, hashes, encodings and token ids of all files")
+    verify.add_argument("root", metavar="ROOT", help="data config (.yaml) or folder")
     verify.add_argument("--tokenizer", type=Path, help=TOKENIZER_HELP)
+    add_form_options(verify)
     verify.add_argument("--eos-token", help=argparse.SUPPRESS)  # of no use here; earlier versions wanted it
 
     tokenize = add("tokenize", commands.tokenize, "turn a folder of text into token files; goes on where it was")
@@ -96,6 +97,7 @@ def _add_inspect(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--batch-size", type=_positive, default=512, help="rows of a step (default: 512)")
     verb.add_argument("--steps", type=_not_negative, default=0, help="say how often this many steps read each source")
     verb.add_argument("--seed", type=int, default=42, help="of the published order (default: 42)")
+    add_form_options(verb)
     _add_tokenizer(verb)
 
 

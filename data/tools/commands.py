@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+from pathlib import Path
 from shlex import quote
 
 from rich.console import Console
@@ -21,12 +22,13 @@ from data.errors import DataError
 from data.fetch.files import DataFile, open_folder
 from data.fetch.mirror import mirror
 from data.fetch.roots import Root, forget_listing, open_root
-from data.text.form import TextForm
 from data.tokenizer import TOKENIZER_NAME, DocumentEncoder, largest_id
 from data.tokens.files import MAX_TOKEN_ID, list_token_files
 from data.tools.convert import convert, plan
+from data.tools.inspect import load_data_config
+from data.tools.options import dtype_option, form_option, is_config, naming_options
 from data.tools.sample import build_sample
-from data.tools.verify import verify
+from data.tools.verify import verify, verify_config
 
 
 def sample(options: argparse.Namespace) -> None:
@@ -71,23 +73,32 @@ def fetch(options: argparse.Namespace) -> None:
     print(f"{options.to}: {len(files):,} files, {num_bytes:,} bytes")
 
 
-def verify_folder(options: argparse.Namespace) -> None:
-    """Checks the files of a folder; raises DataError when some are faulty."""
-    folder = open_folder(str(options.folder))
-    tokenizer = options.tokenizer or folder / TOKENIZER_NAME
-    limit = largest_id(tokenizer) if options.tokenizer or tokenizer.is_file() else MAX_TOKEN_ID
+def verify_data(options: argparse.Namespace) -> None:
+    """Checks the files of a folder or a data config; raises DataError when some are faulty."""
     num_files, faults = 0, []
+    if is_config(options):
+        if options.tokenizer:
+            raise DataError("--tokenizer is for a folder; a data config names its own")
+        verdicts = verify_config(load_data_config(Path(options.root).expanduser()))
+    else:
+        folder = open_folder(options.root)
+        tokenizer = options.tokenizer or folder / TOKENIZER_NAME
+        limit = largest_id(tokenizer) if options.tokenizer or tokenizer.is_file() else MAX_TOKEN_ID
+        verdicts = verify(folder, limit, form_option(options), dtype_option(options))
     with Console(stderr=True).status("verifying") as status:
-        for verdict in verify(folder, limit):
+        for verdict in verdicts:
             num_files += 1
             status.update(f"verifying; {num_files:,} files done, {verdict.name} was the last")
             if verdict.fault:
                 faults.append(verdict.fault)
     for fault in faults:
-        print(fault)
+        print(fault if is_config(options) else naming_options(fault))
     if faults:
-        raise DataError(f"{len(faults)} of {num_files} files below {folder} are faulty; put right what is listed above")
-    print(f"{folder}: {num_files:,} files are in order")
+        of = "of" if is_config(options) else "below"
+        raise DataError(
+            f"{len(faults)} of {num_files} files {of} {options.root} are faulty; put right what is listed above"
+        )
+    print(f"{options.root}: {num_files:,} files are in order")
 
 
 def tokenize(options: argparse.Namespace) -> None:
@@ -95,8 +106,7 @@ def tokenize(options: argparse.Namespace) -> None:
     root = open_folder(str(options.source))
     tokenizer = options.tokenizer or root / TOKENIZER_NAME
     encoder = DocumentEncoder(tokenizer, options.eos_token, EncoderKind(options.encoder))
-    form = TextForm(options.text_key, key="--text-key")
-    conversions = plan(root, options.target, encoder, options.max_bad_share, form)
+    conversions = plan(root, options.target, encoder, options.max_bad_share, form_option(options))
     # One process per file is the parallelism; the tokenizer's own threads would only compete with it.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

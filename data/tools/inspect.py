@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 
@@ -27,7 +27,9 @@ from data.text.records import is_table
 from data.tokenizer import TOKENIZER_NAME, DocumentEncoder
 from data.tokens.backend import open_ranges
 from data.tokens.files import TokenRows, list_token_files, name_sources, read_file_list
+from data.tokens.layout import layout_of
 from data.tokens.mixed import token_sources
+from data.tools.options import dtype_option, form_option, is_config, naming_options
 from data.tools.summary import (
     SourceSummary,
     find_sources,
@@ -47,7 +49,7 @@ WIDE = 200  # columns where no terminal says how many it has
 
 def inspect(options: argparse.Namespace) -> None:
     """Prints what each source holds, and the first rows."""
-    if options.root and options.root.endswith((".yaml", ".yml")):
+    if is_config(options):
         _inspect_config(options)
     elif options.file_list:
         _inspect_list(options, read_file_list(options.file_list))
@@ -56,7 +58,7 @@ def inspect(options: argparse.Namespace) -> None:
     elif options.root:
         folder = open_folder(options.root)
         encoder = DocumentEncoder(options.tokenizer or folder / TOKENIZER_NAME, options.eos_token, EncoderKind.auto)
-        _print_text(options, find_sources(folder), encoder)
+        _print_text(options, find_sources(folder, form_option(options)), encoder)
     else:
         raise DataError("inspect needs a folder, a data config (.yaml), or --file-list for token files; see --help")
 
@@ -153,20 +155,32 @@ def _inspect_list(options: argparse.Namespace, names: list[str]) -> None:
     if not options.root:
         _print_published(options, names)
         return
-    root = open_root(options.root)
-    files = list_token_files(root, options.file_list) if options.file_list else root.named(names, "ROOT")
+    root, dtype = open_root(options.root), dtype_option(options)
+    files = root.named(names, "--file-list" if options.file_list else "ROOT")
     tokenizer = options.tokenizer or (root.folder / TOKENIZER_NAME if not root.remote else None)
     encoder = DocumentEncoder(tokenizer, options.eos_token) if tokenizer and tokenizer.is_file() else None
-    rows = {name: TokenRows(own, options.sequence_length) for name, own in _by_source(files).items()}
+    try:
+        raw = sum(not layout_of(file, dtype).start for file in files)
+    except DataError as error:
+        raise DataError(naming_options(str(error))) from error
+    by_source = _by_source(files).items()
+    rows = {name: TokenRows(own, options.sequence_length, [dtype] * len(own)) for name, own in by_source}
     num_tokens = _print_tokens(options, rows, None)
+    if raw:
+        print(f"{raw:,} files without a header are taken for {dtype.value}; --token-dtype says otherwise")
     total, num_bytes = sum(num_tokens.values()), sum(file.num_bytes for file in files)
     print(f"{len(files):,} files, {total / 1e9:.2f}B tokens, {num_bytes / 1e9:.1f} GB on disk, at their place")
     _print_steps(options, sum(len(own) for own in rows.values()))
     if options.rows:
         if encoder is None:
             raise DataError("--rows of token files needs their folder and --tokenizer; add both")
-        with closing(TokenRows(files, options.sequence_length, ranges=open_ranges(root, files))) as all_rows:
+        all_rows = TokenRows(files, options.sequence_length, [dtype] * len(files), open_ranges(root, files))
+        try:
             _print_rows("published order", token_rows(all_rows, encoder, options.seed, options.rows))
+        except DataError as error:
+            raise DataError(naming_options(str(error))) from error
+        finally:
+            all_rows.close()
 
 
 def _print_published(options: argparse.Namespace, names: list[str]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from data.errors import DataError
 from data.fetch.files import DataFile, describe_file, read_manifest
-from data.text.form import form_of
+from data.text.form import PLAIN, TextForm, form_of, with_form
 from data.text.frames import RecordCounts
 from data.text.holdout import is_held_out
 from data.text.names import find_text_names
@@ -68,7 +68,7 @@ class TokenSummary:
         return self.num_tokens * TOKEN_DTYPE.itemsize
 
 
-def find_sources(root: Path) -> dict[str, list[DataFile]]:
+def find_sources(root: Path, form: TextForm = PLAIN) -> dict[str, list[DataFile]]:
     """Returns the text files of each source: of each folder of `root`, or of the folder that all files are below.
 
     Files that lie in `root` itself are a source of its name, if there are no others. Raises DataError for no files.
@@ -77,10 +77,10 @@ def find_sources(root: Path) -> dict[str, list[DataFile]]:
     found = find_text_names(root)
     names = [name for name in found if "/" in name]
     if found and not names:
-        return {root.resolve().name: [describe_file(root, name, manifest.get(name)) for name in found]}
+        return {root.resolve().name: [with_form(describe_file(root, name, manifest.get(name)), form) for name in found]}
     sources: dict[str, list[DataFile]] = {}
     for source, name in zip(name_sources(names), names, strict=True):
-        sources.setdefault(source, []).append(describe_file(root, name, manifest.get(name)))
+        sources.setdefault(source, []).append(with_form(describe_file(root, name, manifest.get(name)), form))
     if not sources:
         raise DataError(f"{root} holds no files of text or tokens; give a folder that does, or a data config")
     return sources

@@ -1,4 +1,4 @@
-"""Checks of the files of a folder: size, hash, decoding to the end, range of token ids."""
+"""Checks of the files of a folder or a data config: size, hash, decoding to the end, range of token ids."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,14 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from data.config import DataConfig, DataKind, TokenDtype
 from data.errors import DataError
-from data.fetch.download import NUM_CONNECTIONS, hash_file
+from data.fetch.download import NUM_CONNECTIONS, hash_file, is_present
 from data.fetch.files import DataFile, describe_file, read_manifest
 from data.fetch.record import read_record
+from data.fetch.roots import Root, locate_tokenizer, open_root
+from data.text.backend import training_files
+from data.text.form import PLAIN, TextForm, find_text_files, form_of, with_form
 from data.text.frames import RecordCounts
 from data.text.names import OTHER_JSON, TEXT_NAME, find_text_names
 from data.text.records import read_records
-from data.tokens.files import MAX_TOKEN_ID, check_token_ids
+from data.tokenizer import largest_id
+from data.tokens.files import MAX_TOKEN_ID, check_token_ids, read_file_list
 from data.tokens.layout import layout_of
 
 TOKENS_AT_ONCE = 1 << 24
@@ -34,38 +39,103 @@ class Verdict:
     """What is wrong with it; None: nothing."""
 
 
-def verify(folder: Path, max_token_id: int = MAX_TOKEN_ID) -> Iterator[Verdict]:
+def verify(
+    folder: Path,
+    max_token_id: int = MAX_TOKEN_ID,
+    form: TextForm = PLAIN,
+    token_dtype: TokenDtype = TokenDtype.uint32,
+) -> Iterator[Verdict]:
     """Yields one verdict per data file below `folder`, listed or found; raises DataError where there is none."""
     manifest = read_manifest(folder)
     tokens = (path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
     unfinished = (path.relative_to(folder).as_posix() for end in UNFINISHED for path in folder.rglob(f"*{end}"))
-    names = {*find_text_names(folder), *tokens, *manifest, *unfinished}
+    texts = find_text_names(folder)
+    names = {*texts, *tokens, *manifest, *unfinished}
     if not names:
         raise DataError(f"{folder} holds no data files; give a folder that was fetched or built")
+    are_text = {*texts, *filter(_is_text, names)}
+
+    def judge(name: str) -> Verdict:
+        for end, holds in UNFINISHED.items():
+            if name.endswith(end):
+                return Verdict(name, 0, f"{folder / name} {holds}; fetch it to its end")
+        try:
+            file = describe_file(folder, name, _listed(folder / name, manifest.get(name)))
+        except FileNotFoundError:
+            return Verdict(name, 0, f"{folder / name} is missing; fetch or build it again")
+        except DataError as error:
+            return Verdict(name, 0, str(error))
+        return _judge(with_form(file, form), max_token_id, token_dtype, is_text=name in are_text)
+
     with ThreadPoolExecutor(NUM_CONNECTIONS) as pool:
-        yield from pool.map(lambda name: _judge(folder, name, manifest.get(name), max_token_id), sorted(names))
+        yield from pool.map(judge, sorted(names))
 
 
-def _judge(folder: Path, name: str, listed: dict[str, Any] | None, max_token_id: int) -> Verdict:
-    for end, holds in UNFINISHED.items():
-        if name.endswith(end):
-            return Verdict(name, 0, f"{folder / name} {holds}; fetch it to its end")
-    record = read_record(folder / name)
+def verify_config(config: DataConfig) -> Iterator[Verdict]:
+    """Yields one verdict per file that a data config names, in the form that it says; raises DataError."""
+    root = open_root(config.root, config.cache_dir)
+    limit = largest_id(locate_tokenizer(config.tokenizer, root)) if config.tokenizer else MAX_TOKEN_ID
+    if config.kind is DataKind.text:
+        found = training_files(config, root)
+        for name, source in config.validation.sources.items():
+            key = f"validation.sources.{name}"
+            found[key] = find_text_files(config, source, f"data.{key}", root)
+        files = [(file, TokenDtype.uint32) for own in found.values() for file in own]
+    else:
+        files = _token_files(config, root)
+
+    def judge(item: tuple[DataFile, TokenDtype]) -> Verdict:
+        file, token_dtype = item
+        if not is_present(file):
+            return Verdict(file.name, 0, f"{file.path} is not here; fetch it with `python -m data fetch`")
+        return _judge(file, limit, token_dtype, is_text=config.kind is DataKind.text)
+
+    with ThreadPoolExecutor(NUM_CONNECTIONS) as pool:
+        yield from pool.map(judge, files)
+
+
+def _token_files(config: DataConfig, root: Root) -> list[tuple[DataFile, TokenDtype]]:
+    """Returns the token files of a config, with how those without a header store ids; none is looked at."""
+    lists = [
+        (config.file_list, "data.file_list", config.token_dtype),
+        (config.validation.file_list, "data.validation.file_list", config.token_dtype),
+    ]
+    files = []
+    for name, source in config.sources.items() if config.file_list is None else ():
+        if source.weight > 0.0:
+            lists.append((source.file_list, f"data.sources.{name}.file_list", source.token_dtype))
+            found = root.find(source.files, f"data.sources.{name}.files") if source.files else []
+            files += [(file, source.token_dtype) for file in found]
+    for listed, key, token_dtype in lists:
+        if listed is not None:
+            names = read_file_list(Path(listed).expanduser(), key)
+            files += [(file, token_dtype) for file in root.named(names, key)]
+    return files
+
+
+def _is_text(name: str) -> bool:
+    return TEXT_NAME.search(name) is not None and Path(name).name not in OTHER_JSON
+
+
+def _listed(path: Path, listed: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Returns what is known of a file: what the manifest lists, or what was noted when it was fetched."""
+    record = read_record(path)
+    if listed is None and record is not None and record.sha256:
+        return {"bytes": path.stat().st_size, "sha256": record.sha256}
+    return listed
+
+
+def _judge(file: DataFile, max_token_id: int, token_dtype: TokenDtype, *, is_text: bool) -> Verdict:
     try:
-        if listed is None and record is not None and record.sha256:
-            listed = {"bytes": (folder / name).stat().st_size, "sha256": record.sha256}
-        file = describe_file(folder, name, listed)
-        if name.endswith(".npy"):
-            _check_tokens(file, max_token_id)
-        elif TEXT_NAME.search(name) and file.path.name not in OTHER_JSON:
+        if file.name.endswith(".npy"):
+            _check_tokens(file, max_token_id, token_dtype)
+        elif is_text:
             _check_text(file)
         else:
             _check_hash(file)
-    except FileNotFoundError:
-        return Verdict(name, 0, f"{folder / name} is missing; fetch or build it again")
     except DataError as error:
-        return Verdict(name, 0, str(error))
-    return Verdict(name, file.num_bytes, None)
+        return Verdict(file.name, 0, str(error))
+    return Verdict(file.name, file.num_bytes, None)
 
 
 def _check_hash(file: DataFile) -> None:
@@ -73,8 +143,8 @@ def _check_hash(file: DataFile) -> None:
         raise DataError(f"{file.path} does not have its listed sha256; fetch or build the file again")
 
 
-def _check_tokens(file: DataFile, max_token_id: int) -> None:
-    layout = layout_of(file)
+def _check_tokens(file: DataFile, max_token_id: int, token_dtype: TokenDtype) -> None:
+    layout = layout_of(file, token_dtype)
     _check_hash(file)
     with file.path.open("rb") as content:
         content.seek(layout.start)
@@ -86,4 +156,4 @@ def _check_text(file: DataFile) -> None:
     counts = RecordCounts()
     counts.documents = sum(1 for _ in read_records(file, counts))  # reading to the end is the check, hash included
     if counts.num_bad:
-        raise DataError(f"{file.path}: {counts.describe_bad()} are unreadable; the rest is readable")
+        raise DataError(f"{file.path}: {counts.describe_bad()} are unreadable; {counts.remedy(form_of(file).key)}")
