@@ -54,7 +54,7 @@ class Backend(Protocol):
         ...
 
     def epochs(self, cursors: Mapping[str, Any]) -> list[int]:
-        """Returns, for each source, the epoch (from 0) that all of these cursors have reached."""
+        """Returns, for each source, the epoch (from 0) that these cursors have reached, or half of them."""
         ...
 
     def mix(self) -> list[SourceMix]:

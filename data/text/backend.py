@@ -115,8 +115,12 @@ class TextBackend:
         return list(cursor if cursor.group < source.num_groups else Cursor(cursor.epoch + 1))
 
     def epochs(self, cursors: Mapping[str, Any]) -> list[int]:
-        """Returns the epoch, from 0, that all streams have reached, for each source: each reads a share of its own."""
-        return [min(epochs) for epochs in zip(*([at[0] for at in c["cursors"]] for c in cursors.values()), strict=True)]
+        """Returns the epoch, from 0, that half of the streams have reached, for each source.
+
+        Each reads a share of its own. When half of them have begun theirs again, about as much as the source was read.
+        """
+        by_source = zip(*([at[0] for at in c["cursors"]] for c in cursors.values()), strict=True)
+        return [sorted(epochs)[len(epochs) // 2] for epochs in by_source]
 
     def mix(self) -> list[SourceMix]:
         """Returns the share of each source, and its tokens as far as the files that are ingested tell."""

@@ -1,5 +1,6 @@
 """What is said about the mix: shares, tokens close to those counted, and an error for too many passes."""
 
+import re
 from contextlib import closing
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def test_an_estimate_may_exceed_the_limit_by_a_little() -> None:
         assert (too_many_epochs(mix, 60_000_000, {"a": 1.0}) is not None) == is_too_many
 
 
-def test_a_repeat_of_text_is_said_on_the_step_that_begins_it(
+def test_a_repeat_of_text_is_said_when_half_of_the_streams_begin_it(
     config: DataConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "data.stream")
@@ -123,20 +124,41 @@ def test_a_repeat_of_text_is_said_on_the_step_that_begins_it(
     with closing(build_stream(config, sequence_length=64, global_batch_size=8)) as stream:
         step, seen_apart = 0, False
         epochs = [0]  # that the streams are in, of which each ends its share by itself
-        while min(epochs) == 0:
-            assert not repeats(caplog), "a part of the source is not read yet"
+        while sum(epoch > 0 for epoch in epochs) < 4:
+            assert not repeats(caplog), "more than half of the streams are in the first epoch"
             stream.next_batch()
             step += 1
             state = stream.state_dict()
             seen_apart = seen_apart or min(epochs) < max(epochs)
             epochs = [cursor["cursors"][0][0] for cursor in state["streams"].values()]
-        assert seen_apart
+        assert seen_apart and len(epochs) == 8
         assert repeats(caplog) == [f"data: source code begins again in step {step}: epoch 2"]
     caplog.clear()
     with closing(build_stream(config, sequence_length=64, global_batch_size=8)) as stream:
         stream.load_state_dict(state)
         stream.next_batch()
     assert not repeats(caplog)
+
+
+def test_a_repeat_is_said_near_the_step_in_which_as_much_as_the_source_is_read(
+    sample: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "data.stream")
+    for name, count in (("books", 1000), ("notes", 50)):
+        texts = [f"{name} {number}, of a few words " * 12 for number in range(count)]
+        (tmp_path / f"{name}.jsonl").write_bytes(b"".join(orjson.dumps({"text": text}) + b"\n" for text in texts))
+    sources = {"books": SourceConfig(["books.jsonl"], 70), "notes": SourceConfig(["notes.jsonl"], 30, max_epochs=2)}
+    config = DataConfig(root=str(tmp_path), sources=sources, tokenizer=str(sample.absolute() / "tokenizer.json"))
+    config.num_streams = 24
+    with closing(build_stream(config, sequence_length=64, global_batch_size=24)) as stream:
+        notes = stream.mix()[1].num_tokens or 0.0
+        steps = notes / (0.3 * 24 * 64)  # of an epoch
+        for _ in range(round(2.5 * steps)):
+            stream.next_batch()
+    found = [re.findall(r"source notes begins again in step (\d+): epoch (\d)(.*)", line) for line in repeats(caplog)]
+    second, third = (match for matches in found for match in matches)
+    assert second[1:] == ("2", "") and third[1:] == ("3", ", and data.sources.notes.max_epochs is 2")
+    assert int(second[0]) == pytest.approx(steps, rel=0.2) and int(third[0]) == pytest.approx(2 * steps, rel=0.2)
 
 
 def repeats(caplog: pytest.LogCaptureFixture) -> list[str]:
