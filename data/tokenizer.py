@@ -243,6 +243,10 @@ def load_tokenizer(path: Path, sha256: str) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise DataError(f"{path} is not a tokenizer.json ({error}); give the path of one") from error
+    if dropout := getattr(tokenizer.model, "dropout", None):
+        raise DataError(
+            f"{path}: with a BPE dropout of {dropout:g} a text has no fixed ids; set it to null in the file"
+        )
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()  # many published files ask for truncation and padding, for other uses
     tokenizer.no_padding()

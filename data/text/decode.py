@@ -52,12 +52,16 @@ def read_lines(path: Path, sha256: str | None = None) -> Iterator[bytes]:
 def decode_lines(path: Path, chunks: Iterator[bytes], separator: bytes | None = b"\n") -> Iterator[bytes]:
     """Yields the lines of a plain, gzip or zstd file from its bytes; `path` is for its suffix and for messages.
 
-    A line ends with `separator`, which is not part of it; None: all is one line. Raises DataError when the bytes are
+    A line ends with `separator`, which is not part of it; None: all is one line. Where the separator is longer than one
+    line end and has no "\\r", "\\r\\n" is read as "\\n". Raises DataError when the bytes are
     damaged or end within a frame, and for a line of more than MAX_LINE_BYTES.
     """
     parts: list[bytes] = []  # the beginning of a line
     num_bytes = number = 0
-    for chunk in _decoded(path, chunks):
+    decoded = _decoded(path, chunks)
+    if separator is not None and len(separator) > 1 and b"\n" in separator and b"\r" not in separator:
+        decoded = _with_short_line_ends(decoded)
+    for chunk in decoded:
         start = chunk
         if separator is not None and len(separator) > 1 and parts:
             start = _take_end(parts, len(separator) - 1) + chunk
@@ -88,6 +92,15 @@ def _take_end(parts: list[bytes], length: int) -> bytes:
     cut = max(0, len(end) - length)
     parts.append(end[:cut])
     return end[cut:]
+
+
+def _with_short_line_ends(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    held = b""  # a "\r" at the end of a chunk
+    for chunk in chunks:
+        joined = held + chunk
+        held = joined[-1:] if joined.endswith(b"\r") else b""
+        yield joined[: len(joined) - len(held)].replace(b"\r\n", b"\n")
+    yield held
 
 
 def is_cut_off(path: Path) -> bool:

@@ -16,6 +16,7 @@ from data.text.chat import ChatTemplate, UnrenderedError, cut_rendered, open_tem
 from data.text.names import SAVED_SPLITS, find_text_names, is_companion
 from data.tokenizer import Piece, cut_document
 
+MISSING = object()
 MAX_SHOWN = 12  # names of fields in a message
 
 
@@ -63,11 +64,13 @@ class TextForm:
         """Returns the text of a record; raises NoTextError."""
         if not isinstance(record, dict):
             raise NoTextError(f"is a {type(record).__name__}, not an object with fields")
-        found = value_at(record, self.column)
         if self.template is None:
+            found = value_at(record, self.column, MISSING)
             if isinstance(found, str):
                 return found
-            raise NoTextError(f"has no text in {self.text_key!r}; {describe_fields(record)}")
+            instead = "no text" if found is MISSING else f"{_kind(found)} and no text"
+            raise NoTextError(f"has {instead} in {self.text_key!r}; {describe_fields(record)}")
+        found = value_at(record, self.column)
         if isinstance(found, str | bytes):
             found = _parsed(found)
         if not isinstance(found, list) or not all(isinstance(message, dict) for message in found):
@@ -99,14 +102,22 @@ def with_form(file: DataFile, form: TextForm) -> TextFile:
     return TextFile(**{item.name: getattr(file, item.name) for item in fields(DataFile)}, form=form)
 
 
-def value_at(record: Mapping[str, Any], key: str) -> Any:
-    """Returns the field of this name, or, for a name with dots, the one in nested fields; None without it."""
+def value_at(record: Mapping[str, Any], key: str, missing: Any = None) -> Any:
+    """Returns the field of this name, or, for a name with dots, the one in nested fields; `missing` without it."""
     if key in record:
         return record[key]
     value: Any = record
     for name in key.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
+        value = value.get(name, missing) if isinstance(value, dict) else missing
     return value
+
+
+def _kind(value: Any) -> str:
+    """Returns what a value is in words, for messages."""
+    if value is None:
+        return "null"
+    kinds = ((bytes, "bytes"), (list, "a list"), (dict, "nested fields"))
+    return next((words for kind, words in kinds if isinstance(value, kind)), f"a value ({type(value).__name__})")
 
 
 def describe_fields(record: Mapping[str, Any]) -> str:

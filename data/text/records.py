@@ -92,11 +92,17 @@ def _documents(rows: Iterator[tuple[int, Any]], form: TextForm, counts: RecordCo
 
 
 def _read_json(file: DataFile) -> Iterator[tuple[int, Any]]:
-    is_readable = True
+    is_readable, number, any_record = True, 0, False
     for number, value in _parse(read_lines(file.path, file.sha256)):
         is_readable = value is not UNREADABLE
+        any_record = any_record or isinstance(value, dict)
         yield number, value
     if not is_readable and is_cut_off(file.path):
+        if number > 1 and not any_record:
+            raise DataError(
+                f"{file.path} has several lines and a JSON object in none of them; write each record as one line, or "
+                "all of them as one array"
+            )
         raise DataError(f"{file.path} is truncated: it ends within a line; fetch or build the file again")
 
 

@@ -193,6 +193,16 @@ def test_a_tokenizer_that_the_fast_one_cannot_load_is_encoded_all_the_same(
         DocumentEncoder(paths["words"], EOS, EncoderKind.fastokens)
 
 
+@pytest.mark.parametrize("kind", EncoderKind)
+def test_a_tokenizer_with_dropout_is_refused(sample: Path, tmp_path: Path, kind: EncoderKind) -> None:
+    values = orjson.loads((sample / "tokenizer.json").read_bytes())
+    values["model"]["dropout"] = 0.1
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(orjson.dumps(values))
+    with pytest.raises(DataError, match=r"with a BPE dropout of 0\.1 a text has no fixed ids; set it to null"):
+        DocumentEncoder(path, EOS, kind, tmp_path)
+
+
 def test_without_the_library_tokenizers_encodes(sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data.tokenizer, "fast_name", lambda: None)
     encoder = DocumentEncoder(sample / "tokenizer.json", EOS, EncoderKind.auto)
