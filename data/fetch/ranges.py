@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from data.errors import DataError
 from data.fetch.answer import Piece
-from data.fetch.background import Later
+from data.fetch.background import Later, run_all
 from data.fetch.connections import MAX_CONNECTIONS
 from data.fetch.download import explained_disk_errors, is_present
 from data.fetch.files import DataFile
@@ -110,6 +110,11 @@ class RangeReader:
         except WholeFilesError as error:
             return str(error)
         return None
+
+    def read_beginnings(self, indices: Sequence[int]) -> list[bytes]:
+        """Returns the first block of each of these files, many at a time, and keeps it. Raises DataError."""
+        self._begin_if_forked()
+        return run_all(lambda index: bytes(self._bring(Run(index, range(1)))), indices, self.num_connections)
 
     def expect(self, parts: Iterable[Part]) -> None:
         """Begins to fetch what is missing of these parts, in the order in which they are needed; returns at once."""

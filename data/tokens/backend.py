@@ -24,7 +24,7 @@ from data.fetch.connections import MAX_CONNECTIONS
 from data.fetch.download import download, is_present
 from data.fetch.files import DataFile, digest_files
 from data.fetch.quota import GIB, CopyQuota
-from data.fetch.ranges import Part, RangeReader
+from data.fetch.ranges import RangeReader
 from data.fetch.roots import Root, locate_tokenizer, open_root
 from data.filters import is_repetitive
 from data.mix import SourceMix
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 NUM_AHEAD = 32  # steps whose rows are fetched ahead: two minutes of eight GPUs
 STEPS_AT_ONCE = 4  # whose rows are looked through for neighbours
 MIN_STEPS = 16  # that a bounded cache has to hold
+NUM_CHECKED = 32  # files of a long list whose beginnings are looked at before the first step: one round of answers
 MIN_CONNECTIONS = 4
 ROWS_PER_CONNECTION = 8
 STREAM = "rows"  # the name of the one stream: every rank reports the same cursor in the published order
@@ -58,7 +59,7 @@ class TokenBackend:
         encoder = DocumentEncoder(tokenizer, config.eos_token) if tokenizer else None
         num_bytes = global_batch_size * sequence_length * TOKEN_DTYPE.itemsize
         by_row = config.fetch is Fetch.rows
-        ranges = open_ranges(root, files, config.max_cache_gib, num_bytes) if by_row else None
+        ranges = open_ranges(root, files, config.max_cache_gib, num_bytes, names) if by_row else None
         if ranges is None:
             _check_quota(files, config.max_cache_gib)
         self.rows = TokenRows(files, sequence_length, token_dtypes, ranges)
@@ -185,12 +186,17 @@ def choose_eos(config: DataConfig, encoder: DocumentEncoder | None) -> int:
 
 
 def open_ranges(
-    root: Root, files: Sequence[DataFile], max_cache_gib: float | None = None, step_bytes: int = 0
+    root: Root,
+    files: Sequence[DataFile],
+    max_cache_gib: float | None = None,
+    step_bytes: int = 0,
+    names: Sequence[str] = (),
 ) -> RangeReader | None:
     """Returns what reads rows of remote files one by one; None: files are on the disk, or have to be fetched whole.
 
     Raises DataError when the place cannot be reached, when files have a numpy header, and when the bound on the cache
-    cannot hold a few steps.
+    cannot hold a few steps. Of a long list, some files are looked at, one of each of the `names` of sources at least;
+    TokenRows looks at the others.
     """
     if root.remote is None or all(is_present(file) for file in files):
         return None
@@ -207,12 +213,18 @@ def open_ranges(
     if reason is not None:
         logger.info("data.fetch=whole is used: %s", reason)
         return None
-    index = next((index for index, file in enumerate(files) if file.num_bytes and not is_present(file)), None)
-    if index is not None:  # its first block is here now; one file stands for all, which were written alike
-        size = min(len(HEADER_MAGIC), files[index].num_bytes)
-        if ranges.read([Part(index, 0, size)])[0] == HEADER_MAGIC:
+    checked = _some_of(files, names or [""] * len(files))
+    for index, beginning in zip(checked, ranges.read_beginnings(checked), strict=True):
+        if beginning.startswith(HEADER_MAGIC):
             raise header_error(f"{root.address}: {files[index].name}")
     return ranges
+
+
+def _some_of(files: Sequence[DataFile], names: Sequence[str]) -> list[int]:
+    """Returns the indices of all missing files, or of many: the first one of each source, and some of all."""
+    missing = [index for index, file in enumerate(files) if file.num_bytes and not is_present(file)]
+    first = {names[index]: index for index in reversed(missing)}
+    return sorted({*first.values(), *missing[:: -(-len(missing) // NUM_CHECKED) or 1]})
 
 
 def steps_ahead(max_cache_gib: float | None, step_bytes: int) -> int:

@@ -23,7 +23,7 @@ from data.fetch.download import download, is_present
 from data.fetch.files import DataFile
 from data.fetch.ranges import Part, RangeReader
 from data.fetch.roots import Root
-from data.tokens.layout import TokenLayout, layout_of
+from data.tokens.layout import HEADER_MAGIC, TokenLayout, header_error, layout_of
 
 TOKEN_DTYPE = np.dtype("<u4")
 MAX_OPEN_FILES = 128  # of a process, which may have 1,024 by default
@@ -55,6 +55,8 @@ class TokenRows:
         self._ends = np.cumsum(rows_per_file, dtype=np.int64)
         self._firsts = self._ends - rows_per_file
         self._opened: dict[int, IO[bytes]] = {}
+        self._unchecked: set[int] | None = None
+        self._checked: set[int] = set()
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -74,7 +76,7 @@ class TokenRows:
                 _read_into(stored, self._open(part.file), part.start, self.files[part.file])
                 row[:] = stored
         if self.ranges is not None and any(by_range):
-            contents = self.ranges.read(list(compress(parts, by_range)))
+            contents = self._read_ranges(self.ranges, list(compress(parts, by_range)))
             for row, part, content in zip(compress(tokens, by_range), compress(parts, by_range), contents, strict=True):
                 row[:] = np.frombuffer(content, self._layouts[part.file].dtype)
         return tokens
@@ -83,7 +85,8 @@ class TokenRows:
         """Begins to fetch the rows of these numbers that are not on the disk, in this order; returns at once."""
         if self.ranges is not None:
             parts = self._parts(rows)
-            self.ranges.expect(list(compress(parts, self._are_read_by_range(parts))))
+            parts = list(compress(parts, self._are_read_by_range(parts)))
+            self.ranges.expect([*self._beginnings(parts), *parts])
 
     def close(self) -> None:
         """Returns once rows that were read by byte range are kept; ends the threads, and closes files."""
@@ -96,6 +99,27 @@ class TokenRows:
     def num_tokens(self) -> list[int]:
         """Tokens of each file, with those after its last whole row."""
         return [layout.num_tokens for layout in self._layouts]
+
+    def _read_ranges(self, ranges: RangeReader, parts: list[Part]) -> list[bytes | bytearray | memoryview]:
+        """Returns the bytes of parts of remote files; raises DataError, too, for a file that has a numpy header.
+
+        The first call does not wait for the beginnings of its files: they would be hundreds of requests more. The
+        second one looks at them before it returns anything, and each later one at those of files that are new.
+        """
+        beginnings = [] if self._unchecked is None else self._beginnings(parts)
+        contents = ranges.read([*parts, *beginnings])
+        for beginning, content in zip(beginnings, contents[len(parts) :], strict=True):
+            if content == HEADER_MAGIC:
+                file = self.files[beginning.file]
+                raise header_error(f"{file.origin.root}: {file.name}" if file.origin else str(file.path))
+        self._checked.update(beginning.file for beginning in beginnings)
+        self._unchecked = {*(self._unchecked or ()), *(part.file for part in parts)} - self._checked
+        return contents[: len(parts)]
+
+    def _beginnings(self, parts: Sequence[Part]) -> list[Part]:
+        """Returns the first bytes of the files of these parts, and of those read before, that are not checked yet."""
+        files = {*(self._unchecked or ()), *(part.file for part in parts)} - self._checked
+        return [Part(file, 0, min(len(HEADER_MAGIC), self.files[file].num_bytes)) for file in sorted(files)]
 
     def _parts(self, rows: np.ndarray) -> list[Part]:
         files = self.locate(rows).tolist()
@@ -176,6 +200,7 @@ def name_sources(names: list[str]) -> list[str]:
 def _open_tokens(file: DataFile, layout: TokenLayout) -> IO[bytes]:
     if not is_present(file):
         download(file)
+    if file.origin is not None:  # no header was expected
         layout_of(file, TokenDtype(layout.dtype.name))
     return file.path.open("rb", buffering=0)
 

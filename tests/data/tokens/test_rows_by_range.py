@@ -130,16 +130,6 @@ def test_nothing_is_fetched_ahead_before_the_first_batch_is_taken(
         assert sum(expected) > len(second)
 
 
-def test_a_numpy_header_is_refused_before_any_row_is_read(tmp_path: Path) -> None:
-    np.save(tmp_path / "saved.npy", np.zeros(10_000, "<i8"))
-    (tmp_path / "files.txt").write_text("saved.npy")
-    with serving(tmp_path) as server:
-        config = DataConfig(DataKind.tokens, root=server.url, file_list=str(tmp_path / "files.txt"), eos_token_id=0)
-        config.cache_dir = str(tmp_path / "cache")
-        with pytest.raises(DataError, match=r"saved\.npy has a numpy header, which a file on a server cannot have"):
-            build_stream(config, sequence_length=32, global_batch_size=8)
-
-
 def test_what_has_been_read_is_never_read_again(local: DataConfig, server: FileServer, tmp_path: Path) -> None:
     remote = at(local, server, tmp_path)
     shape: dict[str, Any] = {"length": 4096, "batch_size": 8}
