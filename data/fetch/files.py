@@ -12,6 +12,7 @@ from data.errors import DataError
 from data.fetch.remote import Remote
 
 MANIFEST_NAME = "manifest.json"
+LISTING_NAME = ".listing.json"
 END_BYTES = 4096
 
 

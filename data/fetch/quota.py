@@ -14,10 +14,12 @@ from typing import Any
 
 from common.files import is_own_partial
 from data.errors import DataError
-from data.fetch.files import DataFile
+from data.fetch.files import LISTING_NAME, DataFile
 from data.fetch.sparse import SparseCopy, allocated
 
 GIB = 1 << 30
+ORDER_PREFIX = "order-"  # of the files that hold the order of rows
+PAGE_BYTES = 4096  # in which a disk gives out space
 
 
 class CacheFullError(DataError):
@@ -127,6 +129,16 @@ class CopyQuota:
         """Returns the bytes in the folder that are not in copies: they are never deleted."""
         return sum(allocated(path) for path in self.folder.rglob("*") if path.is_file() and path.suffix != ".rows")
 
+    def num_fixed(self, order_bytes: int) -> int:
+        """Returns the bytes beside copies once all rows have been read: the same before the first row and after any.
+
+        Those are the digests of all blocks, a record of each file without a listed mark, an order of rows of so many
+        bytes, and what lies in the folder besides.
+        """
+        own = sum(_on_disk(SparseCopy(file).digest_bytes) + (0 if file.etag else PAGE_BYTES) for file in self.files)
+        paths = [path for path in self.folder.rglob("*") if path.is_file() and not _belongs_to_copies(path)]
+        return _on_disk(order_bytes) + own + sum(map(allocated, paths))
+
     def _shrink(self, bound: int) -> None:
         copies = [SparseCopy(file) for file in self.files]
         sizes = [(copy.num_allocated(), index) for index, copy in enumerate(copies)]
@@ -143,3 +155,13 @@ class CopyQuota:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+
+
+def _belongs_to_copies(path: Path) -> bool:
+    """Returns whether this is a copy, or what is kept of copies and their order while rows are read."""
+    is_record = path.name.startswith(".") and path.suffix == ".json" and path.name != LISTING_NAME
+    return is_record or path.suffix in (".rows", ".digests") or path.name.startswith(ORDER_PREFIX)
+
+
+def _on_disk(num_bytes: int) -> int:
+    return -(-num_bytes // PAGE_BYTES) * PAGE_BYTES

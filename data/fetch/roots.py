@@ -18,12 +18,11 @@ from common.files import write_whole
 from data.errors import DataError
 from data.fetch.credentials import query_problem, take_credentials, without_credentials
 from data.fetch.download import download, explained_disk_errors
-from data.fetch.files import DataFile, describe_file, find_files, open_folder, read_manifest
+from data.fetch.files import LISTING_NAME, DataFile, describe_file, find_files, open_folder, read_manifest
 from data.fetch.hub import find_snapshot, is_offline, parse_hub
 from data.fetch.locks import file_lock
 from data.fetch.remote import Remote, is_remote, open_remote
 
-LISTING_NAME = ".listing.json"
 LOCK_NAME = f"{LISTING_NAME}.lock"
 FRAMES_NAME = ".frames"
 REMOTE_CACHES = Path("corpora/cache")  # below the working folder, one folder per address

@@ -51,6 +51,11 @@ class SparseCopy:
         """Blocks of the whole file; the last one may be shorter."""
         return -(-self.file.num_bytes // BLOCK_BYTES)
 
+    @property
+    def digest_bytes(self) -> int:
+        """Bytes of the digests of all blocks."""
+        return _place(self.num_blocks)
+
     def exists(self) -> bool:
         """Returns whether there is a copy, of this or another version."""
         return self.path.exists()

@@ -32,7 +32,7 @@ from data.rows import Rows
 from data.tokenizer import DocumentEncoder
 from data.tokens.files import MAX_TOKEN_ID, TOKEN_DTYPE, TokenRows, check_token_ids, list_token_files, name_sources
 from data.tokens.layout import HEADER_MAGIC, header_error
-from data.tokens.published import EpochOrder
+from data.tokens.published import EpochOrder, order_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -59,10 +59,11 @@ class TokenBackend:
         encoder = DocumentEncoder(tokenizer, config.eos_token) if tokenizer else None
         num_bytes = global_batch_size * sequence_length * TOKEN_DTYPE.itemsize
         by_row = config.fetch is Fetch.rows
-        ranges = open_ranges(root, files, config.max_cache_gib, num_bytes, names) if by_row else None
-        if ranges is None:
+        self.rows = TokenRows(files, sequence_length, token_dtypes)
+        needed = MIN_STEPS * num_bytes, order_bytes(len(self.rows))
+        self.rows.ranges = open_ranges(root, files, config.max_cache_gib, needed, names) if by_row else None
+        if self.rows.ranges is None:
             _check_quota(files, config.max_cache_gib)
-        self.rows = TokenRows(files, sequence_length, token_dtypes, ranges)
         self.num_ahead = steps_ahead(config.max_cache_gib, num_bytes)
         """Steps whose rows are fetched ahead."""
         self.source_names = tuple(dict.fromkeys(names))
@@ -189,24 +190,25 @@ def open_ranges(
     root: Root,
     files: Sequence[DataFile],
     max_cache_gib: float | None = None,
-    step_bytes: int = 0,
+    needed: tuple[int, int] = (0, 0),
     names: Sequence[str] = (),
 ) -> RangeReader | None:
     """Returns what reads rows of remote files one by one; None: files are on the disk, or have to be fetched whole.
 
     Raises DataError when the place cannot be reached, when files have a numpy header, and when the bound on the cache
-    cannot hold a few steps. Of a long list, some files are looked at, one of each of the `names` of sources at least;
-    TokenRows looks at the others.
+    cannot hold what is `needed`: bytes of rows, and of their order. Of a long list, some files are looked at, one of
+    each of the `names` of sources at least; TokenRows looks at the others.
     """
     if root.remote is None or all(is_present(file) for file in files):
         return None
     quota = CopyQuota(files, root.cache, max_cache_gib)
     if quota.max_bytes is not None:
-        needed = quota.num_others() + MIN_STEPS * step_bytes
-        if needed > quota.max_bytes:
+        num_needed = needed[0] + quota.num_fixed(needed[1])
+        if num_needed > quota.max_bytes:
             raise DataError(
-                f"data.max_cache_gib = {max_cache_gib:g} cannot hold {MIN_STEPS} steps and what lies in {root.cache}, "
-                f"{needed / GIB:.3g} GiB; raise it, or use a fresh data.cache_dir"
+                f"data.max_cache_gib = {max_cache_gib:g} cannot hold {MIN_STEPS} steps, digests of all rows, their "
+                f"order and what else lies in {root.cache}, {num_needed / GIB:.3g} GiB; raise it, or use a fresh "
+                "data.cache_dir"
             )
     ranges = RangeReader(files, quota)
     reason = ranges.whole_files_reason()

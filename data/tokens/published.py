@@ -1,4 +1,4 @@
-"""The order in which the published run read its rows, and a copy of it on disk.
+"""The order in which the published run read its rows, and a copy of it on disk, of the latest epoch.
 
 Shuffling the 12.6 million rows of the stage-2 files takes a second, in every process and at every start; reading the
 result back takes a twentieth of that. The first rows of an epoch take a third (shuffle.py), so that the first step does
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from common.files import write_whole
+from data.fetch.quota import ORDER_PREFIX
 from data.tokens.shuffle import first_shuffled, shuffled
 
 Submit = Callable[[Callable[[], object]], object]
@@ -84,18 +85,34 @@ def kept_order(folder: Path, num_rows: int, seed: int, epoch: int, submit: Submi
         if len(kept) == num_rows + 1 and zlib.crc32(kept[:-1].data) == kept[-1]:
             return kept[:-1]
     order = published_order(num_rows, seed, epoch)
-    submit(lambda: _keep(path, order))
+
+    def keep() -> None:
+        with suppress(OSError):
+            _drop_earlier(folder, num_rows, seed, epoch)
+            _keep(path, order)
+
+    submit(keep)
     return order
 
 
+def _drop_earlier(folder: Path, num_rows: int, seed: int, epoch: int) -> None:
+    """Deletes the orders of earlier epochs, of which each would take as much space."""
+    for earlier in range(epoch):
+        _path_of(folder, num_rows, seed, earlier).unlink(missing_ok=True)
+
+
+def order_bytes(num_rows: int) -> int:
+    """Returns the bytes of the file that an order of so many rows is kept in."""
+    return 0 if num_rows < MIN_KEPT_ROWS else 4 * num_rows + 4
+
+
 def _path_of(folder: Path, num_rows: int, seed: int, epoch: int) -> Path:
-    return folder / f"order-{num_rows}-{seed}-{epoch}.u32"
+    return folder / f"{ORDER_PREFIX}{num_rows}-{seed}-{epoch}.u32"
 
 
 def _keep(path: Path, order: np.ndarray) -> None:
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with write_whole(path, durable=False) as output:
-            content = order.astype("<u4", copy=False).data
-            output.write(content)
-            output.write(zlib.crc32(content).to_bytes(4, "little"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(path, durable=False) as output:
+        content = order.astype("<u4", copy=False).data
+        output.write(content)
+        output.write(zlib.crc32(content).to_bytes(4, "little"))

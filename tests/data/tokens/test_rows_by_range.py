@@ -1,10 +1,13 @@
 """Rows of token files that are fetched one by one are those of the files on the disk, whatever the server does."""
 
+import contextlib
 import dataclasses
+import itertools
 import logging
 import multiprocessing
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -23,6 +26,7 @@ from data.fetch.mirror import mirror
 from data.fetch.roots import open_root
 from data.fetch.sparse import BLOCK_BYTES, VERSION_BYTES, SparseCopy
 from data.stream import build_stream
+from data.tokens import published
 from data.tokens.files import TokenRows, list_token_files
 from tests.data.fetch.server import (
     Fault,
@@ -300,8 +304,32 @@ def test_a_bounded_cache_drops_rows_and_gives_the_same(local: DataConfig, server
 
 def test_a_bound_that_cannot_hold_a_few_steps_is_named(local: DataConfig, server: FileServer, tmp_path: Path) -> None:
     remote = dataclasses.replace(at(local, server, tmp_path), max_cache_gib=1e-4)
-    with pytest.raises(DataError, match=r"data.max_cache_gib = 0.0001 cannot hold 16 steps and what lies in"):
+    with pytest.raises(DataError, match=r"data.max_cache_gib = 0.0001 cannot hold 16 steps, digests"):
         build_stream(remote, sequence_length=ROW, global_batch_size=16)
+
+
+def test_a_run_that_could_start_within_a_bound_can_be_resumed(
+    local: DataConfig, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published, "MIN_KEPT_ROWS", 1)
+    server.marks = ["ETag"]
+    shape: dict[str, Any] = {"sequence_length": ROW, "global_batch_size": 16}
+    for bound in itertools.count(0, 4096):
+        folder = tmp_path / str(bound)
+        config = dataclasses.replace(at(local, server, folder), max_cache_gib=max(bound, 1) / quota.GIB)
+        with contextlib.suppress(DataError), closing(build_stream(config, **shape)) as stream:
+            break
+    for _ in range(56):  # four epochs
+        stream.next_batch()
+    stream.close()
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("order-*-3.u32")) and time.monotonic() < deadline:
+        time.sleep(0.01)  # a thread writes it
+    assert len(list(folder.glob("order-*"))) == 1
+    assert sum(sparse.allocated(path) for path in folder.rglob("*") if path.is_file()) <= bound
+    with closing(build_stream(config, **shape)) as again:
+        again.load_state_dict(stream.state_dict())
+        again.next_batch()
 
 
 def test_a_fetch_beside_a_running_job_fills_the_same_copy(
