@@ -1,10 +1,14 @@
 """What a remote place answers when a file is read."""
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from data.errors import DataError
 from data.fetch.retry import TransientError
+
+HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, \d{2} ")
+BETWEEN_MARKS = "\t"  # an ETag and a date
 
 
 class Answer(NamedTuple):
@@ -41,3 +45,18 @@ def changed_error(address: str) -> ChangedError:
         f"{address} has changed on the server since it was listed; delete .listing.json in the folder it is fetched to "
         "(or use a fresh data.cache_dir), and all is fetched as it is now"
     )
+
+
+def is_same_version(mark: str, other: str) -> bool | None:
+    """Returns whether two marks are of one version of a file; None: they have nothing in common to tell.
+
+    ETags are compared where both have one, else dates: servers with the same files may have written them at different
+    times.
+    """
+    one, two = _by_kind(mark), _by_kind(other)
+    kind = next((kind for kind in ("ETag", "date") if kind in one and kind in two), None)
+    return one[kind] == two[kind] if kind else None
+
+
+def _by_kind(mark: str) -> dict[str, str]:
+    return {"date" if HTTP_DATE.match(part) else "ETag": part.removeprefix("W/") for part in mark.split(BETWEEN_MARKS)}

@@ -117,6 +117,8 @@ def stream_bytes(file: DataFile) -> Iterator[bytes]:
         nonlocal etag
         is_same = etag or origin.is_pinned  # the place tells whether the rest is of the same version
         answer = origin.read(file.name, received if is_same else 0, file.num_bytes, etag)
+        if answer.start and not (answer.etag or origin.is_pinned):  # its mark does not tell, after all
+            answer, is_same = origin.read(file.name, 0, file.num_bytes, etag), None
         etag = etag or answer.etag
         if is_same:
             return _without_first(answer.chunks, received - answer.start)
@@ -231,6 +233,10 @@ def _receive(file: DataFile, part: Path, record: FetchRecord, report: Callable[[
             raise
         drop()
         raise TransientError(f"{file.origin.root}: {file.name} changed while it was fetched") from error
+    if answer.start and not (answer.etag or file.sha256 or file.origin.is_pinned):  # may be of another version
+        logger.warning("%s: %s comes without its mark: once more from its beginning", file.origin.root, file.name)
+        drop()
+        answer = file.origin.read(file.name, 0, file.num_bytes, etag)
     report(answer.start - _size(part))
     with part.open("ab") as output:
         output.truncate(answer.start)

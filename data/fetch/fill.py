@@ -24,8 +24,11 @@ def ask(copy: SparseCopy, start: int, stop: int) -> Piece:
     file = copy.file
     assert file.origin is not None
     piece = file.origin.read_range(file.name, start, stop, file.num_bytes, copy.mark(None))
-    if copy.mark(piece.etag) is None and not file.origin.is_pinned:
-        raise WholeFilesError(f"{file.origin.root} gives neither ETags nor dates, which tell versions of a file apart")
+    copy.mark(piece.etag)
+    if piece.etag is None and not file.origin.is_pinned:
+        raise WholeFilesError(
+            f"{file.origin.root} gives neither ETags nor dates with ranges, which tell versions of a file apart"
+        )
     return piece
 
 

@@ -259,6 +259,8 @@ class RangeReader:
 
         try:
             return retried(partial(ask, copy, start, stop), warn=warn)
+        except WholeFilesError as error:  # it gave marks at the start
+            raise DataError(f"{error}; set data.fetch=whole") from error
         finally:
             with self._lock:
                 self._failing.discard(me)

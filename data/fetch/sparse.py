@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from data.fetch.answer import ChangedError
+from data.fetch.answer import ChangedError, is_same_version
 from data.fetch.files import DataFile
 from data.fetch.locks import file_lock
 from data.fetch.record import FetchRecord, part_path, read_record, record_path
@@ -125,7 +125,7 @@ class SparseCopy:
             if etag is not None and record.etag is None:
                 record.etag = etag
                 record.write(self.file.path)
-        if etag is not None and record.etag != etag:
+        if etag and record.etag and is_same_version(record.etag, etag) is False:
             raise self._changed(record_path(self.file.path))
         return record.etag
 

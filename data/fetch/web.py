@@ -15,7 +15,7 @@ import requests
 import urllib3
 
 from data.errors import DataError
-from data.fetch.answer import Answer, NoRangesError, Piece, changed_error
+from data.fetch.answer import BETWEEN_MARKS, HTTP_DATE, Answer, NoRangesError, Piece, changed_error, is_same_version
 from data.fetch.background import run_all
 from data.fetch.connections import MAX_CONNECTIONS, KnownRequests, unreachable_reason
 from data.fetch.credentials import VARIABLE
@@ -31,7 +31,6 @@ LEADS_NOWHERE = (
     requests.exceptions.MissingSchema,
     requests.TooManyRedirects,
 )
-HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, \d{2} ")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MAX_FILE_BYTES = 1 << 62
 MAX_MANIFEST_BYTES = 1 << 30
@@ -55,7 +54,7 @@ class WebFolder:
         self._is_reached = False
 
     def listing(self, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-        """Returns size and mark (ETag, else Last-Modified) of the named files; without names, of all in manifest.json.
+        """Returns size and mark (ETag and Last-Modified) of the named files; without names, of all in manifest.json.
 
         Raises DataError for a file that is not there or stays a web page, and for a server without a manifest.
         """
@@ -188,24 +187,28 @@ class WebFolder:
 
 def _condition(etag: str | None) -> dict[str, str]:
     """Returns the header that asks for a range of this version; a weak mark does not stand for the same bytes."""
-    return {"If-Range": etag} if etag and (etag.startswith('"') or HTTP_DATE.match(etag)) else {}
+    first = (etag or "").split(BETWEEN_MARKS)[0]
+    return {"If-Range": first} if first.startswith('"') or HTTP_DATE.match(first) else {}
 
 
 def _checked_mark(response: urllib3.BaseHTTPResponse, etag: str | None, url: str) -> str | None:
-    """Returns the mark of an answer; raises ChangedError if it is not `etag`."""
-    found = _mark_of(response.headers, etag)
-    if etag and found and found.removeprefix("W/") != etag.removeprefix("W/"):
+    """Returns the mark of an answer; None if it has none in common with `etag`. Raises ChangedError if they differ."""
+    found = _mark_of(response.headers)
+    if not etag or not found:
+        return found
+    is_same = is_same_version(etag, found)
+    if is_same is False:
         response.close()
         raise changed_error(url)
-    return found
+    return etag if is_same else None
 
 
-def _mark_of(headers: Mapping[str, str], like: str | None = None) -> str | None:
-    """Returns what tells versions of a file apart: ETag, else Last-Modified; of both, the one of the form of `like`."""
-    etag, modified = headers.get("ETag"), headers.get("Last-Modified")
-    if like is None:
-        return etag or modified
-    return modified if HTTP_DATE.match(like) else etag
+def _mark_of(headers: Mapping[str, str]) -> str | None:
+    """Returns what tells versions of a file apart: ETag and Last-Modified, or the one that there is.
+
+    Both, because a server may give its ETag for a file and not for a range of it.
+    """
+    return BETWEEN_MARKS.join(mark for key in ("ETag", "Last-Modified") if (mark := headers.get(key))) or None
 
 
 def _is_page(response: urllib3.BaseHTTPResponse) -> bool:

@@ -36,6 +36,7 @@ class FileServer(ThreadingHTTPServer):
         self.after: dict[str, bytes] = {}  # what a file is replaced by during its next fault
         self.heads: dict[str, list[Fault]] = {}  # the same for its next HEADs
         self.marks = ["ETag", "Last-Modified"]  # that tell versions of a file apart
+        self.listed_marks: list[str] | None = None  # the same of HEADs, if they are others
         self.lengths: dict[str, str] = {}  # that HEAD says
         self.login: str | None = None  # USER:PASSWORD that it asks for
         self.seen: list[tuple[str, str, str | None]] = []
@@ -128,7 +129,8 @@ class Handler(BaseHTTPRequestHandler):
     def marks_of(self, content: bytes) -> dict[str, str]:
         """The headers that tell this content from another."""
         known = {"ETag": etag_of(content), "Last-Modified": formatdate(zlib.crc32(content), usegmt=True)}
-        return {name: known[name] for name in self.server.marks}
+        names = self.server.marks if self.command == "GET" else self.server.listed_marks or self.server.marks
+        return {name: known[name] for name in names}
 
     def send(self, status: int, body: bytes, headers: dict[str, str], piece: int = 1 << 20, pause: float = 0.0) -> None:
         self.send_response(status)

@@ -188,6 +188,24 @@ def test_a_file_of_no_known_hash_is_never_put_together_from_two_versions(
         assert server.starts(NAME)[-1] == 0
 
 
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_server_whose_marks_are_not_those_that_were_listed_is_asked_for_the_whole(
+    tmp_path: Path, server: FileServer, stored: bool
+) -> None:
+    server.marks, server.listed_marks = ["Last-Modified"], ["ETag"]
+    file = remote_file(server.url, tmp_path, sha256=None)
+    assert file.origin is not None
+    file = dataclasses.replace(file, etag=file.origin.listing([NAME])[NAME]["etag"])
+    server.faults[NAME] = [reset_after(2_000_000), status(500)]
+    server.after[NAME] = CONTENT[::-1]
+    if stored:
+        download(file)
+        assert file.path.read_bytes() == CONTENT[::-1]
+    else:
+        with pytest.raises(DataError, match="has changed on the server"):
+            list(stream_bytes(file))
+
+
 def test_a_server_is_asked_for_the_rest_of_the_version_of_a_date(tmp_path: Path, server: FileServer) -> None:
     server.marks = ["Last-Modified"]
     file = remote_file(server.url, tmp_path, sha256=None)

@@ -209,15 +209,18 @@ def test_a_damaged_copy_is_fetched_again_where_it_is_damaged(
         assert asked_for(server) == {(NAMES[0], 0): 1}
 
 
+@pytest.mark.parametrize("listed", [["ETag", "Last-Modified"], ["Last-Modified"], None])
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_file_that_changes_on_its_server_ends_the_stream_in_one_line(
-    local: DataConfig, tmp_path: Path, num_workers: int
+    local: DataConfig, tmp_path: Path, num_workers: int, listed: list[str] | None
 ) -> None:
     served = tmp_path / "served"
     for name in NAMES:
         (served / name).parent.mkdir(parents=True, exist_ok=True)
         (served / name).write_bytes((Path(local.root) / name).read_bytes())
     with serving(served) as server:
+        server.listed_marks = listed  # ranges may come without an ETag
+        server.marks = ["ETag", "Last-Modified"] if listed is None else ["Last-Modified"]
         remote = dataclasses.replace(at(local, server, tmp_path / "cache"), num_workers=num_workers)
         build_stream(remote, sequence_length=ROW, global_batch_size=16)  # sizes and marks are kept
         changed = (served / NAMES[2]).read_bytes()
@@ -257,12 +260,14 @@ def test_rows_that_were_dropped_have_to_come_as_they_came_first(
         assert_same(read_global(config, 3, length=ROW)[0], read_global(remote, 3, length=ROW)[0])
 
 
-@pytest.mark.parametrize("without", ["ranges", "marks"])
+@pytest.mark.parametrize("without", ["ranges", "marks", "marks in common"])
 def test_a_server_that_cannot_send_rows_safely_sends_whole_files_and_this_is_said(
     local: DataConfig, server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, without: str
 ) -> None:
     if without == "marks":
         server.marks = []
+    elif without == "marks in common":
+        server.marks, server.listed_marks = ["Last-Modified"], ["ETag"]
     else:
         server.faults = {name: [whole_file] * 3 for name in NAMES}
     remote = at(local, server, tmp_path)
@@ -273,6 +278,16 @@ def test_a_server_that_cannot_send_rows_safely_sends_whole_files_and_this_is_sai
     reason = "sends whole files" if without == "ranges" else "gives neither ETags nor dates"
     assert len(said) == 1 and said[0].startswith(f"data.fetch=whole is used: {server.url} {reason}")
     assert all((tmp_path / name).is_file() for name in NAMES)
+
+
+def test_a_server_that_stops_to_give_marks_ends_the_stream_in_one_line(
+    local: DataConfig, server: FileServer, tmp_path: Path
+) -> None:
+    remote = at(local, server, tmp_path)
+    build_stream(remote, sequence_length=ROW, global_batch_size=16)
+    server.marks = []
+    with pytest.raises(DataError, match=r"neither ETags nor dates with ranges, .*; set data\.fetch=whole"):
+        read_global(remote, 1, length=ROW)
 
 
 def test_several_sources_with_weights_give_the_rows_of_local_files(
