@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import orjson
 
@@ -10,8 +11,9 @@ from common.files import write_whole
 from data.errors import DataError
 from data.fetch.download import download, download_all, hash_file, is_present, missing_bytes
 from data.fetch.files import MANIFEST_NAME, DataFile, read_manifest
+from data.fetch.locks import file_lock
 from data.fetch.record import read_record
-from data.fetch.roots import Root
+from data.fetch.roots import LOCK_NAME, Root
 
 logger = logging.getLogger(__name__)
 
@@ -19,9 +21,9 @@ logger = logging.getLogger(__name__)
 def mirror(root: Root, files: Sequence[DataFile], report: Callable[[int], None]) -> None:
     """Fetches these files to the root's folder, and lists them, with sizes and hashes, in its manifest.
 
-    Files that are there are hashed, where their hash is known, and fetched again if it differs. `report` is called as
-    by `download`. Raises DataError when the disk cannot hold what is missing, before anything is fetched, and for a
-    file that cannot be fetched.
+    Files that are there are hashed, where their hash is known, and fetched again if it differs. What other processes
+    have listed meanwhile stays. `report` is called as by `download`. Raises DataError when the disk cannot hold what is
+    missing, before anything is fetched, and for a file that cannot be fetched.
     """
     missing = sum(map(missing_bytes, files))
     free = shutil.disk_usage(root.folder).free
@@ -41,10 +43,13 @@ def mirror(root: Root, files: Sequence[DataFile], report: Callable[[int], None])
         download(file, report=report)
 
     download_all(files, fetch)
+    found: dict[str, dict[str, Any]] = {}
     for file in files:
         if entries.get(file.name, {}).get("bytes") != file.num_bytes:
             record = read_record(file.path)
             sha256 = file.sha256 or (record and record.sha256) or hash_file(file.path)
-            entries[file.name] = {"bytes": file.num_bytes, "sha256": sha256}
-    with write_whole(root.folder / MANIFEST_NAME, durable=True) as output:
-        output.write(orjson.dumps({"files": entries}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+            found[file.name] = {"bytes": file.num_bytes, "sha256": sha256}
+    with file_lock(root.folder / LOCK_NAME):
+        content = {"files": {**read_manifest(root.folder), **found}}
+        with write_whole(root.folder / MANIFEST_NAME, durable=True) as output:
+            output.write(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

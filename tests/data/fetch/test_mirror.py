@@ -83,6 +83,31 @@ def test_a_damaged_file_is_fetched_again(root: Root, server: FileServer) -> None
     assert read_manifest(root.folder)["a.npy"]["sha256"] == hash_file(file.path) != entry["sha256"]
 
 
+def test_fetches_of_other_files_into_one_folder_list_all_of_them(root: Root, server: FileServer) -> None:
+    names = [f"{number}.npy" for number in range(4)]
+    for name in names:
+        (server.folder / name).write_bytes(CONTENT)
+    all_arrived = threading.Barrier(len(names))
+
+    def fetch(name: str) -> None:
+        num_missing = len(CONTENT)
+
+        def report(num_bytes: int) -> None:
+            nonlocal num_missing
+            num_missing -= num_bytes
+            if not num_missing:
+                all_arrived.wait(60)
+
+        mirror(root, [dataclasses.replace(file_of(root), name=name, path=root.folder / name)], report)
+
+    threads = [threading.Thread(target=fetch, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(read_manifest(root.folder)) == names
+
+
 def test_an_interrupt_ends_a_fetch(root: Root, server: FileServer) -> None:
     has_ended = threading.Event()
     server.faults["a.npy"] = [held_after(1000, has_ended)]
