@@ -219,6 +219,8 @@ def measure_start(bench: Bench) -> None:
     stream = build_stream(config, sequence_length=LENGTH, global_batch_size=512)
     state = {**stream.state_dict(), "batches": step, "streams": {STREAM: [0, step * 512]}}
     first = timed(lambda: resume(config, 512, state))
+    while not any(bench.folder.parent.glob("published/.frames/order-*")):
+        time.sleep(0.1)  # a thread writes it within the first steps of a run
     what = f"first batch, .npy of the published size, step {step}"
     report(
         Figure(what, timed(lambda: resume(config, 512, state)), "s", at_most=0.1),

@@ -4,6 +4,9 @@ Shuffling the 12.6 million rows of the stage-2 files takes a second, in every pr
 result back takes a twentieth of that. The first rows of an epoch take a third (shuffle.py), so that the first step does
 not wait for the rest. A thread makes the rest during that step; the second batch waits for the whole shuffle if it is
 asked for before that is done.
+
+A thread writes the file, too. Nothing waits for it: of a run that ends within its first seconds, however it ends, the
+next start shuffles again.
 """
 
 import threading
