@@ -115,10 +115,10 @@ def stream_bytes(file: DataFile) -> Iterator[bytes]:
 
     def reopened() -> Iterator[bytes]:
         nonlocal etag
-        is_same = etag or origin.is_pinned  # the place tells whether the rest is of the same version
+        is_same = bool(etag or origin.is_pinned)  # the place tells whether the rest is of the same version
         answer = origin.read(file.name, received if is_same else 0, file.num_bytes, etag)
         if answer.start and not (answer.etag or origin.is_pinned):  # its mark does not tell, after all
-            answer, is_same = origin.read(file.name, 0, file.num_bytes, etag), None
+            answer, is_same = origin.read(file.name, 0, file.num_bytes, etag), False
         etag = etag or answer.etag
         if is_same:
             return _without_first(answer.chunks, received - answer.start)

@@ -5,6 +5,7 @@ from an error page, a shortened body, and the whole file of a server without ran
 """
 
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -24,6 +25,8 @@ from data.fetch.retry import TransientError, is_attended, retried
 CHUNK_BYTES = 1 << 20
 TIMEOUTS = (10.0, 30.0)  # seconds to connect, and between two pieces of an answer
 RANGE_TIMEOUTS = (10.0, 15.0)  # the same for a range, which is small
+SLOW_SECONDS = 60.0  # of waiting, in which an answer has to bring
+SLOW_BYTES = 60_000  # that many: a slower one is given up
 TRANSIENT = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 LEADS_NOWHERE = (
     requests.exceptions.InvalidURL,
@@ -38,6 +41,10 @@ MAX_MANIFEST_BYTES = 1 << 30
 
 class UnreachableError(TransientError):
     """No connection to a host could be made."""
+
+
+class NoRangeError(DataError):
+    """A server says that a file has no byte of the range that was asked for."""
 
 
 class WebFolder:
@@ -70,7 +77,8 @@ class WebFolder:
         no longer has this `etag`.
         """
         url = self.url(name)
-        response = self._ask("GET", url, {"Range": f"bytes={start}-", **_condition(etag)})
+        asked = {"Range": f"bytes={start}-"} if num_bytes else {}  # an empty file has no range
+        response = self._ask("GET", url, {**asked, **_condition(etag)})
         found = _checked_mark(response, etag, url)
         kind = response.headers.get("Content-Type", "unknown type")
         if response.status == HTTPStatus.PARTIAL_CONTENT:
@@ -127,12 +135,26 @@ class WebFolder:
         response.drain_conn()  # which has no body, and gives the connection back
         headers = response.headers
         length = headers.get("Content-Length", "")
+        if length == "0":  # of an empty file, or of a server that says nothing about sizes to HEAD
+            length = retried(lambda: self._length_by_range(url))
         if not re.fullmatch("[0-9]{1,18}", length):
             raise DataError(
                 f"{url} has no stated length to check a download by (Content-Length: {length or 'none'}); fetch it by "
                 "hand to a local data.root"
             )
         return {"bytes": int(length), "etag": _mark_of(headers)}
+
+    def _length_by_range(self, url: str) -> str:
+        """Returns the size that an answer to a range states."""
+        try:
+            response = self._ask("GET", url, {"Range": "bytes=0-0"})
+        except NoRangeError:
+            return "0"
+        response.close()
+        if _is_page(response):
+            raise TransientError(f"{url} answers with a web page where a data file is expected")
+        _, _, size = response.headers.get("Content-Range", "").rpartition("/")
+        return size or response.headers.get("Content-Length", "")
 
     def _ask_for_file(self, method: str, url: str) -> urllib3.BaseHTTPResponse:
         """Returns an answer that is no web page: a network that wants a login answers any request with one.
@@ -177,6 +199,8 @@ class WebFolder:
         if status in TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             wish = response.headers.get("Retry-After", "")
             raise TransientError(answer, float(wish) if wish.isdecimal() else None)
+        if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise NoRangeError(f"{answer}; delete .listing.json in the folder it is fetched to, if the file changed")
         if status == HTTPStatus.UNAUTHORIZED:
             raise DataError(
                 f"{answer}; give user and password in ~/.netrc, or as https://user:password@host in the environment "
@@ -241,9 +265,20 @@ def _whole_body(response: urllib3.BaseHTTPResponse, url: str, least: int, most: 
 
 
 def _body(response: urllib3.BaseHTTPResponse, url: str) -> Iterator[bytes]:
+    """Yields the bytes of an answer; raises TransientError where it breaks off, or keeps alive with a few bytes."""
+    seconds, size = 0.0, 0
     try:
-        with response:  # read1: what came before a connection broke is kept
-            while chunk := response.read1(CHUNK_BYTES, decode_content=False):
+        with response:
+            while True:
+                start = time.monotonic()
+                chunk = response.read1(CHUNK_BYTES, decode_content=False)  # what came before it broke is kept
+                seconds, size = seconds + time.monotonic() - start, size + len(chunk)
+                if not chunk:
+                    return
+                if seconds > SLOW_SECONDS:
+                    if size < SLOW_BYTES:
+                        raise TransientError(f"{url} sent {size:,} bytes in {seconds:.0f} s")
+                    seconds, size = 0.0, 0
                 yield chunk
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise TransientError(f"{url} broke off ({type(error).__name__})") from error

@@ -93,6 +93,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send(404, b"no such file", {})
             return
         content = file.read_bytes()
+        if "Range" in self.headers and not content:
+            self.send(416, b"", {"Content-Range": "bytes */0"})
+            return
         first, _, last = (self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")
         start, self.stop = int(first), min(int(last) + 1 if last else len(content), len(content))
         faults = (self.server.faults if self.command == "GET" else self.server.heads).get(name)

@@ -67,6 +67,16 @@ def test_progress_ends_at_the_size_whatever_was_there_before(root: Root, server:
     assert server.starts("a.npy") == [900_000]
 
 
+def test_an_empty_file_is_listed_and_fetched_and_a_size_of_0_is_not_believed(root: Root, server: FileServer) -> None:
+    (server.folder / "a.npy").write_bytes(b"")
+    (server.folder / "b.npy").write_bytes(CONTENT)
+    server.lengths["b.npy"] = "0"
+    found = WebFolder(server.url).listing(["a.npy", "b.npy"])
+    assert [entry["bytes"] for entry in found.values()] == [0, len(CONTENT)]
+    mirror(root, [dataclasses.replace(file_of(root), num_bytes=0)], lambda num_bytes: None)
+    assert (root.folder / "a.npy").read_bytes() == b""
+
+
 def test_a_damaged_file_is_fetched_again(root: Root, server: FileServer) -> None:
     file = file_of(root)
     mirror(root, [file], lambda num_bytes: None)

@@ -30,7 +30,7 @@ from data.fetch.ranges import MAX_GAP, MAX_RUN, Part, RangeReader, merge
 from data.fetch.remote import Remote
 from data.fetch.sparse import BLOCK_BYTES, SparseCopy
 from data.fetch.web import WebFolder
-from tests.data.fetch.server import HANG_SECONDS, FileServer, Handler, endless, serving_one, status
+from tests.data.fetch.server import HANG_SECONDS, FileServer, Handler, endless, serving_one, slowly, status
 from tests.data.reading import end_threads
 
 CONTENT = np.random.default_rng(0).bytes(200 * BLOCK_BYTES + 5)
@@ -226,6 +226,17 @@ def test_a_stalled_answer_is_asked_for_again(
     finally:
         released.set()
         reader.close()
+
+
+def test_an_answer_of_a_byte_at_a_time_is_asked_for_again(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "SLOW_SECONDS", 1.0)
+    server.faults["a.npy"] = [slowly(1, 0.1)]
+    reader = reader_of(WebFolder(server.url), tmp_path)
+    assert bytes(reader.read([part(7)])[0]) == CONTENT[7 * BLOCK_BYTES : 8 * BLOCK_BYTES]
+    reader.close()
+    assert server.starts("a.npy") == [7 * BLOCK_BYTES] * 2
 
 
 def test_an_answer_without_an_end_is_given_up_and_asked_for_again(server: FileServer, tmp_path: Path) -> None:
