@@ -152,7 +152,7 @@ def measure_bytes(config: DataConfig) -> None:
     rows, steps = 128, 100
     used = rows * steps * ROW_BYTES
     for name, share in (("no bound", None), ("a cache of half of what is read", 0.5)):
-        gib = None if share is None else (share * used + 60e6) / GIB  # the order and the listing lie there, too
+        gib = None if share is None else (share * used + 170e6) / GIB  # order, digests and listing lie there, too
         bounded = dataclasses.replace(without_rows(config), max_cache_gib=gib)
         backend = TokenBackend(bounded, LENGTH, rows)
         reader = backend.rows.ranges

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 NUM_AHEAD = 32  # steps whose rows are fetched ahead: two minutes of eight GPUs
 STEPS_AT_ONCE = 4  # whose rows are looked through for neighbours
 MIN_STEPS = 16  # that a bounded cache has to hold
-NUM_CHECKED = 32  # files of a long list whose beginnings are looked at before the first step: one round of answers
+NUM_CHECKED = 32  # files that are all looked at before the first step; of a longer list, one of each source is
 MIN_CONNECTIONS = 4
 ROWS_PER_CONNECTION = 8
 STREAM = "rows"  # the name of the one stream: every rank reports the same cursor in the published order
@@ -196,8 +196,8 @@ def open_ranges(
     """Returns what reads rows of remote files one by one; None: files are on the disk, or have to be fetched whole.
 
     Raises DataError when the place cannot be reached, when files have a numpy header, and when the bound on the cache
-    cannot hold what is `needed`: bytes of rows, and of their order. Of a long list, some files are looked at, one of
-    each of the `names` of sources at least; TokenRows looks at the others.
+    cannot hold what is `needed`: bytes of rows, and of their order. Of a long list, one file of each of the `names` of
+    sources is looked at; TokenRows looks at the others.
     """
     if root.remote is None or all(is_present(file) for file in files):
         return None
@@ -223,10 +223,11 @@ def open_ranges(
 
 
 def _some_of(files: Sequence[DataFile], names: Sequence[str]) -> list[int]:
-    """Returns the indices of all missing files, or of many: the first one of each source, and some of all."""
+    """Returns the indices of all missing files, or of many: the first one of each source."""
     missing = [index for index, file in enumerate(files) if file.num_bytes and not is_present(file)]
-    first = {names[index]: index for index in reversed(missing)}
-    return sorted({*first.values(), *missing[:: -(-len(missing) // NUM_CHECKED) or 1]})
+    if len(missing) <= NUM_CHECKED:
+        return missing
+    return sorted({names[index]: index for index in reversed(missing)}.values())
 
 
 def steps_ahead(max_cache_gib: float | None, step_bytes: int) -> int:
