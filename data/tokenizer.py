@@ -27,6 +27,7 @@ EOS_TOKEN = "<|endoftext|>"
 TOKENIZER_NAME = "tokenizer.json"
 PIECE_CHARACTERS = 1 << 18  # a tenth of a second to encode
 CHARACTERS_AT_ONCE = 1 << 22  # that are encoded; `tokenizers` takes some 20 bytes for each
+TOKENIZERS_FIRST = 1 << 20  # characters: half a second of `tokenizers`, which loads in a quarter of fastokens' time
 CHECKED_CHARACTERS = 1 << 14  # of a source's first documents: 10 ms of `tokenizers`
 SHOWN_CHARACTERS = 40  # of a text that the encoders disagree on
 LINE_END = re.compile(r"\n(?=\S)")  # no pre-tokenizer makes one token of the text on both sides of it
@@ -94,6 +95,7 @@ class DocumentEncoder:
         self._kind = kind
         self._kept_in = kept_in
         self._key = key_of(self.sha256, eos_token)
+        self._left = TOKENIZERS_FIRST  # characters that `tokenizers` encodes before the fast encoder is loaded
         self.problem = ""
         """Why `tokenizers` encodes though the fast encoder may; empty if it does not."""
         self._known = (read_known(kept_in, self._key) if kept_in else None) or self._look_up(eos_token)
@@ -109,8 +111,8 @@ class DocumentEncoder:
         return f"tokenizers {tokenizers.__version__}{self.problem and f': {self.problem}'}"
 
     def load(self) -> None:
-        """Loads the library that encodes, so that processes forked from this one share its tables."""
-        self._encode([""])
+        """Loads `tokenizers`, which encodes first, so that processes forked from this one share its tables."""
+        _encode_slowly(self._tokenizer, [""])
 
     def hold_against(self, name: str, texts: Callable[[], Iterable[str]]) -> None:
         """Compares the encoders on these texts, unless that has been done; after one difference `tokenizers` encodes.
@@ -196,8 +198,10 @@ class DocumentEncoder:
 
     def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         if self._is_fast:
+            self._left -= sum(map(len, texts))
             with suppress(DataError):  # then these texts are left to the library that defines their ids
-                return self._fast.encode(texts)
+                if self._left <= 0:
+                    return self._fast.encode(texts)
         return _encode_slowly(self._tokenizer, texts)
 
     @property
@@ -210,6 +214,7 @@ class DocumentEncoder:
 
     @property
     def _fast(self) -> FastEncoder:
+        self._left = 0
         return load_fast(self._path, self.sha256)
 
 

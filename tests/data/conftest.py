@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data import tokenizer
 from data.config import DataConfig, SourceConfig, ValidationConfig
 from data.fetch import retry
 from data.fetch.background import Background
@@ -38,6 +39,14 @@ def background_ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries again at once what a server failed at."""
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fast_encoder_at_once() -> Iterator[None]:
+    """Loads the fast encoder for the first text: the streams of tests end before it would be loaded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer, "TOKENIZERS_FIRST", 0)
+        yield
 
 
 @pytest.fixture

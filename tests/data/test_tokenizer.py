@@ -168,7 +168,11 @@ def test_the_fast_encoder_passes_the_hostile_corpus(name: str, paths: dict[str, 
     np.testing.assert_array_equal(encoder.encode(long), plain.encode(long))
 
 
-def test_it_encodes_in_one_thread_which_survives_a_fork(own: DataConfig) -> None:
+@pytest.mark.parametrize("first", [0, 20_000])
+def test_it_encodes_in_one_thread_which_survives_a_fork(
+    own: DataConfig, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data.tokenizer, "TOKENIZERS_FIRST", first)  # characters: three batches
     plain = dataclasses.replace(own, encoder=EncoderKind.tokenizers)
     expected, end = read_global(plain, 4)
     threads = psutil.Process().num_threads()
@@ -180,6 +184,27 @@ def test_it_encodes_in_one_thread_which_survives_a_fork(own: DataConfig) -> None
     assert state == end
     copy = pickle.loads(pickle.dumps(backend.encoder))
     assert copy.encoder == fast_name()
+
+
+def test_the_first_characters_of_a_process_need_not_wait_for_the_fast_encoder(
+    paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    DocumentEncoder(paths["sample"], EOS, EncoderKind.auto, tmp_path)  # compares, and keeps the verdict
+    monkeypatch.setattr(data.tokenizer, "TOKENIZERS_FIRST", 1000)
+    loaded: list[Path] = []
+
+    def load(path: Path, sha256: str) -> FastEncoder:
+        loaded.append(path)
+        return FastEncoder(path)
+
+    monkeypatch.setattr(data.tokenizer, "load_fast", load)
+    encoder = DocumentEncoder(paths["sample"], EOS, EncoderKind.auto, tmp_path)
+    texts = [f"{number} of the first words; " * 10 for number in range(6)]
+    is_loaded = []
+    for text, ids in zip(texts, as_defined(paths["sample"], texts), strict=True):
+        assert encoder.encode([text]).tolist() == ids
+        is_loaded.append(bool(loaded))
+    assert is_loaded == [False] * 4 + [True] * 2 and encoder.encoder == fast_name()
 
 
 def test_a_tokenizer_that_the_fast_one_cannot_load_is_encoded_all_the_same(
