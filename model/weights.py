@@ -8,7 +8,7 @@ model. Files are read one tensor at a time.
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,13 @@ def parameter_shapes(config: ModelConfig, positions: PositionsConfig) -> dict[st
 
 def hf_keys(config: ModelConfig, positions: PositionsConfig) -> dict[str, str]:
     """Returns the key of every parameter in a Hugging Face checkpoint, by our name. Raises ModelError."""
+    return _hf_keys(parameter_shapes(config, positions), config, positions)
+
+
+def _hf_keys(names: Iterable[str], config: ModelConfig, positions: PositionsConfig) -> dict[str, str]:
     maps = [map_keys(scheme, layer) for layer, scheme in enumerate(layer_schemes(positions, config.num_layers))]
     keys: dict[str, str] = {}
-    for name in parameter_shapes(config, positions):
+    for name in names:
         if name.startswith("layers."):
             _, layer, rest = name.split(".", 2)
             owner, _, leaf = rest.removesuffix(".weight").partition(".")
@@ -67,7 +71,12 @@ def random_weights(config: ModelConfig, positions: PositionsConfig, seed: int) -
 
     Maps that their position scheme names in `zero_maps` are 0.
     """
-    shapes = parameter_shapes(config, positions)
+    return _random_weights(parameter_shapes(config, positions), config, positions, seed)
+
+
+def _random_weights(
+    shapes: Mapping[str, tuple[int, ...]], config: ModelConfig, positions: PositionsConfig, seed: int
+) -> Weights:
     zero = {
         f"layers.{layer}.positions.{name}.weight"
         for layer, scheme in enumerate(layer_schemes(positions, config.num_layers))
@@ -150,7 +159,8 @@ def checked_weights(
     Raises ModelError, before any tensor is read, that lists every missing and unexpected key, every other shape and
     every disagreement with the configuration; later, where a tensor is read, as `finite`.
     """
-    shapes, keys = parameter_shapes(config, positions), hf_keys(config, positions)
+    shapes = parameter_shapes(config, positions)
+    keys = _hf_keys(shapes, config, positions)
     problems = size_problems(source.config, config)
     with_maps = True
     if source.config.get("num_hidden_layers") == config.num_layers:
@@ -166,7 +176,7 @@ def checked_weights(
     problems += _key_problems(expected, source.shapes, _map_keys(config), with_maps)
     if problems:
         raise ModelError(f"{source.place} does not hold the model that is configured: {'; '.join(problems)}")
-    fresh = random_weights(config, positions, seed)
+    fresh = _random_weights(shapes, config, positions, seed)
 
     def weights(name: str) -> Tensor:
         return finite(source, keys[name]).float() if keys[name] in source.shapes else fresh(name)

@@ -14,6 +14,7 @@ import ast
 import contextlib
 import doctest
 import importlib.util
+import os
 import random
 import string
 import sysconfig
@@ -60,13 +61,18 @@ def find_modules() -> list[Module]:
     sympy = importlib.util.find_spec("sympy")
     if sympy is not None and sympy.origin is not None:
         roots["sympy/"] = Path(sympy.origin).parent
-    modules = []
-    for prefix, root in roots.items():
-        for path in root.rglob("*.py"):
-            inner = path.relative_to(root)
-            if SKIPPED_FOLDERS.isdisjoint(inner.parts):
-                modules.append(Module(prefix + inner.with_suffix("").as_posix(), path))
+    modules = [
+        Module(prefix + path.relative_to(root).with_suffix("").as_posix(), path)
+        for prefix, root in roots.items()
+        for path in _python_files(root)
+    ]
     return sorted(modules, key=lambda module: module.name)
+
+
+def _python_files(root: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
+        yield from (Path(folder, name) for name in files if name.endswith(".py"))
 
 
 def module_documents(module: Module) -> Iterator[Document]:

@@ -1,11 +1,12 @@
 """Rows of token files that are fetched one by one are those of the files on the disk, whatever the server does."""
 
+import bisect
 import contextlib
 import dataclasses
-import itertools
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections import Counter
@@ -329,11 +330,20 @@ def test_a_run_that_could_start_within_a_bound_can_be_resumed(
     monkeypatch.setattr(published, "MIN_KEPT_ROWS", 1)
     server.marks = ["ETag"]
     shape: dict[str, Any] = {"sequence_length": ROW, "global_batch_size": 16}
-    for bound in itertools.count(0, 4096):
-        folder = tmp_path / str(bound)
-        config = dataclasses.replace(at(local, server, folder), max_cache_gib=max(bound, 1) / quota.GIB)
-        with contextlib.suppress(DataError), closing(build_stream(config, **shape)) as stream:
-            break
+
+    def starts(pages: int) -> bool:
+        with contextlib.suppress(DataError), closing(build_stream(within(pages), **shape)):
+            return True
+        return False
+
+    def within(pages: int) -> DataConfig:
+        folder = tmp_path / str(pages)
+        return dataclasses.replace(at(local, server, folder), max_cache_gib=pages * 4096 / quota.GIB)
+
+    pages = 1 + bisect.bisect_left(range(1, 1 << 10), True, key=starts)  # the least
+    config, folder, bound = within(pages), tmp_path / str(pages), pages * 4096
+    shutil.rmtree(folder)
+    stream = build_stream(config, **shape)
     for _ in range(56):  # four epochs
         stream.next_batch()
     stream.close()

@@ -56,22 +56,30 @@ def test_a_second_call_does_nothing(sample: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sample that is as small as can be."""
+    folder = tmp_path_factory.mktemp("built")
+    assert build_sample(folder, vocab_size=300, megabytes=0.05, report=quiet)
+    return folder
+
+
 @pytest.mark.parametrize("damage", ["manifest.json", "web/shard-00.jsonl.zst", "tokenizer.json"])
-def test_an_interrupted_build_is_built_again_with_the_same_content(sample: Path, tmp_path: Path, damage: str) -> None:
+def test_an_interrupted_build_is_built_again_with_the_same_content(built: Path, tmp_path: Path, damage: str) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(sample, copy, ignore=shutil.ignore_patterns(".frames"))
+    shutil.copytree(built, copy)
     (copy / damage).unlink()
-    assert build_sample(copy, vocab_size=512, megabytes=1.0, report=quiet)
-    assert (copy / "manifest.json").read_bytes() == (sample / "manifest.json").read_bytes()
+    assert build_sample(copy, vocab_size=300, megabytes=0.05, report=quiet)
+    assert (copy / "manifest.json").read_bytes() == (built / "manifest.json").read_bytes()
 
 
-def test_another_seed_gives_another_sample(sample: Path, tmp_path: Path) -> None:
-    build_sample(tmp_path, seed=7, vocab_size=300, megabytes=0.2, report=quiet)
-    assert (tmp_path / "web/shard-00.jsonl.zst").read_bytes() != (sample / "web/shard-00.jsonl.zst").read_bytes()
+def test_another_seed_gives_another_sample(built: Path, tmp_path: Path) -> None:
+    build_sample(tmp_path, seed=7, vocab_size=300, megabytes=0.05, report=quiet)
+    assert (tmp_path / "web/shard-00.jsonl.zst").read_bytes() != (built / "web/shard-00.jsonl.zst").read_bytes()
 
 
-def test_a_sample_of_other_sources_is_built_again(tmp_path: Path) -> None:
-    build_sample(tmp_path, vocab_size=300, megabytes=0.05, report=quiet)
+def test_a_sample_of_other_sources_is_built_again(built: Path, tmp_path: Path) -> None:
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     manifest = orjson.loads((tmp_path / "manifest.json").read_bytes())
     manifest["files"] = {name: entry for name, entry in manifest["files"].items() if not name.startswith("lists/")}
     del manifest["shares"]["lists"]
