@@ -1,5 +1,6 @@
 """Fixtures for all packages: one small sample mix, built once."""
 
+import atexit
 import gc
 import os
 import shutil
@@ -83,9 +84,7 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-def pytest_unconfigure() -> None:
-    """Lets the process end clean: Triton's library reports what is left of it."""
-    gc.unfreeze()
+atexit.register(gc.unfreeze)  # the process ends clean: Triton's library reports what is left of it
 
 
 @pytest.fixture(scope="session")

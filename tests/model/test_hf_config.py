@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from model.config import PositionsConfig, YarnConfig
+from model import weights
+from model.config import ModelConfig, PositionsConfig, YarnConfig
 from model.errors import ModelError
 from model.export import save_hf
 from model.hf_config import file_layers, hf_config
@@ -111,6 +113,22 @@ def test_what_pe_config_cannot_express_is_left_out_of_it() -> None:
     assert "pe_config" not in description and "pe_config" not in hf_config(small(), ROPE, "float32")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shapes_once() -> Iterator[None]:
+    """Builds a model for its shapes once, not for each of a thousand checkpoints."""
+    known: dict[str, dict[str, tuple[int, ...]]] = {}
+
+    def shapes(config: ModelConfig, positions: PositionsConfig) -> dict[str, tuple[int, ...]]:
+        key = repr((config, positions))
+        if key not in known:
+            known[key] = parameter_shapes(config, positions)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "parameter_shapes", shapes)
+        yield
+
+
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every kind of model, exported."""
@@ -134,9 +152,9 @@ def with_remedy(positions: PositionsConfig, message: str) -> PositionsConfig:
     return found
 
 
-def logits(weights: Weights, positions: PositionsConfig) -> torch.Tensor:
+def logits(loaded: Weights, positions: PositionsConfig) -> torch.Tensor:
     model = Olmo2(small(), positions)
-    initialise(model, weights, "cpu")
+    initialise(model, loaded, "cpu")
     return model(torch.arange(90).reshape(1, 90)).detach()
 
 
