@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from model.accounting import flops_per_token
 from train.callbacks.callback import Callback
 from train.callbacks.checkpointer import Checkpointer
 from train.callbacks.compile_report import CompileReport
@@ -18,6 +19,8 @@ from train.callbacks.slow_steps import SlowSteps
 from train.callbacks.throughput import Throughput
 from train.callbacks.weights_and_biases import WeightsAndBiases
 from train.config import RunConfig
+from train.engine.memory import memory
+from train.huggingface.export import export_parameters
 
 
 def build_callbacks(config: RunConfig) -> list[Callback]:
@@ -26,13 +29,17 @@ def build_callbacks(config: RunConfig) -> list[Callback]:
     batch = f"{config.global_batch_size} x {length} tokens; positions {config.positions.scheme}"
     callbacks: list[Callback] = [
         SlowSteps(config.watchdog.slow_step_factor),
-        Throughput(config),
+        Throughput(
+            config.global_batch_size * length,
+            partial(flops_per_token, config.model, config.positions, length),
+            partial(memory, config, on_gpu=True),
+        ),
         CompileReport(),
         PositionWatch(config.position_watch, length, warmup),
         PositionProbes(config.position_watch.probe_interval, length, partial(find_encoder, config)),
         MetricsFile(),
         ConsoleReport(config.logging.console_interval, batch),
-        Checkpointer(config),
+        Checkpointer(config.checkpoint, None if config.export_problem() else partial(export_parameters, config)),
         EventLog(),
     ]
     if config.logging.report_seconds is not None:

@@ -11,10 +11,10 @@ peak of memory stands beside the planned one (train/engine/memory.py), which `py
 """
 
 import logging
+from collections.abc import Callable
 
 import torch
 
-from model.accounting import flops_per_token
 from report.metrics import (
     BACKWARD_SECONDS,
     DATA_SECONDS,
@@ -29,9 +29,8 @@ from report.metrics import (
     UPDATE_SECONDS,
 )
 from train.callbacks.callback import Callback, TrainerInterface
-from train.config import RunConfig
 from train.devices import bf16_peak
-from train.engine.memory import memory
+from train.engine.memory import Memory
 
 logger = logging.getLogger(__name__)
 
@@ -39,21 +38,18 @@ logger = logging.getLogger(__name__)
 class Throughput(Callback):
     """Records throughput/* and memory/* at every step."""
 
-    def __init__(self, config: RunConfig) -> None:
-        """Takes the whole config: the planned memory depends on most of it."""
-        self._config = config
-        self._tokens = config.global_batch_size * config.sequence_length
-        self._flops = {
-            name: flops_per_token(config.model, config.positions, config.sequence_length, causal=causal)
-            for name, causal in ((MFU, False), (MFU_CAUSAL, True))
-        }
+    def __init__(self, tokens: int, flops: Callable[..., float], planned: Callable[[int], Memory]) -> None:
+        """Takes the tokens of a step, FLOPs per token by `causal`, and the memory that is planned for so many ranks."""
+        self._tokens = tokens
+        self._flops = {MFU: flops(causal=False), MFU_CAUSAL: flops(causal=True)}
+        self._plan = planned
         self._peak: float | None = None
         self._planned = 0
 
     def on_start(self, trainer: TrainerInterface) -> None:
         if trainer.engine.device.type != "cuda":
             return
-        self._planned = memory(self._config, trainer.ranks.world_size, on_gpu=True).peak
+        self._planned = self._plan(trainer.ranks.world_size).peak
         name = torch.cuda.get_device_name(trainer.engine.device)
         self._peak = bf16_peak(name)
         if self._peak is None and trainer.ranks.is_main:

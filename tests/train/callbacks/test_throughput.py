@@ -1,5 +1,6 @@
 """Devices by name, and tokens per second by the clock."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -71,7 +72,11 @@ def test_an_unknown_gpu_is_reported_once_and_never_guessed(
     config = tiny(Path())
     for trainer in trainers:
         trainer.step_seconds, trainer.data_seconds = 0.5, 0.1
-        throughput = Throughput(config)
+        throughput = Throughput(
+            8 * LENGTH,
+            partial(flops_per_token, config.model, config.positions, LENGTH),
+            partial(memory, config, on_gpu=True),
+        )
         throughput.on_start(cast(TrainerInterface, trainer))
         throughput.on_update(cast(TrainerInterface, trainer))
     assert len(caplog.records) == num_warnings

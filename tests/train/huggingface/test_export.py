@@ -1,6 +1,7 @@
 """`python -m model export`: a checkpoint of any ZeRO stage and world size becomes a folder for others."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,14 @@ import torch
 from transformers import AutoTokenizer
 
 from model.__main__ import main
-from model.weights import hf_weights, parameter_shapes
+from model.weights import hf_weights, parameter_shapes, random_weights
 from report.run_folder import RunFiles
 from tests.train.conftest import ONE_RANK, RESUMED, ROUTES, Runs
 from tests.train.tiny import VOCAB_SIZE, tiny, write_tokenizer
 from train.checkpoint.masters import read_masters
 from train.checkpoint.store import Layout, checkpoint_folders
-from train.huggingface.export import export
+from train.huggingface import export as export_module
+from train.huggingface.export import export, export_parameters
 from train.huggingface.source import open_saved
 
 
@@ -114,3 +116,39 @@ def test_the_card_shows_the_run(exports: Runs) -> None:
     assert f"| 1 | {rows[0]['tokens']:,} | {rows[0]['train/ce_loss']:.4f} |  |" in card
     assert f"| range | {rows[-1]['positions/range']:.4g} |" in card
     assert VOCAB_SIZE == 128
+
+
+def test_the_export_is_on_the_disk_before_it_counts_as_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[str] = []
+    flush, rename = os.fsync, Path.rename
+
+    def record(descriptor: int) -> None:
+        flush(descriptor)
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+
+    def publish(source: Path, target: Path) -> Path:
+        if Path(target).name == "hf":
+            assert {path.name for path in source.iterdir()} | {source.name} <= set(flushed)
+        return rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", record)
+    monkeypatch.setattr(Path, "rename", publish)
+    config = tiny(tmp_path)
+    weights = random_weights(config.model, config.positions, config.seed)
+    names = parameter_shapes(config.model, config.positions)
+    export_parameters(config, tmp_path / "hf", ((name, weights(name)) for name in names), 8)
+    assert flushed[-3] == tmp_path.name and flushed[-2].startswith(".step.") and flushed[-1] == "hf"
+    assert {"model.safetensors", "config.json"} < set(flushed)
+
+
+def test_the_export_of_a_large_model_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, folder = tiny(tmp_path), tmp_path / "hf"
+    weights = random_weights(config.model, config.positions, config.seed)
+    names = list(parameter_shapes(config.model, config.positions))
+    for large in (export_module.LARGE, 1000):
+        monkeypatch.setattr(export_module, "LARGE", large)
+        export_parameters(config, folder, ((name, weights(name)) for name in names), 8)
+    said = [line for line in capsys.readouterr().out.splitlines() if "tokenizer" not in line]
+    assert said == [f"{folder}: {-(-len(names) * part // 4)}/{len(names)} parameters written" for part in (1, 2, 3)]
