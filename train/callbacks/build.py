@@ -48,8 +48,6 @@ def build_callbacks(config: RunConfig) -> list[Callback]:
         callbacks.append(WeightsAndBiases(config))  # last of the sinks: at the end it may wait for a network
     if config.evaluation.enabled:  # after the sinks: a resumed run may log an evaluation when it starts
         callbacks.append(Evaluator(config.evaluation.interval))
-    if (
-        config.profile.steps
-    ):  # before the others: what they do in a step is in its trace, and not what the profile costs
+    if config.profile.steps:  # first: what the others do in a step is in its trace, not what the profile costs
         callbacks.insert(0, Profiler(config.profile))
     return [*callbacks, GarbageCollector(config.logging.gc_interval)]
