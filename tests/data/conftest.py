@@ -16,7 +16,7 @@ from tests.data.validating import NUMBERS, SHARE, write_texts
 
 @pytest.fixture(autouse=True)
 def background_ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Ends the work ahead of need with its test: it would log, and ask for files, within the next one."""
+    """Ends the work of threads with its test: it would log, and ask for files, within the next one."""
     ended: list[bool] = []
     used: list[Background] = []
     submit = Background.submit
@@ -32,7 +32,8 @@ def background_ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         idle = threading.Event()
         submit(background, idle.set)
         assert idle.wait(600)
-    end_threads()
+    end_threads("rows ahead")
+    end_threads("one of many")
 
 
 @pytest.fixture(autouse=True)
