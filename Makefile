@@ -31,7 +31,7 @@ demo: setup ## the main job, small: a RoPE backbone, then RePo, on real text (ab
 
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
-test: setup ## the tests but for those below (about five minutes on two cores)
+test: setup ## the tests but for those below (under five minutes on two cores)
 	$(PYTEST)
 
 test-system: setup ## whole runs on real ranks, launchers, SLURM, browsers, kills (six minutes on two cores)
