@@ -92,8 +92,13 @@ def test_printed_commands_have_what_was_typed(folder: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line(
-    arguments: list[str], line: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    line: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(folder)  # anything may lie beside the checkout
     for name, content in (("bad", "a: [1"), ("empty", "- a"), ("typo", "rooot: x")):
         (folder / f"{name}.yaml").write_text(content)
     assert run_app(DEMO, *(argument.format(folder=folder) for argument in arguments)) == (EXIT_USER_ERROR, [])
