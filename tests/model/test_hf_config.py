@@ -17,14 +17,15 @@ from model.errors import ModelError
 from model.export import save_hf
 from model.hf_config import file_layers, hf_config
 from model.transformer import Olmo2
-from model.weights import Weights, hf_weights, initialise, parameter_shapes, random_weights
+from model.weights import Weights, initialise, parameter_shapes, random_weights
+from tests.model.described import ROPE_YARN, YARN, described, load
 from tests.model.small import REPO, ROPE, built, small
 
 NOPE, R2N1, N2R1 = (PositionsConfig(scheme=name) for name in ("nope", "r2n1", "n2r1"))
 REPO_FROM = [PositionsConfig(start_layer=start) for start in range(3)]
 MIXED = PositionsConfig(scheme="list", layers=["nope", "repo", "rope"])
-YARN, YARN_2 = YarnConfig(factor=4.0, original_max_position=64), YarnConfig(factor=2.0, original_max_position=64)
-ROPE_YARN, REPO_YARN = PositionsConfig(scheme="rope", yarn=YARN), PositionsConfig(start_layer=1, yarn=YARN)
+YARN_2 = YarnConfig(factor=2.0, original_max_position=64)
+REPO_YARN = PositionsConfig(start_layer=1, yarn=YARN)
 ALL = {
     "rope": ROPE,
     "nope": NOPE,
@@ -137,10 +138,6 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         model = built(small(), positions, seed=3)
         save_hf(root / name, small(), positions, model.named_parameters())
     return {name: root / name for name in ALL}
-
-
-def load(folder: Path, positions: PositionsConfig, *, is_conversion: bool = False) -> Weights:
-    return hf_weights(folder, small(), positions, seed=5, is_conversion=is_conversion)
 
 
 def with_remedy(positions: PositionsConfig, message: str) -> PositionsConfig:
@@ -263,16 +260,6 @@ def test_a_conversion_says_what_changes(
         assert torch.equal(weights(name), random_weights(small(), configured, seed)(name)), name
 
 
-def described(folder: Path, target: Path, **changes: Any) -> Path:
-    """The same tensors under a config.json with these changes; None takes a key away."""
-    description = json.loads((folder / "config.json").read_text()) | changes
-    target.mkdir()
-    (target / "model.safetensors").symlink_to(folder / "model.safetensors")
-    kept = {key: value for key, value in description.items() if value is not None}
-    (target / "config.json").write_text(json.dumps(kept))
-    return target
-
-
 def published(start: Any = 1, layer_ids: Any = "", mode: str = "swigluex_multihead") -> dict[str, Any]:
     """As the published converter writes it."""
     return {
@@ -354,58 +341,3 @@ def test_a_description_that_is_wrong_in_itself_is_refused(
         with pytest.raises(ModelError) as raised:
             load(folder, REPO, is_conversion=is_conversion)
         assert said in str(raised.value) and "\n" not in str(raised.value)
-
-
-NEW_YARN = {"rope_theta": 500000.0, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"rope_scaling": {"type": "yarn", "factor": 4.0}, "max_position_embeddings": 64},
-        {"rope_scaling": None, "rope_parameters": NEW_YARN, "rope_theta": None},
-        {"rope_parameters": NEW_YARN},
-        {"rope_scaling": None, "rope_parameters": NEW_YARN | {"attention_factor": 1.138629436}},
-        {"rope_scaling": None, "rope_parameters": NEW_YARN | {"mscale": 1.0, "mscale_all_dim": 0.0}},
-    ],
-)
-def test_yarn_is_read_in_old_and_new_spellings(
-    exports: dict[str, Path], tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    folder = described(exports["rope with yarn"], tmp_path / "yarn", **changes)
-    load(folder, ROPE_YARN)
-    with pytest.raises(ModelError, match=r"has YaRN with factor 4, but positions\.yarn is null"):
-        load(folder, ROPE)
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        (
-            {"attention_factor": 1.0},
-            "an attention factor of 1, but here it is always 0.1 ln\\(factor\\) \\+ 1 = 1.13863",
-        ),
-        ({"mscale": 1.0, "mscale_all_dim": 1.0}, "an attention factor of 1, but here it is"),
-        ({"truncate": False}, "truncate=false, which is not known here"),
-        ({"beta_fast": 16}, "beta_fast 16 and positions.yarn.beta_fast is 32: set positions.yarn.factor=4 "),
-        (
-            {"original_max_position_embeddings": 32},
-            "original_max_position 32 and positions.yarn.original_max_position is",
-        ),
-    ],
-)
-def test_another_yarn_is_refused(exports: dict[str, Path], tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    scaling = {"rope_scaling": None, "rope_parameters": NEW_YARN | changes}
-    folder = described(exports["rope with yarn"], tmp_path / "yarn", **scaling)
-    with pytest.raises(ModelError, match=said):
-        load(folder, ROPE_YARN)
-
-
-def test_two_descriptions_of_yarn_must_agree(exports: dict[str, Path], tmp_path: Path) -> None:
-    folder = described(
-        exports["rope with yarn"], tmp_path / "yarn", rope_parameters={"rope_type": "default", "rope_theta": 500000.0}
-    )
-    with pytest.raises(
-        ModelError, match=r"scaling has YaRN with factor 4, .* and its rope_parameters has no YaRN: correct"
-    ):
-        load(folder, ROPE_YARN)

@@ -1,16 +1,10 @@
 """Rows of token files that are fetched one by one are those of the files on the disk, whatever the server does."""
 
-import bisect
-import contextlib
 import dataclasses
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,15 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.config import DataConfig, DataKind, Fetch, SourceConfig
+from data.config import DataConfig, SourceConfig
 from data.errors import DataError
-from data.fetch import quota, sparse
-from data.fetch.mirror import mirror
-from data.fetch.roots import open_root
-from data.fetch.sparse import BLOCK_BYTES, VERSION_BYTES, SparseCopy
 from data.stream import build_stream
-from data.tokens import published
-from data.tokens.files import TokenRows, list_token_files
+from data.tokens.files import TokenRows
 from tests.data.fetch.server import (
     Fault,
     FileServer,
@@ -42,9 +31,8 @@ from tests.data.fetch.server import (
     wrong_range,
 )
 from tests.data.reading import assert_same, end_threads, read_global
+from tests.data.tokens.by_range import NAMES, ROW, asked_for, at
 
-NAMES = [f"mix/source{number % 2}/part-{number}.npy" for number in range(4)]
-ROW = 1024  # tokens: four rows are a block
 FAULTS: list[Fault] = [
     status(429, Retry_After="0"),
     status(500),
@@ -56,37 +44,6 @@ FAULTS: list[Fault] = [
     reset_after(1000),
     whole_file,
 ]
-
-
-@pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
-    """Four token files, each a few dozen blocks and a rest."""
-    folder = tmp_path_factory.mktemp("served")
-    for number, name in enumerate(NAMES):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        np.random.default_rng(number).integers(0, 50, 60_000 + 999 * number, dtype="<u4").tofile(folder / name)
-    (folder / "files.txt").write_text("\n".join(NAMES))
-    return DataConfig(DataKind.tokens, root=str(folder), file_list=str(folder / "files.txt"), eos_token_id=0)
-
-
-@pytest.fixture
-def server(local: DataConfig) -> Iterator[FileServer]:
-    with serving(Path(local.root)) as server:
-        yield server
-
-
-def at(local: DataConfig, server: FileServer, cache: Path) -> DataConfig:
-    return dataclasses.replace(local, root=server.url, cache_dir=str(cache))
-
-
-def asked_for(server: FileServer) -> Counter[tuple[str, int]]:
-    """How often each block was asked for."""
-    blocks: Counter[tuple[str, int]] = Counter()
-    for method, name, extent in server.seen:
-        if method == "GET" and extent:
-            first, last = map(int, extent.removeprefix("bytes=").split("-"))
-            blocks.update((name, block) for block in range(first // BLOCK_BYTES, last // BLOCK_BYTES + 1))
-    return blocks
 
 
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -173,43 +130,6 @@ def test_a_kill_loses_no_row_that_was_kept_and_keeps_no_other(
     assert len(again) <= 32 * 64  # those that were on their way
 
 
-def damage_bytes(copy: SparseCopy) -> None:
-    content = bytearray(copy.path.read_bytes())
-    content[5000] ^= 1
-    copy.path.write_bytes(content)
-
-
-def damage_digest(copy: SparseCopy) -> None:
-    content = bytearray(copy.digests.read_bytes())
-    content[VERSION_BYTES] ^= 1
-    copy.digests.write_bytes(content)
-
-
-def lose_bytes(copy: SparseCopy) -> None:
-    """As a power failure may: the digests were written, their blocks were not."""
-    copy.empty()
-
-
-def lose_all(copy: SparseCopy) -> None:
-    copy.delete()
-
-
-@pytest.mark.parametrize("damage", [damage_bytes, damage_digest, lose_bytes, lose_all])
-def test_a_damaged_copy_is_fetched_again_where_it_is_damaged(
-    local: DataConfig, server: FileServer, tmp_path: Path, damage: Callable[[SparseCopy], None]
-) -> None:
-    remote = at(local, server, tmp_path)
-    expected, _ = read_global(remote, 14, length=ROW)
-    (file, *_) = list_token_files(open_root(remote.root, str(tmp_path)), Path(str(remote.file_list)))
-    server.seen.clear()
-    damage(SparseCopy(file))
-    assert_same(expected, read_global(remote, 14, length=ROW)[0])
-    names = {name for name, _ in asked_for(server)}
-    assert names == {NAMES[0]}
-    if damage in (damage_bytes, damage_digest):
-        assert asked_for(server) == {(NAMES[0], 0): 1}
-
-
 @pytest.mark.parametrize("listed", [["ETag", "Last-Modified"], ["Last-Modified"], None])
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_file_that_changes_on_its_server_ends_the_stream_in_one_line(
@@ -232,33 +152,6 @@ def test_a_file_that_changes_on_its_server_ends_the_stream_in_one_line(
             for _ in range(20):
                 stream.next_batch()
         assert "\n" not in str(error.value)
-
-
-def test_rows_that_were_dropped_have_to_come_as_they_came_first(
-    local: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    served = tmp_path / "served/mix.npy"
-    served.parent.mkdir()
-    served.write_bytes((Path(local.root) / NAMES[0]).read_bytes())
-    (tmp_path / "files.txt").write_text("mix.npy")
-    config = dataclasses.replace(local, file_list=str(tmp_path / "files.txt"))
-    with serving(served.parent) as server:
-        server.marks = ["ETag"]
-        monkeypatch.setattr("tests.data.fetch.server.etag_of", lambda content: '"always the same"')
-        remote = at(config, server, tmp_path / "cache")
-        read_global(remote, 3, length=ROW)
-        (file,) = list_token_files(open_root(remote.root, remote.cache_dir), tmp_path / "files.txt")
-        SparseCopy(file).empty()
-        read_global(remote, 3, length=ROW)
-        SparseCopy(file).empty()
-        np.fromfile(served, "<u4")[::-1].tofile(served)
-        with pytest.raises(
-            DataError, match=r"no longer the file whose rows were read first; delete .*\.mix\.npy\.digests"
-        ):
-            read_global(remote, 3, length=ROW)
-        (tmp_path / "cache/.mix.npy.digests").unlink()
-        config = dataclasses.replace(config, root=str(served.parent))
-        assert_same(read_global(config, 3, length=ROW)[0], read_global(remote, 3, length=ROW)[0])
 
 
 @pytest.mark.parametrize("without", ["ranges", "marks", "marks in common"])
@@ -304,89 +197,6 @@ def test_several_sources_with_weights_give_the_rows_of_local_files(
     batches, _ = read_global(at(local, server, tmp_path), 20, length=ROW)
     assert_same(expected, batches)
     assert list(tmp_path.rglob("*.rows")) and not list(tmp_path.rglob("*.npy"))
-
-
-def test_a_bounded_cache_drops_rows_and_gives_the_same(local: DataConfig, server: FileServer, tmp_path: Path) -> None:
-    bound = 24 * BLOCK_BYTES * 2
-    remote = dataclasses.replace(at(local, server, tmp_path), max_cache_gib=bound / quota.GIB)
-    expected, _ = read_global(local, 56, length=ROW, batch_size=4)
-    with closing(build_stream(remote, sequence_length=ROW, global_batch_size=4)) as stream:
-        for batch in expected:
-            np.testing.assert_array_equal(stream.next_batch().tokens, batch.tokens)
-            copies = sum(sparse.allocated(path) for path in tmp_path.rglob("*.rows"))
-            assert copies <= bound
-    assert set(asked_for(server).values()) != {1}
-
-
-def test_a_bound_that_cannot_hold_a_few_steps_is_named(local: DataConfig, server: FileServer, tmp_path: Path) -> None:
-    remote = dataclasses.replace(at(local, server, tmp_path), max_cache_gib=1e-4)
-    with pytest.raises(DataError, match=r"data.max_cache_gib = 0.0001 cannot hold 16 steps, digests"):
-        build_stream(remote, sequence_length=ROW, global_batch_size=16)
-
-
-def test_a_run_that_could_start_within_a_bound_can_be_resumed(
-    local: DataConfig, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(published, "MIN_KEPT_ROWS", 1)
-    server.marks = ["ETag"]
-    shape: dict[str, Any] = {"sequence_length": ROW, "global_batch_size": 16}
-
-    def starts(pages: int) -> bool:
-        with contextlib.suppress(DataError), closing(build_stream(within(pages), **shape)):
-            return True
-        return False
-
-    def within(pages: int) -> DataConfig:
-        folder = tmp_path / str(pages)
-        return dataclasses.replace(at(local, server, folder), max_cache_gib=pages * 4096 / quota.GIB)
-
-    pages = 1 + bisect.bisect_left(range(1, 1 << 10), True, key=starts)  # the least
-    config, folder, bound = within(pages), tmp_path / str(pages), pages * 4096
-    shutil.rmtree(folder)
-    stream = build_stream(config, **shape)
-    for _ in range(56):  # four epochs
-        stream.next_batch()
-    stream.close()
-    deadline = time.monotonic() + 60
-    while not list(folder.glob("order-*-3.u32")) and time.monotonic() < deadline:
-        time.sleep(0.01)  # a thread writes it
-    assert len(list(folder.glob("order-*"))) == 1
-    assert sum(sparse.allocated(path) for path in folder.rglob("*") if path.is_file()) <= bound
-    with closing(build_stream(config, **shape)) as again:
-        again.load_state_dict(stream.state_dict())
-        again.next_batch()
-
-
-def test_a_fetch_beside_a_running_job_fills_the_same_copy(
-    local: DataConfig, server: FileServer, tmp_path: Path
-) -> None:
-    remote = at(local, server, tmp_path)
-    expected, _ = read_global(local, 20, length=ROW)
-    with closing(build_stream(remote, sequence_length=ROW, global_batch_size=16)) as stream:
-        batches = [stream.next_batch()]
-        end_threads("rows to the disk")
-        root = open_root(remote.root, str(tmp_path))
-        files = list_token_files(root, Path(str(remote.file_list)))
-        arrived: list[int] = []
-        mirror(root, files, arrived.append)
-        assert sum(arrived) == sum(file.num_bytes for file in files)
-        assert set(asked_for(server).values()) <= {1, 2}
-        server.folder = tmp_path / "nothing is there any more"
-        batches += [stream.next_batch() for _ in range(19)]
-    assert_same(expected, batches)
-    for name in NAMES:
-        assert (tmp_path / name).read_bytes() == (Path(local.root) / name).read_bytes()
-    assert not list(tmp_path.rglob("*.rows")) and not list(tmp_path.rglob("*.part"))
-
-
-def test_whole_files_take_over_what_has_been_read_by_rows(
-    local: DataConfig, server: FileServer, tmp_path: Path
-) -> None:
-    remote = at(local, server, tmp_path)
-    expected, _ = read_global(remote, 14, length=ROW)
-    server.seen.clear()
-    assert_same(expected, read_global(dataclasses.replace(remote, fetch=Fetch.whole), 14, length=ROW)[0])
-    assert sum(asked_for(server).values()) <= len(NAMES)  # the end of each, which no row has
 
 
 def test_a_server_that_is_down_is_one_line_and_one_warning_at_a_time(
