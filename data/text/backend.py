@@ -84,7 +84,7 @@ class TextBackend:
         self._check_encoder(config)
 
     def _check_encoder(self, config: DataConfig) -> None:
-        """Compares the encoders on the first documents of every source; loads what encodes first, for workers to share."""
+        """Compares the encoders on the first documents of every source; loads `tokenizers`, for workers to share."""
         for source in self.sources:
             form = form_of(source.files[0]).identity  # the same files have other documents in another form
             parts = [self.fingerprint[f"data.sources.{source.name}.files"], *map(" ".join, form.items())]
