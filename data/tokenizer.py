@@ -214,7 +214,7 @@ class DocumentEncoder:
 
     @property
     def _fast(self) -> FastEncoder:
-        self._left = 0
+        self._left = 0  # nothing is gained by waiting once it is loaded
         return load_fast(self._path, self.sha256)
 
 

@@ -205,6 +205,9 @@ def test_the_first_characters_of_a_process_need_not_wait_for_the_fast_encoder(
         assert encoder.encode([text]).tolist() == ids
         is_loaded.append(bool(loaded))
     assert is_loaded == [False] * 4 + [True] * 2 and encoder.encoder == fast_name()
+    compared = DocumentEncoder(paths["sample"], EOS, EncoderKind.auto)  # which has loaded it
+    monkeypatch.setattr(data.tokenizer, "_encode_slowly", lambda tokenizer, texts: pytest.fail("was used"))
+    compared.encode(texts[:1])
 
 
 def test_a_tokenizer_that_the_fast_one_cannot_load_is_encoded_all_the_same(
