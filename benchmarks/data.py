@@ -244,7 +244,7 @@ def measure_start(bench: Bench) -> None:
     first = timed(lambda: resume(config, BATCH_SIZE, fresh))
     slow = dataclasses.replace(config, encoder=EncoderKind.tokenizers)
     report(
-        Figure("first batch, text, step 0, and the encoders compared", first, "s", at_most=1),
+        Figure("first batch, text, step 0 of the first run on these files", first, "s", at_most=1),
         Figure("first batch, text, data.encoder=tokenizers", timed(lambda: resume(slow, BATCH_SIZE, fresh)), "s"),
     )
 

@@ -45,6 +45,10 @@ class Backend(Protocol):
     num_streams: int
     """Streams that have a cursor."""
 
+    def after_first_batch(self) -> None:
+        """Does what was put off for the first batch to come soon; called again before each later one."""
+        ...
+
     def start(self, slots: range) -> dict[str, Any]:
         """Returns the cursors of these slots' streams before the first step."""
         ...

@@ -106,7 +106,9 @@ class RankStream:
 
     def next_batch(self) -> Batch:
         """Returns this rank's rows of the next step; raises DataError."""
-        if self._steps is None:
+        if self._steps is not None:
+            self._backend.after_first_batch()
+        else:
             self._steps = self._open_steps()
             self._watch = EpochWatch(self.source_names, self._limits, self._backend.epochs(self._cursors))
         with explained_read_errors():

@@ -82,11 +82,14 @@ class DocumentEncoder:
         eos_token: str,
         kind: EncoderKind = EncoderKind.tokenizers,
         kept_in: Path | None = None,
+        *,
+        compares_later: bool = False,
     ) -> None:
         """Reads the file; raises DataError when it is absent or no tokenizer, or has no special token `eos_token`.
 
         The fast encoder, if `kind` allows it, is held against `tokenizers` on a hostile corpus. What comes out is kept
-        in the folder `kept_in`.
+        in the folder `kept_in`. With `compares_later` this and other comparisons are made in `compare`, or before the
+        fast encoder is used, whichever comes first, unless `kind` asks for the fast one by name.
         """
         if not path.is_file():
             raise DataError(f"data.tokenizer: there is no file {path}; give the path of a tokenizer.json")
@@ -96,19 +99,22 @@ class DocumentEncoder:
         self._kept_in = kept_in
         self._key = key_of(self.sha256, eos_token)
         self._left = TOKENIZERS_FIRST  # characters that `tokenizers` encodes before the fast encoder is loaded
+        self._compares_later = compares_later and kind is EncoderKind.auto and fast_name() is not None
+        self._not_compared: dict[str, Callable[[], Iterable[str]]] = {}  # what the fast encoder waits for
         self.problem = ""
         """Why `tokenizers` encodes though the fast encoder may; empty if it does not."""
         self._known = (read_known(kept_in, self._key) if kept_in else None) or self._look_up(eos_token)
         self.eos_token_id: int = self._known.eos_token_id
         self.max_token_id: int = self._known.max_token_id
-        self.hold_against("the hostile corpus", lambda: hostile_corpus(self._tokenizer))
+        self.hold_against("the hostile corpus", self._hostile_corpus)
 
     @property
     def encoder(self) -> str:
         """The library that encodes, with its version, and why it is not the fast one."""
-        if self._is_fast:
-            return str(fast_name())
-        return f"tokenizers {tokenizers.__version__}{self.problem and f': {self.problem}'}"
+        slow = f"tokenizers {tokenizers.__version__}"
+        if self._not_compared:
+            return f"{slow} until {fast_name()} has been compared with it"
+        return str(fast_name()) if self._is_fast else f"{slow}{self.problem and f': {self.problem}'}"
 
     def load(self) -> None:
         """Loads `tokenizers`, which encodes first, so that processes forked from this one share its tables."""
@@ -119,9 +125,26 @@ class DocumentEncoder:
 
         Raises DataError if they differ and the fast one was asked for by name.
         """
-        if not self._is_fast or name in self._known.agreed or not (compared := list(texts())):
+        if self._is_fast and name not in self._known.agreed:
+            self._not_compared[name] = texts
+        if not self._compares_later:
+            self.compare()
+
+    def compare(self) -> None:
+        """Makes the comparisons that were put off, but for those that another process has made meanwhile."""
+        if self._not_compared and self._kept_in and (known := read_known(self._kept_in, self._key)):
+            self._known = known
+        for name in list(self._not_compared):
+            self._compare_on(name, list(self._not_compared[name]()))
+            del self._not_compared[name]
+            if self.problem:
+                self._not_compared.clear()
+                return
+
+    def _compare_on(self, name: str, texts: Sequence[str]) -> None:
+        if name in self._known.agreed or not texts:
             return
-        self.problem = self._find_problem(name, compared)
+        self.problem = self._find_problem(name, texts)
         if self.problem and self._kind is EncoderKind.fastokens:
             raise DataError(f"data.encoder=fastokens: {self.problem}; set data.encoder to auto or tokenizers")
         if self.problem:
@@ -130,6 +153,9 @@ class DocumentEncoder:
         self._known.agreed.append(name)
         if self._kept_in:
             self._known.keep(self._kept_in, self._key)
+
+    def _hostile_corpus(self) -> list[str]:
+        return hostile_corpus(self._tokenizer)
 
     def encode(self, documents: Sequence[str], cut: Callable[[str], list[Piece]] = cut_document) -> np.ndarray:
         """Returns the documents' tokens with EOS after each, one after the other: uint32 `[num_tokens]`."""
@@ -199,9 +225,11 @@ class DocumentEncoder:
     def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         if self._is_fast:
             self._left -= sum(map(len, texts))
+            if self._left <= 0:
+                self.compare()
+        if self._is_fast and self._left <= 0:
             with suppress(DataError):  # then these texts are left to the library that defines their ids
-                if self._left <= 0:
-                    return self._fast.encode(texts)
+                return self._fast.encode(texts)
         return _encode_slowly(self._tokenizer, texts)
 
     @property

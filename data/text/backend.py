@@ -63,7 +63,7 @@ class TextBackend:
         """Finds the files and ingests enough of them to start; raises DataError. The streams divide the batch."""
         root = open_root(config.root, config.cache_dir)
         tokenizer = locate_tokenizer(str(config.tokenizer), root)
-        self.encoder = DocumentEncoder(tokenizer, config.eos_token, config.encoder, root.cache)
+        self.encoder = DocumentEncoder(tokenizer, config.eos_token, config.encoder, root.cache, compares_later=True)
         quota = CacheQuota(root.cache, config.max_cache_gib)
         self.cache = FrameCache(root.frames, config.frame_bytes, config.max_bad_share, quota)
         self.sources = _open_sources(config, root, self.cache)
@@ -84,18 +84,29 @@ class TextBackend:
         self._check_encoder(config)
 
     def _check_encoder(self, config: DataConfig) -> None:
-        """Compares the encoders on the first documents of every source; loads `tokenizers`, for workers to share."""
+        """Has the encoders compared on every source's first documents; loads `tokenizers`, for workers to share.
+
+        What no earlier start has compared is put off: the first batch does not need the fast encoder.
+        """
         for source in self.sources:
             form = form_of(source.files[0]).identity  # the same files have other documents in another form
             parts = [self.fingerprint[f"data.sources.{source.name}.files"], *map(" ".join, form.items())]
-            self.encoder.hold_against(
-                f"{source.name} ({', '.join(parts)})", partial(first_characters, source.first_texts())
-            )
-        self.fingerprint["data.encoder"] = self.encoder.encoder
-        if not self.encoder.problem:
-            logger.info("data.encoder: %s", self.encoder.encoder)
+            self.encoder.hold_against(f"{source.name} ({', '.join(parts)})", partial(_first_characters, source))
+        self._note_encoder()
         if config.num_workers:
             self.encoder.load()
+
+    def _note_encoder(self) -> None:
+        if self.fingerprint.get("data.encoder") == self.encoder.encoder:
+            return
+        self.fingerprint["data.encoder"] = self.encoder.encoder
+        if not self.encoder.problem:  # which has been told
+            logger.info("data.encoder: %s", self.encoder.encoder)
+
+    def after_first_batch(self) -> None:
+        """Compares the encoders where that was put off."""
+        self.encoder.compare()
+        self._note_encoder()
 
     def start(self, slots: range) -> dict[str, Any]:
         """Returns cursors at the beginning of all sources."""
@@ -172,6 +183,10 @@ def training_files(config: DataConfig, root: Root) -> dict[str, list[DataFile]]:
         for name, source in config.sources.items()
         if source.weight > 0.0
     }
+
+
+def _first_characters(source: Source) -> list[str]:
+    return first_characters(source.first_texts())
 
 
 def _open_sources(config: DataConfig, root: Root, cache: FrameCache) -> list[Source]:

@@ -1,10 +1,6 @@
 """The promises of data/tokenizer.py: the ids are those of `tokenizers`, whatever encodes."""
 
-import dataclasses
-import logging
-import pickle
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,39 +10,16 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import data.tokenizer
-from data.config import DataConfig, EncoderKind, SourceConfig
+from data.config import EncoderKind
 from data.errors import DataError
 from data.fast_encoder import FastEncoder, fast_name
-from data.stream import build_stream, changed_data
-from data.text.backend import TextBackend
 from data.text.chat import MARK, ChatTemplate, cut_rendered
 from data.tokenizer import DocumentEncoder
-from tests.data.reading import assert_same, encode_each, read_global
-
-EOS = "<|endoftext|>"
-
-
-def as_defined(path: Path, texts: Sequence[str]) -> list[list[int]]:
-    """What `tokenizers` gives, by its plainest call."""
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.encode_special_tokens = True
-    end = tokenizer.get_vocab()[EOS]
-    return [[*tokenizer.encode(text, add_special_tokens=False).ids, end] for text in texts]
-
-
-def with_other_parts(path: Path) -> Tokenizer:
-    """Returns the tokenizer with a normalizer, digits one by one, a prefix space, and tokens that take white space."""
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=True)]
-    )
-    tokenizer.add_tokens([AddedToken("|||PHONE|||", normalized=False), AddedToken("<mask>", lstrip=True, rstrip=True)])
-    tokenizer.add_special_tokens(["<|pad|>", "<|im_start|>"])
-    return tokenizer
+from tests.data.reading import encode_each
+from tests.data.tokenizing import CHAT, EOS, as_defined, with_other_parts
 
 
 def of_whole_words() -> Tokenizer:
@@ -65,33 +38,6 @@ def paths(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     with_other_parts(sample / "tokenizer.json").save(str(folder / "parts.json"))
     of_whole_words().save(str(folder / "words.json"))
     return {"sample": sample / "tokenizer.json", "parts": folder / "parts.json", "words": folder / "words.json"}
-
-
-@pytest.fixture
-def different(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Makes the fast encoder give one wrong id for texts that contain a word, from the next load on."""
-    data.tokenizer.load_fast.cache_clear()
-    encode = FastEncoder.encode
-
-    def break_at(word: str) -> None:
-        def encode_wrongly(self: FastEncoder, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-            ids, ends = encode(self, texts)
-            hit = next((n for n, text in enumerate(texts) if word in text), None)
-            if hit is None:
-                return ids, ends
-            wrong = ids.copy()
-            wrong[ends[hit] - 1] += 1
-            return wrong, ends
-
-        monkeypatch.setattr(FastEncoder, "encode", encode_wrongly)
-
-    return break_at
-
-
-@pytest.fixture
-def own(config: DataConfig, tmp_path: Path) -> DataConfig:
-    """The sample with a cache of its own, in which no verdict is kept."""
-    return dataclasses.replace(config, cache_dir=str(tmp_path / "frames"))
 
 
 FRAGMENTS = st.one_of(
@@ -122,10 +68,6 @@ TALKS = st.lists(
     ),
     min_size=1,
     max_size=4,
-)
-CHAT = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|pad|>"
-    "{{ '<|endoftext|>' if loop.first else '<|pad|> ' }}\n{% endfor %}"
 )
 
 
@@ -166,24 +108,6 @@ def test_the_fast_encoder_passes_the_hostile_corpus(name: str, paths: dict[str, 
     plain = DocumentEncoder(paths[name], EOS)
     assert plain.encoder == f"tokenizers {tokenizers.__version__}"
     np.testing.assert_array_equal(encoder.encode(long), plain.encode(long))
-
-
-@pytest.mark.parametrize("first", [0, 20_000])
-def test_it_encodes_in_one_thread_which_survives_a_fork(
-    own: DataConfig, first: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(data.tokenizer, "TOKENIZERS_FIRST", first)  # characters: three batches
-    plain = dataclasses.replace(own, encoder=EncoderKind.tokenizers)
-    expected, end = read_global(plain, 4)
-    threads = psutil.Process().num_threads()
-    backend = TextBackend(own, 64, 16)
-    backend.encoder.encode(["many words, each of them short " * 20_000] * 4)
-    assert backend.fingerprint["data.encoder"] == fast_name() and psutil.Process().num_threads() == threads
-    batches, state = read_global(own, 4, num_workers=3)
-    assert_same(expected, batches)
-    assert state == end
-    copy = pickle.loads(pickle.dumps(backend.encoder))
-    assert copy.encoder == fast_name()
 
 
 def test_the_first_characters_of_a_process_need_not_wait_for_the_fast_encoder(
@@ -237,75 +161,6 @@ def test_without_the_library_tokenizers_encodes(sample: Path, monkeypatch: pytes
     assert encoder.encoder.endswith(": fastokens is not installed") and len(encoder.encode(["text"])) > 1
 
 
-def test_one_difference_on_the_hostile_corpus_and_tokenizers_encodes(
-    sample: Path, tmp_path: Path, different: Callable[[str], None], caplog: pytest.LogCaptureFixture
-) -> None:
-    different(EOS)
-    path = sample / "tokenizer.json"
-    for _ in range(2):  # what differs is compared again at every start
-        caplog.clear()
-        encoder = DocumentEncoder(path, EOS, EncoderKind.auto, tmp_path)
-        assert f"gives other ids for 'a{EOS}b" in encoder.encoder and len(caplog.messages) == 1
-        assert [tokens.tolist() for tokens in encode_each(encoder, [EOS])] == as_defined(path, [EOS])
-
-
-def test_one_difference_in_the_first_documents_and_tokenizers_encodes_the_same_rows(
-    own: DataConfig, different: Callable[[str], None], caplog: pytest.LogCaptureFixture
-) -> None:
-    plain = dataclasses.replace(own, encoder=EncoderKind.tokenizers)
-    expected, _ = read_global(plain, 3)
-    first = next(TextBackend(plain, 64, 16).sources[1].first_texts())
-    different(first[:60])
-    with closing(build_stream(own, sequence_length=64, global_batch_size=16)) as stream:
-        said = stream.fingerprint["data.encoder"]
-    assert said.startswith("tokenizers") and "other ids for" in said and "encyclopedia (2 files" in said
-    assert [said.partition(": ")[2] in message for message in caplog.messages if "encodes" in message] == [True]
-    assert_same(expected, read_global(own, 3)[0])
-    with pytest.raises(DataError, match=r"data.encoder=fastokens: fastokens .* gives other ids"):
-        build_stream(dataclasses.replace(own, encoder=EncoderKind.fastokens), sequence_length=64, global_batch_size=16)
-
-
-def test_what_is_compared_is_what_is_encoded_in_every_form_of_a_source(
-    paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compared: list[list[str]] = []
-    encoded: set[str] = set()
-    encode = FastEncoder.encode
-
-    def find_none(fast: FastEncoder, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
-        compared.append(list(texts))
-
-    def note(self: FastEncoder, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        encoded.update(texts)
-        return encode(self, texts)
-
-    monkeypatch.setattr(data.tokenizer, "_first_difference", find_none)
-    monkeypatch.setattr(FastEncoder, "encode", note)
-    talk = [{"role": "user", "content": "hello"}, {"role": "tool", "content": "<|pad|>"}]
-    record = {"text": "plain", "meta": {"body": "nested", "talk": talk}}
-    (tmp_path / "a.jsonl").write_bytes(orjson.dumps(record))
-    (tmp_path / "a.txt").write_text("one\n--\ntwo\n")
-    (tmp_path / "chat.jinja").write_text(CHAT)
-    lines = SourceConfig(["a.jsonl"], 1.0)
-    forms = [
-        (lines, ["plain"]),
-        (dataclasses.replace(lines, text_key="meta.body"), ["nested"]),
-        (
-            dataclasses.replace(lines, messages_key="meta.talk", chat_template="chat.jinja"),
-            ["user\nhello", "\n", "tool\n<|pad|>", " \n"],
-        ),
-        (SourceConfig(["a.txt"], 1.0), ["one\n--\ntwo"]),
-        (SourceConfig(["a.txt"], 1.0, separator="\n--\n"), ["one", "two"]),
-    ]
-    for source, texts in forms * 2:  # in one cache folder: verdicts are kept, and not taken for another form's
-        config = DataConfig(root=str(tmp_path), sources={"own": source}, tokenizer=str(paths["parts"]), num_streams=1)
-        encoded.clear()
-        with closing(build_stream(config, sequence_length=64, global_batch_size=1)) as stream:
-            stream.next_batch()
-        assert encoded == set(texts)
-    assert compared[1:] == [texts for _, texts in forms]  # after the hostile corpus
-
-
 def test_texts_that_the_fast_encoder_gives_up_on_are_encoded_by_tokenizers(
     paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,36 +173,6 @@ def test_texts_that_the_fast_encoder_gives_up_on_are_encoded_by_tokenizers(
     monkeypatch.setattr(FastEncoder, "encode", give_up)
     texts = ["easy", "hard"]
     assert [tokens.tolist() for tokens in encode_each(encoder, texts)] == as_defined(paths["sample"], texts)
-
-
-def test_what_was_compared_is_kept_and_the_next_start_needs_the_fast_one_alone(
-    own: DataConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = TextBackend(own, 64, 16)
-    (kept,) = Path(str(own.cache_dir)).glob(".encoder-*.json")
-    assert len(orjson.loads(kept.read_bytes())["agreed"]) == 1 + len(own.sources)
-    monkeypatch.setattr(data.tokenizer, "load_tokenizer", lambda path, sha256: pytest.fail("was loaded"))
-    again = TextBackend(own, 64, 16)
-    assert again.fingerprint == expected.fingerprint and again.max_token_id == expected.max_token_id
-    next(again.read(range(2), again.start(range(2))))
-    kept.write_text("{")
-    with pytest.raises(pytest.fail.Exception, match="was loaded"):
-        TextBackend(own, 64, 16)
-
-
-def test_a_run_goes_on_with_another_encoder(own: DataConfig) -> None:
-    plain = dataclasses.replace(own, encoder=EncoderKind.tokenizers)
-    expected, end = read_global(plain, 6)
-    _, state = read_global(plain, 2)
-    batches, state = read_global(own, 4, state=state, num_workers=2)
-    assert_same(expected[2:], batches)
-    assert state == end
-    saved, current = (
-        build_stream(config, sequence_length=64, global_batch_size=16).fingerprint for config in (plain, own)
-    )
-    assert saved["data.encoder"] != current["data.encoder"] and changed_data(saved, current) == {}
-    del saved["data.encoder"]  # a checkpoint of before there was a choice
-    assert changed_data(saved, current) == {}
 
 
 def test_long_documents_are_encoded_a_part_at_a_time(sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,9 +209,3 @@ def test_memory_is_bounded_however_many_new_words_come(sample: Path) -> None:
 
     before = encode(400)
     assert encode(1200) - before < 32 << 20
-
-
-def test_logging_says_which_encoder(own: DataConfig, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        TextBackend(own, 64, 16)
-    assert f"data.encoder: {fast_name()}" in caplog.messages
