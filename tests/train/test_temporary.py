@@ -29,14 +29,14 @@ import os, sys
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
-from train.callbacks.weights_and_biases import WeightsAndBiases
+from train.callbacks import weights_and_biases
 from train.compose.app import load_run_config
 from train.distributed import leave
 from train.run_folder import RunFolder
 made = []
 sys.addaudithook(lambda event, given: made.append(Path(given[0])) if event == "tempfile.mkdtemp" else None)
 config = load_run_config(Path(sys.argv[1]))
-callback = WeightsAndBiases(config)
+callback = weights_and_biases.for_run(config)
 callback.on_start(SimpleNamespace(folder=RunFolder.of(config), step=0))
 def log(run):
     import wandb

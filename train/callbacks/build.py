@@ -3,6 +3,7 @@
 from functools import partial
 
 from model.accounting import flops_per_token
+from train.callbacks import weights_and_biases
 from train.callbacks.callback import Callback
 from train.callbacks.checkpointer import Checkpointer
 from train.callbacks.compile_report import CompileReport
@@ -17,7 +18,6 @@ from train.callbacks.profile import Profiler
 from train.callbacks.report import Report
 from train.callbacks.slow_steps import SlowSteps
 from train.callbacks.throughput import Throughput
-from train.callbacks.weights_and_biases import WeightsAndBiases
 from train.config import RunConfig
 from train.engine.memory import memory
 from train.huggingface.export import export_parameters
@@ -45,7 +45,7 @@ def build_callbacks(config: RunConfig) -> list[Callback]:
     if config.logging.report_seconds is not None:
         callbacks.append(Report(config.logging.report_seconds))
     if config.wandb.mode is not WandbMode.disabled:
-        callbacks.append(WeightsAndBiases(config))  # last of the sinks: at the end it may wait for a network
+        callbacks.append(weights_and_biases.for_run(config))  # last of the sinks: at the end it may wait for a network
     if config.evaluation.enabled:  # after the sinks: a resumed run may log an evaluation when it starts
         callbacks.append(Evaluator(config.evaluation.interval))
     if config.profile.steps:  # first: what the others do in a step is in its trace, not what the profile costs

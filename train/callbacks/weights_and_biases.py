@@ -21,6 +21,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from report.metrics import STEP, MetricTable
 from report.panels import Panels, probe_pictures
 from report.probes import probe_files
 from train.callbacks.callback import Callback, TrainerInterface
-from train.callbacks.config import WandbMode
+from train.callbacks.config import WandbConfig, WandbMode
 from train.checkpoint.rollback import read_rollbacks
 from train.config import RunConfig
 from train.errors import Stop
@@ -69,8 +70,13 @@ def run_id(folder: RunFolder) -> str:
     return path.read_text().strip()
 
 
-def open_run(config: RunConfig, folder: RunFolder, identity: str, mode: WandbMode, num_rollbacks: int = 0) -> Any:
-    """Opens a W&B run that continues `identity` if the server has it, or the one after so many rollbacks."""
+def open_run(
+    settings: WandbConfig, shown: dict[str, Any], folder: RunFolder, identity: str, num_rollbacks: int = 0
+) -> Any:
+    """Opens a W&B run that continues `identity` if the server has it, or the one after so many rollbacks.
+
+    `shown` is the configuration that W&B lists beside it, of which `name` is the run's name.
+    """
     import wandb
 
     suffix = f"-rollback-{num_rollbacks}" if num_rollbacks else ""
@@ -78,14 +84,14 @@ def open_run(config: RunConfig, folder: RunFolder, identity: str, mode: WandbMod
         return wandb.init(
             id=identity + suffix,
             resume="allow",
-            mode=mode.value,
+            mode=settings.mode.value,
             dir=str(folder.path),
-            name=config.name + suffix,
-            project=config.wandb.project,
-            entity=config.wandb.entity,
-            group=config.wandb.group,
-            tags=list(config.wandb.tags),
-            config=config.as_plain(),
+            name=shown["name"] + suffix,
+            project=settings.project,
+            entity=settings.entity,
+            group=settings.group,
+            tags=list(settings.tags),
+            config=shown,
             settings=wandb.Settings(silent=True, console="off"),
         )
 
@@ -107,22 +113,22 @@ class WeightsAndBiases(Callback):
 
     main_rank_only = True
 
-    def __init__(self, config: RunConfig) -> None:
-        """Takes the whole config: W&B shows it."""
-        self._config = config
+    def __init__(self, settings: WandbConfig, panels: Panels, shown: dict[str, Any]) -> None:
+        """Takes its settings, what makes rows, and the configuration that W&B shows, with `name` and `run_root`."""
+        self._settings = settings
+        self._panels = panels
+        self._shown = shown
         self._jobs: queue.Queue[Callable[[Any], Any] | None] = queue.Queue(MAX_QUEUED_ROWS)
         self._thread: threading.Thread | None = None
         self._has_given_up = False
         self._num_rollbacks = 0
-        self._panels = panels_of(config)
 
     def on_start(self, trainer: TrainerInterface) -> None:
         rollbacks = read_rollbacks(trainer.folder.checkpoints)
         self._num_rollbacks = len(rollbacks)
         with import_into_own_folder():  # here, as for the while of the import all temporary files lie there
             import wandb  # noqa: F401
-        arguments = (trainer.folder, self._config.wandb.mode)
-        self._thread = threading.Thread(target=self._work, args=arguments, daemon=True, name="W&B")
+        self._thread = threading.Thread(target=self._work, args=(trainer.folder,), daemon=True, name="W&B")
         self._thread.start()
         if rollbacks:
             last = rollbacks[-1]
@@ -158,9 +164,9 @@ class WeightsAndBiases(Callback):
         except queue.Full:
             self._give_up(f"it is {MAX_QUEUED_ROWS} rows behind")
 
-    def _work(self, folder: RunFolder, mode: WandbMode) -> None:
+    def _work(self, folder: RunFolder) -> None:
         try:
-            run = open_run(self._config, folder, run_id(folder), mode, self._num_rollbacks)
+            run = open_run(self._settings, self._shown, folder, run_id(folder), self._num_rollbacks)
             while (job := self._jobs.get()) is not None:
                 job(run)
             run.finish()
@@ -175,9 +181,14 @@ class WeightsAndBiases(Callback):
             "W&B is not available (%s): going on without it; metrics.jsonl has everything, and "
             "`python -m train.callbacks.weights_and_biases %s/%s` logs it again",
             why.strip().splitlines()[0],
-            self._config.run_root,
-            self._config.name,
+            self._shown["run_root"],
+            self._shown["name"],
         )
+
+
+def for_run(config: RunConfig) -> WeightsAndBiases:
+    """Returns the callback of a run."""
+    return WeightsAndBiases(config.wandb, panels_of(config), config.as_plain())
 
 
 def main() -> None:
@@ -198,7 +209,8 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
-    run = open_run(config, folder, uuid.uuid4().hex[:8], WandbMode[arguments.mode])
+    settings = replace(config.wandb, mode=WandbMode[arguments.mode])
+    run = open_run(settings, config.as_plain(), folder, uuid.uuid4().hex[:8])
     rows = folder.read_metrics()
     panels, probed = panels_of(config), probe_files(folder.probes)
     for step, row in sorted({**dict.fromkeys(probed), **{row[STEP]: row for row in rows}}.items()):

@@ -15,7 +15,6 @@ from tests.train.tiny import tiny
 from train.callbacks import weights_and_biases
 from train.callbacks.callback import TrainerInterface
 from train.callbacks.config import WandbMode
-from train.callbacks.weights_and_biases import WeightsAndBiases
 from train.errors import Stop, StopReason
 from train.run_folder import RunFolder
 
@@ -59,7 +58,7 @@ def test_a_server_that_never_answers_delays_only_the_end_and_for_a_bounded_time(
     config = tiny(tmp_path, wandb__mode=WandbMode.online)
     stand_in: Any = SimpleNamespace(step=0, folder=RunFolder.of(config))
     trainer = cast(TrainerInterface, stand_in)
-    callback = WeightsAndBiases(config)
+    callback = weights_and_biases.for_run(config)
     callback.on_start(trainer)
     for step in range(1, 200):
         callback.on_metrics(trainer, {"step": step, "train/loss": 2.0})
@@ -81,7 +80,7 @@ def test_a_backlog_that_grows_without_end_is_given_up(
     monkeypatch.setattr(weights_and_biases, "MAX_QUEUED_ROWS", 50)
     config = tiny(tmp_path, wandb__mode=WandbMode.online)
     stand_in: Any = SimpleNamespace(step=0, folder=RunFolder.of(config))
-    callback = WeightsAndBiases(config)
+    callback = weights_and_biases.for_run(config)
     callback.on_start(cast(TrainerInterface, stand_in))
     for step in range(1, 200):
         callback.on_metrics(cast(TrainerInterface, stand_in), {"step": step, "train/loss": 2.0})

@@ -18,7 +18,7 @@ from tests.train.conftest import NUM_STEPS, STOP_STEP, Runs
 from tests.train.tiny import VOCAB_SIZE, tiny
 from train.callbacks import weights_and_biases
 from train.callbacks.config import WandbMode
-from train.callbacks.weights_and_biases import WeightsAndBiases, main, run_id
+from train.callbacks.weights_and_biases import main, run_id
 from train.errors import Stop, StopReason
 from train.run_folder import RunFolder
 from train.watch.alert import Alert
@@ -80,7 +80,7 @@ def test_pictures_of_statistics_and_texts_are_in_the_files(stages: Runs) -> None
 
 def test_probes_of_an_alert_and_of_a_stop_reach_wandb(stages: Runs, tmp_path: Path) -> None:
     probe = stages.folder("wandb-stopped").probe(0)
-    callback = WeightsAndBiases(tiny(tmp_path, wandb__mode=WandbMode.offline))
+    callback = weights_and_biases.for_run(tiny(tmp_path, wandb__mode=WandbMode.offline))
     trainer: Any = SimpleNamespace(folder=RunFolder(tmp_path / "run"), step=0)
     callback.on_probe(trainer, probe)  # before the thread starts: PositionProbes starts first
     callback.on_start(trainer)
@@ -93,7 +93,10 @@ def test_probes_of_an_alert_and_of_a_stop_reach_wandb(stages: Runs, tmp_path: Pa
 
 
 def test_alerts_are_in_the_files(tmp_path: Path) -> None:
-    callback, found = WeightsAndBiases(tiny(tmp_path, wandb__mode=WandbMode.offline)), "layer 1 head 0 has collapsed"
+    callback, found = (
+        weights_and_biases.for_run(tiny(tmp_path, wandb__mode=WandbMode.offline)),
+        "layer 1 head 0 has collapsed",
+    )
     trainer: Any = SimpleNamespace(folder=RunFolder(tmp_path / "run"), step=4)
     callback.on_start(trainer)
     for event in ("alert", "recovery"):
@@ -106,7 +109,7 @@ def test_alerts_are_in_the_files(tmp_path: Path) -> None:
 def test_alerts_that_a_killed_run_finds_again_are_not_sent_again(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     for steps in ([4, 5], [4, 5, 6]):
-        callback = WeightsAndBiases(tiny(tmp_path, wandb__mode=WandbMode.offline))
+        callback = weights_and_biases.for_run(tiny(tmp_path, wandb__mode=WandbMode.offline))
         trainer: Any = SimpleNamespace(folder=folder, step=2)
         callback.on_start(trainer)
         for trainer.step in steps:
@@ -124,7 +127,7 @@ def test_an_error_of_wandb_ends_logging_there_and_nothing_else(
             raise OSError("no space left")
 
     monkeypatch.setattr(weights_and_biases, "open_run", lambda *arguments: BrokenRun())
-    callback = WeightsAndBiases(tiny(tmp_path, wandb__mode=WandbMode.offline))
+    callback = weights_and_biases.for_run(tiny(tmp_path, wandb__mode=WandbMode.offline))
     trainer: Any = SimpleNamespace(step=1, folder=RunFolder(tmp_path))
     callback.on_start(trainer)
     callback.on_metrics(trainer, {"step": 1, "train/loss": 2.0})
