@@ -13,7 +13,7 @@ import platform
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -80,6 +80,7 @@ def load_fast(path: Path, sha256: str) -> FastEncoder:
     return FastEncoder(path)
 
 
+@cache
 def fast_name() -> str | None:
     """Returns the name and version of the fast encoder; None if it is not installed."""
     try:
@@ -138,9 +139,10 @@ class Known:
 def read_known(folder: Path, key: str) -> Known | None:
     """Returns what an earlier start kept; None if there is nothing, or nothing readable."""
     try:
-        return Known(**json.loads(_path(folder, key).read_text()))
+        known = Known(**json.loads(_path(folder, key).read_text()))
     except (OSError, ValueError, TypeError):
         return None
+    return known if isinstance(known.agreed, list) and isinstance(known.special_ids, dict) else None
 
 
 def key_of(sha256: str, eos_token: str) -> str:

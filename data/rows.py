@@ -25,6 +25,10 @@ class Rows:
     """int16 `[R]`, index into `source_names`."""
     cursors: dict[str, Any]
     """By name of the stream; JSON-serialisable."""
+    encoder: str = ""
+    """The library that encodes text in the process that read them; empty: none."""
+    encoder_problem: str = ""
+    """Why it is not the fast one; empty if it is, or may still become it."""
 
 
 class Backend(Protocol):
@@ -44,10 +48,6 @@ class Backend(Protocol):
     """Slots of the global batch."""
     num_streams: int
     """Streams that have a cursor."""
-
-    def after_first_batch(self) -> None:
-        """Does what was put off for the first batch to come soon; called again before each later one."""
-        ...
 
     def start(self, slots: range) -> dict[str, Any]:
         """Returns the cursors of these slots' streams before the first step."""

@@ -18,6 +18,7 @@ from data.errors import DataError, explained_read_errors
 from data.mix import EpochWatch, SourceMix
 from data.rows import Backend, Rows, document_boundaries, split_evenly
 from data.text.backend import TextBackend
+from data.tokenizer import tell_encoder
 from data.tokens.backend import TokenBackend
 from data.tokens.mixed import MixedTokenBackend
 from data.workers import WorkerPool
@@ -94,6 +95,7 @@ class RankStream:
         self._num_workers = num_workers
         self._prefetch = prefetch
         self._limits = limits or {}
+        self._told_encoders = {self.fingerprint.get(ENCODER, "")}
         self._num_batches = 0
         self._cursors = backend.start(slots)
         self._steps: Iterator[list[Rows]] | None = None
@@ -106,13 +108,12 @@ class RankStream:
 
     def next_batch(self) -> Batch:
         """Returns this rank's rows of the next step; raises DataError."""
-        if self._steps is not None:
-            self._backend.after_first_batch()
-        else:
+        if self._steps is None:
             self._steps = self._open_steps()
             self._watch = EpochWatch(self.source_names, self._limits, self._backend.epochs(self._cursors))
         with explained_read_errors():
             parts = next(self._steps)
+        self._note_encoders(parts)
         self._num_batches += 1
         self._cursors = {name: cursor for part in parts for name, cursor in part.cursors.items()}
         assert self._watch is not None
@@ -153,6 +154,15 @@ class RankStream:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
+
+    def _note_encoders(self, parts: list[Rows]) -> None:
+        """Puts what encodes into the fingerprint, all of it if workers differ, and says what had not encoded before."""
+        encoders = {part.encoder: part.encoder_problem for part in parts if part.encoder}
+        if encoders:
+            self.fingerprint[ENCODER] = " and ".join(sorted(encoders))
+        for encoder in sorted(encoders.keys() - self._told_encoders):
+            self._told_encoders.add(encoder)
+            tell_encoder(encoder, encoders[encoder])
 
     def _open_steps(self) -> Iterator[list[Rows]]:
         if not self._num_workers:

@@ -88,8 +88,8 @@ class DocumentEncoder:
         """Reads the file; raises DataError when it is absent or no tokenizer, or has no special token `eos_token`.
 
         The fast encoder, if `kind` allows it, is held against `tokenizers` on a hostile corpus. What comes out is kept
-        in the folder `kept_in`. With `compares_later` this and other comparisons are made in `compare`, or before the
-        fast encoder is used, whichever comes first, unless `kind` asks for the fast one by name.
+        in the folder `kept_in`. With `compares_later` this and other comparisons are made when the fast encoder is
+        first needed, without a word (`problem` has what they find), unless `kind` asks for the fast one by name.
         """
         if not path.is_file():
             raise DataError(f"data.tokenizer: there is no file {path}; give the path of a tokenizer.json")
@@ -134,21 +134,23 @@ class DocumentEncoder:
         """Makes the comparisons that were put off, but for those that another process has made meanwhile."""
         if self._not_compared and self._kept_in and (known := read_known(self._kept_in, self._key)):
             self._known = known
-        for name in list(self._not_compared):
-            self._compare_on(name, list(self._not_compared[name]()))
+        for name, texts in list(self._not_compared.items()):
+            if name not in self._known.agreed:
+                self._compare_on(name, list(texts()))
             del self._not_compared[name]
             if self.problem:
                 self._not_compared.clear()
                 return
 
     def _compare_on(self, name: str, texts: Sequence[str]) -> None:
-        if name in self._known.agreed or not texts:
+        if not texts:
             return
         self.problem = self._find_problem(name, texts)
         if self.problem and self._kind is EncoderKind.fastokens:
             raise DataError(f"data.encoder=fastokens: {self.problem}; set data.encoder to auto or tokenizers")
         if self.problem:
-            logger.warning("data.encoder: `tokenizers` encodes, some forty times slower: %s", self.problem)
+            if not self._compares_later:
+                tell_encoder(self.encoder, self.problem)
             return
         self._known.agreed.append(name)
         if self._kept_in:
@@ -244,6 +246,14 @@ class DocumentEncoder:
     def _fast(self) -> FastEncoder:
         self._left = 0  # nothing is gained by waiting once it is loaded
         return load_fast(self._path, self.sha256)
+
+
+def tell_encoder(encoder: str, problem: str = "") -> None:
+    """Logs what encodes text; as a warning if there is a reason why it is not the fast encoder."""
+    if problem:
+        logger.warning("data.encoder: `tokenizers` encodes, some forty times slower: %s", problem)
+    else:
+        logger.info("data.encoder: %s", encoder)
 
 
 def _some_at_a_time(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

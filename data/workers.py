@@ -7,7 +7,6 @@ one of them ends. The parts of each step are taken in slot order. Cursors come w
 ahead makes no difference.
 """
 
-import logging
 import multiprocessing
 import os
 import pickle
@@ -110,8 +109,6 @@ def _work(
     # Ctrl-C and a scheduler's signals reach every process of the job; only the trainer acts on them.
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # The process that started it finds the same about encoders: one warning is enough.
-    logging.getLogger("data.tokenizer").setLevel(logging.ERROR)
     end_with_parent(parent, signal.SIGKILL)  # which also ends a worker that is stopped
     ahead: queue.Queue[Rows | str | None] = queue.Queue(prefetch)
     sender = threading.Thread(target=_send, args=(ahead, output), daemon=True)

@@ -29,7 +29,7 @@ from data.text.ingest import FrameCache
 from data.text.mixing import Mixer
 from data.text.order import Source
 from data.text.packing import Cursor, RowPacker
-from data.tokenizer import DocumentEncoder, first_characters
+from data.tokenizer import DocumentEncoder, first_characters, tell_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -86,27 +86,17 @@ class TextBackend:
     def _check_encoder(self, config: DataConfig) -> None:
         """Has the encoders compared on every source's first documents; loads `tokenizers`, for workers to share.
 
-        What no earlier start has compared is put off: the first batch does not need the fast encoder.
+        What no earlier start has compared, a process compares when it first needs the fast encoder.
         """
         for source in self.sources:
             form = form_of(source.files[0]).identity  # the same files have other documents in another form
             parts = [self.fingerprint[f"data.sources.{source.name}.files"], *map(" ".join, form.items())]
             self.encoder.hold_against(f"{source.name} ({', '.join(parts)})", partial(_first_characters, source))
-        self._note_encoder()
-        if config.num_workers:
-            self.encoder.load()
-
-    def _note_encoder(self) -> None:
-        if self.fingerprint.get("data.encoder") == self.encoder.encoder:
-            return
         self.fingerprint["data.encoder"] = self.encoder.encoder
         if not self.encoder.problem:  # which has been told
-            logger.info("data.encoder: %s", self.encoder.encoder)
-
-    def after_first_batch(self) -> None:
-        """Compares the encoders where that was put off."""
-        self.encoder.compare()
-        self._note_encoder()
+            tell_encoder(self.encoder.encoder)
+        if config.num_workers:
+            self.encoder.load()
 
     def start(self, slots: range) -> dict[str, Any]:
         """Returns cursors at the beginning of all sources."""
@@ -157,7 +147,8 @@ class TextBackend:
                     tokens[row], sources[row] = stream.next_row()
                     row += 1
             loss_mask = np.array([not is_repetitive(row_tokens, self.rule) for row_tokens in tokens], bool)
-            yield Rows(tokens, loss_mask, sources, {name: stream.cursor() for name, stream in streams.items()})
+            cursors = {name: stream.cursor() for name, stream in streams.items()}
+            yield Rows(tokens, loss_mask, sources, cursors, self.encoder.encoder, self.encoder.problem)
 
     def _fetch_first(self, cursors: Iterable[Mapping[str, Any]]) -> None:
         """Fetches the files to start with, of all sources at once."""

@@ -154,10 +154,9 @@ class Source:
         return texts
 
     def _first_documents(self) -> Iterator[str]:
-        with suppress(DataError, FileNotFoundError):  # said where the files are needed; evicted by another process
+        with suppress(DataError, OSError):  # said where the files are needed, which may be never
             for file in self.group_files(0, 0):
-                if self.cache.path_of(file).exists():
-                    (frames,) = self.cache.open([file], self.name)
+                if frames := self.cache.known([file], 1).get(file.name):
                     for number in range(len(frames.num_documents)):
                         yield from frames.read_frame(number)
                 elif not is_table(file):

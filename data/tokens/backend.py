@@ -85,9 +85,6 @@ class TokenBackend:
             "sequence_length": str(sequence_length),
         }
 
-    def after_first_batch(self) -> None:
-        """Does nothing: nothing is put off."""
-
     def start(self, slots: range) -> dict[str, Any]:
         """Returns the cursor of the first row of the first epoch."""
         return {STREAM: [0, 0]}

@@ -1,11 +1,13 @@
 """When the encoders are compared, and what encodes then."""
 
 import dataclasses
+import errno
 import logging
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import orjson
@@ -14,12 +16,15 @@ import pytest
 import tokenizers
 from tokenizers import Tokenizer
 
+import data.stream
 import data.tokenizer
 from data.config import DataConfig, EncoderKind, SourceConfig
 from data.errors import DataError
 from data.fast_encoder import FastEncoder, fast_name, load_fast
-from data.stream import build_stream, changed_data
+from data.rows import Rows
+from data.stream import RankStream, build_stream, changed_data
 from data.text.backend import TextBackend
+from data.text.frames import FrameFile
 from data.tokenizer import DocumentEncoder
 from tests.data.reading import assert_same, encode_each, read_global
 from tests.data.tokenizing import CHAT, EOS, as_defined, with_other_parts
@@ -62,8 +67,7 @@ def test_it_encodes_in_one_thread_which_survives_a_fork(
     threads = psutil.Process().num_threads()
     backend = TextBackend(own, 64, 16)
     backend.encoder.encode(["many words, each of them short " * 20_000] * 4)
-    backend.after_first_batch()
-    assert backend.fingerprint["data.encoder"] == fast_name() and psutil.Process().num_threads() == threads
+    assert backend.encoder.encoder == fast_name() and psutil.Process().num_threads() == threads
     batches, state = read_global(own, 4, num_workers=3)
     assert_same(expected, batches)
     assert state == end
@@ -71,19 +75,20 @@ def test_it_encodes_in_one_thread_which_survives_a_fork(
     assert copy.encoder == fast_name()
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_first_start_on_new_files_compares_the_encoders_after_its_first_batch(
-    own: DataConfig, num_workers: int, monkeypatch: pytest.MonkeyPatch
+# A process encodes somewhat less than these characters for the first batch, and more for the first five.
+@pytest.mark.parametrize(("num_workers", "first"), [(0, 200_000), (2, 120_000)])
+def test_the_first_start_on_new_files_compares_the_encoders_when_it_needs_the_fast_one(
+    own: DataConfig, num_workers: int, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data.tokenizer, "TOKENIZERS_FIRST", 10**9)
-    expected, _ = read_global(dataclasses.replace(own, encoder=EncoderKind.tokenizers), 3)
+    monkeypatch.setattr(data.tokenizer, "TOKENIZERS_FIRST", first)
+    expected, _ = read_global(dataclasses.replace(own, encoder=EncoderKind.tokenizers), 20)
     load_fast.cache_clear()
     config = dataclasses.replace(own, num_workers=num_workers)
     with closing(build_stream(config, sequence_length=64, global_batch_size=16)) as stream:
         batches = [stream.next_batch()]
         assert load_fast.cache_info().currsize == 0
         assert stream.fingerprint["data.encoder"].endswith(f" until {fast_name()} has been compared with it")
-        batches += [stream.next_batch(), stream.next_batch()]
+        batches += [stream.next_batch() for _ in range(19)]
     assert stream.fingerprint["data.encoder"] == fast_name()
     assert_same(expected, batches)
     (kept,) = Path(str(own.cache_dir)).glob(".encoder-*.json")
@@ -149,6 +154,33 @@ def test_workers_find_the_difference_too_and_leave_it_to_their_parent_to_say_so(
     assert (tmp_path / "log").read_text().count("`tokenizers` encodes") == 1
 
 
+def test_the_fingerprint_names_what_encodes_in_every_worker(own: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = TextBackend(own, 64, 16)
+    encoders = iter([["a", "a"], ["a", "b"], ["b", "b"]])
+
+    class Steps(RankStream):
+        def _open_steps(self) -> Iterator[list[Rows]]:
+            rows = next(first.read(range(2), first.start(range(2))))
+            return ([dataclasses.replace(rows, encoder=name) for name in names] for names in encoders)
+
+    told: list[str] = []
+    monkeypatch.setattr(data.stream, "tell_encoder", lambda encoder, problem: told.append(encoder))
+    stream, named = Steps(first, range(2), 2, 1), []
+    for _ in range(3):
+        stream.next_batch()
+        named.append(stream.fingerprint["data.encoder"])
+    assert (named, told) == (["a", "a and b", "b"], ["a", "b"])
+
+
+def test_source_files_that_cannot_be_read_do_not_end_a_comparison(
+    own: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = TextBackend(own, 64, 16)
+    monkeypatch.setattr(FrameFile, "read_frame", Mock(side_effect=OSError(errno.EIO, "broken")))
+    backend.encoder.compare()
+    assert backend.encoder.encoder == fast_name()
+
+
 def test_what_is_compared_is_what_is_encoded_in_every_form_of_a_source(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,16 +227,18 @@ def test_what_was_compared_is_kept_and_the_next_start_needs_the_fast_one_alone(
     own: DataConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = TextBackend(own, 64, 16)
-    expected.after_first_batch()
+    expected.encoder.compare()
     (kept,) = Path(str(own.cache_dir)).glob(".encoder-*.json")
     assert len(orjson.loads(kept.read_bytes())["agreed"]) == 1 + len(own.sources)
     monkeypatch.setattr(data.tokenizer, "load_tokenizer", lambda path, sha256: pytest.fail("was loaded"))
     again = TextBackend(own, 64, 16)
-    assert again.fingerprint == expected.fingerprint and again.max_token_id == expected.max_token_id
+    assert again.fingerprint == {**expected.fingerprint, "data.encoder": fast_name()}
+    assert again.max_token_id == expected.max_token_id
     next(again.read(range(2), again.start(range(2))))
-    kept.write_text("{")
-    with pytest.raises(pytest.fail.Exception, match="was loaded"):
-        TextBackend(own, 64, 16)
+    for broken in (b"{", orjson.dumps({**orjson.loads(kept.read_bytes()), "agreed": None})):
+        kept.write_bytes(broken)
+        with pytest.raises(pytest.fail.Exception, match="was loaded"):
+            TextBackend(own, 64, 16)
 
 
 def test_a_run_goes_on_with_another_encoder(own: DataConfig) -> None:
