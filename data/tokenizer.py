@@ -123,6 +123,7 @@ class DocumentEncoder:
     def hold_against(self, name: str, texts: Callable[[], Iterable[str]]) -> None:
         """Compares the encoders on these texts, unless that has been done; after one difference `tokenizers` encodes.
 
+        With `compares_later` the texts are read and compared later, perhaps in a worker: the callable is picklable.
         Raises DataError if they differ and the fast one was asked for by name.
         """
         if self._is_fast and name not in self._known.agreed:
